@@ -1,0 +1,143 @@
+# Completion of gpen and gpenctl in bash, made from gpen's command table by
+#   python -m gpen.control.completion bash
+
+_gpen_names="abort_on_error abuse acl ascii backlog blacklist block chroot client_acl clients_max close conn_max connection control control_access control_acl control_mode debug delayed_forward dummy emergency epoll events exit exit_enabled explain foreground hash help idle_timeout idlers include keepalive kqueue leastconn listen log log_format mode multi_accept peek pending_max pid pid_file poll prio random recent roundrobin select server servers sessions socket source status stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight write"
+
+# What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.
+_gpen_after() {
+    case "$1 $2 $3" in
+        "acl 1 "*) echo "permit deny" ;;
+        "chroot 0 "*) echo "DIR" ;;
+        "close 0 "*) echo "server" ;;
+        "connection 0 "*) ;;
+        "connection "*" json") ;;
+        "connection "*) echo "json" ;;
+        "control_access 0 "*) echo "admin operate view" ;;
+        "events "*" json") ;;
+        "events "*) echo "json" ;;
+        "explain 0 "*) ;;
+        "explain "*" json") ;;
+        "explain "*) echo "json" ;;
+        "help 0 "*) echo "NAME" ;;
+        "include 0 "*) echo "FILE" ;;
+        "log 0 "*) echo "FILE" ;;
+        "log_format 0 "*) echo "session pen json" ;;
+        "mode "*" json") ;;
+        "mode "*) echo "json" ;;
+        "pid_file 0 "*) echo "FILE" ;;
+        "recent "*" json") ;;
+        "recent "*) echo "json" ;;
+        "server 0 "*) ;;
+        "server "*" address") ;;
+        "server "*" port") ;;
+        "server "*" max") ;;
+        "server "*" hard") ;;
+        "server "*" weight") ;;
+        "server "*" prio") ;;
+        "server "*" acl") ;;
+        "server "*" blacklist") ;;
+        "server "*" state") echo "ready drain maint" ;;
+        "server "*) echo "address port max hard weight prio acl blacklist state" ;;
+        "servers "*" json") ;;
+        "servers "*) echo "json" ;;
+        "sessions "*" json") ;;
+        "sessions "*) echo "json" ;;
+        "tcp_fastclose 0 "*) echo "off up down both" ;;
+        "user 0 "*) echo "USER" ;;
+        "web_stats 0 "*) echo "FILE" ;;
+        "write 0 "*) echo "FILE" ;;
+    esac
+}
+
+# What the argument of option $1 is; fails for an option without one.
+_gpen_value() {
+    case $1 in
+        -b | -B | -c | -e | -i | -m | -q | -S | -T | -t | -x) ;;
+        -C | -F | -l | -p | -w) echo "FILE" ;;
+        -j) echo "DIR" ;;
+        -O | -o) echo "NAME" ;;
+        -u) echo "USER" ;;
+        *) return 1 ;;
+    esac
+}
+
+_gpenctl_value() {
+    case $1 in
+        -f | --format) echo "table plain json csv" ;;
+        -t | --timeout) ;;
+        --color) echo "auto always never" ;;
+        *) return 1 ;;
+    esac
+}
+
+# Sets words and cur. COMP_WORDS would fall apart at each colon of an address.
+_gpen_words() {
+    local line=${COMP_LINE:0:COMP_POINT}
+    read -ra words <<<"$line"
+    [[ $line == *[[:blank:]] ]] && words+=("")
+    cur=${words[${#words[@]} - 1]}
+}
+
+# Fills COMPREPLY with what begins with cur; $1 is a kind of value, or the words to choose from.
+_gpen_reply() {
+    local how=(-W "$1")
+    case $1 in
+        FILE) how=(-f) ;;
+        DIR) how=(-d) ;;
+        USER) how=(-u) ;;
+        NAME) how=(-W "$_gpen_names") ;;
+    esac
+    [[ $1 == FILE || $1 == DIR ]] && compopt -o filenames 2>/dev/null
+    mapfile -t COMPREPLY < <(compgen "${how[@]}" -- "$cur")
+}
+
+_gpen() {
+    local words cur wanted
+    COMPREPLY=()
+    _gpen_words
+    if wanted=$(_gpen_value "${words[${#words[@]} - 2]}"); then
+        _gpen_reply "$wanted"
+    elif [[ $cur == -* ]]; then
+        _gpen_reply "--check --help --version -a -b -B -c -C -d -D -e -f -F -h -i -j -l -m -n -O -o -p -P -q -Q -r -s -S -T -t -u -W -w -x -X"
+    elif [[ $cur == [/.~]* ]]; then
+        _gpen_reply FILE
+    fi
+}
+
+_gpenctl() {
+    local words cur last target wanted
+    COMPREPLY=()
+    _gpen_words
+    last=$((${#words[@]} - 1))
+    for ((target = 1; target < last; target++)); do
+        [[ ${words[target]} == -* ]] || break
+        _gpenctl_value "${words[target]}" >/dev/null && ((target++))
+    done
+    if ((target > last)); then
+        _gpen_reply "$(_gpenctl_value "${words[last - 1]}")"
+    elif ((target < last)); then
+        _gpenctl_command "${words[@]:target + 1}"
+    elif [[ $cur == --*=* ]] && wanted=$(_gpenctl_value "${cur%%=*}"); then
+        cur=${cur#*=}
+        _gpen_reply "$wanted"
+    elif [[ $cur == -* ]]; then
+        _gpen_reply "-f --format -t --timeout --color -h --help --version"
+    else
+        _gpen_reply FILE
+        mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -G "/run/gpen/*.ctl" | grep -F -- "$cur")
+    fi
+}
+
+# The words of a command, up to cur.
+_gpenctl_command() {
+    if (($# == 1)); then
+        _gpen_reply "$_gpen_names no watch"
+    elif [[ $1 != no ]]; then
+        _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
+    elif (($# == 2)); then
+        _gpen_reply "abort_on_error abuse acl ascii backlog blacklist block chroot client_acl clients_max conn_max control control_access control_acl control_mode debug delayed_forward dummy emergency epoll exit_enabled foreground hash idle_timeout idlers keepalive kqueue leastconn listen log log_format multi_accept peek pending_max pid_file poll prio random roundrobin select server source stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight"
+    fi
+}
+
+complete -F _gpen gpen
+complete -F _gpenctl gpenctl

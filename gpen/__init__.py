@@ -1,0 +1,17 @@
+"""gpen: a small TCP load balancer that understands the services behind it.
+
+A tour of the sources, in the order in which they are best read:
+
+1. ``model/settings.py``   every setting, declared once
+2. ``model/pool.py``       the servers, and which one a client gets (``server.py``, ``scheduler.py``, ``client.py``,
+   ``acl.py`` beside it): plain Python, no socket, no clock of its own
+3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back
+4. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
+   ``poller.py`` says when; ``listener.py`` and ``control.py`` accept
+5. ``daemon/balancer.py``  owns all of these and runs the commands; ``process.py`` makes it a daemon
+6. ``cli.py`` and ``ctl.py``: the programs gpen and gpenctl
+
+Imports run daemon -> control, wire -> model, never back (tests/test_laws.py holds this).
+"""
+
+__version__ = "0.1.0"

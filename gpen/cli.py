@@ -1,0 +1,227 @@
+"""gpen, the command: options and addresses become a script of control commands, and the script a daemon."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import docopt
+
+from gpen import __version__
+from gpen.control import reply
+from gpen.control.commands import OPTIONS, Option
+from gpen.control.configuration import Configuration
+from gpen.control.script import Call, ScriptError, parse_line, parse_words, read_file
+from gpen.daemon import process
+from gpen.daemon.balancer import Balancer
+from gpen.model.address import parse_listen, parse_server
+from gpen.wire.sock import ListenError
+
+log = logging.getLogger("gpen")
+
+FAILED, USAGE = 1, 2
+_BY_FLAG = {option.flag: option for option in OPTIONS}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run gpen with these arguments (without the program's name) and return its exit status.
+
+    0: ended as it was told to; 1: it could not start or failed; 2: wrong arguments or a wrong configuration.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    process.tell_on_stderr()
+    try:
+        arguments = parse_arguments(argv)
+        if arguments["--help"]:
+            print(reply.usage(__version__), end="")
+            return 0
+        if arguments["--version"]:
+            print(f"gpen {__version__}")
+            return 0
+        configuration = configure(arguments)
+        if arguments["--check"]:
+            Balancer(configuration).resolve_servers(configuration)
+            print("configuration is valid")
+            return 0
+    except (ScriptError, process.StartError) as error:
+        return _complain(error, USAGE)
+    return run(configuration, arguments["-F"], shlex.join(["gpen", *argv]))
+
+
+def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
+    """The command line as docopt reads it. Raises ScriptError that names the first wrong option."""
+    problem = _wrong_option(argv)
+    if problem:
+        raise ScriptError(f"{problem}; see gpen --help")
+    try:
+        return dict(docopt.docopt(reply.usage(__version__), list(argv), default_help=False))
+    except docopt.DocoptExit:
+        raise ScriptError("an option is given twice; see gpen --help") from None
+
+
+def _wrong_option(argv: Sequence[str]) -> str | None:
+    """What is wrong with the first option that is not gpen's, or lacks its argument."""
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            return None
+        if word.startswith("--"):
+            if word not in _BY_FLAG:
+                return f"{word} is not an option"
+        elif word.startswith("-") and len(word) > 1:
+            problem = _wrong_letter(word, words)
+            if problem:
+                return problem
+    return None
+
+
+def _wrong_letter(word: str, words: Iterator[str]) -> str | None:
+    """The same for one word of short options, which may be glued together and to the last one's argument."""
+    for position, letter in enumerate(word[1:], 1):
+        option = _BY_FLAG.get(f"-{letter}")
+        if option is None:
+            return f"-{letter} is not an option"
+        if option.argument:
+            if position == len(word) - 1 and next(words, None) is None:
+                return f"-{letter} needs {option.argument}"
+            return None
+    return None
+
+
+def configure(arguments: dict[str, Any]) -> Configuration:
+    """The configuration that the command line describes. Raises ScriptError or StartError."""
+    configuration = Configuration(time.monotonic, time.time)
+    at_start = list(_calls_of_options(arguments))
+    file = read_file(arguments["-F"]) if arguments["-F"] else []
+    for call in [*at_start, *_calls_of_addresses(arguments), *_calls_of_commands(arguments), *file]:
+        configuration.run(call)
+    # pen reads the file last, and so do we; but where the process itself is concerned the command line wins
+    for call in at_start:
+        if call.command.setting is not None and call.command.setting.startup:
+            configuration.run(call)
+    _check(configuration)
+    return configuration
+
+
+def _calls_of_options(arguments: dict[str, Any]) -> Iterator[Call]:
+    for option in OPTIONS:
+        value = arguments[option.flag]
+        if not value:
+            continue
+        if option.setting:
+            yield parse_words(_words_of_option(option, value), option.flag)
+        elif option.help.startswith("Obsolete"):
+            log.warning("%s: obsolete option, ignored", option.flag)
+
+
+def _words_of_option(option: Option, value: Any) -> list[str]:
+    if option.flag == "-d":
+        return [option.setting, str(value)]
+    return [option.setting, value] if option.argument else [option.setting]
+
+
+def _calls_of_addresses(arguments: dict[str, Any]) -> Iterator[Call]:
+    listen = arguments["LISTEN"]
+    if not listen:
+        return
+    yield parse_words(["listen", listen])
+    default_port = parse_listen(listen).port
+    for number, text in enumerate(arguments["SERVER"]):
+        try:
+            spec = parse_server(text, default_port)
+        except ValueError as error:
+            raise ScriptError(f"server {error}") from None
+        place = ["address", spec.address.path or spec.address.host]
+        place += [] if spec.address.path else ["port", str(spec.address.port)]
+        options = [word for name, value in spec.options.items() for word in (name, str(value))]
+        yield parse_words(["server", str(number), *place, *options])
+
+
+def _calls_of_commands(arguments: dict[str, Any]) -> Iterator[Call]:
+    for flag in ("-O", "-o"):
+        for line in arguments[flag]:
+            call = parse_line(line, f"{flag} '{line}'")
+            if call is None:
+                continue
+            if not call.command.configures:
+                raise call.error("this command can't stand in a configuration; it is for the control socket")
+            if call.command.name == "include":
+                yield from read_file(call["file"])
+            elif call.arguments or call.command.setting is None:
+                yield call
+
+
+def _check(configuration: Configuration) -> None:
+    """Raises ScriptError or StartError for what can't work, though each line is right."""
+    settings, pool = configuration.settings, configuration.pool
+    if not settings.listen:
+        raise ScriptError("no address to listen on: give LISTEN, or a file (-F) with 'listen'; see gpen --help")
+    if not (pool.servers or settings.emergency or settings.dummy or settings.control):
+        raise ScriptError("no server: give at least one SERVER, or a file (-F) with 'server 0 address ...'")
+    if settings.control and "/" not in settings.control and os.geteuid() == 0 and not settings.user:
+        raise ScriptError(f"control: will not open the control port '{settings.control}' as root: give a user to "
+                          "change to (-u USER), or use a unix socket (-C /PATH)")
+    process.check_user(settings)
+    for name in ("log", "pid_file", "web_stats"):
+        directory = os.path.dirname(settings.get(name) or "") or "."
+        if not os.path.isdir(directory):
+            raise ScriptError(f"{name}: the directory '{directory}' does not exist")
+
+
+def run(configuration: Configuration, file: str | None, command_line: str) -> int:
+    """Become the daemon, or stay in the foreground, and serve until stopped; returns the exit status."""
+    detached = None if configuration.settings.foreground else process.detach()
+    status = FAILED
+    try:
+        status = _serve(Balancer(configuration, file, command_line), detached)
+    except ScriptError as error:
+        status = _complain(error, USAGE)
+    except (ListenError, process.StartError) as error:
+        status = _complain(error, FAILED)
+    except OSError as error:
+        status = _complain(f"{error.filename or 'start'}: {error.strerror}", FAILED)
+    except Exception:
+        log.exception("gpen failed")
+    finally:
+        if detached is not None:
+            detached.report(status)
+    return status
+
+
+def _serve(balancer: Balancer, detached: process.Detached | None) -> int:
+    settings = balancer.settings
+    pid_file = process.PidFile(settings.pid_file) if settings.pid_file else None
+    try:
+        process.raise_descriptor_limit(settings.conn_max)
+        balancer.open()
+        process.confine(settings, _files_of(balancer, pid_file))
+        if detached is not None:
+            process.tell_in_syslog()
+            detached.report(0)
+            detached.quiet()
+        log.info("gpen %s listens on %s", __version__, balancer.listen_address)
+        balancer.serve()
+        log.info("gpen ended")
+    finally:
+        if pid_file is not None:
+            pid_file.remove()
+    return 0
+
+
+def _files_of(balancer: Balancer, pid_file: process.PidFile | None) -> list[str | int]:
+    """What must belong to the user that gpen runs as: files to reopen, sockets and the pid file to remove."""
+    settings = balancer.settings
+    files: list[str | int] = [pid_file.fileno()] if pid_file is not None else []
+    if balancer.session_log is not None:
+        files.append(balancer.session_log.fileno())
+    return files + [path for path in (settings.listen or "", settings.control or "") if path.startswith("/")]
+
+
+def _complain(error: object, status: int) -> int:
+    print(f"gpen: {error}", file=sys.stderr)
+    return status

@@ -1,0 +1,265 @@
+"""The command table: every command of the control language, declared once.
+
+The parser, ``help``, the suggestion for an unknown command, the man pages, shell completion and gpenctl read it.
+Settings (``model/settings.py``) are commands too: NAME reads the value, NAME VALUE sets it, ``no NAME`` puts the
+default back.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpen.model.acl import parse_entry
+from gpen.model.address import parse_host, parse_port
+from gpen.model.kinds import ACL, seconds, whole
+from gpen.model.server import STATES
+from gpen.model.settings import SETTINGS, Setting
+
+ACCESS = ("view", "operate", "admin")
+Arguments = dict[str, Any]
+Parse = Callable[[Sequence[str]], Arguments]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    ``parse`` reads the words behind the name (``parse_no`` those behind ``no NAME``) and raises ValueError; ``access``
+    is what a control client needs; ``configures`` says that it may stand in a configuration file; ``json`` that it
+    takes the word json at its end.
+    """
+
+    name: str
+    usage: str
+    help: str
+    parse: Parse
+    access: str = "view"
+    parse_no: Parse | None = None
+    usage_no: str = ""
+    configures: bool = False
+    json: bool = False
+    example: str = ""
+    setting: Setting | None = None
+
+    @property
+    def negatable(self) -> bool:
+        return self.parse_no is not None
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of gpen's command line: ``setting`` is what it sets, if that is all it does."""
+
+    flag: str
+    argument: str
+    help: str
+    setting: str = ""
+
+
+# --- readers of arguments ---------------------------------------------------------------------------------------------
+
+
+def nothing(words: Sequence[str]) -> Arguments:
+    if words:
+        raise ValueError(f"'{words[0]}' is too much: no argument expected")
+    return {}
+
+
+def anything(words: Sequence[str]) -> Arguments:
+    return {}
+
+
+def one(name: str, parse: Callable[[str], Any], what: str) -> Parse:
+    """Exactly one argument."""
+
+    def read(words: Sequence[str]) -> Arguments:
+        if len(words) != 1:
+            raise ValueError(f"expected {what}")
+        return {name: parse(words[0])}
+
+    return read
+
+
+def maybe(name: str, parse: Callable[[str], Any], default: Any) -> Parse:
+    """At most one argument."""
+
+    def read(words: Sequence[str]) -> Arguments:
+        if len(words) > 1:
+            raise ValueError(f"'{words[1]}' is too much: at most one argument expected")
+        return {name: parse(words[0]) if words else default}
+
+    return read
+
+
+_NUMBER = whole(0)
+SERVER_FIELDS: dict[str, Callable[[str], Any]] = {
+    "address": parse_host,
+    "port": parse_port,
+    "max": _NUMBER.parse,
+    "hard": _NUMBER.parse,
+    "weight": _NUMBER.parse,
+    "prio": _NUMBER.parse,
+    "acl": ACL.parse,
+    "blacklist": seconds().parse,
+    "state": lambda text: _state(text),
+}
+
+
+def _state(text: str) -> str:
+    if text not in STATES:
+        raise ValueError(f"'{text}' is not one of {', '.join(STATES)}")
+    return text
+
+
+def _server(words: Sequence[str]) -> Arguments:
+    if not words:
+        raise ValueError("expected the number of a server")
+    number, changes = _NUMBER.parse(words[0]), {}
+    pairs = words[1:]
+    for name, *value in (pairs[i : i + 2] for i in range(0, len(pairs), 2)):
+        if name not in SERVER_FIELDS:
+            raise ValueError(f"'{name}' is not one of {', '.join(SERVER_FIELDS)}")
+        if not value:
+            raise ValueError(f"{name}: expected a value")
+        try:
+            changes[name] = SERVER_FIELDS[name](value[0])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return {"number": number, "changes": changes}
+
+
+def _close(words: Sequence[str]) -> Arguments:
+    if words and words[0] == "server":
+        return {"server": one("server", _NUMBER.parse, "close server N")(words[1:])["server"]}
+    return maybe("number", _NUMBER.parse, 0)(words)
+
+
+def _acl(words: Sequence[str]) -> Arguments:
+    if len(words) < 3:
+        raise ValueError("expected N permit|deny ADDRESS")
+    number = ACL.parse(words[0])
+    if words[2] == "country":
+        raise ValueError("country: GeoIP is not in this version of gpen: use addresses or networks")
+    if len(words) > 4:
+        raise ValueError(f"'{words[4]}' is too much: expected N permit|deny ADDRESS [MASK]")
+    return {"number": number, "entry": parse_entry(*words[1:4])}
+
+
+def _help(words: Sequence[str]) -> Arguments:
+    return {"name": words[-1] if words else None}
+
+
+def _path(text: str) -> str:
+    return text
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+_NO_EFFECT = "Accepted for pen's sake, without effect: gpen always uses epoll and never blocks."
+
+_COMMANDS = [
+    # looking
+    Command("servers", "servers [json]", "List the servers: address, sessions, limits and bytes (sx sent to the "
+            "server, rx received from it).", nothing, json=True, example="servers json"),
+    Command("sessions", "sessions [json]", "List the sessions: id, client, server, state, age and idle time in "
+            "seconds, bytes to the server (up) and to the client (down).", nothing, json=True),
+    Command("recent", "recent [SECONDS] [json]", "List the clients seen in the last SECONDS (300), with their connects "
+            "and bytes (sx sent to the client, rx received from it).",
+            maybe("seconds", seconds().parse, 300), json=True, example="recent 60"),
+    Command("events", "events [N] [json]", "The last N (20) changes of servers' states, with time and cause.",
+            maybe("count", whole(1).parse, 20), json=True, example="events 5"),
+    Command("explain", "explain ADDRESS [json]", "The server that a client from ADDRESS would get now, and for every "
+            "other server the reason why not. Changes nothing.",
+            one("address", lambda text: _client_address(text), "the ADDRESS of a client"), json=True,
+            example="explain 10.0.0.7"),
+    Command("mode", "mode [json]", "How servers are chosen: each mode, with no in front where it is off.", nothing,
+            json=True),
+    Command("connection", "connection N [json]", "Details of session N.", maybe("number", _NUMBER.parse, 0), json=True,
+            example="connection 3"),
+    Command("socket", "socket N", "The session that file descriptor N belongs to, or -1.",
+            maybe("number", _NUMBER.parse, 0)),
+    Command("status", "status", "The status page, in HTML.", nothing),
+    Command("pid", "pid", "The process id.", nothing),
+    Command("help", "help [NAME]", "List the commands, or explain one.", _help, example="help server"),
+    # servers
+    Command("server", "server N [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] [blacklist SECONDS] "
+            "[state ready|drain|maint]", "Change server N; a new N with an address makes a new server. max and hard "
+            "limit its sessions (0 = no limit; hard is for clients that return to it); blacklist leaves it alone for "
+            "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. "
+            "'no server N' deletes it: its sessions go on, the numbers of the others stay.", _server, "operate",
+            one("number", _NUMBER.parse, "no server N"), "no server N", configures=True,
+            example="server 2 address 10.0.0.3 port 3306 max 100"),
+    Command("acl", "acl N permit|deny ADDRESS [MASK]", "Add an entry to access list N (0 to 9): an IPv4 address with "
+            "an optional mask, a network as ADDRESS/LENGTH, or an IPv6 address or network. The first match decides; "
+            "without one, the opposite of the last entry of the client's family. 'no acl N' empties the list.",
+            _acl, "admin", one("number", ACL.parse, "no acl N"), "no acl N", configures=True,
+            example="acl 1 permit 10.0.0.0/8"),
+    Command("close", "close N | close server N", "End session N, or all sessions of server N.", _close, "operate",
+            example="close server 0"),
+    # the process
+    Command("write", "write [FILE]", "Save the configuration as a file that starts the same gpen; without FILE, the "
+            "file given with -F.", maybe("file", _path, None), "admin", example="write /etc/gpen/web.cfg"),
+    Command("include", "include FILE", "Run the commands in FILE: all of them, or none if one is wrong.",
+            one("file", _path, "a FILE"), "admin", configures=True, example="include /etc/gpen/servers.cfg"),
+    Command("exit", "exit", "Stop gpen. Only with option -X.", nothing, "admin"),
+    # without effect
+    *(Command(name, name, _NO_EFFECT, anything, parse_no=anything, usage_no=f"no {name}", configures=True)
+      for name in ("epoll", "kqueue", "poll", "select", "block", "delayed_forward", "peek")),
+]
+
+
+def _client_address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"'{text}' is not an IPv4 or IPv6 address") from None
+
+
+def _of_setting(setting: Setting) -> Command:
+    """The command that reads and sets a setting."""
+
+    def parse(words: Sequence[str]) -> Arguments:
+        if not words and (not setting.is_flag):
+            return {}
+        if setting.missing and not (setting.is_flag and words):
+            raise ValueError(setting.missing)
+        if setting.is_flag:
+            return {"value": True} | nothing(words)
+        if len(words) > 1:
+            raise ValueError(f"'{words[1]}' is too much: expected {setting.kind.metavar}")
+        return {"value": setting.kind.parse(words[0])}
+
+    def parse_no(words: Sequence[str]) -> Arguments:
+        return {"value": None} | nothing(words)
+
+    usage = setting.name if setting.is_flag else f"{setting.name} [{setting.kind.metavar}]"
+    return Command(setting.name, usage, setting.help, parse, "admin", parse_no, f"no {setting.name}", configures=True,
+                   setting=setting, example=setting.example)
+
+
+COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS} | {
+    name: _of_setting(setting) for name, setting in SETTINGS.items()
+}
+
+OPTIONS: tuple[Option, ...] = (
+    *(Option(s.flag, s.kind.metavar if not s.is_flag and s.flag != "-d" else "",
+             s.missing or s.help, s.name) for s in SETTINGS.values() if s.flag),
+    Option("-F", "FILE", "A file of commands, read at start and again at signal HUP."),
+    Option("-O", "COMMAND", "Run a command at start; may be given several times."),
+    Option("-o", "COMMAND", "The same as -O."),
+    Option("--check", "", "Read everything, say what is wrong or that it is valid, and open nothing."),
+    Option("--help", "", "Show this text."),
+    Option("--version", "", "Show the version."),
+    *(Option(flag, argument, "Obsolete: accepted with a warning, without effect.") for flag, argument in (
+        ("-D", ""), ("-n", ""), ("-Q", ""), ("-S", "N"), ("-P", ""), ("-i", "SERVICE"))),
+)
+
+
+def suggestion(name: str) -> str | None:
+    """The command whose name is nearest to an unknown one, if any is near."""
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.6)
+    return near[0] if near else None

@@ -1,0 +1,341 @@
+"""Shell completion for gpen and gpenctl, made from the command table.
+
+    python -m gpen.control.completion bash > contrib/completion/gpen.bash
+    python -m gpen.control.completion zsh > contrib/completion/_gpen
+
+Both scripts hold the same shell function ``_gpen_after``, which knows what may follow the words of a
+command. What this version lacks (``Setting.missing``) is not offered.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+from gpen.control.commands import COMMANDS, OPTIONS, Command, Option
+from gpen.model.settings import SETTINGS, Setting
+
+# gpenctl's own; a test holds them against gpenctl's usage text.
+CTL_OPTIONS = (
+    Option("-f", "FORMAT", "How replies are shown."),
+    Option("--format", "FORMAT", "How replies are shown."),
+    Option("-t", "SEC", "How long to wait for a connection, and for an answer."),
+    Option("--timeout", "SEC", "How long to wait for a connection, and for an answer."),
+    Option("--color", "WHEN", "Whether tables have colors."),
+    Option("-h", "", "Show the usage."),
+    Option("--help", "", "Show the usage."),
+    Option("--version", "", "Show the version."),
+)
+CTL_NAMES = {
+    "no": "Switch a command off, or put a setting's default back.",
+    "watch": "Redraw the table of servers until Ctrl-C.",
+}
+
+# What a shell offers for an option's argument: a kind that it can complete itself (NAME: a command) or words.
+KINDS = ("FILE", "DIR", "USER", "NAME")
+ARGUMENTS = {kind: kind for kind in KINDS} | {
+    "ADDRESS": "FILE",  # a unix socket
+    "COMMAND": "NAME",
+    "FORMAT": "table plain json csv",
+    "WHEN": "auto always never",
+}
+
+
+def commands() -> list[Command]:
+    """The commands that this version has, by name."""
+    return [command for _, command in sorted(COMMANDS.items()) if _present(command.setting)]
+
+
+def options() -> list[Option]:
+    """gpen's options that this version has, by flag."""
+    return sorted((o for o in OPTIONS if _present(SETTINGS.get(o.setting))), key=lambda o: o.flag.lower())
+
+
+def _present(setting: Setting | None) -> bool:
+    return setting is None or not setting.missing
+
+
+def rows(command: Command) -> Iterator[tuple[str, str]]:
+    """What may follow a command's words: pairs of a shell pattern and what it calls for; the first counts.
+
+    The pattern is for "COMMAND COUNT PREVIOUS": how many words stand behind the command already, and the
+    last of them. What it calls for is one of KINDS, or words with blanks between them, or nothing.
+
+    In a usage line small letters are words to type and large ones placeholders; what stands in brackets may
+    be left out; ``a|b`` is a choice; `` | `` stands between two ways to write the command.
+    """
+    places: dict[int, str] = {}  # by COUNT
+    keywords: dict[str, str] = {}  # what may stand anywhere behind the required words -> its values
+    for way in command.usage.split(" | "):
+        groups = re.findall(r"\[[^]]*]|\S+", way)[1:]
+        required = [group for group in groups if group[0] != "["]
+        for place, word in enumerate(required):
+            places[place] = places.get(place) or _offer(word)
+        for word, *value in (group[1:-1].split() for group in groups if group[0] == "["):
+            if word.islower() and "|" not in word:
+                keywords[word] = _offer(*value)
+            elif _offer(word):
+                places[len(required)] = _offer(word)
+    for place, words in places.items():
+        if words or keywords:
+            yield f'"{command.name} {place} "*', words
+    for keyword, words in keywords.items():
+        yield f'"{command.name} "*" {keyword}"', words
+    if keywords:
+        yield f'"{command.name} "*', " ".join(keywords)
+
+
+def _offer(word: str = "") -> str:
+    """What a shell can offer for a word of a usage line; nothing where only the user knows."""
+    return word.replace("|", " ") if word.islower() or word in KINDS else ""
+
+
+# --- pieces of both scripts ---------------------------------------------------------------------------------
+
+
+def _after() -> str:
+    cases = [f"        {pattern}) {_echo(words)};;" for c in commands() for pattern, words in rows(c)]
+    return "\n".join((
+        "# What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.",
+        "_gpen_after() {",
+        '    case "$1 $2 $3" in',
+        *cases,
+        "    esac",
+        "}",
+    ))
+
+
+def _echo(words: str) -> str:
+    return f'echo "{words}" ' if words else ""
+
+
+def _fill(template: str, **pieces: str) -> str:
+    """The template with each @name@ replaced."""
+    return re.sub(r"@(\w+)@", lambda match: pieces[match[1]], template)
+
+
+# --- bash ---------------------------------------------------------------------------------------------------
+
+_BASH = r"""# Completion of gpen and gpenctl in bash, made from gpen's command table by
+#   python -m gpen.control.completion bash
+
+_gpen_names="@names@"
+
+@after@
+
+# What the argument of option $1 is; fails for an option without one.
+@gpen_value@
+
+@gpenctl_value@
+
+# Sets words and cur. COMP_WORDS would fall apart at each colon of an address.
+_gpen_words() {
+    local line=${COMP_LINE:0:COMP_POINT}
+    read -ra words <<<"$line"
+    [[ $line == *[[:blank:]] ]] && words+=("")
+    cur=${words[${#words[@]} - 1]}
+}
+
+# Fills COMPREPLY with what begins with cur; $1 is a kind of value, or the words to choose from.
+_gpen_reply() {
+    local how=(-W "$1")
+    case $1 in
+        FILE) how=(-f) ;;
+        DIR) how=(-d) ;;
+        USER) how=(-u) ;;
+        NAME) how=(-W "$_gpen_names") ;;
+    esac
+    [[ $1 == FILE || $1 == DIR ]] && compopt -o filenames 2>/dev/null
+    mapfile -t COMPREPLY < <(compgen "${how[@]}" -- "$cur")
+}
+
+_gpen() {
+    local words cur wanted
+    COMPREPLY=()
+    _gpen_words
+    if wanted=$(_gpen_value "${words[${#words[@]} - 2]}"); then
+        _gpen_reply "$wanted"
+    elif [[ $cur == -* ]]; then
+        _gpen_reply "@gpen_options@"
+    elif [[ $cur == [/.~]* ]]; then
+        _gpen_reply FILE
+    fi
+}
+
+_gpenctl() {
+    local words cur last target wanted
+    COMPREPLY=()
+    _gpen_words
+    last=$((${#words[@]} - 1))
+    for ((target = 1; target < last; target++)); do
+        [[ ${words[target]} == -* ]] || break
+        _gpenctl_value "${words[target]}" >/dev/null && ((target++))
+    done
+    if ((target > last)); then
+        _gpen_reply "$(_gpenctl_value "${words[last - 1]}")"
+    elif ((target < last)); then
+        _gpenctl_command "${words[@]:target + 1}"
+    elif [[ $cur == --*=* ]] && wanted=$(_gpenctl_value "${cur%%=*}"); then
+        cur=${cur#*=}
+        _gpen_reply "$wanted"
+    elif [[ $cur == -* ]]; then
+        _gpen_reply "@gpenctl_options@"
+    else
+        _gpen_reply FILE
+        mapfile -t -O ${#COMPREPLY[@]} COMPREPLY < <(compgen -G "/run/gpen/*.ctl" | grep -F -- "$cur")
+    fi
+}
+
+# The words of a command, up to cur.
+_gpenctl_command() {
+    if (($# == 1)); then
+        _gpen_reply "$_gpen_names @ctl_names@"
+    elif [[ $1 != no ]]; then
+        _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
+    elif (($# == 2)); then
+        _gpen_reply "@negatable@"
+    fi
+}
+
+complete -F _gpen gpen
+complete -F _gpenctl gpenctl
+"""
+
+
+def bash() -> str:
+    """The text of contrib/completion/gpen.bash: both commands, for bash 4 and later."""
+    return _fill(
+        _BASH,
+        after=_after(),
+        names=_words(command.name for command in commands()),
+        negatable=_words(command.name for command in commands() if command.negatable),
+        ctl_names=_words(CTL_NAMES),
+        gpen_options=_words(option.flag for option in options()),
+        gpenctl_options=_words(option.flag for option in CTL_OPTIONS),
+        gpen_value=_value_function("_gpen_value", options()),
+        gpenctl_value=_value_function("_gpenctl_value", CTL_OPTIONS),
+    )
+
+
+def _words(words: Iterable[str]) -> str:
+    return " ".join(words)
+
+
+def _value_function(name: str, options: Iterable[Option]) -> str:
+    flags: dict[str, list[str]] = {}
+    for option in options:
+        if option.argument:
+            flags.setdefault(ARGUMENTS.get(option.argument, ""), []).append(option.flag)
+    cases = [f"        {' | '.join(group)}) {_echo(words)};;" for words, group in flags.items()]
+    return "\n".join((f"{name}() {{", "    case $1 in", *cases, "        *) return 1 ;;", "    esac", "}"))
+
+
+# --- zsh ----------------------------------------------------------------------------------------------------
+
+_ZSH = r"""#compdef gpen gpenctl
+# Completion of gpen and gpenctl in zsh, made from gpen's command table by
+#   python -m gpen.control.completion zsh
+
+@after@
+
+_gpen_names() {
+    local -a names=(
+@names@
+    )
+    _describe command names
+}
+
+# Offers a kind of value, or the words to choose from.
+_gpen_reply() {
+    case $1 in
+        FILE) _files ;;
+        DIR) _files -/ ;;
+        USER) _users ;;
+        NAME) _gpen_names ;;
+        *) compadd -- ${=1} ;;
+    esac
+}
+
+# The words of a command, which begin at $words[1].
+_gpen_command() {
+    local -a own=(
+@ctl_names@
+    )
+    if ((CURRENT == 1)); then
+        _gpen_names
+        _describe command own
+    elif [[ $words[1] != no ]]; then
+        _gpen_reply "$(_gpen_after "$words[1]" $((CURRENT - 2)) "$words[CURRENT-1]")"
+    elif ((CURRENT == 2)); then
+        compadd -- @negatable@
+    fi
+}
+
+_gpen_target() {
+    local -a sockets=(/run/gpen/*.ctl(N))
+    compadd -a sockets
+    _files
+}
+
+case $service in
+    gpen)
+        _arguments -s \
+@gpen_options@
+            ':listen:_files' '*:server: '
+        ;;
+    gpenctl)
+        _arguments \
+@gpenctl_options@
+            ':target:_gpen_target' '*:::command:_gpen_command'
+        ;;
+esac
+"""
+
+
+def zsh() -> str:
+    """The text of contrib/completion/_gpen: both commands, with descriptions."""
+    return _fill(
+        _ZSH,
+        after=_after(),
+        names="\n".join(_described(command.name, command.help) for command in commands()),
+        ctl_names="\n".join(_described(*row) for row in CTL_NAMES.items()),
+        negatable=_words(command.name for command in commands() if command.negatable),
+        gpen_options="\n".join(map(_specification, options())),
+        gpenctl_options="\n".join(map(_specification, CTL_OPTIONS)),
+    )
+
+
+def _described(name: str, help: str) -> str:
+    return f"        {_quoted(f'{name}:{_sentence(help)}')}"
+
+
+def _specification(option: Option) -> str:
+    """The option as a line for zsh's _arguments."""
+    long = option.flag.startswith("--")
+    text = f"*{option.flag}"
+    if option.argument:
+        text += "=" if long else "+"
+    text += "[" + re.sub(r"([][\\])", r"\\\1", _sentence(option.help)) + "]"
+    if option.argument:
+        text += f":{option.argument.replace(':', chr(92) + ':')}:{_action(option.argument)}"
+    return f"            {_quoted(text)} \\"
+
+
+def _action(argument: str) -> str:
+    words = ARGUMENTS.get(argument, "")
+    known = {"FILE": "_files", "DIR": "_files -/", "USER": "_users", "NAME": "_gpen_names", "": " "}
+    return known.get(words, f"({words})")
+
+
+def _sentence(help: str) -> str:
+    """The first sentence, without its point."""
+    return help.partition(". ")[0].removesuffix(".")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", r"'\''") + "'"
+
+
+if __name__ == "__main__":
+    sys.stdout.write({"bash": bash, "zsh": zsh}[sys.argv[1]]())

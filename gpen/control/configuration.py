@@ -1,0 +1,126 @@
+"""The configuration: what commands can change, changed by running them, and written back as commands.
+
+``dump`` and ``run`` are inverse: a new Configuration that runs what another one dumps is its equal. So a script can be
+rehearsed on such a copy before its first line counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from gpen.control.script import Call, parse_lines
+from gpen.model.address import Address, ServerSpec, parse_listen
+from gpen.model.client import ClientTable
+from gpen.model.pool import SPECIAL, Pool
+from gpen.model.server import Server
+from gpen.model.settings import SETTINGS, Settings, quote
+
+_SERVER_OPTIONS = ("max", "hard", "weight", "prio", "acl")
+
+
+class Configuration:
+    """Settings, servers and access lists, with the memory of clients that they govern."""
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        """``clock`` gives seconds that never jump, ``wall`` the time of day in seconds since 1970."""
+        self.settings = Settings()
+        self.pool = Pool(self.settings, clock, wall)
+        self.clients = ClientTable()
+        self._clocks = (clock, wall)
+
+    def run(self, call: Call) -> None:
+        """Carry out one configuring command. Raises ScriptError, with nothing changed, when it makes no sense now."""
+        name = call.command.name
+        if call.command.setting is not None:
+            self._set(name, call["value"])
+        elif name == "server":
+            self._delete_server(call) if call.no else self._change_server(call)
+        elif name == "acl":
+            entries = self.pool.acls[call["number"]].entries
+            entries.clear() if call.no else entries.append(call["entry"])
+
+    def rehearse(self, calls: Iterable[Call]) -> Configuration:
+        """A copy of this configuration on which the calls have run. Raises ScriptError when one of them can't."""
+        copy = Configuration(*self._clocks)
+        for call in [*parse_lines(self.dump(), "the configuration in force"), *calls]:
+            copy.run(call)
+        return copy
+
+    def dump(self) -> Iterator[str]:
+        """The commands that make this configuration."""
+        yield from self._dump_acls()
+        for setting in SETTINGS.values():
+            if not setting.missing:
+                yield setting.line(self.settings.get(setting.name))
+        for server in self.pool.servers.values():
+            yield server_line(server)
+
+    def _dump_acls(self) -> Iterator[str]:
+        for number, access in enumerate(self.pool.acls):
+            yield f"no acl {number}"
+            yield from (f"acl {number} {entry}" for entry in access.entries)
+
+    def _set(self, name: str, value: object) -> None:
+        self.settings.set(name, value)
+        if name in SPECIAL:
+            assert value is None or isinstance(value, ServerSpec)
+            self.pool.set_special(name, value and self._with_port(value))
+        elif name == "clients_max":
+            self.clients.shrink(self.settings.clients_max)
+
+    def _change_server(self, call: Call) -> None:
+        changes = dict(call["changes"])
+        server = self.pool.servers.get(call["number"])
+        if server is None:
+            if "address" not in changes:
+                known = ", ".join(map(str, self.pool.servers)) or "none"
+                raise call.error(f"there is no server {call['number']} (known: {known}); a new one needs an address")
+            server = self.pool.add(call["number"], self._place(Address(), changes))
+        self._move(server, self._place(server.address, changes))
+        if "blacklist" in changes:
+            self.pool.blacklist(server, changes["blacklist"])
+        if "state" in changes:
+            self.pool.set_state(server, changes["state"])
+        for option in _SERVER_OPTIONS:
+            if option in changes:
+                setattr(server, option, changes[option])
+
+    def _place(self, address: Address, changes: dict[str, Any]) -> Address:
+        """A server's address with the changes; a new server has the listening port unless it is told another."""
+        given = changes.get("address", address)
+        if given.path:
+            return Address(path=given.path)
+        return Address(given.host, changes.get("port", address.port or self._listen_port()))
+
+    @staticmethod
+    def _move(server: Server, address: Address) -> None:
+        """Give a server its address; what it resolved to is forgotten when the address is another one."""
+        if address != server.address:
+            server.address = address
+            server.endpoints = ()
+
+    def _delete_server(self, call: Call) -> None:
+        try:
+            self.pool.delete(call["number"])
+        except KeyError:
+            raise call.error(f"there is no server {call['number']}") from None
+
+    def _listen_port(self) -> int | str:
+        listen = self.settings.listen
+        return parse_listen(listen).port if listen else 0
+
+    def _with_port(self, spec: ServerSpec) -> ServerSpec:
+        address = spec.address
+        if address.path or address.port:
+            return spec
+        return ServerSpec(Address(address.host, self._listen_port()), spec.options)
+
+
+def server_line(server: Server) -> str:
+    """The command that makes this server."""
+    address = server.address
+    place = f"address {quote(address.path or address.host)}" + ("" if address.path else f" port {address.port}")
+    options = " ".join(f"{name} {getattr(server, name)}" for name in _SERVER_OPTIONS)
+    state = "" if server.state == "ready" else f" state {server.state}"
+    return f"server {server.number} {place} {options}{state}"

@@ -1,0 +1,177 @@
+"""Replies: the values that commands return, as pen's text or as JSON.
+
+Where pen has the command, the text is pen's to the letter; a client program that reads pen's can read ours.
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gpen.control.commands import COMMANDS, OPTIONS, Command
+from gpen.control.script import Call, UnknownCommand
+from gpen.model.settings import Setting
+
+Row = Mapping[str, Any]
+PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
+MORE_MODES = ("leastconn", "random")
+
+
+def error(message: str) -> str:
+    """An error: one line."""
+    return f"error: {' '.join(message.split())}\n"
+
+
+def unknown(problem: UnknownCommand) -> str:
+    """pen's words for a command that it does not know, and a hint behind them."""
+    hint = error(f"did you mean '{problem.suggestion}'?") if problem.suggestion else ""
+    return f"do_cmd: ignoring command starting with '{problem.name}'\n{hint}"
+
+
+def render(call: Call, value: Any) -> str:
+    """The reply to a call that returned ``value``; None gives no reply."""
+    if value is None:
+        return ""
+    if call.json:
+        return json.dumps(value, separators=(",", ":")) + "\n"
+    if call.command.setting is not None:
+        return _setting(call.command.setting, value)
+    return _TEXT.get(call.command.name, _plain)(value)
+
+
+def _setting(setting: Setting, value: Any) -> str:
+    shown = setting.show(value)
+    return (setting.reply or "{}").format(shown) + "\n" if shown else ""
+
+
+def _plain(value: Any) -> str:
+    return f"{value}\n"
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _server(row: Row) -> str:
+    # pen's field addr holds the numeric address; the two special servers have no number and are not pen's to list
+    return (f"{row['number']} addr {row['address']} port {row['port']} conn {row['sessions']} max {row['max']} "
+            f"hard {row['hard']} weight {row['weight']} prio {row['prio']} sx {row['sx']} rx {row['rx']}\n")
+
+
+def _servers(rows: Sequence[Row]) -> str:
+    return "".join(_server(row) for row in rows if row["number"] is not None)
+
+
+def _recent(rows: Sequence[Row]) -> str:
+    return "".join(f"{row['address']} connects {row['connects']} sx {row['sx']} rx {row['rx']}\n" for row in rows)
+
+
+def _sessions(rows: Sequence[Row]) -> str:
+    return "".join(
+        f"{row['id']} client {row['client']} server {row['server'] if row['server'] is not None else '-'} "
+        f"addr {row['server_address'] or '-'} state {row['state']} age {row['age']:.1f} idle {row['idle']:.1f} "
+        f"up {row['up']} down {row['down']}\n" for row in rows)
+
+
+def _mode(modes: Mapping[str, bool]) -> str:
+    words = [name if modes[name] else f"no {name}" for name in PEN_MODES]
+    return " ".join(words + [name for name in MORE_MODES if modes[name]]) + "\n"
+
+
+def _connection(row: Row) -> str:
+    if "state" not in row:
+        return f"Connection {row['connection']} out of range\n"
+    return (f"Connection {row['connection']}:\nstate = {row['state']}\n"
+            f"downfd = {row['downfd']}, upfd = {row['upfd']}\n"
+            f"client = {row['client']}, server = {row['server']}\npend = {row['pend']}\n")
+
+
+def _events(rows: Sequence[Row]) -> str:
+    return "".join(f"{timestamp(row['time'])} server {row['server']} {row['event']}: {row['cause']}\n" for row in rows)
+
+
+def _explain(row: Mapping[str, Any]) -> str:
+    chosen = "no server" if row["server"] is None else f"server {row['server']} {row['server_address']}"
+    lines = [f"{row['client']} would get {chosen}: {row['why']}"]
+    lines += [f"not server {other['server']} {other['address']}: {other['why_not']}" for other in row["others"]]
+    return "\n".join(lines) + "\n"
+
+
+def timestamp(seconds: float) -> str:
+    """A wall clock time in UTC, to the millisecond (ISO 8601)."""
+    whole = int(seconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int((seconds - whole) * 1000):03d}Z"
+
+
+_TEXT: dict[str, Callable[[Any], str]] = {
+    "servers": _servers, "recent": _recent, "sessions": _sessions, "mode": _mode, "connection": _connection,
+    "events": _events, "explain": _explain, "status": _text, "help": _text, "close": _text, "socket": _text,
+    "exit": _text,
+}
+
+
+def help_text(name: str | None) -> str:
+    """What ``help`` and ``help NAME`` say. Raises ValueError for a name that is no command."""
+    if name is None:
+        width = max(map(len, COMMANDS)) + 2
+        rows = sorted(COMMANDS.values(), key=lambda command: command.name)
+        lines = [f"{command.name:<{width}}{_first_sentence(command)}" for command in rows]
+        return "\n".join([*lines, "'help NAME' says more; 'no NAME' puts a setting back to its default."]) + "\n"
+    command = COMMANDS.get(name)
+    if command is None:
+        hint = UnknownCommand(name).suggestion
+        raise ValueError(f"'{name}' is not a command" + (f"; did you mean '{hint}'?" if hint else ""))
+    return "\n".join(_help_lines(command)) + "\n"
+
+
+def _help_lines(command: Command) -> list[str]:
+    lines = [command.usage]
+    lines += [command.usage_no] if command.usage_no else []
+    lines.append(f"    {command.help}")
+    setting = command.setting
+    if setting is not None and not setting.missing:
+        default = "off" if setting.is_flag else setting.show(setting.default) or "unset"
+        lines.append(f"    Default: {default}." + (f" Option {setting.flag}." if setting.flag else "")
+                     + (" Set at start only." if setting.startup else ""))
+    if command.access != "view":
+        lines.append(f"    Needs control_access {command.access}.")
+    if command.example:
+        lines.append(f"    Example: {command.example}")
+    return lines
+
+
+def _first_sentence(command: Command) -> str:
+    return command.help.split(". ")[0].rstrip(".") + "."
+
+
+def usage(version: str) -> str:
+    """gpen's ``--help``, from which docopt parses the command line."""
+    rows = "\n".join(_option_row(option.flag, option.argument, option.help) for option in OPTIONS)
+    return f"""gpen {version}: a load balancer for TCP services
+
+Usage:
+  gpen [options] [-d...] [-O COMMAND]... [-o COMMAND]... [LISTEN [SERVER...]]
+
+LISTEN is [HOST:]PORT, [IPV6]:PORT or /PATH; a SERVER is HOST[:PORT[:MAX[:HARD[:WEIGHT[:PRIO]]]]], [IPV6]:PORT... or
+/PATH. They may also come from a file (-F) with the commands listen and server.
+
+Options:
+{rows}
+
+Examples:
+  gpen -l gpen.log -p gpen.pid localhost:3306 10.0.0.1:3306 10.0.0.2:3306 10.0.0.3:3306
+  gpen -f -r -C /run/gpen.ctl 80 www1:8000 www2:8000          round robin, in the foreground
+  gpen -h -x 10000 [::]:443 10.0.0.1 10.0.0.2 -e 10.0.0.9     by client address, with an emergency server
+  gpen --check -F /etc/gpen/web.cfg                           is this file right?
+  gpenctl /run/gpen.ctl servers                               ask and change a running gpen
+"""
+
+
+def _option_row(flag: str, argument: str, help: str) -> str:
+    head = f"  {flag} {argument}".rstrip()
+    lines = textwrap.wrap(help, 84)
+    rest = "".join(f"\n{'':<30}{line}" for line in lines[1:])
+    return f"{head:<28}  {lines[0]}{rest}"

@@ -1,0 +1,1 @@
+"""One process: what owns everything, and what makes it a daemon."""

@@ -1,0 +1,469 @@
+"""The balancer: owns the configuration, the sockets, the sessions and the log, and runs the commands.
+
+A command that configures is carried out whole or not at all, as is a file of them: it is rehearsed on a copy, names
+are resolved, sockets and files are opened; only then, in one step without a switch, does it count.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+import gevent
+from gevent.event import Event
+from gevent.hub import get_hub
+from gevent.lock import BoundedSemaphore
+from gevent.pool import Pool as Greenlets
+
+from gpen.control import reply
+from gpen.control.commands import ACCESS
+from gpen.control.configuration import Configuration
+from gpen.control.script import Call, ScriptError, UnknownCommand, parse_line, read_file
+from gpen.daemon import janitor, process
+from gpen.daemon.queries import Queries
+from gpen.daemon.sessionlog import SessionLog, dump_tap, request_tap, session_line
+from gpen.daemon.status import status_page
+from gpen.model.address import Address, Endpoint, parse_listen
+from gpen.model.ending import Ending
+from gpen.model.server import Server
+from gpen.wire import sock as sockets
+from gpen.wire.control import ControlServer
+from gpen.wire.listener import Listener
+from gpen.wire.poller import Poller
+from gpen.wire.relay import Tap
+from gpen.wire.resolve import ResolveError, resolve
+from gpen.wire.session import Session
+
+log = logging.getLogger("gpen")
+
+LOOKUPS_AT_ONCE = 20
+LOOKUP_PAUSE = 1.0
+FAREWELL_SECONDS = 5.0
+DUMP_LEVEL = 2
+
+Endpoints = dict[Address, tuple[Endpoint, ...]]
+
+
+class Balancer:
+    """One load balancer. Made from a Configuration, it opens everything in ``open`` and serves until ``stop``."""
+
+    listener: Listener
+    control: ControlServer | None
+
+    def __init__(self, configuration: Configuration, file: str | None = None, command_line: str = "") -> None:
+        """``file`` is what HUP reads again; ``command_line`` stands in the head of what ``write`` saves."""
+        self.configuration = configuration
+        self.settings = configuration.settings
+        self.pool = configuration.pool
+        self.clients = configuration.clients
+        self.file = file
+        self.command_line = command_line
+        self.poller = Poller()
+        self.sessions: dict[int, Session] = {}
+        self.session_limit = process.sessions_within_limit()
+        self.endings: Counter[str] = Counter()
+        self.total = 0
+        self.started = time.time()
+        self.session_log: SessionLog | None = None
+        self.control = None
+        self._queries = Queries(self)
+        self._ids = count()
+        self._stopping = Event()
+        self._changing = BoundedSemaphore()
+        self._lookups: dict[str, float] = {}
+        self._janitor: Any = None
+        self._control_address = ""
+
+    # --- opening and closing --------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Resolve names, bind, open files; nothing is accepted yet. Switches greenlets.
+
+        Raises ScriptError, sockets.ListenError or OSError.
+        """
+        settings = self.settings
+        process.set_debug(settings.debug)
+        self._adopt_endpoints(self.resolve_servers(self.configuration))
+        assert settings.listen is not None
+        self.listener = self._listener(settings.listen)
+        if settings.control:
+            self._open_control(settings.control)
+        if settings.log:
+            self.session_log = _opened_log(settings.log)
+
+    def serve(self) -> None:
+        """Accept clients until ``stop``; then close everything. Switches greenlets."""
+        loop = get_hub().loop
+        watchers = []
+        for number, action in ((signal.SIGHUP, self._hang_up), (signal.SIGUSR1, self._write_statistics),
+                               (signal.SIGTERM, self.stop), (signal.SIGINT, self.stop)):
+            watcher = loop.signal(number)
+            watcher.start(gevent.spawn, action)
+            watchers.append(watcher)
+        self._janitor = gevent.spawn(janitor.run, self)
+        self.listener.start()
+        if self.control is not None:
+            self.control.start()
+        self._stopping.wait()
+        self.close()
+        for watcher in watchers:
+            watcher.stop()
+            watcher.close()
+
+    def stop(self) -> None:
+        """Stop serving; asked again, at once."""
+        if self._stopping.is_set():
+            os._exit(1)
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Stop accepting, end all sessions, then close control socket and log. Switches greenlets."""
+        self.listener.close()
+        _unlink_socket(self.listener.bound_to)
+        for session in list(self.sessions.values()):
+            session.stop(Ending.SHUTDOWN)
+        deadline = time.monotonic() + FAREWELL_SECONDS
+        while self.sessions and time.monotonic() < deadline:
+            gevent.sleep(0)
+        if self.control is not None:
+            self.control.close()
+            _unlink_socket(self._control_address)
+        if self._janitor is not None:
+            self._janitor.kill()
+        if self.session_log is not None:
+            self.session_log.close()
+            self.session_log = None
+        self.poller.close()
+
+    @property
+    def listen_address(self) -> str:
+        """The address that clients connect to, as it was given; with the real port where 0 was given."""
+        given = self.settings.listen or ""
+        return self.listener.bound_to if parse_listen(given).port == 0 and "/" not in given else given
+
+    def _listener(self, text: str) -> Listener:
+        address = parse_listen(text)
+        endpoint = _resolved(address, self.settings.timeout)[0]
+        old = getattr(self, "listener", None)
+        sock = sockets.listen(address, endpoint, self.settings.backlog, old.socket if old is not None else None)
+        return Listener(sock, self.settings.multi_accept, self._begin, self._no_room)
+
+    def _open_control(self, text: str) -> None:
+        address = parse_listen(text, "127.0.0.1")
+        previous = os.umask(0o177)
+        try:
+            sock = sockets.listen(address, _resolved(address, self.settings.timeout)[0], self.settings.backlog)
+        finally:
+            os.umask(previous)
+        if address.path:
+            os.chmod(address.path, self.settings.control_mode)
+        self._control_address = sockets.endpoint_of(sock) if address.port == 0 and not address.path else text
+        self.control = ControlServer(sock, self.execute, self._welcome)
+
+    # --- sessions (what wire/session.py asks of its Front) --------------------------------------------------------
+
+    def _begin(self, sock: Any, peer: Any) -> Any:
+        session = Session(next(self._ids), self, sock, peer)
+        self.sessions[session.id] = session
+        self.total += 1
+        return session.run
+
+    def _no_room(self) -> bool:
+        limit = self.settings.pending_max
+        if limit and sum(session.up is None for session in self.sessions.values()) >= limit:
+            return True
+        return len(self.sessions) >= min(self.settings.conn_max, self.session_limit)
+
+    def tap(self, session: Session) -> Tap | None:
+        """What shall see the bytes of a session: pen's request log, the dumps of debug 2, or nothing."""
+        tap = None
+        if self.session_log is not None and self.settings.log_format == "pen":
+            tap = request_tap(session, self.session_log)
+        return dump_tap(session, self.settings, tap) if self.settings.debug >= DUMP_LEVEL else tap
+
+    def ended(self, session: Session) -> None:
+        """A session is over: forget it, log it, and let the next client in."""
+        del self.sessions[session.id]
+        assert session.ending is not None
+        self.endings[session.ending.value] += 1
+        if self.session_log is not None and self.settings.log_format != "pen":
+            self.session_log.write(session_line(session, self.settings))
+        if self.settings.debug:
+            log.debug("session %d: %s", session.id, session_line(session, self.settings).rstrip())
+        self.listener.resume()
+
+    def unreachable(self, server: Server) -> None:
+        """A connect failed: look the server's name up again, beside, at most once a second."""
+        host = server.address.host
+        now = time.monotonic()
+        if not host or host == server.shown_host or now - self._lookups.get(host, 0) < LOOKUP_PAUSE:
+            return
+        self._lookups[host] = now
+        gevent.spawn(self._look_up_again, server)
+
+    def _look_up_again(self, server: Server) -> None:
+        address = server.address
+        try:
+            endpoints = resolve(address, self.settings.timeout)
+        except ResolveError as error:
+            log.warning("server %s: %s; its last known address stays", server.name, error)
+            return
+        if server.address == address and endpoints != server.endpoints:
+            log.info("server %s: '%s' is %s now", server.name, address.host, endpoints[0].host)
+            self.pool.resolved(server, endpoints)
+
+    def close_sessions(self, server: Server) -> int:
+        """End all sessions of a server; returns how many they are."""
+        its = [session for session in self.sessions.values() if session.server is server]
+        for session in its:
+            session.stop(Ending.KILLED)
+        return len(its)
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    def execute(self, line: str, address: str) -> str:
+        """Run one line of a control client and return the reply. Switches greenlets."""
+        try:
+            call = parse_line(line)
+            if call is None:
+                return ""
+            self._check_access(call, address)
+            return reply.render(call, self._run(call))
+        except UnknownCommand as problem:
+            return reply.unknown(problem)
+        except (ScriptError, sockets.ListenError) as problem:
+            return reply.error(str(problem))
+        except OSError as problem:
+            return reply.error(f"{line.split()[0]}: {problem.filename or ''}: {problem.strerror}")
+        except Exception:
+            log.exception("the command '%s' failed", line)
+            return reply.error(f"{line.split()[0]}: gpen failed; the traceback is in its diagnostics")
+
+    def _check_access(self, call: Call, address: str) -> None:
+        allowed = self.settings.control_access if address else ACCESS[-1]
+        reads = call.command.setting is not None and not call.arguments
+        needed = ACCESS[0] if reads else call.command.access
+        if ACCESS.index(needed) > ACCESS.index(allowed):
+            raise call.error(f"needs {needed} access; control_access gives clients of the control port '{allowed}'")
+
+    def _welcome(self, address: str) -> str | None:
+        """Why a control client of this address is refused; None when it is not."""
+        number = self.settings.control_acl
+        is_local = not address or address == "::1" or address.startswith("127.")
+        if (number is None and is_local) or self.pool.permits(number or 0, address or "unix"):
+            return None
+        return reply.error(f"access list {number or 0} (control_acl) denies {address}")
+
+    def _run(self, call: Call) -> Any:
+        name = call.command.name
+        if call.command.setting is not None:
+            return self._read_or_set(call)
+        if name == "include":
+            self.apply(read_file(call["file"]))
+        elif name == "write":
+            self.write(call)
+        elif call.command.configures:
+            self.apply([call])
+        else:
+            return getattr(self._queries, name)(call)
+        return None
+
+    def _read_or_set(self, call: Call) -> Any:
+        setting = call.command.setting
+        assert setting is not None
+        if call.arguments:
+            if setting.startup:
+                raise call.error("it counts at start only: write the configuration, change it there and restart")
+            self.apply([call])
+            if call.no or setting.is_flag or setting.reply is None:
+                return None
+        if setting.name == "listen":
+            return self.listen_address
+        if setting.name == "control":
+            return self._control_address or None
+        if setting.name == "control_acl":
+            return self.settings.control_acl or 0
+        return self.settings.get(setting.name)
+
+    def apply(self, calls: Sequence[Call]) -> None:
+        """Carry out configuring commands, all or none. Switches greenlets while it resolves names.
+
+        Raises ScriptError, sockets.ListenError or OSError, with nothing changed.
+        """
+        with self._changing:
+            rehearsed = self.configuration.rehearse(calls)
+            endpoints = self.resolve_servers(rehearsed, calls)
+            opened = self._open_changes(rehearsed)
+            for call in calls:
+                self.configuration.run(call)
+            self._adopt_endpoints(endpoints)
+            self._adopt(opened)
+            for server in list(self.pool.servers.values()):
+                if server.state == "maint":
+                    self.close_sessions(server)
+
+    def _open_changes(self, rehearsed: Configuration) -> dict[str, Any]:
+        """Open what the changed settings need, beside what is in use."""
+        old, new = self.settings, rehearsed.settings
+        opened: dict[str, Any] = {}
+        if new.listen is None:
+            raise ScriptError("no listen: gpen needs an address to listen on")
+        if new.log != old.log:
+            opened["log"] = _opened_log(new.log) if new.log else None
+        if new.listen != old.listen:
+            opened["listen"] = self._listener(new.listen)
+        return opened
+
+    def _adopt(self, opened: dict[str, Any]) -> None:
+        """Put what was opened in the place of what was in use. Does not switch."""
+        settings = self.settings
+        if "log" in opened:
+            if self.session_log is not None:
+                self.session_log.close()
+            self.session_log = opened["log"]
+        if "listen" in opened:
+            old, self.listener = self.listener, opened["listen"]
+            self.listener.start()
+            old.empty()
+            old.close()
+            _unlink_socket(old.bound_to)
+        self.listener.socket.listen(settings.backlog)
+        self.listener.max_accept = settings.multi_accept
+        self.listener.resume()
+        if self._control_address.startswith("/") and os.path.exists(self._control_address):
+            os.chmod(self._control_address, settings.control_mode)
+        process.set_debug(settings.debug)
+
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    def resolve_servers(self, configuration: Configuration, calls: Sequence[Call] = ()) -> Endpoints:
+        """Resolve the addresses of all servers that are new, side by side. Switches greenlets.
+
+        Raises ScriptError that names the server and where it was given.
+        """
+        known: Endpoints = {server.address: server.endpoints for server in self.pool.all_servers()
+                            if server.endpoints}
+        fresh = [server for server in configuration.pool.all_servers() if server.address not in known]
+        lookups = Greenlets(LOOKUPS_AT_ONCE)
+        results = list(lookups.imap(lambda server: _looked_up(server, configuration.settings.timeout), fresh))
+        for server, result in zip(fresh, results, strict=True):
+            if isinstance(result, str):
+                raise ScriptError(f"server {server.name}: {result}", _origin(server, calls))
+            known[server.address] = result
+        return known
+
+    def _adopt_endpoints(self, endpoints: Endpoints) -> None:
+        for server in self.pool.all_servers():
+            if not server.endpoints:
+                self.pool.resolved(server, endpoints.get(server.address, ()))
+
+    # --- files and signals ----------------------------------------------------------------------------------------
+
+    def write(self, call: Call) -> None:
+        """Save the configuration so that it starts the same gpen; the file appears whole or not at all."""
+        path = call["file"] or self.file
+        if path is None:
+            raise call.error("no FILE given, and gpen was started without -F")
+        head = f"# Generated by gpen at {reply.timestamp(time.time())}\n# {self.command_line}\n"
+        _write_whole(path, head + "".join(f"{line}\n" for line in self.configuration.dump()), call)
+
+    def _hang_up(self) -> None:
+        """HUP: reopen the log and read the file again."""
+        if self.session_log is not None:
+            try:
+                self.session_log.reopen()
+            except OSError as error:
+                log.error("can't reopen the log '%s': %s; the old file stays", self.session_log.path, error.strerror)
+        if self.file is None:
+            return
+        try:
+            calls = [call for call in read_file(self.file) if not self._counts_at_start_only(call)]
+            self.apply(calls)
+            log.info("read '%s' again", self.file)
+        except (ScriptError, sockets.ListenError, OSError) as error:
+            log.error("%s; nothing of '%s' was changed", error, self.file)
+
+    def _counts_at_start_only(self, call: Call) -> bool:
+        """Whether a line of the file waits for the next start; told when it would change something."""
+        setting = call.command.setting
+        if setting is None or not setting.startup:
+            return False
+        value = setting.default if call["value"] is None else call["value"]
+        if value != self.settings.get(setting.name):
+            log.warning("%s: %s counts at the next start only", call.origin, setting.name)
+        return True
+
+    def _write_statistics(self) -> None:
+        """USR1: the status page to the file of -w, or else a summary to the diagnostics."""
+        if self.settings.web_stats:
+            try:
+                _write_whole(self.settings.web_stats, status_page(self._queries), None)
+            except (OSError, ScriptError) as error:
+                log.error("%s", error)
+            return
+        for line in ("servers", "sessions", "recent"):
+            for row in self.execute(line, "").splitlines():
+                log.info("%s: %s", line, row)
+
+
+def _opened_log(path: str) -> SessionLog:
+    try:
+        return SessionLog(path)
+    except OSError as error:
+        raise ScriptError(f"log: can't open '{path}': {error.strerror}") from None
+
+
+def _resolved(address: Address, seconds: float) -> tuple[Endpoint, ...]:
+    try:
+        return resolve(address, seconds)
+    except ResolveError as error:
+        raise ScriptError(f"{address}: {error}") from None
+
+
+def _looked_up(server: Server, seconds: float) -> tuple[Endpoint, ...] | str:
+    """The endpoints of a server, or why there are none."""
+    if not server.address.path and not server.address.port:
+        return f"'{server.address.host}' needs a port"
+    try:
+        return resolve(server.address, seconds)
+    except ResolveError as error:
+        return str(error)
+
+
+def _origin(server: Server, calls: Sequence[Call]) -> str:
+    """Where the address of a server was given last."""
+    return next((call.origin for call in reversed(calls) if call.arguments.get("number") == server.number), "")
+
+
+def _unlink_socket(path: str) -> None:
+    if path.startswith("/"):
+        try:
+            os.unlink(path)
+        except OSError as error:
+            log.debug("can't remove the socket %s: %s", path, error.strerror)
+
+
+def _write_whole(path: str, text: str, call: Call | None) -> None:
+    """Write a file by way of a temporary one beside it, so that it is never seen half."""
+    try:
+        fd, temporary = tempfile.mkstemp(prefix=".gpen-", dir=os.path.dirname(path) or ".")
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        message = f"can't write '{path}': {error.strerror}"
+        raise call.error(message) if call is not None else ScriptError(message) from None

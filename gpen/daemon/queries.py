@@ -1,0 +1,212 @@
+"""What the commands that look and act return; ``control/reply.py`` turns it into text or JSON.
+
+One method a command, of the same name. None of them waits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from gpen.control import reply
+from gpen.control.script import Call
+from gpen.daemon.status import status_page
+from gpen.model.client import Client
+from gpen.model.ending import Ending
+from gpen.model.pool import SPECIAL
+from gpen.model.server import Server
+from gpen.wire.session import Session
+
+if TYPE_CHECKING:
+    from gpen.daemon.balancer import Balancer
+
+Row = dict[str, Any]
+
+# pen's bits of a connection's state, as `connection N` answers them
+_CONNECTING, _CONNECTED, _CLOSED_UP, _CLOSED_DOWN = 1, 2, 4, 8
+
+
+class Queries:
+    """The commands that change no configuration, on one Balancer."""
+
+    def __init__(self, balancer: Balancer) -> None:
+        self._balancer = balancer
+        self._pool = balancer.pool
+        self._settings = balancer.settings
+
+    def servers(self, call: Call) -> list[Row]:
+        live = self._live_bytes()
+        now = time.monotonic()
+        return [self._server_row(server, live.get(server.name, (0, 0)), now) for server in self._pool.all_servers()]
+
+    def sessions(self, call: Call) -> list[Row]:
+        now = time.monotonic()
+        return [_session_row(session, now) for session in self._balancer.sessions.values()]
+
+    def recent(self, call: Call) -> list[Row]:
+        now = time.monotonic()
+        live: dict[int, tuple[int, int]] = {}
+        for session in self._balancer.sessions.values():
+            if session.client is not None:
+                sx, rx = live.get(session.client.number, (0, 0))
+                live[session.client.number] = (sx + session.down.sent, rx + session.down.received)
+        rows = []
+        for client in self._balancer.clients:
+            if now - client.last > call["seconds"]:
+                break
+            rows.append(_client_row(client, live.get(client.number, (0, 0)), now))
+        return rows
+
+    def events(self, call: Call) -> list[Row]:
+        return [event._asdict() for event in list(self._pool.events)[-call["count"]:]]
+
+    def explain(self, call: Call) -> Row:
+        settings, pool, address = self._settings, self._pool, call["address"]
+        now = time.monotonic()
+        client = self._balancer.clients.glimpse(address, now, settings.tracking)
+        if not pool.permits(settings.client_acl, address):
+            server, why = pool.special.get("abuse"), f"access list {settings.client_acl} (client_acl) denies it"
+        else:
+            dice = pool.random.getstate()
+            server = pool.choose(client, now)
+            pool.random.setstate(dice)
+            why = self._why(server, client)
+        others = [other for other in pool.all_servers() if other is not server]
+        return {
+            "client": address,
+            "server": server.name if server else None,
+            "server_address": server.shown if server else None,
+            "why": why,
+            "others": [{"server": other.name, "address": other.shown,
+                        "why_not": self._why_not(other, server, client, now)} for other in others],
+        }
+
+    def mode(self, call: Call) -> dict[str, bool]:
+        return {name: self._settings.get(name) for name in reply.PEN_MODES + reply.MORE_MODES}
+
+    def connection(self, call: Call) -> Row:
+        number = call["number"]
+        session = self._balancer.sessions.get(number)
+        row: Row = {"connection": number}
+        if session is None:
+            if number < self._settings.conn_max:
+                row |= {"state": 0, "downfd": -1, "upfd": -1, "client": 0, "server": 0, "pend": 0}
+            return row
+        up, down, server = session.up, session.down, session.server
+        waiting = len(down.pending or b"") + len((up and up.pending) or b"")
+        return row | {
+            "state": _pen_state(session), "downfd": down.fd, "upfd": up.fd if up else -1,
+            "client": session.client.number if session.client else -1,
+            "server": server.number if server and server.number is not None else -1, "pend": waiting,
+        }
+
+    def socket(self, call: Call) -> str:
+        fd = call["number"]
+        owner = next((s.id for s in self._balancer.sessions.values() if fd in (s.down.fd, s.up.fd if s.up else -1)),
+                     -1)
+        return f"Socket {fd} belongs to connection {owner}\n"
+
+    def close(self, call: Call) -> str:
+        if "server" in call.arguments:
+            server = self._pool.servers.get(call["server"])
+            if server is None:
+                raise call.error(f"there is no server {call['server']}")
+            return f"Closing {self._balancer.close_sessions(server)} connections of server {server.name}\n"
+        number = call["number"]
+        session = self._balancer.sessions.get(number)
+        if session is not None:
+            session.stop(Ending.KILLED)
+        elif number >= self._settings.conn_max:
+            return f"Connection {number} out of range\n"
+        return f"Forcibly closing connection {number}\n"
+
+    def status(self, call: Call) -> str:
+        return status_page(self)
+
+    def pid(self, call: Call) -> int:
+        return os.getpid()
+
+    def help(self, call: Call) -> str:
+        try:
+            return reply.help_text(call["name"])
+        except ValueError as error:
+            raise call.error(str(error)) from None
+
+    def exit(self, call: Call) -> str | None:
+        if not self._settings.exit_enabled:
+            return "Exit is not enabled; restart with -X flag\n"
+        self._balancer.stop()
+        return None
+
+    # --- what the status page asks as well ------------------------------------------------------------------------
+
+    def summary(self) -> Row:
+        """The figures at the head of the status page."""
+        balancer = self._balancer
+        return {"listen": balancer.listen_address, "sessions": len(balancer.sessions),
+                "conn_max": self._settings.conn_max, "clients": len(balancer.clients),
+                "clients_max": self._settings.clients_max, "total": balancer.total, "started": balancer.started,
+                "rule": self._pool.rule(), "endings": dict(balancer.endings)}
+
+    def _server_row(self, server: Server, live: tuple[int, int], now: float) -> Row:
+        return {
+            "number": server.number, "name": server.name, "address": server.shown_host, "host": _host(server),
+            "port": server.shown_port, "state": server.state, "health": server.health(now), "reason": server.reason,
+            "since": round(server.since, 3), "blacklisted": round(max(server.down_until - now, 0), 1),
+            "sessions": server.sessions, "max": server.max, "hard": server.hard, "weight": server.weight,
+            "prio": server.prio, "acl": server.acl, "sx": server.sx + live[0], "rx": server.rx + live[1],
+            "total": server.total, "failures": server.failures,
+        }
+
+    def _live_bytes(self) -> dict[str, tuple[int, int]]:
+        """Bytes of the sessions that still run, by server: sent to it, received from it."""
+        live: dict[str, tuple[int, int]] = {}
+        for session in self._balancer.sessions.values():
+            if session.server is not None and session.up is not None:
+                sx, rx = live.get(session.server.name, (0, 0))
+                live[session.server.name] = (sx + session.up.sent, rx + session.up.received)
+        return live
+
+    def _why(self, server: Server | None, client: Client) -> str:
+        if server is None:
+            return "stubborn, and its server can't take it" if self._settings.stubborn else "none can take it"
+        if server.name in SPECIAL:
+            return "no other server can take it"
+        if not self._settings.roundrobin and server is client.server:
+            return "the client used it last"
+        return self._pool.rule()
+
+    def _why_not(self, other: Server, chosen: Server | None, client: Client, now: float) -> str:
+        if other.name in SPECIAL:
+            return "only for clients that client_acl denies" if other.name == "abuse" else "another server can take it"
+        refusal = self._pool.refusal(other, client, now)
+        if refusal is not None:
+            return refusal
+        if chosen is not None and chosen is client.server and not self._settings.roundrobin:
+            return "available, but the client is remembered at another"
+        return f"available, but not chosen by {self._pool.rule()}"
+
+
+def _host(server: Server) -> str:
+    return server.address.path or server.address.host
+
+
+def _client_row(client: Client, live: tuple[int, int], now: float) -> Row:
+    return {"address": client.address, "connects": client.connects, "sx": client.sx + live[0],
+            "rx": client.rx + live[1], "server": client.server.name if client.server else None,
+            "idle": round(now - client.last, 1)}
+
+
+def _session_row(session: Session, now: float) -> Row:
+    server = session.server
+    return {"id": session.id, "client": session.peername, "server": server.name if server else None,
+            "server_address": server.shown if server else None, "state": session.state,
+            "age": round(session.age(now), 3), "idle": round(session.idle(now), 3), "up": session.sent_up,
+            "down": session.down.sent}
+
+
+def _pen_state(session: Session) -> int:
+    if session.up is None:
+        return _CONNECTING
+    return _CONNECTED | (_CLOSED_UP if session.up.eof else 0) | (_CLOSED_DOWN if session.down.eof else 0)

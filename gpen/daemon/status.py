@@ -1,0 +1,94 @@
+"""The status page: one HTML file without outside assets, legible on a phone; what came from outside is escaped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from gpen import __version__
+from gpen.control.reply import timestamp
+from gpen.control.script import Call, parse_words
+
+if TYPE_CHECKING:
+    from gpen.daemon.queries import Queries
+
+MOST_ROWS = 200
+
+_STYLE = """
+:root{color-scheme:light dark;--line:#8884;--soft:#8882;--good:#1a7f37;--bad:#cf222e;--wait:#b35900}
+body{font:15px/1.45 system-ui,sans-serif;margin:1rem auto;max-width:75rem;padding:0 1rem}
+h1{font-size:1.4rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}
+.figures{display:flex;flex-wrap:wrap;gap:.5rem}.figures div{background:var(--soft);border-radius:.5rem;
+padding:.4rem .8rem}.figures b{display:block;font-size:1.2rem}
+.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:.35rem .6rem;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
+td.n,th.n{text-align:right}td.why{white-space:normal;min-width:12rem}
+.up{color:var(--good)}.down{color:var(--bad)}.trial,.drain,.maint{color:var(--wait)}
+@media(max-width:40rem){thead{display:none}tr{display:block;padding:.5rem 0;border-bottom:1px solid var(--line)}
+td{display:flex;justify-content:space-between;border:0;padding:.1rem 0;white-space:normal}
+td::before{content:attr(data-name);opacity:.7;margin-right:1rem}}
+"""
+
+# key of the row, heading, class of the cell
+_SERVERS = (("name", "Server", ""), ("place", "Address", ""), ("health", "Health", "health"), ("state", "State",
+            "health"), ("sessions", "Sessions", "n"), ("limits", "Max / hard", "n"), ("weight", "Weight", "n"),
+            ("prio", "Prio", "n"), ("total", "Total", "n"), ("failures", "Failed", "n"), ("sx", "Sent", "n"),
+            ("rx", "Received", "n"), ("reason", "Reason", "why"))
+_CLIENTS = (("address", "Client", ""), ("connects", "Connects", "n"), ("server", "Server", ""),
+            ("idle", "Seconds ago", "n"), ("sx", "Sent", "n"), ("rx", "Received", "n"))
+_SESSIONS = (("id", "Session", "n"), ("client", "Client", ""), ("server", "Server", ""), ("server_address", "Address",
+             ""), ("state", "State", ""), ("age", "Age, s", "n"), ("idle", "Idle, s", "n"), ("up", "To server", "n"),
+             ("down", "To client", "n"))
+
+
+def status_page(queries: Queries) -> str:
+    """The whole page for the balancer behind these queries."""
+    summary = queries.summary()
+    servers = [row | {"place": f"{row['address']}:{row['port']}" if row["port"] else row["address"],
+                      "limits": f"{row['max']} / {row['hard']}"} for row in queries.servers(_call("servers"))]
+    clients = queries.recent(_call("recent"))
+    sessions = queries.sessions(_call("sessions"))
+    now = timestamp(time.time())
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>gpen {escape(str(summary['listen']))}</title><style>{_STYLE}</style></head><body>
+<h1>gpen at {escape(str(summary['listen']))}</h1>
+<p>Version {__version__}, {escape(now)}, up since {escape(timestamp(summary['started']))}.
+Servers are chosen by {escape(summary['rule'])}.</p>
+{_figures(summary)}
+<h2>Servers</h2>{_table(_SERVERS, servers)}
+<h2>Clients of the last five minutes</h2>{_table(_CLIENTS, clients)}
+<h2>Sessions</h2>{_table(_SESSIONS, sessions)}
+</body></html>
+"""
+
+
+def _call(name: str) -> Call:
+    return parse_words([name])
+
+
+def _figures(summary: dict[str, Any]) -> str:
+    figures = [("sessions", f"{summary['sessions']} of {summary['conn_max']}"), ("sessions in all", summary["total"]),
+               ("clients remembered", f"{summary['clients']} of {summary['clients_max']}")]
+    figures += [(f"ended: {word}", count) for word, count in sorted(summary["endings"].items())]
+    cells = "".join(f"<div>{escape(name)}<b>{escape(str(value))}</b></div>" for name, value in figures)
+    return f'<div class="figures">{cells}</div>'
+
+
+def _table(columns: Iterable[tuple[str, str, str]], rows: list[dict[str, Any]]) -> str:
+    columns = list(columns)
+    head = "".join(f'<th class="{kind}">{escape(title)}</th>' for _, title, kind in columns)
+    body = "".join(f"<tr>{_cells(columns, row)}</tr>\n" for row in rows[:MOST_ROWS])
+    more = f"<p>and {len(rows) - MOST_ROWS} more</p>" if len(rows) > MOST_ROWS else "" if rows else "<p>none</p>"
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>{more}'
+
+
+def _cells(columns: list[tuple[str, str, str]], row: dict[str, Any]) -> str:
+    cells = []
+    for key, title, kind in columns:
+        value = "" if row[key] is None else str(row[key])
+        style = value if kind == "health" else kind
+        cells.append(f'<td class="{escape(style)}" data-name="{escape(title)}">{escape(value)}</td>')
+    return "".join(cells)

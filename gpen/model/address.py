@@ -1,0 +1,155 @@
+"""Addresses as people write them, and as the kernel wants them.
+
+``parse_listen`` and ``parse_server`` read pen's notation; an :class:`Address` prints as it may be written again.
+Names of hosts and of services stay names here: ``wire/resolve.py`` turns an Address into Endpoints.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+MAX_PATH = 107  # sun_path of a unix socket holds 108 bytes with its end mark (unix(7))
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a port, or the path of a unix socket.
+
+    ``port`` is a number, or the name of a service that is looked up when the address is resolved.
+    """
+
+    host: str = ""
+    port: int | str = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return self.path
+        return f"{bracketed(self.host)}:{self.port}"
+
+
+class Endpoint(NamedTuple):
+    """Where to connect: what the kernel takes, and how it is shown. ``family`` and ``sockaddr`` are opaque here."""
+
+    family: int
+    sockaddr: Any
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{bracketed(self.host)}:{self.port}" if self.port else self.host
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    """A server as the command line names it: ``host[:port[:max[:hard[:weight[:prio]]]]]``."""
+
+    address: Address
+    options: dict[str, int]
+
+    def __str__(self) -> str:
+        fields = [str(self.options.get(name, "")) for name in SPEC_OPTIONS]
+        tail = ":".join(fields).rstrip(":")
+        separator = "::" if self.address.path else ":"
+        return f"{self.address}{separator}{tail}" if tail else str(self.address)
+
+
+SPEC_OPTIONS = ("max", "hard", "weight", "prio")
+
+
+def bracketed(host: str) -> str:
+    """An IPv6 address in brackets, any other host as it is."""
+    return f"[{host}]" if ":" in host else host
+
+
+def parse_listen(text: str, default_host: str = "0.0.0.0") -> Address:
+    """Read ``[host:]port`` or ``/path``; IPv6 as ``[::1]:80`` or, as pen takes it, ``::1:80``.
+
+    Raises ValueError that names the text and what was expected.
+    """
+    if "/" in text:
+        return Address(path=_path(text))
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]") if host.startswith("[") == host.endswith("]") else host
+    if not port or "[" in host or "]" in host:
+        raise ValueError(f"'{text}' is not an address: expected [HOST:]PORT, [IPV6]:PORT or /PATH")
+    return Address(host=_host(host, text) if host else default_host, port=parse_port(port))
+
+
+def parse_server(text: str, default_port: int | str = 0) -> ServerSpec:
+    """Read ``host[:port[:max[:hard[:weight[:prio]]]]]``, ``[v6]:port...`` or ``/path``; empty fields keep the default.
+
+    Raises ValueError that names the text and what was expected.
+    """
+    host, fields = _split_server(text)
+    if len(fields) > 1 + len(SPEC_OPTIONS):
+        raise ValueError(f"'{text}' has too many fields: expected HOST[:PORT[:MAX[:HARD[:WEIGHT[:PRIO]]]]]")
+    port = fields[0] if fields else ""
+    if host.startswith("/"):
+        if port:
+            raise ValueError(f"'{text}': a unix socket has no port: expected /PATH or /PATH::MAX")
+        address = Address(path=_path(host))
+    else:
+        address = Address(host=_host(host, text), port=parse_port(port) if port else default_port)
+    values = zip(SPEC_OPTIONS, fields[1:], strict=False)
+    return ServerSpec(address, {name: _count(name, value, text) for name, value in values if value})
+
+
+def _split_server(text: str) -> tuple[str, list[str]]:
+    if not text.startswith("["):
+        host, *fields = text.split(":")
+        return host, fields
+    host, bracket, rest = text[1:].partition("]")
+    if not bracket or (rest and not rest.startswith(":")) or ":" not in host:
+        raise ValueError(f"'{text}' is not a server: expected [IPV6]:PORT after a bracket")
+    return host, rest[1:].split(":") if rest else []
+
+
+def parse_host(text: str) -> Address:
+    """Read the address of a server without its port: a name, an IPv4 or IPv6 address, or ``/path``."""
+    if text.startswith("/"):
+        return Address(path=_path(text))
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    return Address(host=_host(host, text))
+
+
+def parse_port(text: str) -> int | str:
+    """A port number from 0 to 65535, or a service's name as it is. Raises ValueError."""
+    if text.lstrip("-").isdigit():
+        if not 0 <= int(text) <= 65535:
+            raise ValueError(f"port '{text}' is out of range: expected 0 to 65535")
+        return int(text)
+    if not text.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"'{text}' is not a port: expected a number or the name of a service")
+    return text
+
+
+def normalize(host: str) -> str:
+    """A client's address in its one form: an IPv4 address that came through an IPv6 socket is shown as IPv4."""
+    return host[7:] if host.startswith("::ffff:") and "." in host else host
+
+
+def _host(host: str, text: str) -> str:
+    if ":" in host or host.replace(".", "").isdigit():
+        try:
+            return str(ipaddress.ip_address(host))
+        except ValueError:
+            hint = " (IPv6 addresses are written in brackets)" if ":" in text else ""
+            raise ValueError(f"'{text}': '{host}' is not an IP address{hint}") from None
+    if not host or not host.isascii() or any(c.isspace() or c in "[]\"'#" for c in host):
+        raise ValueError(f"'{text}' is not an address: expected HOST[:PORT], [IPV6]:PORT or /PATH")
+    return host
+
+
+def _path(path: str) -> str:
+    if len(path.encode()) > MAX_PATH:
+        raise ValueError(f"'{path}' is too long for a unix socket: at most {MAX_PATH} bytes")
+    return path
+
+
+def _count(name: str, value: str, text: str) -> int:
+    if not value.isdigit():
+        raise ValueError(f"'{text}': {name} '{value}' is not a number")
+    return int(value)

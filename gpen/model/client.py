@@ -1,0 +1,80 @@
+"""The memory of which client went where: every step is O(1), and the least recently seen client is forgotten first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gpen.model.server import Server
+
+
+class Client:
+    """One remembered client. ``sx`` bytes were sent to it, ``rx`` received from it, by sessions that have ended."""
+
+    __slots__ = ("address", "connects", "last", "number", "rx", "server", "sx")
+
+    def __init__(self, address: str, number: int) -> None:
+        self.address = address
+        self.number = number
+        self.server: Server | None = None
+        self.last = 0.0
+        self.connects = 0
+        self.sx = 0
+        self.rx = 0
+
+
+class ClientTable:
+    """Clients by address, in the order in which they were last seen."""
+
+    def __init__(self) -> None:
+        self._clients: OrderedDict[str, Client] = OrderedDict()
+        self._next_number = 0
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def __iter__(self) -> Iterator[Client]:
+        """From the one seen last to the one seen longest ago."""
+        return reversed(self._clients.values())
+
+    def get(self, address: str) -> Client | None:
+        return self._clients.get(address)
+
+    def touch(self, address: str, now: float, limit: int, tracking: float) -> Client:
+        """The client of this address, seen now; a new one may push out the one that was not seen for longest.
+
+        Its server is forgotten when it was last seen more than ``tracking`` seconds ago (0 = never).
+        """
+        client = self._clients.get(address)
+        if client is None:
+            client = Client(address, self._next_number)
+            self._next_number += 1
+            self._clients[address] = client
+            if len(self._clients) > limit:
+                self.shrink(limit)
+        else:
+            self._clients.move_to_end(address)
+            if tracking and now - client.last > tracking:
+                client.server = None
+        client.last = now
+        client.connects += 1
+        return client
+
+    def stick(self, client: Client, server: Server) -> None:
+        """Remember that the client was served by this server."""
+        client.server = server
+
+    def shrink(self, limit: int) -> None:
+        """Forget the least recently seen until ``limit`` remain."""
+        while len(self._clients) > limit:
+            self._clients.popitem(last=False)
+
+    def glimpse(self, address: str, now: float, tracking: float) -> Client:
+        """The client as ``touch`` would find it, without remembering that it was asked for."""
+        glimpsed = Client(address, -1)
+        known = self._clients.get(address)
+        if known is not None and not (tracking and now - known.last > tracking):
+            glimpsed.server = known.server
+        return glimpsed

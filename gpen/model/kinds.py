@@ -1,0 +1,88 @@
+"""Kinds of values that settings and commands take: how each is read, shown and described."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gpen.model.address import parse_listen, parse_server
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of value: ``parse`` raises ValueError with a message that names the value and what was expected."""
+
+    metavar: str
+    parse: Callable[[str], Any]
+    show: Callable[[Any], str] = str
+    choices: tuple[str, ...] = ()
+
+
+def whole(low: int, high: int | None = None, metavar: str = "N") -> Kind:
+    """A whole number from ``low`` to ``high``, both included."""
+    expected = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
+
+    def parse(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < low or (high is not None and int(text) > high):
+            raise ValueError(f"'{text}' is not {expected}")
+        return int(text)
+
+    return Kind(metavar, parse)
+
+
+def seconds(zero: bool = True) -> Kind:
+    """A number of seconds, decimals allowed; ``zero`` says whether 0 is one."""
+
+    def parse(text: str) -> float:
+        digits = text.replace(".", "", 1)
+        if not (digits.isascii() and digits.isdigit()) or len(digits) > 12 or (not zero and float(text) == 0):
+            raise ValueError(f"'{text}' is not a number of seconds{'' if zero else ' above 0'}")
+        value = float(text)
+        return int(value) if value.is_integer() else value
+
+    return Kind("S", parse)
+
+
+def one_of(*choices: str) -> Kind:
+    """One of the given words."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"'{text}' is not one of {', '.join(choices)}")
+        return text
+
+    return Kind("|".join(choices), parse, choices=choices)
+
+
+def _mode(text: str) -> int:
+    if not text or any(c not in "01234567" for c in text) or int(text, 8) > 0o777:
+        raise ValueError(f"'{text}' is not an octal file mode: expected something like 600 or 0660")
+    return int(text, 8)
+
+
+def _text(text: str) -> str:
+    if not text or any(ord(c) < 32 for c in text):
+        raise ValueError(f"{text!r} is empty or has control characters")
+    return text
+
+
+def _ip(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(f"'{text}' is not an IPv4 or IPv6 address") from None
+
+
+FLAG = Kind("", lambda text: True)
+TEXT = Kind("TEXT", _text)
+FILE = Kind("FILE", _text)
+DIRECTORY = Kind("DIR", _text)
+USER = Kind("USER", _text)
+IP = Kind("ADDRESS", _ip)
+MODE = Kind("MODE", _mode, lambda value: f"{value:04o}")
+LISTEN = Kind("ADDRESS", lambda text: (parse_listen(text), text)[1])
+CONTROL = Kind("ADDRESS", lambda text: (parse_listen(text, "127.0.0.1"), text)[1])
+SPEC = Kind("HOST:PORT", parse_server)
+ACL = whole(0, 9)

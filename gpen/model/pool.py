@@ -1,0 +1,271 @@
+"""The pool: owns the servers, reserves places on them, and keeps the verdict on each.
+
+Invariants, in every state that a caller can see:
+- a server's ``sessions`` is the number of its open leases, and never exceeds what its limits allowed at the choice;
+- a lease is given back exactly once, by ``release`` or ``fail``;
+- while a server is on trial at most one lease is its trial.
+
+Choosing and counting is one step (``reserve``), so that a burst can't overrun a limit.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+from gpen.model import scheduler
+from gpen.model.acl import LISTS, AccessList
+from gpen.model.address import Address, Endpoint, ServerSpec
+from gpen.model.client import Client
+from gpen.model.server import Server
+from gpen.model.settings import Settings
+
+EVENTS_KEPT = 1000
+SPECIAL = ("emergency", "abuse")
+
+
+class Event(NamedTuple):
+    """One change of a server's state: wall clock time in seconds, the server, what happened, and why."""
+
+    time: float
+    server: str
+    event: str
+    cause: str
+
+
+class Lease:
+    """A place on a server. Ends with exactly one ``release`` or ``fail``."""
+
+    __slots__ = ("_pool", "is_open", "server")
+
+    def __init__(self, pool: Pool, server: Server) -> None:
+        self._pool = pool
+        self.server = server
+        self.is_open = True
+
+    def connected(self) -> None:
+        """The server accepted the connection: a trial is won."""
+        if self.server.down_until:
+            self._pool.restore(self.server, "a connection succeeded")
+
+    def release(self) -> None:
+        """Give the place back: the session is over, or the attempt ended without a verdict on the server."""
+        if not self.is_open:
+            raise RuntimeError("a lease was given back twice")
+        self.is_open = False
+        server = self.server
+        server.sessions -= 1
+        if server.trial is self:
+            server.trial = None
+
+    def fail(self, cause: str) -> None:
+        """Give the place back, and hold against the server that it could not be reached."""
+        self.release()
+        self._pool.blame(self.server, cause)
+
+
+class Pool:
+    """The servers by number, and the two special ones (emergency, abuse) by name."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        """``clock`` gives seconds that never jump, ``wall`` the time of day in seconds since 1970."""
+        self.settings = settings
+        self.acls = [AccessList() for _ in range(LISTS)]
+        self.servers: dict[int, Server] = {}
+        self.special: dict[str, Server] = {}
+        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self.random = random.Random()
+        self._clock = clock
+        self._wall = wall
+        self._order: list[Server] = []
+        self._cursor = -1
+
+    # --- choosing -------------------------------------------------------------------------------------------------
+
+    def reserve(self, client: Client, port: int = 0, tried: Collection[Server] = ()) -> Lease | None:
+        """A place on the server that this client gets now, counted; None when no server can take it.
+
+        ``tried`` are the servers that failed this client already; with any of them, a stubborn pool gives up.
+        Does not switch greenlets.
+        """
+        now = self._clock()
+        server = self.choose(client, now, port, tried)
+        if server is None:
+            return None
+        lease = Lease(self, server)
+        server.sessions += 1
+        server.total += 1
+        if server.number is not None:
+            self._cursor = server.number
+        if server.down_until:
+            server.trial = lease
+        return lease
+
+    def reserve_abuse(self) -> Lease | None:
+        """A place on the abuse server, or None when there is none."""
+        server = self.special.get("abuse")
+        if server is None:
+            return None
+        server.sessions += 1
+        server.total += 1
+        return Lease(self, server)
+
+    def choose(self, client: Client, now: float, port: int = 0, tried: Collection[Server] = ()) -> Server | None:
+        """The server that ``reserve`` would take, without taking it.
+
+        In pen's order: the server that the client used last, then the rule in force, then the emergency server. When
+        a choice fails the rule chooses again among the others, so that a client that fails over goes where the next
+        new client would go; for round robin that is pen's "next index, ring-wise".
+        """
+        settings = self.settings
+        remembered = None if settings.roundrobin else client.server
+        if remembered is not None and not remembered.deleted:
+            if remembered not in tried and self.refusal(remembered, client, now) is None:
+                return remembered
+            if settings.stubborn:
+                return None
+        if settings.stubborn and tried:
+            return None
+        server = self._by_rule(client, now, port, tried)
+        if server is None and not settings.stubborn:
+            emergency = self.special.get("emergency")
+            return emergency if emergency is not None and emergency not in tried else None
+        return server
+
+    def _by_rule(self, client: Client, now: float, port: int, tried: Collection[Server]) -> Server | None:
+        settings, servers = self.settings, self._order
+
+        def usable(server: Server) -> bool:
+            return server not in tried and self.refusal(server, client, now) is None
+
+        if settings.prio:
+            return scheduler.lowest_prio(servers, usable)
+        if settings.weight:
+            return scheduler.least_weighted(servers, usable)
+        if settings.leastconn:
+            return scheduler.least_connections(servers, usable, self._cursor)
+        if settings.random:
+            return scheduler.best_of_two(servers, usable, self.random)
+        if settings.hash:
+            key = f"{client.address}:{port}" if settings.roundrobin else client.address
+            if not settings.stubborn:
+                return scheduler.rendezvous(servers, usable, key)
+            server = scheduler.rendezvous(servers, lambda _: True, key)
+            return server if server is not None and usable(server) else None
+        return scheduler.round_robin(servers, usable, self._cursor)
+
+    def refusal(self, server: Server, client: Client, now: float) -> str | None:
+        """Why this server can't take this client now; None when it can."""
+        if server.state != "ready":
+            return f"its state is {server.state}"
+        if server.down_until:
+            if now < server.down_until:
+                return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
+            if server.trial is not None:
+                return f"on trial with another connection after: {server.reason}"
+        if server.max and server.sessions >= server.max:
+            returning = client.server is server
+            if not (returning and server.sessions < server.hard):
+                limit = f"hard {server.hard}" if returning and server.hard > server.max else f"max {server.max}"
+                return f"full: {server.sessions} sessions, {limit}"
+        access = self.acls[server.acl]
+        if access.entries and not access.permits(client.address):
+            return f"its access list {server.acl} denies the client"
+        if not server.endpoints:
+            return f"its address {server.address} is not resolved"
+        return None
+
+    def rule(self) -> str:
+        """The name of the rule that chooses for a new client."""
+        settings = self.settings
+        for name in ("prio", "weight", "leastconn", "random", "hash"):
+            if settings.get(name):
+                return name
+        return "round robin"
+
+    def permits(self, number: int, address: str) -> bool:
+        """Whether access list ``number`` lets this address in."""
+        return self.acls[number].permits(address)
+
+    # --- verdicts -------------------------------------------------------------------------------------------------
+
+    def blame(self, server: Server, cause: str) -> None:
+        """The server could not be reached: leave it alone for the blacklist time. Special servers are always tried."""
+        server.failures += 1
+        server.reason = cause
+        if server.name in SPECIAL or server.deleted:
+            return
+        if not server.down_until:
+            self.note(server, "down", f"{cause}; blacklisted for {self.settings.blacklist:g} s")
+        server.down_until = self._clock() + self.settings.blacklist
+
+    def blacklist(self, server: Server, duration: float) -> None:
+        """Blacklist a server for so many seconds by command; 0 takes it off the list."""
+        if duration:
+            server.down_until = self._clock() + duration
+            server.reason = "blacklisted by a command"
+            self.note(server, "down", f"blacklisted by a command for {duration:g} s")
+        elif server.down_until:
+            self.restore(server, "taken off the blacklist by a command")
+
+    def restore(self, server: Server, cause: str) -> None:
+        """The server is up again."""
+        server.down_until = 0.0
+        server.trial = None
+        server.reason = ""
+        self.note(server, "up", cause)
+
+    def note(self, server: Server, event: str, cause: str) -> None:
+        """Remember a change of a server's state for ``events``."""
+        server.since = self._wall()
+        self.events.append(Event(server.since, server.name, event, cause))
+
+    # --- the operator's changes -----------------------------------------------------------------------------------
+
+    def add(self, number: int, address: Address) -> Server:
+        """A new server under a number that is free."""
+        server = Server(str(number), number)
+        server.address = address
+        server.since = self._wall()
+        self.servers[number] = server
+        self._reorder()
+        self.note(server, "added", str(address))
+        return server
+
+    def delete(self, number: int) -> Server:
+        """Take a server away: it gets no new sessions, the old ones go on. Raises KeyError."""
+        server = self.servers.pop(number)
+        server.deleted = True
+        self._reorder()
+        self.note(server, "deleted", "by a command")
+        return server
+
+    def set_state(self, server: Server, state: str) -> None:
+        """The operator's word on a server: ready, drain or maint."""
+        if server.state != state:
+            server.state = state
+            self.note(server, state, "by a command")
+
+    def set_special(self, name: str, spec: ServerSpec | None) -> None:
+        """Set or unset the emergency or the abuse server."""
+        if spec is None:
+            self.special.pop(name, None)
+            return
+        server = Server(name)
+        server.address = spec.address
+        for option, value in spec.options.items():
+            setattr(server, option, value)
+        self.special[name] = server
+
+    def all_servers(self) -> Sequence[Server]:
+        """The numbered servers in order, then the special ones."""
+        return [*self._order, *(self.special[name] for name in SPECIAL if name in self.special)]
+
+    def resolved(self, server: Server, endpoints: Sequence[Endpoint]) -> None:
+        """The server's address means these endpoints now."""
+        server.endpoints = tuple(endpoints)
+
+    def _reorder(self) -> None:
+        self._order = [self.servers[number] for number in sorted(self.servers)]

@@ -1,0 +1,227 @@
+"""Every setting of gpen, declared once: its name, kind, default, flag on the command line, and help.
+
+The command line, the control language, ``help``, ``write``, the man pages and shell completion all read SETTINGS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from gpen.model.address import ServerSpec
+from gpen.model.kinds import (
+    ACL,
+    CONTROL,
+    DIRECTORY,
+    FILE,
+    FLAG,
+    IP,
+    LISTEN,
+    MODE,
+    SPEC,
+    TEXT,
+    USER,
+    Kind,
+    one_of,
+    seconds,
+    whole,
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    ``flag`` is its option of pen's command line, ``reply`` how its value is answered (None: pen answers nothing when
+    it is set), ``startup`` that it counts only when the daemon starts, ``missing`` why it can't be switched on.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str
+    flag: str = ""
+    reply: str | None = "{}"
+    startup: bool = False
+    missing: str = ""
+    example: str = ""
+
+    @property
+    def is_flag(self) -> bool:
+        return self.kind is FLAG
+
+    def show(self, value: Any) -> str:
+        """The value as it may be written again; empty when there is none."""
+        return "" if value is None else self.kind.show(value)
+
+    def line(self, value: Any) -> str:
+        """The command that gives the setting this value; the inverse of parsing it."""
+        if self.is_flag:
+            return self.name if value else f"no {self.name}"
+        return f"no {self.name}" if value is None else f"{self.name} {quote(self.show(value))}"
+
+
+def quote(word: str) -> str:
+    """A word as the control language reads it back: in double quotes where it has blanks, quotes or a #."""
+    if word and not any(c in ' \t"\\#' for c in word):
+        return word
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _flag(name: str, help: str, flag: str = "", **more: Any) -> Setting:
+    return Setting(name, FLAG, False, help, flag, **more)
+
+
+def _later(name: str, what: str, flag: str = "", kind: Kind = TEXT) -> Setting:
+    return Setting(name, kind, None if kind is not FLAG else False, f"{what}: not in this version of gpen.", flag,
+                   reply=None, missing=f"{what} is not in this version of gpen")
+
+
+_ALL = (
+    # where and for whom
+    Setting("listen", LISTEN, None, "The address where clients connect: [HOST:]PORT, [IPV6]:PORT or /PATH. Without a "
+            "host, all IPv4 addresses; [::]:PORT takes IPv4 and IPv6. Changing it opens the new socket first.",
+            example="listen [::]:3306"),
+    Setting("conn_max", whole(1), 500, "Most sessions at one time. The excess waits in the kernel's backlog.", "-x"),
+    Setting("backlog", whole(1), 500, "How many connections the kernel keeps waiting for us (listen(2)).", "-q",
+            reply=None),
+    Setting("multi_accept", whole(1), 100, "Most connections accepted at one wake-up.", "-m", reply=None),
+    Setting("pending_max", whole(0), 0, "Most connections to servers under way at one time; while there are more, no "
+            "client is accepted. 0 = no limit.", reply=None),
+    Setting("client_acl", ACL, 0, "The access list that clients are checked against."),
+    # choosing a server
+    Setting("clients_max", whole(1), 2048, "Most clients remembered; the least recently seen is forgotten first.",
+            "-c"),
+    Setting("tracking", seconds(), 0, "How long a client's last server is remembered. 0 = for ever.", "-T"),
+    _flag("roundrobin", "Round robin: do not look up the server that the client used last.", "-r"),
+    _flag("hash", "A new client's server is chosen by a hash of its address (with roundrobin: address and port).",
+          "-h"),
+    _flag("weight", "Choose the server with the fewest sessions in proportion to its weight; 0 is never chosen.",
+          "-W"),
+    _flag("prio", "Choose the server with the lowest prio among those that are available."),
+    _flag("leastconn", "Choose the server with the fewest sessions by weight; ties go round."),
+    _flag("random", "Choose the better of two random servers (the one with fewer sessions by weight)."),
+    _flag("stubborn", "Do not fail over: if the chosen server can't take the client, close.", "-s"),
+    Setting("blacklist", seconds(), 30, "How long a server that could not be reached is left alone.", "-b"),
+    Setting("emergency", SPEC, None, "The server that is used when no other can serve.", "-e",
+            example="emergency 10.0.0.9:80"),
+    Setting("abuse", SPEC, None, "The server for clients that client_acl denies; without it they are closed.", "-B",
+            example="abuse 127.0.0.1:8403"),
+    # connections
+    Setting("timeout", seconds(zero=False), 3, "How long a connection to a server, or the lookup of a name, may take.",
+            "-t"),
+    Setting("idle_timeout", seconds(), 0, "Close sessions that moved no byte for so long. 0 = never.",
+            reply="Idle timeout: {} seconds"),
+    Setting("source", IP, None, "The local address of connections to servers.", reply=None,
+            example="source 10.0.0.1"),
+    Setting("tcp_fastclose", one_of("off", "up", "down", "both"), "off", "End the session as soon as one side closes: "
+            "the server's (up), the client's (down), or either.", reply=None),
+    _flag("tcp_nodelay", "Send small pieces at once, on both sides (TCP_NODELAY)."),
+    _flag("keepalive", "Let the kernel find peers that are gone, on both sides (SO_KEEPALIVE)."),
+    _flag("dummy", "Be a small web server that answers every request itself. For tests and demonstrations."),
+    Setting("idlers", whole(0, 0), 0, "Spare connections to servers; this version keeps none.", reply="Idlers: 0/{}"),
+    # what it tells
+    Setting("log", FILE, None, "The file that gets a line for each session.", "-l", example="log /var/log/gpen.log"),
+    Setting("log_format", one_of("session", "pen", "json"), "session", "What the log holds: a line at each session's "
+            "end, as text or JSON, or pen's line for each request."),
+    Setting("web_stats", FILE, None, "The file that gets the HTML status page at signal USR1.", "-w"),
+    Setting("debug", whole(0, 9), 0, "How much is told: 0 events, 1 every session, 2 every step and the bytes.", "-d"),
+    _flag("ascii", "Show the bytes of sessions as text, not as hex, at debug 2.", "-a"),
+    _flag("abort_on_error", "Abort with a core file when gpen itself fails."),
+    # the control socket
+    Setting("control", CONTROL, None, "The control socket: /PATH or HOST:PORT. As root, HOST:PORT needs a user to "
+            "change to.", "-C", startup=True),
+    Setting("control_acl", ACL, None, "The access list for the control port (0 unless set). As long as it isn't set, "
+            "loopback addresses are not locked out."),
+    Setting("control_mode", MODE, 0o600, "The file mode of a control socket that is a file."),
+    Setting("control_access", one_of("admin", "operate", "view"), "admin", "What a client of a TCP control port may "
+            "do: all, change servers, or look. A control socket that is a file always allows all."),
+    _flag("exit_enabled", "Allow the command exit.", "-X", startup=True),
+    # the process
+    _flag("foreground", "Stay in the foreground and tell on stderr.", "-f", startup=True),
+    Setting("pid_file", FILE, None, "The file that holds the process id, and the lock against a second instance.",
+            "-p", startup=True),
+    Setting("user", USER, None, "The user to run as once the sockets are open.", "-u", startup=True),
+    Setting("chroot", DIRECTORY, None, "The directory to be confined to once the files are open.", "-j",
+            startup=True),
+    # what is not here yet
+    _later("http", "HTTP mode (X-Forwarded-For)", "-H", FLAG),
+    _later("udp", "UDP", "-U", FLAG),
+    _later("transparent", "Transparent mode", kind=FLAG),
+    _later("tarpit_acl", "Direct server return"),
+    _later("dsr_if", "Direct server return"),
+    _later("dsr_ip", "Direct server return"),
+    _later("ssl_certificate", "TLS", "-E", FILE),
+    _later("ssl_key", "TLS", "-K", FILE),
+    _later("ssl_ca_file", "TLS", "-G", FILE),
+    _later("ssl_ca_path", "TLS", "-A", DIRECTORY),
+    _later("ssl_compat", "TLS", "-Z", FLAG),
+    _later("ssl_require_peer", "TLS", "-R", FLAG),
+    _later("ssl_protocol", "TLS", "-L"),
+    _later("ssl_ciphers", "TLS"),
+    _later("ssl_client_renegotiation_interval", "TLS"),
+    _later("ssl_ocsp_response", "TLS"),
+    _later("ssl_option", "TLS"),
+    _later("ssl_sni_path", "TLS"),
+)
+
+SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
+
+
+class Settings:
+    """The values in force, as plain attributes. Changed through commands only."""
+
+    listen: str | None
+    conn_max: int
+    backlog: int
+    multi_accept: int
+    pending_max: int
+    client_acl: int
+    clients_max: int
+    tracking: float
+    roundrobin: bool
+    hash: bool
+    weight: bool
+    prio: bool
+    leastconn: bool
+    random: bool
+    stubborn: bool
+    blacklist: float
+    emergency: ServerSpec | None
+    abuse: ServerSpec | None
+    timeout: float
+    idle_timeout: float
+    source: str | None
+    tcp_fastclose: str
+    tcp_nodelay: bool
+    keepalive: bool
+    dummy: bool
+    log: str | None
+    log_format: str
+    web_stats: str | None
+    debug: int
+    ascii: bool
+    abort_on_error: bool
+    control: str | None
+    control_acl: int | None
+    control_mode: int
+    control_access: str
+    exit_enabled: bool
+    foreground: bool
+    pid_file: str | None
+    user: str | None
+    chroot: str | None
+
+    def __init__(self) -> None:
+        for setting in SETTINGS.values():
+            setattr(self, setting.name, setting.default)
+
+    def get(self, name: str) -> Any:
+        """The value of the setting of this name."""
+        return getattr(self, name)
+
+    def set(self, name: str, value: Any) -> None:
+        """Give the setting a value that its kind has read, or None for its default."""
+        setting = SETTINGS[name]
+        setattr(self, name, setting.default if value is None else value)

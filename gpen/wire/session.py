@@ -1,0 +1,309 @@
+"""One TCP conversation: from the accepted client to its line in the log, in a greenlet of its own.
+
+    admit     access list, client memory                     one step
+    dial      reserve a place, connect, fail over            switches
+    relay     until both ends are done                       switches
+    close     sockets, place, counters, one log line         always, once: the only exit
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Protocol
+
+import gevent
+from gevent.hub import get_hub
+
+from gpen.model.address import bracketed, normalize
+from gpen.model.client import Client, ClientTable
+from gpen.model.ending import Ending
+from gpen.model.pool import SPECIAL, Lease, Pool
+from gpen.model.server import Server
+from gpen.model.settings import Settings
+from gpen.wire import sock as sockets
+from gpen.wire.dummy import answer
+from gpen.wire.poller import Poller
+from gpen.wire.relay import End, Tap
+
+log = logging.getLogger("gpen")
+
+_SHORTAGE_PAUSE = 0.1
+STALLED_SECONDS = 10.0
+_FASTCLOSE = {"off": (), "up": ("up",), "down": ("down",), "both": ("up", "down")}
+
+
+class Front(Protocol):
+    """What a session needs of its balancer."""
+
+    settings: Settings
+    pool: Pool
+    clients: ClientTable
+    poller: Poller
+    sessions: dict[int, Session]
+
+    def tap(self, session: Session) -> Tap | None:
+        """What shall see the bytes of this session, if anything."""
+
+    def unreachable(self, server: Server) -> None:
+        """A connect to this server failed."""
+
+    def ended(self, session: Session) -> None:
+        """The session is over and its sockets are closed."""
+
+
+class Stop(Exception):
+    """Thrown into a session's greenlet to end it."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.value)
+        self.ending = ending
+
+
+class Session:
+    """One client with its server. ``id`` is never used again; ``started`` is wall clock time, in seconds."""
+
+    __slots__ = ("_accepted", "_front", "_greenlet", "_port", "_relaying", "address", "chosen", "client", "connected",
+                 "down", "ending", "finished", "id", "lease", "server", "stalled", "started", "up")
+
+    def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
+        self.id = id
+        self._front = front
+        self._accepted = time.monotonic()
+        self.started = time.time()
+        if isinstance(peer, tuple):
+            self.address, self._port = normalize(peer[0]), peer[1]
+        else:
+            self.address, self._port = "unix", 0
+        self.down = End(sock, front.poller, self)
+        self.up: End | None = None
+        self.client: Client | None = None
+        self.lease: Lease | None = None
+        self.server: Server | None = None
+        self.ending: Ending | None = None
+        self.chosen = self.connected = self.finished = 0.0
+        self.stalled = (0, 0.0)
+        self._greenlet: Any = None
+        self._relaying = False
+
+    # --- what others ask ------------------------------------------------------------------------------------------
+
+    @property
+    def peername(self) -> str:
+        """The client's address and port."""
+        return f"{bracketed(self.address)}:{self._port}" if self._port else self.address
+
+    @property
+    def state(self) -> str:
+        if self.up is None:
+            return "connecting" if self.lease is not None else "choosing"
+        if self.down.reset or self.up.reset:
+            return "ending"
+        return "half-closed" if self.down.eof or self.up.eof else "open"
+
+    @property
+    def sent_up(self) -> int:
+        return self.up.sent if self.up is not None else 0
+
+    def age(self, now: float) -> float:
+        """Seconds since the client was accepted; ``now`` is monotonic time."""
+        return (self.finished or now) - self._accepted
+
+    def idle(self, now: float) -> float:
+        """Seconds since a byte moved, or since the client was accepted."""
+        return max(now - max(self.down.active, self.up.active if self.up else 0), 0.0)
+
+    def timings(self) -> tuple[float, float, float]:
+        """Seconds to choose the server, to connect to it, and in all; 0 for a step that was not reached."""
+        choose = (self.chosen or self.finished) - self._accepted
+        connect = (self.connected or self.finished) - self.chosen if self.chosen else 0.0
+        return choose, connect, self.finished - self._accepted
+
+    def stop(self, ending: Ending) -> None:
+        """End the session from any other greenlet. Returns before it has ended; a second call does nothing."""
+        get_hub().loop.run_callback(self._stop, ending)
+
+    def tend(self, now: float) -> None:
+        """The janitor's visit: end the session when it is idle for too long, or when its last bytes don't move."""
+        limit = self._front.settings.idle_timeout
+        if limit and self.idle(now) >= limit:
+            self.stop(Ending.IDLE)
+        elif self.up is not None and self._relaying and (self.down.reset or self.up.reset):
+            self._tend_last_bytes(now)
+
+    # --- its life -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """The whole conversation. Switches greenlets."""
+        self._greenlet = gevent.getcurrent()
+        try:
+            self.ending = self._converse()
+        except Stop as stop:
+            self.ending = stop.ending
+        except Exception:
+            self.ending = Ending.ERROR
+            log.exception("session %d of %s failed", self.id, self.peername)
+            if self._front.settings.abort_on_error:
+                raise
+        finally:
+            self._close()
+
+    def _converse(self) -> Ending:
+        front = self._front
+        settings = front.settings
+        if settings.tcp_nodelay or settings.keepalive:
+            sockets.prepare(self.down.sock, settings)
+        if settings.dummy:
+            return answer(self.down.sock, front.poller, settings.idle_timeout)
+        denied = self._admit()
+        sock = self._dial(denied)
+        return sock if isinstance(sock, Ending) else self._relay(sock)
+
+    def _admit(self) -> bool:
+        """Look the client up; True when the access list denies it."""
+        front = self._front
+        settings = front.settings
+        self.client = front.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
+        return not front.pool.permits(settings.client_acl, self.address)
+
+    def _dial(self, denied: bool) -> Any:
+        """A socket that is connected to a server, or why there is none."""
+        pool, client = self._front.pool, self.client
+        assert client is not None
+        tried: list[Server] = []
+        ending = Ending.DENIED if denied else Ending.NO_SERVER
+        while True:
+            if denied:
+                lease = None if tried else pool.reserve_abuse()
+            else:
+                lease = pool.reserve(client, self._port, tried)
+            if lease is None:
+                return ending
+            self.lease = lease
+            self.server = server = lease.server
+            self.chosen = time.monotonic()
+            try:
+                sock = self._connect(server)
+            except OSError as error:
+                tried.append(server)
+                ending = self._unreached(lease, error)
+                continue
+            self.connected = time.monotonic()
+            lease.connected()
+            if server.name not in SPECIAL:
+                self._front.clients.stick(client, server)
+            return sock
+
+    def _connect(self, server: Server) -> Any:
+        """Connect to the first of the server's addresses that answers, within the connect timeout in all.
+
+        When this machine is out of descriptors or memory, it is worth waiting: the client need not know.
+        """
+        front = self._front
+        deadline = self.chosen + front.settings.timeout
+        problem: OSError | None = None
+        endpoints = list(server.endpoints)
+        while endpoints:
+            endpoint = endpoints.pop(0)
+            try:
+                return sockets.connect(endpoint, front.settings, front.poller, deadline - time.monotonic())
+            except OSError as error:
+                if error.errno in sockets.SHORTAGES and time.monotonic() < deadline:
+                    endpoints.insert(0, endpoint)
+                    gevent.sleep(_SHORTAGE_PAUSE)
+                elif problem is None or problem.errno in sockets.LOCAL_ERRORS:
+                    problem = error
+        raise problem or OSError(0, "its name is not resolved")
+
+    def _unreached(self, lease: Lease, error: OSError) -> Ending:
+        """Pass the verdict on a failed connect: the server's fault, or this machine's."""
+        self.lease = None
+        server, reason = lease.server, error.strerror or str(error)
+        if error.errno in sockets.LOCAL_ERRORS:
+            lease.release()
+            log.warning("server %s %s: not connected, by no fault of its own: %s", server.name, server.shown, reason)
+            return Ending.LOCAL
+        lease.fail(reason.lower())
+        log.info("server %s %s: connect failed: %s", server.name, server.shown, reason.lower())
+        self._front.unreachable(server)
+        return Ending.CONNECT_FAILED
+
+    def _relay(self, sock: Any) -> Ending:
+        front, down = self._front, self.down
+        self.up = up = End(sock, front.poller, self)
+        tap = front.tap(self)
+        if tap is not None:
+            down.tap = up.tap = tap
+        self._relaying = True
+        down.start(up)
+        up.start(down)
+        ending: Ending = front.poller.hub.switch()
+        return ending
+
+    def settle(self, end: End) -> None:
+        """An End's word that it has ended, or has delivered its last byte: is the session over?"""
+        up, down = self.up, self.down
+        assert up is not None
+        if self.ending is None:
+            self.ending = _ending_of(end is down, end.reset)
+        if up.pending is not None or down.pending is not None:
+            return
+        if (up.eof and down.eof) or (end.eof and (self._closes_fast(end) or _is_last(end))):
+            self._finish(self.ending)
+
+    def _closes_fast(self, end: End) -> bool:
+        return ("down" if end is self.down else "up") in _FASTCLOSE[self._front.settings.tcp_fastclose]
+
+    def _tend_last_bytes(self, now: float) -> None:
+        """One side is gone: end when the other has got everything, or takes nothing for STALLED_SECONDS."""
+        assert self.up is not None
+        rest = sum(len(end.pending or b"") + end.unacknowledged() for end in (self.down, self.up))
+        if rest != self.stalled[0]:
+            self.stalled = (rest, now)
+        if not rest or now - self.stalled[1] > STALLED_SECONDS:
+            self.stop(self.ending or Ending.SERVER_RESET)
+
+    def _finish(self, ending: Ending) -> None:
+        """Wake the greenlet to close; runs in the hub."""
+        if self._relaying:
+            self._relaying = False
+            self._greenlet.switch(ending)
+
+    def _stop(self, ending: Ending) -> None:
+        if self._relaying:
+            self._finish(ending)
+        elif not self.finished and self._greenlet is not None:
+            self._greenlet.throw(Stop(ending))
+
+    def _close(self) -> None:
+        self._relaying = False
+        self.finished = time.monotonic()
+        self.down.close()
+        if self.up is not None:
+            self.up.close()
+        self._settle_accounts()
+        self._greenlet = None
+        self._front.ended(self)
+
+    def _settle_accounts(self) -> None:
+        up, down = self.up, self.down
+        if self.client is not None:
+            self.client.sx += down.sent
+            self.client.rx += down.received
+        if self.lease is None:
+            return
+        self.lease.release()
+        if up is not None:
+            self.lease.server.sx += up.sent
+            self.lease.server.rx += up.received
+
+
+def _is_last(end: End) -> bool:
+    """Whether the connection of a side is gone, and the other side has got all that came from it."""
+    return end.deaf and not end.peer.unacknowledged()
+
+
+def _ending_of(is_client: bool, reset: bool) -> Ending:
+    if is_client:
+        return Ending.CLIENT_RESET if reset else Ending.CLIENT_CLOSED
+    return Ending.SERVER_RESET if reset else Ending.SERVER_CLOSED

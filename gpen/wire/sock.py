@@ -1,0 +1,196 @@
+"""Sockets: every option that gpen sets, how it binds, and how it connects.
+
+Plain ``_socket.socket`` objects throughout: gevent's and the standard library's wrappers cost a new connection more
+than the system calls do.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import stat
+import time
+from typing import Any
+
+import gevent
+
+from gpen.model.address import Address, Endpoint
+from gpen.model.settings import Settings
+from gpen.wire.poller import EPOLLOUT, Poller
+
+Socket = Any  # _socket.socket; typeshed has no types for the attributes that gevent shares with it
+
+# a shortage or a prohibition of this machine: never held against the server that was to be reached
+LOCAL_ERRORS = frozenset({
+    errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM,
+    errno.EADDRINUSE, errno.EAFNOSUPPORT,
+})
+# the part of them that passes: worth waiting for
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_PENDING = frozenset({errno.EINPROGRESS, errno.EALREADY})
+_RETRY_SECONDS = 0.05
+_IP_BIND_ADDRESS_NO_PORT = 24
+
+
+class ListenError(Exception):
+    """An address that can't be listened on: one line with the address and the reason."""
+
+
+def listen(address: Address, endpoint: Endpoint, backlog: int, old: Socket | None = None) -> Socket:
+    """A listening, non-blocking socket. ``old`` is the socket that it will replace: it may stand in the way, as
+    0.0.0.0:80 does for 127.0.0.1:80, without being closed first. Raises ListenError."""
+    try:
+        if address.path:
+            _remove_stale(address.path, endpoint)
+        try:
+            return _bound(endpoint, backlog, share_port=False)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or old is None or old.family == _socket.AF_UNIX:
+                raise
+        return _bound_beside(old, endpoint, backlog)
+    except OSError as error:
+        raise ListenError(f"can't listen on {address}: {error.strerror}{_remedy(error)}") from None
+
+
+def _bound_beside(old: Socket, endpoint: Endpoint, backlog: int) -> Socket:
+    old.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+    try:
+        sock = _bound(endpoint, backlog, share_port=True)
+    finally:
+        old.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
+    return sock
+
+
+def _bound(endpoint: Endpoint, backlog: int, share_port: bool) -> Socket:
+    sock = _socket.socket(endpoint.family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+    try:
+        if endpoint.family != _socket.AF_UNIX:
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, int(share_port))
+        if endpoint.family == _socket.AF_INET6:
+            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, int(endpoint.host != "::"))
+        sock.bind(endpoint.sockaddr)
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return ": another program listens there"
+    if error.errno == errno.EACCES:
+        return ": ports below 1024 need root or CAP_NET_BIND_SERVICE, a path needs a directory that may be written"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return ": this machine does not have that address"
+    return ""
+
+
+def _remove_stale(path: str, endpoint: Endpoint) -> None:
+    """Remove a socket file that nobody answers on; a live one, or another kind of file, is left and an error."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, "the file exists and is not a socket")
+    except FileNotFoundError:
+        return
+    probe = _socket.socket(endpoint.family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+    try:
+        result = probe.connect_ex(endpoint.sockaddr)
+    finally:
+        probe.close()
+    if result != errno.ECONNREFUSED:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    os.unlink(path)
+
+
+def endpoint_of(sock: Socket) -> str:
+    """The address that a listening socket really has, as it may be written again."""
+    name = sock.getsockname()
+    if isinstance(name, str):
+        return name
+    return str(Address(name[0], name[1]))
+
+
+def prepare(sock: Socket, settings: Settings) -> None:
+    """Set the options that the settings ask for, on either side. A socket that is gone already is no error here."""
+    if not (settings.tcp_nodelay or settings.keepalive) or sock.family == _socket.AF_UNIX:
+        return
+    try:
+        if settings.tcp_nodelay:
+            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+        if settings.keepalive:
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+    except OSError:
+        return
+
+
+def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float) -> Socket:
+    """A connected, non-blocking socket to a server within so many seconds. Switches greenlets unless it is at once.
+
+    Raises OSError; with ETIMEDOUT when time ran out.
+    """
+    sock = _socket.socket(endpoint.family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+    try:
+        if settings.tcp_nodelay or settings.keepalive:
+            prepare(sock, settings)
+        if settings.source:
+            _bind_source(sock, endpoint, settings.source)
+        result = sock.connect_ex(endpoint.sockaddr)
+        if result == errno.EINPROGRESS:
+            # On this machine the handshake is done by now: asking again (1 system call) spares the trip through the
+            # loop that a server elsewhere needs anyway.
+            result = sock.connect_ex(endpoint.sockaddr)
+        if result in _PENDING:
+            result = _outcome(sock, endpoint, poller, seconds)
+        elif result == errno.EAGAIN:
+            result = _insist(sock, endpoint, seconds)
+        if result not in (0, errno.EISCONN):
+            raise OSError(result, os.strerror(result))
+        if endpoint.port >= 1024 and _is_own_end(sock, endpoint.port):
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _outcome(sock: Socket, endpoint: Endpoint, poller: Poller, seconds: float) -> int:
+    """Wait for a connect to end. To ask by connecting again is right even when the wake-up was meant for an earlier
+    socket of the same number."""
+    deadline = time.monotonic() + seconds
+    result = errno.EALREADY
+    while result in _PENDING:
+        if not poller.wait(sock.fileno(), EPOLLOUT, deadline - time.monotonic()):
+            return errno.ETIMEDOUT
+        result = int(sock.connect_ex(endpoint.sockaddr))
+    return result
+
+
+def _insist(sock: Socket, endpoint: Endpoint, seconds: float) -> int:
+    """A unix socket whose backlog is full answers EAGAIN, and no event says when there is room (connect(2))."""
+    result = errno.EAGAIN
+    while result == errno.EAGAIN:
+        if seconds <= 0:
+            return errno.ETIMEDOUT
+        gevent.sleep(_RETRY_SECONDS)
+        seconds -= _RETRY_SECONDS
+        result = sock.connect_ex(endpoint.sockaddr)
+    return result
+
+
+def _is_own_end(sock: Socket, port: int) -> bool:
+    """Whether a socket is connected to itself: what the kernel makes of a connect to a port of this machine where
+    nobody listens, when it picks that very port as our own (TCP's simultaneous open, RFC 9293 section 3.5)."""
+    name = sock.getsockname()
+    return bool(name[1] == port and name == sock.getpeername())
+
+
+def _bind_source(sock: Socket, endpoint: Endpoint, source: str) -> None:
+    family = _socket.AF_INET6 if ":" in source else _socket.AF_INET
+    if endpoint.family == family:
+        # the port is chosen at connect, so that it need be unique for each server only (ip(7))
+        sock.setsockopt(_socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.bind((source, 0))
