@@ -62,10 +62,13 @@ class Configuration:
             yield from (f"acl {number} {entry}" for entry in access.entries)
 
     def _set(self, name: str, value: object) -> None:
+        if isinstance(value, ServerSpec):
+            value = self._with_port(value)
         self.settings.set(name, value)
         if name in SPECIAL:
-            assert value is None or isinstance(value, ServerSpec)
-            self.pool.set_special(name, value and self._with_port(value))
+            self.pool.set_special(name, self.settings.get(name))
+        elif name == "listen":
+            self._give_port()
         elif name == "clients_max":
             self.clients.shrink(self.settings.clients_max)
 
@@ -109,6 +112,15 @@ class Configuration:
     def _listen_port(self) -> int | str:
         listen = self.settings.listen
         return parse_listen(listen).port if listen else 0
+
+    def _give_port(self) -> None:
+        """Give the listening port to the servers that were named before it was, without a port."""
+        for server in self.pool.servers.values():
+            self._move(server, self._place(server.address, {}))
+        for name in SPECIAL:
+            spec = self.settings.get(name)
+            if spec is not None and not (spec.address.path or spec.address.port):
+                self._set(name, spec)
 
     def _with_port(self, spec: ServerSpec) -> ServerSpec:
         address = spec.address

@@ -40,6 +40,7 @@ from gpen.wire.poller import Poller
 from gpen.wire.relay import Tap
 from gpen.wire.resolve import ResolveError, resolve
 from gpen.wire.session import Session
+from gpen.wire.workers import Workers
 
 log = logging.getLogger("gpen")
 
@@ -47,6 +48,7 @@ LOOKUPS_AT_ONCE = 20
 LOOKUP_PAUSE = 1.0
 FAREWELL_SECONDS = 5.0
 DUMP_LEVEL = 2
+KEPT_WORKERS = 128
 
 Endpoints = dict[Address, tuple[Endpoint, ...]]
 
@@ -74,6 +76,7 @@ class Balancer:
         self.session_log: SessionLog | None = None
         self.control = None
         self._queries = Queries(self)
+        self._workers = Workers(KEPT_WORKERS)
         self._ids = count()
         self._stopping = Event()
         self._changing = BoundedSemaphore()
@@ -140,6 +143,7 @@ class Balancer:
         if self.session_log is not None:
             self.session_log.close()
             self.session_log = None
+        self._workers.dismiss()
         self.poller.close()
 
     @property
@@ -153,7 +157,7 @@ class Balancer:
         endpoint = _resolved(address, self.settings.timeout)[0]
         old = getattr(self, "listener", None)
         sock = sockets.listen(address, endpoint, self.settings.backlog, old.socket if old is not None else None)
-        return Listener(sock, self.settings.multi_accept, self._begin, self._no_room)
+        return Listener(sock, self.settings.multi_accept, self._workers, self._begin, self._no_room)
 
     def _open_control(self, text: str) -> None:
         address = parse_listen(text, "127.0.0.1")

@@ -179,6 +179,8 @@ class Queries:
 
     def _why_not(self, other: Server, chosen: Server | None, client: Client, now: float) -> str:
         if other.name in SPECIAL:
+            if other.is_full:
+                return f"full: {other.sessions} sessions, max {other.max}"
             return "only for clients that client_acl denies" if other.name == "abuse" else "another server can take it"
         refusal = self._pool.refusal(other, client, now)
         if refusal is not None:

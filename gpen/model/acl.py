@@ -73,7 +73,7 @@ def _number(address: str) -> tuple[int, int]:
 
 def _mask_of_length(length: str, family: int, address: str) -> int:
     width = 32 if family == 4 else 128
-    if not length.isdigit() or int(length) > width:
+    if length not in map(str, range(width + 1)):
         raise ValueError(f"'{address}': '{length}' is not a length from 0 to {width}")
     return _FULL[family] & ~((1 << (width - int(length))) - 1)
 

@@ -7,9 +7,13 @@ Names of hosts and of services stay names here: ``wire/resolve.py`` turns an Add
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_SERVICE = re.compile(r"[0-9+_-]*[A-Za-z][A-Za-z0-9+_-]*")
+_COUNT = re.compile(r"[0-9]{1,9}")
 MAX_PATH = 107  # sun_path of a unix socket holds 108 bytes with its end mark (unix(7))
 
 
@@ -72,7 +76,8 @@ def parse_listen(text: str, default_host: str = "0.0.0.0") -> Address:
     if "/" in text:
         return Address(path=_path(text))
     host, _, port = text.rpartition(":")
-    host = host.strip("[]") if host.startswith("[") == host.endswith("]") else host
+    if host.startswith("[") and host.endswith("]") and ":" in host:
+        host = host[1:-1]
     if not port or "[" in host or "]" in host:
         raise ValueError(f"'{text}' is not an address: expected [HOST:]PORT, [IPV6]:PORT or /PATH")
     return Address(host=_host(host, text) if host else default_host, port=parse_port(port))
@@ -117,11 +122,11 @@ def parse_host(text: str) -> Address:
 
 def parse_port(text: str) -> int | str:
     """A port number from 0 to 65535, or a service's name as it is. Raises ValueError."""
-    if text.lstrip("-").isdigit():
-        if not 0 <= int(text) <= 65535:
+    if text.isascii() and text.removeprefix("-").isdigit():
+        if len(text) > 5 or not 0 <= int(text) <= 65535:
             raise ValueError(f"port '{text}' is out of range: expected 0 to 65535")
         return int(text)
-    if not text.replace("-", "").replace("_", "").isalnum():
+    if not _SERVICE.fullmatch(text):
         raise ValueError(f"'{text}' is not a port: expected a number or the name of a service")
     return text
 
@@ -138,7 +143,7 @@ def _host(host: str, text: str) -> str:
         except ValueError:
             hint = " (IPv6 addresses are written in brackets)" if ":" in text else ""
             raise ValueError(f"'{text}': '{host}' is not an IP address{hint}") from None
-    if not host or not host.isascii() or any(c.isspace() or c in "[]\"'#" for c in host):
+    if not _NAME.fullmatch(host):
         raise ValueError(f"'{text}' is not an address: expected HOST[:PORT], [IPV6]:PORT or /PATH")
     return host
 
@@ -146,10 +151,12 @@ def _host(host: str, text: str) -> str:
 def _path(path: str) -> str:
     if len(path.encode()) > MAX_PATH:
         raise ValueError(f"'{path}' is too long for a unix socket: at most {MAX_PATH} bytes")
+    if any(ord(c) < 32 for c in path):
+        raise ValueError(f"{path!r} has control characters: expected the path of a unix socket")
     return path
 
 
 def _count(name: str, value: str, text: str) -> int:
-    if not value.isdigit():
+    if not _COUNT.fullmatch(value):
         raise ValueError(f"'{text}': {name} '{value}' is not a number")
     return int(value)

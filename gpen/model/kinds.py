@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from gpen.model.address import parse_listen, parse_server
+
+MOST = 2**31 - 1  # what the kernel takes, where a number gets that far
+_WHOLE = re.compile("-?[0-9]{1,10}")
 
 
 @dataclass(frozen=True)
@@ -20,13 +25,12 @@ class Kind:
     choices: tuple[str, ...] = ()
 
 
-def whole(low: int, high: int | None = None, metavar: str = "N") -> Kind:
+def whole(low: int, high: int = MOST, metavar: str = "N") -> Kind:
     """A whole number from ``low`` to ``high``, both included."""
-    expected = f"a whole number from {low} to {high}" if high is not None else f"a whole number of at least {low}"
 
     def parse(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < low or (high is not None and int(text) > high):
-            raise ValueError(f"'{text}' is not {expected}")
+        if not _WHOLE.fullmatch(text) or not low <= int(text) <= high:
+            raise ValueError(f"'{text}' is not a whole number from {low} to {high}")
         return int(text)
 
     return Kind(metavar, parse)
@@ -42,7 +46,7 @@ def seconds(zero: bool = True) -> Kind:
         value = float(text)
         return int(value) if value.is_integer() else value
 
-    return Kind("S", parse)
+    return Kind("S", parse, lambda value: format(Decimal(str(value)), "f"))  # never as 1e-05, which is not read back
 
 
 def one_of(*choices: str) -> Kind:

@@ -46,8 +46,8 @@ class Lease:
         self.is_open = True
 
     def connected(self) -> None:
-        """The server accepted the connection: a trial is won."""
-        if self.server.down_until:
+        """The server accepted the connection: if this was its trial, it is won. Older connections prove nothing."""
+        if self.server.trial is self:
             self._pool.restore(self.server, "a connection succeeded")
 
     def release(self) -> None:
@@ -106,7 +106,7 @@ class Pool:
     def reserve_abuse(self) -> Lease | None:
         """A place on the abuse server, or None when there is none."""
         server = self.special.get("abuse")
-        if server is None:
+        if server is None or server.is_full:
             return None
         server.sessions += 1
         server.total += 1
@@ -130,9 +130,12 @@ class Pool:
             return None
         server = self._by_rule(client, now, port, tried)
         if server is None and not settings.stubborn:
-            emergency = self.special.get("emergency")
-            return emergency if emergency is not None and emergency not in tried else None
+            return self._emergency(tried)
         return server
+
+    def _emergency(self, tried: Collection[Server]) -> Server | None:
+        server = self.special.get("emergency")
+        return None if server is None or server in tried or server.is_full else server
 
     def _by_rule(self, client: Client, now: float, port: int, tried: Collection[Server]) -> Server | None:
         settings, servers = self.settings, self._order
@@ -165,7 +168,7 @@ class Pool:
                 return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
             if server.trial is not None:
                 return f"on trial with another connection after: {server.reason}"
-        if server.max and server.sessions >= server.max:
+        if server.is_full:
             returning = client.server is server
             if not (returning and server.sessions < server.hard):
                 limit = f"hard {server.hard}" if returning and server.hard > server.max else f"max {server.max}"
@@ -204,6 +207,7 @@ class Pool:
     def blacklist(self, server: Server, duration: float) -> None:
         """Blacklist a server for so many seconds by command; 0 takes it off the list."""
         if duration:
+            server.trial = None
             server.down_until = self._clock() + duration
             server.reason = "blacklisted by a command"
             self.note(server, "down", f"blacklisted by a command for {duration:g} s")

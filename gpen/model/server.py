@@ -54,6 +54,11 @@ class Server:
     def shown(self) -> str:
         return str(self.endpoints[0]) if self.endpoints else str(self.address)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it has as many sessions as it may have; a max of 0 is no limit."""
+        return 0 < self.max <= self.sessions
+
     def health(self, now: float) -> str:
         """``up``, ``down`` (blacklisted) or ``trial`` (the blacklist is over and one connection shall decide)."""
         if not self.down_until:

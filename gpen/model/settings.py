@@ -5,6 +5,7 @@ The command line, the control language, ``help``, ``write``, the man pages and s
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +62,12 @@ class Setting:
         return f"no {self.name}" if value is None else f"{self.name} {quote(self.show(value))}"
 
 
+_NEEDS_QUOTES = re.compile(r'[\s"\\#]')
+
+
 def quote(word: str) -> str:
     """A word as the control language reads it back: in double quotes where it has blanks, quotes or a #."""
-    if word and not any(c in ' \t"\\#' for c in word):
+    if word and not _NEEDS_QUOTES.search(word):
         return word
     escaped = word.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

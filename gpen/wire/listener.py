@@ -12,11 +12,10 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from gevent.hub import get_hub
 from gevent.server import StreamServer
-from greenlet import greenlet
 
 from gpen.wire.sock import SHORTAGES, Socket, endpoint_of
+from gpen.wire.workers import Workers
 
 log = logging.getLogger("gpen")
 
@@ -29,21 +28,22 @@ class Listener(StreamServer):
     """Accepts while there is room; the rest waits in the kernel's backlog.
 
     The socket and watcher attributes are gevent's (baseserver.py), which calls ``full``, ``do_read`` and
-    ``do_handle`` in the hub. ``begin`` makes a session of a socket and its peer and returns what runs in its greenlet; ``no_room`` says that
-    none may begin. Call ``resume`` when there is room again.
+    ``do_handle`` in the hub. ``begin`` makes a session of a socket and its peer and returns what runs in its
+    greenlet; ``no_room`` says that none may begin. Call ``resume`` when there is room again.
     """
 
     socket: Any
     _watcher: Any
     _timer: Any
 
-    def __init__(self, sock: Socket, multi_accept: int, begin: Serve, no_room: Callable[[], bool]) -> None:
+    def __init__(self, sock: Socket, multi_accept: int, workers: Workers, begin: Serve,
+                 no_room: Callable[[], bool]) -> None:
         self.max_accept = multi_accept
         self._begin = begin
         self._no_room = no_room
         self._short = False
         self._shortage_over: Any = None
-        self._hub = get_hub()
+        self._workers = workers
         self.bound_to = endpoint_of(sock)
         super().__init__(sock, handle=begin)
 
@@ -79,7 +79,7 @@ class Listener(StreamServer):
         return sock, peer
 
     def do_handle(self, *args: Any) -> None:
-        greenlet(self._begin(*args), self._hub).switch()
+        self._workers.start(self._begin(*args))
 
     def _not_accepted(self, error: OSError) -> None:
         """A client that left before it was accepted is no matter; out of descriptors, wait a little."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import functools
 import os
 import stat
 import time
@@ -149,7 +150,7 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
             result = _insist(sock, endpoint, seconds)
         if result not in (0, errno.EISCONN):
             raise OSError(result, os.strerror(result))
-        if endpoint.port >= 1024 and _is_own_end(sock, endpoint.port):
+        if endpoint.port >= _first_ephemeral_port() and _is_own_end(sock, endpoint.port):
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     except BaseException:
         sock.close()
@@ -179,6 +180,16 @@ def _insist(sock: Socket, endpoint: Endpoint, seconds: float) -> int:
         seconds -= _RETRY_SECONDS
         result = sock.connect_ex(endpoint.sockaddr)
     return result
+
+
+@functools.cache
+def _first_ephemeral_port() -> int:
+    """The lowest port that the kernel may pick for us (ip(7))."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+            return int(file.read().split()[0])
+    except OSError:
+        return 1024
 
 
 def _is_own_end(sock: Socket, port: int) -> bool:

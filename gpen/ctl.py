@@ -1,0 +1,160 @@
+"""Ask and steer a running gpen (or pen) over its control socket.
+
+Usage:
+  gpenctl [options] TARGET [COMMAND...]
+  gpenctl (-h | --help | --version)
+
+TARGET is where the daemon takes commands, as given to its option -C: the path
+of a socket (/run/gpen.ctl, ./gpen.ctl) or HOST:PORT. COMMAND is one of the
+daemon's (`gpenctl TARGET help` lists them), or `watch [SECONDS]`, which redraws
+the table of servers until Ctrl-C. Without a COMMAND a prompt opens, with
+history and completion; a stdin that is no terminal holds commands, one a line.
+
+Options:
+  -f FORMAT --format=FORMAT  table, plain (as pen writes it), json or csv. When
+                             not given: table on a terminal, plain in a pipe.
+  -t SEC --timeout=SEC       Seconds to wait for a connection, and then for each
+                             part of an answer [default: 10].
+  --color=WHEN               auto, always or never; auto respects NO_COLOR
+                             [default: auto].
+  -h --help                  Show this.
+  --version                  Show the version.
+
+Examples:
+  gpenctl /run/gpen.ctl servers                 the servers and how they are
+  gpenctl /run/gpen.ctl server 1 max 50         at most 50 sessions on server 1
+  gpenctl /run/gpen.ctl server 1 state drain    no new sessions on server 1
+  gpenctl /run/gpen.ctl server 1 state ready    and back to work
+  gpenctl /run/gpen.ctl explain 192.0.2.7       who would serve that client, why
+  gpenctl 127.0.0.1:8888 watch                  the servers, each second
+  gpenctl /run/gpen.ctl                         a prompt: Tab completes
+  gpenctl -f csv /run/gpen.ctl recent           the clients, for a spreadsheet
+
+Exit status: 0; 1 the daemon said error; 2 wrong usage; 3 no connection.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+
+from docopt import DocoptExit, docopt
+
+from gpen import __version__
+from gpen.ctl_link import LinkError, parse_target
+from gpen.ctl_show import UsageError, View, complain, run, seconds
+
+FORMATS = ("table", "plain", "json", "csv")
+COLORS = ("auto", "always", "never")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run gpenctl with `argv`, without the program's name; None: the process's own. Returns the status."""
+    try:
+        settle_streams()
+        try:
+            view, words = parse(sys.argv[1:] if argv is None else argv)
+            return dispatch(view, words)
+        finally:
+            sys.stdout.flush()
+    except UsageError as error:
+        complain(f"gpenctl: {error}")
+        return 2
+    except LinkError as error:
+        complain(f"gpenctl: {error}")
+        return 3
+    except BrokenPipeError:
+        return give_up_output(0)  # whoever read us has seen enough
+    except OSError as error:
+        complain(f"gpenctl: standard output: {error.strerror}")
+        return give_up_output(1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def give_up_output(status: int) -> int:
+    """Let the interpreter's own flush at exit go nowhere: it could only complain again. Returns `status`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def dispatch(view: View, words: list[str]) -> int:
+    if not words:
+        from gpen.ctl_prompt import prompt
+
+        return prompt(view)
+    if words[0] == "watch":
+        from gpen.ctl_watch import watch
+
+        return watch(view, words[1:])
+    return run(join(words), view)
+
+
+def parse(argv: list[str]) -> tuple[View, list[str]]:
+    """The command line as a view and the command's words. Raises UsageError; --help and --version exit."""
+    try:
+        options = docopt(__doc__, argv, version=f"gpenctl {__version__}", options_first=True)
+    except DocoptExit as error:
+        raise UsageError(f"{complaint(error)}; gpenctl --help shows the usage") from None
+    try:
+        target = parse_target(options["TARGET"])
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    terminal = sys.stdout.isatty()
+    view = View(
+        target=target,
+        timeout=seconds("--timeout", options["--timeout"]),
+        format=one_of("--format", options["--format"] or ("table" if terminal else "plain"), FORMATS),
+        color=wants_color(one_of("--color", options["--color"], COLORS), terminal),
+        terminal=terminal,
+    )
+    return view, options["COMMAND"]
+
+
+def complaint(error: DocoptExit) -> str:
+    """docopt's own message, its first line only, with the option's name instead of the parser's objects."""
+    message = str(error.code).partition("\n")[0]
+    if "unmatched" in message:
+        return "unknown or repeated option " + ", ".join(re.findall(r"'(-[^']+)'", message))
+    return "TARGET is missing" if message.lower().startswith("usage") else message
+
+
+def one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise UsageError(f"{option}: {value!r} is not one of {', '.join(choices)}")
+    return value
+
+
+def wants_color(when: str, terminal: bool) -> bool:
+    if when == "auto":
+        return terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return when == "always"
+
+
+def settle_streams() -> None:
+    """Let bytes that are no UTF-8 pass unchanged into a pipe; a stream that was closed is an empty one."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def join(words: list[str]) -> str:
+    """The words as one line of the control language. A single word is taken as a whole line already.
+
+    Raises UsageError where a word would end the line.
+    """
+    for word in words:
+        if any(end in word for end in "\n\r\0"):
+            raise UsageError(f"{word!r}: a command is one line, so no word can hold the end of one")
+    return words[0] if len(words) == 1 else " ".join(map(quote, words))
+
+
+def quote(word: str) -> str:
+    if word and not re.search(r"""[\s"']|^#""", word):
+        return word
+    return '"' + word.replace("\\", r"\\").replace('"', r"\"") + '"'

@@ -1,0 +1,109 @@
+"""gpenctl's way to the daemon: one connection, one line out, the reply until the daemon closes.
+
+Knows nothing of what the words mean. Everything that can go wrong on the way is a `LinkError`, whose text is
+one line that names the target and the remedy.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+
+
+class LinkError(Exception):
+    """The daemon can't be reached, went away or stayed silent; one line for the user."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a daemon listens for commands: `path` of a unix socket, or `host` and `port`."""
+
+    text: str  # as the user wrote it
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+
+def parse_target(text: str) -> Target:
+    """The target that `text` names: /path, HOST:PORT, [IPV6]:PORT or IPV6:PORT (the last colon splits).
+
+    Raises ValueError, in one line, when it names none.
+    """
+    if "/" in text:
+        return Target(text, path=text)
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        raise ValueError(f"target {text!r}: expected /path/to.ctl (./{text} for a file here) or HOST:PORT")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    return Target(text, host=host or "localhost", port=parse_port(port, text))
+
+
+def parse_port(port: str, text: str) -> int:
+    if port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536:
+        return int(port)
+    try:
+        return socket.getservbyname(port)
+    except (OSError, ValueError):
+        raise ValueError(
+            f"target {text!r}: port {port!r} is neither a number from 1 to 65535 nor a known service"
+        ) from None
+
+
+def ask(target: Target, line: str, timeout: float) -> str:
+    """Send `line` (without its end) and return the whole reply.
+
+    `timeout` in seconds limits the connect and each silence. Bytes that are no UTF-8 come back as surrogates.
+    Raises LinkError.
+    """
+    try:
+        with connect(target, timeout) as link:
+            link.sendall(line.encode("utf-8", "surrogateescape") + b"\n")
+            link.shutdown(socket.SHUT_WR)
+            return read_all(link).decode("utf-8", "surrogateescape")
+    except (OSError, ValueError) as error:  # ValueError: a host name or a path that can't be one
+        raise LinkError(f"{target.text}: {remedy(target, error, timeout)}") from None
+
+
+def connect(target: Target, timeout: float) -> socket.socket:
+    if not target.path:
+        return socket.create_connection((target.host, target.port), timeout)
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        link.settimeout(timeout)
+        link.connect(target.path)
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def read_all(link: socket.socket) -> bytes:
+    chunks = []
+    while chunk := link.recv(65536):
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+CUT = "the daemon cut the connection; has it ended, or does its control_acl deny this client?"
+REMEDIES = {
+    errno.ENOENT: "no such socket; is the daemon running, and is this the path given to its -C?",
+    errno.EACCES: "permission denied; run gpenctl as the owner of the socket",
+    errno.EPERM: "permission denied; run gpenctl as the owner of the socket",
+    errno.EAGAIN: "the daemon is too busy to take another connection; try again",
+    errno.ECONNRESET: CUT,
+    errno.EPIPE: CUT,
+    errno.ENOTCONN: CUT,
+}
+
+
+def remedy(target: Target, error: OSError | ValueError, timeout: float) -> str:
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return f"no answer within {timeout:g} s; is the daemon stopped, or the network slow (--timeout)?"
+    if isinstance(error, socket.gaierror):
+        return f"{error.strerror}; check the host name"
+    if isinstance(error, ConnectionRefusedError):
+        return f"nobody answers; is the daemon running, with -C {target.text}?"
+    number = getattr(error, "errno", None)
+    return REMEDIES.get(number or 0) or f"{getattr(error, 'strerror', None) or error}; check the target"

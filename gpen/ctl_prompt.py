@@ -1,0 +1,162 @@
+"""gpenctl's prompt: a command a line, each on a connection of its own, with history and completion."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gpen.ctl_link import LinkError, ask
+from gpen.ctl_show import UsageError, View, complain, out, run
+from gpen.ctl_watch import watch
+
+PROMPT = "gpen> "
+OWN = ("quit", "watch")  # the prompt's own commands, beside the daemon's
+HISTORY_LINES = 1000
+
+
+def prompt(view: View) -> int:
+    """Run commands from stdin: from a prompt on a terminal, else line by line.
+
+    Returns 0; without a terminal 1 when a command failed. Raises LinkError when the first contact fails.
+    """
+    pid = ask(view.target, "pid", view.timeout).strip()
+    if not (sys.stdin.isatty() and view.terminal):
+        failures = sum(execute(line, view) for line in commands(sys.stdin))
+        return 1 if failures else 0
+    out(f"{view.target.text}, pid {pid}. help lists the commands, Ctrl-D ends.", view)
+    with line_editing():
+        for line in commands(ask_user()):
+            if line == "quit":
+                break
+            if execute(line, view):
+                hint(line)
+    return 0
+
+
+def commands(lines: Iterator[str]) -> Iterator[str]:
+    """The lines that hold a command."""
+    for line in lines:
+        line = line.strip()
+        if line and not line.startswith("#"):
+            yield line
+
+
+def ask_user() -> Iterator[str]:
+    """Lines as they are typed, until Ctrl-D. Ctrl-C gives up the line, not the prompt."""
+    while True:
+        try:
+            yield input(PROMPT)
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+
+
+def execute(line: str, view: View) -> int:
+    """Run one line and say what went wrong; 0 if nothing did."""
+    words = line.split()
+    try:
+        if words[0] == "watch":
+            return watch(view, words[1:])
+        return run(line, view)
+    except (LinkError, UsageError) as error:
+        complain(f"gpenctl: {error}")
+    except KeyboardInterrupt:
+        print()
+    return 1
+
+
+def hint(line: str) -> None:
+    """After an error: how the command is written."""
+    from gpen.control.commands import COMMANDS
+
+    first, *rest = line.split()
+    command = COMMANDS.get(rest[0] if first == "no" and rest else first)
+    if command:
+        usage = command.usage_no if first == "no" and command.negatable else command.usage
+        complain(f"usage: {usage}")
+        if command.example:
+            complain(f"example: {command.example}")
+
+
+# Line editing
+
+
+def history_file() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "gpenctl_history"
+
+
+@contextlib.contextmanager
+def line_editing() -> Iterator[None]:
+    """History and completion for input(), where Python has readline. A history need not be possible."""
+    try:
+        import readline
+    except ImportError:
+        yield
+        return
+    libedit = "libedit" in (readline.__doc__ or "")
+    readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
+    readline.set_completer_delims(" \t")
+    readline.set_completer(completer(lambda: readline.get_line_buffer()[: readline.get_begidx()]))
+    readline.set_history_length(HISTORY_LINES)
+    with contextlib.suppress(OSError, RuntimeError):
+        readline.read_history_file(history_file())
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, RuntimeError):
+            history_file().parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(history_file())
+
+
+def completer(before: Callable[[], str]) -> Callable[[str, int], str | None]:
+    """A completer as readline wants it; `before()` is the line up to the word that is being completed."""
+
+    def complete(word: str, state: int) -> str | None:
+        found = [choice for choice in candidates(before().split()) if choice.startswith(word)]
+        return f"{found[state]} " if state < len(found) else None
+
+    return complete
+
+
+def candidates(before: list[str]) -> list[str]:
+    """What can follow the words `before`, as far as the command table says."""
+    from gpen.control.commands import COMMANDS
+
+    if not before:
+        return sorted({*COMMANDS, *OWN, "no"})
+    if before == ["no"]:
+        return sorted(name for name, command in COMMANDS.items() if command.negatable)
+    if before == ["help"]:
+        return sorted(COMMANDS)
+    command = COMMANDS.get(before[0])
+    return arguments(command.usage, before[1:]) if command else []
+
+
+def arguments(usage: str, given: list[str]) -> list[str]:
+    """The keywords of a usage line that can follow the words `given`.
+
+    In `server N [port P] [state ready|drain]` small letters are keywords, large ones stand for values, and
+    choices after a keyword are its values. ` | ` stands between two ways to write a command.
+    """
+    keywords: list[str] = []
+    values: dict[str, list[str]] = {}
+    for way in usage.split(" | "):
+        previous = ""
+        for token in re.findall(r"[\w|-]+", way)[1:]:
+            if not token.islower():
+                values[previous] = []
+            elif "|" in token and previous in keywords:
+                values[previous] = token.split("|")
+            else:
+                keywords += token.split("|")
+            previous = token
+    if given and given[-1] in values:
+        return values[given[-1]]
+    return [keyword for keyword in keywords if keyword not in given]

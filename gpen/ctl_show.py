@@ -1,0 +1,116 @@
+"""One command of gpenctl: ask the daemon, show what it says in the form the user wants."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sys
+from typing import Any, NamedTuple
+
+from gpen.ctl_link import Target, ask
+from gpen.ctl_tables import COLUMNS, csv_text, parse_plain, printable, table
+
+
+class UsageError(Exception):
+    """What is wrong with the words that the user gave, in one line."""
+
+
+def seconds(name: str, value: str) -> float:
+    """The number of seconds that `value` names. Raises UsageError."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < 1e6:
+        raise UsageError(f"{name}: {value!r} is not a number of seconds above 0")
+    return number
+
+
+ERRORS = ("error:", "do_cmd: ignoring")
+
+
+class View(NamedTuple):
+    """How the user wants to see things; `timeout` in seconds."""
+
+    target: Target
+    timeout: float
+    format: str  # table, plain, json or csv
+    color: bool
+    terminal: bool  # stdout is one: control characters stay out
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; 0, that is any, in a pipe."""
+        return shutil.get_terminal_size().columns if self.terminal else 0
+
+
+def run(line: str, view: View) -> int:
+    """Send `line`, show the reply. The exit status: 0, or 1 when the daemon said error. Raises LinkError."""
+    words = line.split() or [""]
+    if view.format == "plain" or words[0] not in COLUMNS:
+        return show_reply(ask(view.target, line, view.timeout), view)
+    reply, value = fetch(line, view)
+    if value is None:
+        return show_reply(reply, view)
+    if view.format == "json":
+        out(reply if is_json(reply) else json.dumps(value), view)
+    elif view.format == "csv":
+        out(csv_text(words[0], value), view)
+    else:
+        out(table(words[0], value, view.width, view.color), view, painted=True)
+    return 0
+
+
+def fetch(line: str, view: View) -> tuple[str, Any]:
+    """The reply to `line` asked for as JSON, and its value: None for an error or anything that is no table.
+
+    A real pen ignores the word json or takes it for an argument (`recent json` is 0 seconds). So whoever does
+    not answer JSON is asked again without the word, and pen's plain lines are read. Raises LinkError.
+    """
+    words = line.split()
+    bare = words[:-1] if words[-1] == "json" else words
+    reply = ask(view.target, line if bare is not words else f"{line} json", view.timeout)
+    if failed(reply):
+        return reply, None
+    if not is_json(reply):
+        reply = ask(view.target, " ".join(bare), view.timeout)
+        return reply, None if failed(reply) else parse_plain(bare[0], reply)
+    return reply, json.loads(reply)
+
+
+def is_json(reply: str) -> bool:
+    try:
+        return isinstance(json.loads(reply), (dict, list))
+    except (ValueError, RecursionError):
+        return False
+
+
+def failed(reply: str) -> bool:
+    return any(line.startswith(ERRORS) for line in reply.split("\n"))
+
+
+def show_reply(reply: str, view: View) -> int:
+    """Show a reply as the daemon sent it, error lines on stderr. The exit status: 0, or 1 after an error."""
+    if not failed(reply):
+        out(reply, view, ended=view.terminal)
+        return 0
+    lines = reply.rstrip("\n").split("\n")
+    out("\n".join(line for line in lines if not line.startswith(ERRORS)), view)
+    for line in lines:
+        if line.startswith(ERRORS):
+            complain(line)
+    return 1
+
+
+def out(text: str, view: View, ended: bool = True, painted: bool = False) -> None:
+    """Write `text` to stdout, with a last line end if `ended`; `painted` text has clean cells already."""
+    if ended and text and not text.endswith("\n"):
+        text += "\n"
+    sys.stdout.write(printable(text, keep="\n\t") if view.terminal and not painted else text)
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """One line to stderr, in which nothing can act on the terminal."""
+    print(printable(text, keep="\t"), file=sys.stderr, flush=True)

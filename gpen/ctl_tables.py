@@ -1,0 +1,335 @@
+"""How gpenctl shows what a daemon answers: JSON or pen's plain lines -> records -> a table or CSV.
+
+Pure text: no socket, no terminal. What comes from outside may have fields that this file does not know, and
+lack those it knows; neither breaks a table. No control character gets through into a cell.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+Record = dict[str, Any]
+
+
+class Column(NamedTuple):
+    """One column. The higher `drop`, the sooner it gives way on a narrow terminal; 0 never does."""
+
+    heading: str
+    cell: Callable[[Record], str]
+    drop: int = 0
+    right: bool = False
+    color: Callable[[str], str] = lambda cell: ""
+
+
+# Values to text
+
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+SPANS = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
+
+
+def printable(text: str, keep: str = "") -> str:
+    """`text` with everything escaped that a terminal could take for more than text, except `keep`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def limit(value: Any) -> str:
+    return "-" if value == 0 else plain(value)
+
+
+def size(value: Any) -> str:
+    """Bytes, in the largest binary unit that leaves a digit before the point."""
+    if not is_number(value):
+        return plain(value)
+    unit = 0
+    while abs(value) >= 1024 and unit < len(UNITS) - 1:
+        value /= 1024
+        unit += 1
+    return f"{value:.1f} {UNITS[unit]}" if unit else f"{value:.0f} B"
+
+
+def span(value: Any) -> str:
+    """Seconds, in the two units that matter: 12s, 3m12s, 2h05m, 4d03h."""
+    if not is_number(value):
+        return plain(value)
+    seconds = max(0, round(value))
+    for large, large_name, small, small_name in SPANS:
+        if seconds >= large:
+            return f"{seconds // large}{large_name}{seconds % large // small:02}{small_name}"
+    return f"{seconds}s"
+
+
+def since(value: Any) -> str:
+    """The time since a unix time."""
+    if not is_number(value):
+        return plain(value)
+    return span(time.time() - value) if value else ""
+
+
+def moment(value: Any) -> str:
+    """A unix time as local date and time."""
+    if not is_number(value):
+        return plain(value)
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    except (OverflowError, ValueError, OSError):
+        return plain(value)
+
+
+def rate(value: Any) -> str:
+    return f"{value:.1f}" if is_number(value) else ""
+
+
+def size_rate(value: Any) -> str:
+    return size(round(value)) if is_number(value) else ""
+
+
+def place(server: Record) -> str:
+    """Address and port of a server, or its path."""
+    host, port = plain(server.get("address")), plain(server.get("port"))
+    if not port or host.startswith("/") or host.endswith(f":{port}"):
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def name(server: Record) -> str:
+    """What a server is called, where number and address do not say it already."""
+    for key, known in (("name", "number"), ("host", "address")):
+        called = plain(server.get(key))
+        if called not in (plain(server.get(known)), place(server)):
+            return called
+    return ""
+
+
+def trouble(server: Record) -> str:
+    """Why a server is down, and when it is tried again."""
+    left = server.get("blacklisted")
+    retry = f"retry in {span(left)}" if left else ""
+    return ", ".join(filter(None, (plain(server.get("reason")), retry)))
+
+
+# The tables
+
+HEALTH_COLORS = {"up": "32", "down": "31", "trial": "33", "drain": "33", "maint": "33"}
+
+
+def health_color(cell: str) -> str:
+    return HEALTH_COLORS.get(cell, "")
+
+
+def text(heading: str, key: str, drop: int = 0) -> Column:
+    return Column(heading, lambda record: plain(record.get(key)), drop)
+
+
+def health(heading: str, key: str, drop: int = 0) -> Column:
+    return Column(heading, lambda record: plain(record.get(key)), drop, color=health_color)
+
+
+def figure(heading: str, key: str, drop: int = 0, show: Callable[[Any], str] = plain) -> Column:
+    return Column(heading, lambda record: show(record.get(key)), drop, right=True)
+
+
+COLUMNS: dict[str, tuple[Column, ...]] = {
+    "servers": (
+        figure("#", "number"),
+        Column("name", name, 4),
+        Column("address", place),
+        health("state", "state"),
+        health("health", "health"),
+        figure("for", "since", 5, since),
+        Column("reason", trouble, 1),
+        figure("sessions", "sessions"),
+        figure("sessions/s", "session_rate", 2, rate),
+        figure("max", "max", 6, limit),
+        figure("hard", "hard", 11, limit),
+        figure("weight", "weight", 8),
+        figure("prio", "prio", 10),
+        figure("acl", "acl", 12),
+        figure("sent", "sx", 3, size),
+        figure("received", "rx", 3, size),
+        figure("bytes/s", "byte_rate", 2, size_rate),
+        figure("total", "total", 7),
+        figure("failures", "failures", 9),
+    ),
+    "recent": (
+        text("client", "address"),
+        figure("connects", "connects"),
+        figure("server", "server", 1),
+        figure("sent", "sx", 2, size),
+        figure("received", "rx", 2, size),
+        figure("idle", "idle", 3, span),
+    ),
+    "sessions": (
+        figure("id", "id"),
+        text("client", "client"),
+        figure("#", "server", 1),
+        text("server", "server_address"),
+        text("state", "state", 2),
+        figure("age", "age", 3, span),
+        figure("idle", "idle", 4, span),
+        figure("to server", "up", 5, size),
+        figure("to client", "down", 5, size),
+    ),
+    "events": (
+        figure("time", "time", 0, moment),
+        text("server", "server"),
+        health("event", "event"),
+        text("cause", "cause"),
+    ),
+    "explain": (
+        figure("#", "server"),
+        text("address", "address"),
+        text("chosen", "chosen"),
+        text("why", "why"),
+    ),
+    "connection": (text("field", "field"), text("value", "value")),
+    "mode": (text("mode", "mode"), text("", "on")),
+}
+EMPTY = {"recent": "clients in that time"}
+
+
+def records(name: str, value: Any) -> list[Record]:
+    """What the command `name` answered (`value`, from JSON or `parse_plain`) as records: the lines of CSV."""
+    if name == "explain" and isinstance(value, dict):
+        return list(explanation(value))
+    if isinstance(value, dict):
+        return [value]
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def explanation(value: Record) -> Iterator[Record]:
+    """The chosen server first, then the others, each with its reason."""
+    chosen, address = value.get("server"), value.get("server_address")
+    yield {"server": chosen, "address": address, "chosen": chosen is not None, "why": value.get("why")}
+    for other in value.get("others") or ():
+        if isinstance(other, dict):
+            rest = {key: item for key, item in other.items() if key != "why_not"}
+            yield {**rest, "chosen": False, "why": other.get("why_not")}
+
+
+def table(name: str, value: Any, width: int = 0, color: bool = False) -> str:
+    """The table of what the command `name` answered, at most `width` characters wide if possible (0: any)."""
+    rows = records(name, value)
+    if name == "connection":
+        rows = [{"field": key, "value": item} for row in rows for key, item in row.items()]
+    elif name == "mode":
+        rows = [{"mode": key, "on": "on" if item else "off"} for row in rows for key, item in row.items()]
+    return draw(COLUMNS[name], rows, width, color) if rows else f"no {EMPTY.get(name, name)}"
+
+
+def draw(columns: Sequence[Column], rows: list[Record], width: int, color: bool) -> str:
+    import tabulate  # here, since gpenctl in a pipe needs no table and starts sooner without
+
+    tabulate.MIN_PADDING = 0  # `fit` counts on it: a column is as wide as its widest cell
+    cells = [[printable(column.cell(row)) for column in columns] for row in rows]
+    kept = fit(columns, cells, width)
+    return tabulate.tabulate(
+        [[paint(columns[i], row[i], color) for i in kept] for row in cells],
+        headers=[columns[i].heading for i in kept],
+        tablefmt="simple",
+        disable_numparse=True,
+        colalign=["right" if columns[i].right else "left" for i in kept],
+    )
+
+
+def fit(columns: Sequence[Column], cells: list[list[str]], width: int) -> list[int]:
+    """The indexes of the columns to show: those that say something, and of these the most important ones."""
+    widest = [max(len(row[i]) for row in cells) for i in range(len(columns))]
+    kept: list[int] = []
+    used = -2  # two blanks between columns
+    for i in sorted(range(len(columns)), key=lambda i: columns[i].drop):
+        needed = max(widest[i], len(columns[i].heading)) + 2
+        if widest[i] and (not columns[i].drop or not width or used + needed <= width):
+            kept.append(i)
+            used += needed
+    return sorted(kept)
+
+
+def paint(column: Column, cell: str, color: bool) -> str:
+    code = column.color(cell) if color else ""
+    return f"\x1b[{code}m{cell}\x1b[0m" if code else cell
+
+
+def csv_text(name: str, value: Any) -> str:
+    """The same as CSV with a line of headings: every field under its own name, exact figures."""
+    import csv
+    import io
+
+    rows = [{csv_cell(key): csv_cell(item) for key, item in row.items()} for row in records(name, value)]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    if rows:
+        writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def csv_cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("\0", r"\x00")  # which Python 3.10 can't write
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, list, dict)) else value
+
+
+# pen's plain lines
+
+PEN_NAMES = {"addr": "address", "conn": "sessions"}
+
+
+def parse_plain(name: str, reply: str) -> Any:
+    """What the JSON of the command `name` would hold, read from pen's plain `reply`; None if unreadable."""
+    try:
+        return PLAIN[name]([line for line in reply.splitlines() if line.strip()])
+    except (KeyError, ValueError, IndexError):
+        return None
+
+
+def plain_servers(lines: Iterable[str]) -> list[Record]:
+    return [{"number": int(line.split()[0]), **pairs(line.split()[1:])} for line in lines]
+
+
+def plain_recent(lines: Iterable[str]) -> list[Record]:
+    return [{"address": line.split()[0], **pairs(line.split()[1:])} for line in lines]
+
+
+def plain_mode(lines: Sequence[str]) -> Record:
+    words = " ".join(lines).split()
+    return {word: i == 0 or words[i - 1] != "no" for i, word in enumerate(words) if word != "no"}
+
+
+def plain_connection(lines: Sequence[str]) -> Record:
+    connection: Record = {"connection": int(lines[0].removeprefix("Connection ").removesuffix(":"))}
+    for part in ", ".join(lines[1:]).split(", "):
+        key, equals, item = part.partition(" = ")
+        if not equals:
+            raise ValueError(part)
+        connection[key] = int(item)
+    return connection
+
+
+def pairs(words: Sequence[str]) -> Record:
+    named = zip(words[::2], words[1::2], strict=True)
+    return {PEN_NAMES.get(key, key): item if key == "addr" else int(item) for key, item in named}
+
+
+PLAIN: dict[str, Callable[[list[str]], Any]] = {
+    "servers": plain_servers,
+    "recent": plain_recent,
+    "mode": plain_mode,
+    "connection": plain_connection,
+}

@@ -1,0 +1,37 @@
+"""Fixtures for tests of the running daemon: gpens and servers that end with the test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import LOCAL, Gpen, Server
+
+
+@pytest.fixture
+def servers() -> Iterator[Callable[..., Server]]:
+    """Start a server: servers(echo), servers(hold, at="::1")."""
+    with ExitStack() as stack:
+        yield lambda serve, **options: stack.enter_context(Server(serve, **options))
+
+
+@pytest.fixture
+def gpen(tmp_path: Path, servers: object) -> Iterator[Callable[..., Gpen]]:
+    """Start gpen on a free local port: gpen("-r", servers=[a, b]) with servers or their addresses."""
+    numbers = count()
+    with ExitStack() as stack:
+
+        def start(*options: str, servers: Sequence[Server | str] = (), listen: str = LOCAL, **more: Any) -> Gpen:
+            addresses = [server if isinstance(server, str) else server.address for server in servers]
+            number = next(numbers)
+            name = f"gpen{number}" if number else "gpen"
+            return stack.enter_context(Gpen(tmp_path, *options, listen, *addresses, name=name, **more))
+
+        yield start
+
+

@@ -1,0 +1,1 @@
+"""gpenctl, run as a user runs it."""

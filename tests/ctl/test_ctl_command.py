@@ -1,0 +1,387 @@
+"""gpenctl TARGET COMMAND...: what it sends, what it prints and its exit status."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import shlex
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from gpen.ctl_link import LinkError, ask, parse_target, remedy
+from tests.ctl.daemon import GPENCTL, ROOT, SERVERS, Daemon, Run, tcp_daemon, unix_daemon
+
+
+def one_line(text: str) -> bool:
+    return text.count("\n") == 1 and text.endswith("\n") and "Traceback" not in text
+
+
+def test_plain_reply_as_sent(gpenctl: Run, daemon: Daemon) -> None:
+    done = gpenctl(daemon.target, "servers")
+    assert (done.returncode, done.stdout, done.stderr) == (0, daemon.replies["servers"], "")
+    assert daemon.lines == ["servers"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["server", "1", "max", "50"], "server 1 max 50"),
+        (["server 1 max 50"], "server 1 max 50"),
+        (["log", "/tmp/my log"], 'log "/tmp/my log"'),
+        (["log", 'a"b\\c'], 'log "a\\"b\\\\c"'),
+        (["log", "a\\b"], "log a\\b"),
+        (["log", "#1"], 'log "#1"'),
+        (["log", ""], 'log ""'),
+        (["source", "--x", "-f"], "source --x -f"),
+    ],
+)
+def test_words_are_one_line(gpenctl: Run, daemon: Daemon, words: list[str], line: str) -> None:
+    daemon.replies[line] = ""
+    done = gpenctl(daemon.target, *words)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert daemon.lines == [line]
+
+
+def test_quoting_is_what_the_daemon_reads() -> None:
+    script = pytest.importorskip("gpen.control.script")
+    from gpen.ctl import join
+
+    words = ["log", "", " ", 'a"b\\c d', "#x", "a#b", "'", "\\", 'x"']
+    assert script.words_of(join(words)) == words
+
+
+@pytest.mark.parametrize("command", [["server", "1", "max", "many"], ["severs"]])
+def test_an_error_goes_to_stderr(gpenctl: Run, daemon: Daemon, command: list[str]) -> None:
+    done = gpenctl(daemon.target, *command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == daemon.replies[" ".join(command)]
+
+
+@pytest.mark.parametrize("form", ["plain", "table", "json", "csv"])
+def test_an_error_in_every_format(gpenctl: Run, daemon: Daemon, form: str) -> None:
+    done = gpenctl("-f", form, daemon.target, "explain", "nobody")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("do_cmd: ignoring")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ("", "TARGET"),
+        ("--wrong /x servers", "--wrong"),
+        ("-x /x servers", "-x"),
+        ("--format csv -f json /x servers", "--format"),
+        ("--format xml /x servers", "xml"),
+        ("--format", "--format"),
+        ("--color sometimes /x servers", "sometimes"),
+        ("--timeout soon /x servers", "soon"),
+        ("--timeout -1 /x servers", "-1"),
+        ("--timeout nan /x servers", "nan"),
+        ("gpen.ctl servers", "gpen.ctl"),
+        ("[::1] servers", "HOST:PORT"),
+        ("localhost:99999 servers", "99999"),
+        ("localhost: servers", "localhost:"),
+        ("localhost:nosuchservice servers", "nosuchservice"),
+        ("/x watch 0", "'0'"),
+        ("/x watch 1 2", "1 2"),
+        ("-f csv /x watch", "csv"),
+        ("/x log 'a\nexit'", "a\\nexit"),
+    ],
+)
+def test_wrong_usage_is_one_line(gpenctl: Run, arguments: str, named: str) -> None:
+    done = gpenctl(*shlex.split(arguments))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert one_line(done.stderr) and named in done.stderr
+
+
+def test_help_and_version(gpenctl: Run) -> None:
+    from gpen import __version__
+
+    assert gpenctl("--version").stdout == f"gpenctl {__version__}\n"
+    shown = gpenctl("--help").stdout
+    assert all(word in shown for word in ("Usage:", "Examples:", "watch", "state drain", "Exit status"))
+    assert max(map(len, shown.split("\n"))) <= 80
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:80", "127.0.0.1", 80),
+        ("[::1]:80", "::1", 80),
+        ("::1:10080", "::1", 10080),
+        (":80", "localhost", 80),
+        ("www1:http", "www1", 80),
+    ],
+)
+def test_targets(text: str, host: str, port: int) -> None:
+    target = parse_target(text)
+    assert (target.path, target.host, target.port) == ("", host, port)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_tcp(gpenctl: Run, host: str) -> None:
+    daemon = tcp_daemon(host)
+    try:
+        assert gpenctl(daemon.target, "pid").stdout == "4711\n"
+    finally:
+        daemon.close()
+
+
+# No connection
+
+
+def test_no_such_socket(gpenctl: Run, tmp_path: Path) -> None:
+    done = gpenctl(str(tmp_path / "none.ctl"), "servers")
+    assert done.returncode == 3 and one_line(done.stderr)
+    assert "none.ctl: no such socket; is the daemon running" in done.stderr
+
+
+def test_nobody_behind_the_socket(gpenctl: Run, tmp_path: Path) -> None:
+    unix_daemon(tmp_path / "old.ctl").close()
+    done = gpenctl(str(tmp_path / "old.ctl"), "servers")
+    assert done.returncode == 3 and one_line(done.stderr)
+    assert "old.ctl: nobody answers; is the daemon running" in done.stderr
+
+
+def test_nobody_behind_the_port(gpenctl: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        target = f"127.0.0.1:{gone.getsockname()[1]}"
+    done = gpenctl(target, "servers")
+    assert done.returncode == 3 and one_line(done.stderr)
+    assert done.stderr.startswith(f"gpenctl: {target}: nobody answers")
+
+
+def test_impossible_path(gpenctl: Run) -> None:
+    done = gpenctl("/" + "x" * 200, "servers")
+    assert done.returncode == 3 and one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EACCES, errno.ENOENT, errno.EAGAIN, errno.ECONNRESET, errno.EHOSTUNREACH]
+)
+def test_every_trouble_has_a_remedy(number: int) -> None:
+    text = remedy(parse_target("/run/gpen.ctl"), OSError(number, os.strerror(number)), 10)
+    assert ";" in text and "\n" not in text
+
+
+def test_permission_names_the_owner() -> None:
+    text = remedy(parse_target("/run/gpen.ctl"), PermissionError(errno.EACCES, "Permission denied"), 10)
+    assert "owner of the socket" in text
+
+
+@pytest.fixture
+def silence(daemon: Daemon) -> threading.Event:
+    """The daemon does not answer `pid` until this is set."""
+    over = threading.Event()
+
+    def answer(link: socket.socket) -> None:
+        over.wait(30)
+
+    daemon.replies["pid"] = answer
+    return over
+
+
+def test_silence(gpenctl: Run, daemon: Daemon, silence: threading.Event) -> None:
+    done = gpenctl("--timeout", "0.2", daemon.target, "pid")
+    silence.set()
+    assert done.returncode == 3 and one_line(done.stderr)
+    assert "no answer within 0.2 s" in done.stderr
+
+
+def test_cut_connection(daemon: Daemon) -> None:
+    server = tcp_daemon("127.0.0.1")
+
+    def cut(link: socket.socket) -> None:
+        link.sendall(b"471")
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    server.replies["pid"] = cut
+    try:
+        with pytest.raises(LinkError, match="the daemon cut the connection"):
+            ask(parse_target(server.target), "pid", 5)
+    finally:
+        server.close()
+
+
+def test_interrupt(daemon: Daemon, silence: threading.Event, environment: dict[str, str]) -> None:
+    asked = threading.Event()
+
+    def answer(link: socket.socket) -> None:
+        asked.set()
+        silence.wait(30)
+
+    daemon.replies["pid"] = answer
+    process = subprocess.Popen(
+        [*GPENCTL, daemon.target, "pid"], stderr=subprocess.PIPE, text=True, env=environment
+    )
+    assert asked.wait(20)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=20)
+    silence.set()
+    assert (process.returncode, complaint) == (130, "")
+
+
+def test_a_reader_that_has_left(daemon: Daemon, environment: dict[str, str]) -> None:
+    daemon.replies["status"] = "<html>\n" * 100_000
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        [*GPENCTL, daemon.target, "status"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        timeout=30,
+        check=False,
+    )
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("words", [["--version"], ["TARGET", "servers"], ["TARGET", "watch"]])
+def test_a_full_disk(daemon: Daemon, environment: dict[str, str], words: list[str]) -> None:
+    words = [daemon.target if word == "TARGET" else word for word in words]
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [*GPENCTL, *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            timeout=30,
+            check=False,
+        )
+    assert process.returncode == 1 and one_line(process.stderr)
+    assert "standard output: No space left" in process.stderr
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-"])
+@pytest.mark.parametrize("command", ["", "servers"])
+def test_closed_streams(daemon: Daemon, environment: dict[str, str], closed: str, command: str) -> None:
+    line = f"{shlex.join([*GPENCTL, daemon.target])} {command} {closed}"
+    process = subprocess.run(
+        ["sh", "-c", line],
+        input="servers\n",
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=30,
+        check=False,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+# Formats
+
+
+def test_json(gpenctl: Run, daemon: Daemon) -> None:
+    done = gpenctl("--format=json", daemon.target, "servers")
+    assert done.stdout == daemon.replies["servers json"]
+    assert gpenctl("--format=json", daemon.target, "servers", "json").stdout == done.stdout
+    assert daemon.lines == ["servers json"] * 2
+
+
+def test_csv(gpenctl: Run, daemon: Daemon) -> None:
+    rows = list(csv.DictReader(io.StringIO(gpenctl("-f", "csv", daemon.target, "servers").stdout)))
+    assert [row["rx"] for row in rows] == ["5242880"] * 4
+    assert rows[3]["number"] == "" and rows[3]["name"] == "emergency"
+    assert set(rows[0]) == set(SERVERS[0])
+
+
+def test_table_in_a_pipe(gpenctl: Run, daemon: Daemon) -> None:
+    done = gpenctl("-f", "table", daemon.target, "servers")
+    lines = done.stdout.split("\n")
+    assert lines[0].split()[:5] == ["#", "name", "address", "state", "health"]
+    assert "connection refused, retry in 12s" in lines[3] and "5.0 MiB" in lines[3]
+    assert "\x1b" not in done.stdout
+    assert "\x1b[31mdown" in gpenctl("-f", "table", "--color=always", daemon.target, "servers").stdout
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_commands_without_json_are_shown_as_they_are(gpenctl: Run, daemon: Daemon, form: str) -> None:
+    assert gpenctl("-f", form, daemon.target, "timeout").stdout == "5\n"
+    assert daemon.lines == ["timeout"]
+
+
+def test_a_daemon_that_knows_no_json(gpenctl: Run, daemon: Daemon) -> None:
+    line = str(daemon.replies["servers"])
+    daemon.replies |= {
+        "servers json": line,
+        "recent json": "",
+        "recent": "127.0.0.1 connects 1 sx 160 rx 78\n",
+    }
+    assert json.loads(gpenctl("-f", "json", daemon.target, "servers").stdout)[0]["sessions"] == 3
+    assert "10.0.0.1:3306" in gpenctl("-f", "table", daemon.target, "servers").stdout
+    assert (
+        gpenctl("-f", "csv", daemon.target, "recent").stdout == "address,connects,sx,rx\n127.0.0.1,1,160,78\n"
+    )
+
+
+def test_what_is_no_table_is_shown_as_it_is(gpenctl: Run, daemon: Daemon) -> None:
+    reply = "Connection 9999 out of range\n"
+    daemon.replies |= {"connection 9999 json": reply, "connection 9999": reply}
+    for form in ("table", "json", "csv", "plain"):
+        assert gpenctl("-f", form, daemon.target, "connection", "9999").stdout == reply
+
+
+def test_bytes_pass_unchanged_into_a_pipe(gpenctl: Run, daemon: Daemon) -> None:
+    daemon.replies["log"] = "/tmp/\udcff\x1b\x07\n"
+    assert gpenctl(daemon.target, "log").stdout == "/tmp/\udcff\x1b\x07\n"
+    daemon.replies["log /tmp/\udcff"] = ""
+    assert gpenctl(daemon.target, "log", os.fsdecode(b"/tmp/\xff")).returncode == 0
+
+
+# Commands from stdin
+
+
+def test_lines_from_stdin(gpenctl: Run, daemon: Daemon) -> None:
+    done = gpenctl(daemon.target, stdin='timeout\n\n# a comment\n  log "a b"\n')
+    assert daemon.lines == ["pid", "timeout", 'log "a b"']
+    assert done.returncode == 1 and done.stdout == "5\n"
+    done = gpenctl(daemon.target, stdin="severs\ntimeout")
+    assert (done.returncode, done.stdout) == (1, "5\n")
+    assert gpenctl(daemon.target, stdin="timeout").returncode == 0
+
+
+def test_stdin_without_a_daemon(gpenctl: Run, tmp_path: Path) -> None:
+    done = gpenctl(str(tmp_path / "none.ctl"), stdin="servers\nservers\n")
+    assert done.returncode == 3 and one_line(done.stderr)
+
+
+# Its weight
+
+
+def test_no_gevent(daemon: Daemon, environment: dict[str, str]) -> None:
+    """Neither gevent nor the daemon's side: gpenctl starts at once."""
+    program = """
+import sys
+from gpen.ctl import main
+from gpen import ctl_prompt, ctl_watch
+for arguments in (["servers"], []):
+    assert main(["--format=table", sys.argv[1], *arguments]) == 0
+ctl_prompt.candidates([])
+heavy = [name for name in sys.modules if name.split(".")[0] in ("gevent", "greenlet")]
+ours = [name for name in sys.modules if name.startswith(("gpen.wire", "gpen.daemon"))]
+sys.exit(f"{heavy} {ours}" if heavy or ours else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, daemon.target],
+        cwd=ROOT,
+        env=environment,
+        input="servers\n",
+        text=True,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

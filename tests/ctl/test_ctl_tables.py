@@ -1,0 +1,238 @@
+"""gpen.ctl_tables: values to text, JSON and pen's lines to tables and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpen.ctl_tables import COLUMNS, csv_text, parse_plain, printable, size, span, table
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (5 * 1024**2, "5.0 MiB"),
+        (3 * 1024**6, "3072.0 PiB"),
+        (None, ""),
+        ("many", "many"),
+        (True, "yes"),
+    ],
+)
+def test_size(value: Any, expected: str) -> None:
+    assert size(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0, "0s"),
+        (59.4, "59s"),
+        (59.6, "1m00s"),
+        (192, "3m12s"),
+        (7500, "2h05m"),
+        (86400 * 4 + 3 * 3600, "4d03h"),
+        (-5, "0s"),
+        (None, ""),
+        ("long", "long"),
+    ],
+)
+def test_span(value: Any, expected: str) -> None:
+    assert span(value) == expected
+
+
+@given(st.text())
+def test_printable_leaves_nothing_that_acts_on_a_terminal(text: str) -> None:
+    assert printable(text).isprintable()
+    assert printable(printable(text)) == printable(text)
+
+
+def test_printable_keeps_text() -> None:
+    assert printable("Zürich 東京") == "Zürich 東京"
+    assert printable("a\x1b[31m\x9b2J\u202e\n", keep="\n") == "a\\x1b[31m\\x9b2J\\u202e\n"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=2),
+)
+json_objects = st.dictionaries(
+    st.sampled_from(
+        [
+            "number",
+            "name",
+            "address",
+            "port",
+            "health",
+            "since",
+            "max",
+            "sx",
+            "blacklisted",
+            "others",
+            "server",
+            "why",
+            "time",
+            "age",
+            "later",
+        ]
+    )
+    | st.text(),
+    json_values,
+)
+
+
+@given(
+    st.sampled_from(sorted(COLUMNS)), json_objects | st.lists(json_objects, max_size=3), st.integers(0, 200)
+)
+def test_no_json_breaks_a_table(name: str, value: Any, width: int) -> None:
+    assert all(line.isprintable() for line in table(name, value, width).split("\n"))
+    csv_text(name, value)
+
+
+def test_servers() -> None:
+    servers = [
+        {
+            "number": 0,
+            "name": "0",
+            "address": "10.0.0.1",
+            "host": "www1",
+            "port": 80,
+            "health": "up",
+            "max": 0,
+            "sx": 2048,
+            "since": time.time() - 192,
+            "future": {"a": 1},
+        },
+        {"number": 1, "address": "::1", "port": 80, "health": "down", "reason": "refused", "blacklisted": 12},
+        {"number": None, "name": "emergency", "address": "/run/www", "port": None},
+    ]
+    first, second, third = table("servers", servers).split("\n")[2:]
+    assert first.split() == ["0", "www1", "10.0.0.1:80", "up", "3m12s", "-", "2.0", "KiB"]
+    assert second.split() == ["1", "[::1]:80", "down", "refused,", "retry", "in", "12s"]
+    assert third.split() == ["emergency", "/run/www"]
+
+
+def test_columns_that_say_nothing_are_left_out() -> None:
+    assert table("servers", [{"number": 3, "address": "a"}]) == "#  address\n-  -------\n3  a"
+
+
+@pytest.mark.parametrize("width", range(20, 160, 7))
+def test_narrow_tables_keep_what_matters(width: int) -> None:
+    servers = [
+        {
+            "number": n,
+            "address": "10.0.0.1",
+            "port": 80,
+            "state": "ready",
+            "health": "up",
+            "sessions": 5,
+            "sx": 1,
+            "rx": 1,
+            "max": 5,
+            "hard": 5,
+            "weight": 1,
+            "prio": 0,
+            "acl": 0,
+            "total": 1000,
+            "failures": 0,
+        }
+        for n in range(3)
+    ]
+    lines = table("servers", servers, width).split("\n")
+    assert lines[0].split()[:4] == ["#", "address", "state", "health"]
+    assert max(map(len, lines)) <= max(width, len("#  address      state  health  sessions"))
+
+
+def test_colors() -> None:
+    servers = [{"number": 0, "health": "up"}, {"number": 1, "health": "down"}]
+    assert "\x1b" not in table("servers", servers)
+    painted = table("servers", servers, color=True)
+    assert "\x1b[32mup\x1b[0m" in painted and "\x1b[31mdown\x1b[0m" in painted
+
+
+def test_empty() -> None:
+    assert table("sessions", []) == "no sessions"
+    assert table("recent", []) == "no clients in that time"
+    assert csv_text("sessions", []) == ""
+
+
+def test_explain() -> None:
+    value = {
+        "client": "192.0.2.7",
+        "server": 1,
+        "server_address": "b:80",
+        "why": "round robin",
+        "others": [{"server": 0, "address": "a:80", "why_not": "full"}],
+    }
+    assert [line.split() for line in table("explain", value).split("\n")[2:]] == [
+        ["1", "b:80", "yes", "round", "robin"],
+        ["0", "a:80", "no", "full"],
+    ]
+    assert csv_text("explain", value) == (
+        "server,address,chosen,why\n1,b:80,true,round robin\n0,a:80,false,full\n"
+    )
+    assert "no server can" in table("explain", {"server": None, "why": "no server can"})
+
+
+def test_mode_and_connection() -> None:
+    assert "roundrobin  on" in table("mode", {"hash": False, "roundrobin": True})
+    assert "downfd      -1" in table("connection", {"connection": 3, "downfd": -1})
+
+
+def test_csv_is_exact_and_keeps_unknown_fields() -> None:
+    text = csv_text("recent", [{"address": 'a,b\n"c"', "sx": 5242881}, {"address": "d", "new": [1, True]}])
+    assert list(csv.reader(io.StringIO(text))) == [
+        ["address", "sx", "new"],
+        ['a,b\n"c"', "5242881", ""],
+        ["d", "", "[1, true]"],
+    ]
+
+
+def test_plain_lines_of_pen() -> None:
+    reply = "0 addr ::1 port 9001 conn 2 max 10 hard 20 weight 3 prio 1 sx 78 rx 160\n"
+    assert parse_plain("servers", reply) == [
+        {
+            "number": 0,
+            "address": "::1",
+            "port": 9001,
+            "sessions": 2,
+            "max": 10,
+            "hard": 20,
+            "weight": 3,
+            "prio": 1,
+            "sx": 78,
+            "rx": 160,
+        }
+    ]
+    assert parse_plain("recent", "127.0.0.1 connects 1 sx 160 rx 78\n") == [
+        {"address": "127.0.0.1", "connects": 1, "sx": 160, "rx": 78}
+    ]
+    assert parse_plain("mode", "no hash roundrobin no stubborn\n") == {
+        "hash": False,
+        "roundrobin": True,
+        "stubborn": False,
+    }
+    reply = "Connection 1:\nstate = 0\ndownfd = -1, upfd = -1\nclient = 0, server = 1\npend = 0\n"
+    assert parse_plain("connection", reply) == {
+        "connection": 1,
+        "state": 0,
+        "downfd": -1,
+        "upfd": -1,
+        "client": 0,
+        "server": 1,
+        "pend": 0,
+    }
+
+
+@pytest.mark.parametrize("name", ["servers", "recent", "connection", "sessions", "events"])
+@pytest.mark.parametrize("reply", ["what is this\n", "Connection 9999 out of range\n", "1 2\n", "x = y"])
+def test_other_lines_are_no_table(name: str, reply: str) -> None:
+    assert parse_plain(name, reply) is None

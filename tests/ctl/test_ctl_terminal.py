@@ -1,0 +1,274 @@
+"""gpenctl on a terminal: colors, the prompt and watch, on a real pseudo-terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpen.ctl_prompt import arguments, candidates
+from tests.ctl.daemon import GPENCTL, Daemon, Run, Terminal, server, unix_daemon
+
+Open = Callable[..., Terminal]
+CTRL_C, CTRL_D, TAB, UP = "\x03", "\x04", "\t", "\x1b[A"
+
+
+def test_tables_and_colors(terminal: Open, daemon: Daemon) -> None:
+    status, shown = terminal(daemon.target, "servers").finish()
+    assert status == 0
+    assert "\x1b[32mup\x1b[0m" in shown and "retry in 12s" in shown
+
+
+@pytest.mark.parametrize("setting", [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_no_color(
+    terminal: Open, daemon: Daemon, environment: dict[str, str], setting: tuple[str, str]
+) -> None:
+    environment[setting[0]] = setting[1]
+    status, shown = terminal(daemon.target, "servers").finish()
+    assert status == 0 and "health" in shown and "\x1b" not in shown
+
+
+def test_narrow(terminal: Open, daemon: Daemon) -> None:
+    _, shown = terminal("--color=never", daemon.target, "servers", columns=60).finish()
+    assert "health" in shown and max(map(len, shown.splitlines())) <= 60
+
+
+def test_control_characters_stay_out(terminal: Open, daemon: Daemon) -> None:
+    _, shown = terminal(daemon.target, "log").finish()
+    assert shown == "/tmp/a\\x1b]0;owned\\x07b\r\n"
+    daemon.replies["log"] = "error: \x1b[2Jlog: no\n"
+    assert terminal(daemon.target, "log").finish() == (1, "error: \\x1b[2Jlog: no\r\n")
+    daemon.replies["servers json"] = json.dumps([server(0, "\x1b[2J\nx", reason="\x07")])
+    _, shown = terminal("--color=never", daemon.target, "servers").finish()
+    assert "\\x1b[2J\\nx" in shown and "\x1b" not in shown and "\x07" not in shown
+
+
+# The prompt
+
+
+def test_prompt(terminal: Open, daemon: Daemon) -> None:
+    screen = terminal(daemon.target)
+    screen.expect("pid 4711")
+    screen.expect("gpen> ")
+    screen.send("servers\n")
+    screen.expect("5.0 MiB")
+    screen.expect("gpen> ")
+    screen.send("severs\n")
+    screen.expect("did you mean 'servers'?")
+    screen.expect("gpen> ")
+    screen.send("server 1 max many\n")
+    screen.expect("usage: server N")
+    screen.expect("gpen> ")
+    screen.send("timeou")
+    screen.expect("timeou")
+    screen.send(CTRL_C)  # gives up the line
+    screen.send("\n")  # Python sees a Ctrl-C that comes just before it waits for a key with the next key only
+    screen.send("timeout\n")
+    screen.expect("5\r\n")
+    screen.expect("gpen> ")
+    screen.send(CTRL_D)
+    assert screen.finish()[0] == 0
+    assert daemon.lines == ["pid", "servers json", "severs", "server 1 max many", "timeout"]
+
+
+def test_prompt_quits(terminal: Open, daemon: Daemon) -> None:
+    daemon.replies["exit"] = "Exit is not enabled; restart with -X flag\n"
+    screen = terminal(daemon.target)
+    screen.expect("gpen> ")
+    screen.send("exit\n")
+    screen.expect("Exit is not enabled")
+    screen.expect("gpen> ")
+    screen.send("quit\n")
+    assert screen.finish()[0] == 0
+
+
+def test_prompt_completes(terminal: Open, daemon: Daemon) -> None:
+    daemon.replies["server 1 state drain"] = ""
+    screen = terminal(daemon.target)
+    screen.expect("gpen> ")
+    screen.send("tracki" + TAB)
+    screen.expect("tracking ")
+    screen.send("\n")
+    screen.expect("gpen> ")
+    screen.send("server 1 st" + TAB + "dr" + TAB)
+    screen.expect("state drain ")
+    screen.send("\n")
+    screen.expect("gpen> ")
+    screen.send(CTRL_D)
+    assert screen.finish()[0] == 0
+    assert daemon.lines == ["pid", "tracking", "server 1 state drain"]
+
+
+def test_prompt_remembers(terminal: Open, daemon: Daemon, environment: dict[str, str]) -> None:
+    for typed in ("timeout", UP):
+        screen = terminal(daemon.target)
+        screen.expect("gpen> ")
+        screen.send(typed + "\n")
+        screen.expect("5\r\n")
+        screen.expect("gpen> ")
+        screen.send(CTRL_D)
+        assert screen.finish()[0] == 0
+    assert daemon.lines == ["pid", "timeout"] * 2
+    assert "timeout" in (Path(environment["XDG_STATE_HOME"]) / "gpenctl_history").read_text()
+
+
+def test_prompt_without_a_place_for_its_history(
+    terminal: Open, daemon: Daemon, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    environment["XDG_STATE_HOME"] = str(tmp_path / "file" / "state")
+    screen = terminal(daemon.target)
+    screen.expect("gpen> ")
+    screen.send("timeout\n")
+    screen.expect("5\r\n")
+    screen.expect("gpen> ")
+    screen.send(CTRL_D)
+    status, shown = screen.finish()
+    assert status == 0 and "rror" not in shown
+
+
+def test_prompt_outlives_the_daemon(terminal: Open, daemon: Daemon) -> None:
+    screen = terminal(daemon.target)
+    screen.expect("gpen> ")
+    daemon.close()
+    screen.send("timeout\n")
+    screen.expect("nobody answers")
+    screen.expect("gpen> ")
+    os.unlink(daemon.target)
+    again = unix_daemon(Path(daemon.target))
+    screen.send("timeout\n")
+    screen.expect("5\r\n")
+    screen.expect("gpen> ")
+    screen.send(CTRL_D)
+    assert screen.finish()[0] == 0
+    again.close()
+
+
+def test_prompt_without_a_daemon(terminal: Open, tmp_path: Path) -> None:
+    status, shown = terminal(str(tmp_path / "none.ctl")).finish()
+    assert status == 3 and "no such socket" in shown and "gpen>" not in shown
+
+
+@pytest.mark.parametrize(
+    ("usage", "given", "expected"),
+    [
+        ("server N [address A] [state ready|drain|maint]", "", ["address", "state"]),
+        ("server N [address A] [state ready|drain|maint]", "1 address", []),
+        ("server N [address A] [state ready|drain|maint]", "1 address a", ["state"]),
+        ("server N [address A] [state ready|drain|maint]", "1 state", ["ready", "drain", "maint"]),
+        ("acl N permit|deny ADDRESS [MASK]", "1", ["permit", "deny"]),
+        ("close N | close server N", "", ["server"]),
+        ("tcp_fastclose [off|up|down|both]", "", ["off", "up", "down", "both"]),
+        ("write [FILE]", "", []),
+    ],
+)
+def test_arguments(usage: str, given: str, expected: list[str]) -> None:
+    assert arguments(usage, given.split()) == expected
+
+
+def test_candidates() -> None:
+    from gpen.control.commands import COMMANDS
+
+    assert set(candidates([])) == {*COMMANDS, "no", "quit", "watch"}
+    assert set(candidates(["help"])) == set(COMMANDS)
+    assert all(COMMANDS[name].negatable for name in candidates(["no"])) and "roundrobin" in candidates(["no"])
+    assert candidates(["no", "server"]) == candidates(["nosuch"]) == []
+    assert "max" in candidates(["server", "1"])
+
+
+# watch
+
+
+def growing(daemon: Daemon) -> None:
+    """From now on each look at the servers finds more sessions and bytes."""
+    started = time.monotonic()
+
+    def answer(link: Any) -> None:
+        grown = time.monotonic() - started
+        servers = [server(0, "10.0.0.1", total=100 + 50 * grown, sx=1024 * 100 * grown, rx=0)]
+        link.sendall(json.dumps(servers).encode())
+
+    daemon.replies["servers json"] = answer
+
+
+def test_watch(terminal: Open, daemon: Daemon) -> None:
+    growing(daemon)
+    screen = terminal("--color=never", daemon.target, "watch", "0.2", lines=6)
+    screen.expect("\x1b[?1049h")
+    screen.expect(daemon.target)
+    screen.expect("sessions/s")
+    found = re.search(r" (\d+\.\d) .* (\d+\.\d) KiB ", screen.expect("\x1b[J"))
+    assert found and 30 < float(found[1]) < 70 and 60 < float(found[2]) < 140
+    screen.send(CTRL_C)
+    status, shown = screen.finish()
+    assert status == 0 and shown.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
+
+
+def test_watch_restores_the_terminal_when_it_is_ended(terminal: Open, daemon: Daemon) -> None:
+    screen = terminal(daemon.target, "watch", "1")
+    screen.expect("retry in")
+    screen.process.send_signal(signal.SIGTERM)
+    status, shown = screen.finish()
+    assert status == 143 and shown.endswith("\x1b[?25h\x1b[?1049l") and "Traceback" not in shown
+
+
+def test_watch_outlives_the_daemon(terminal: Open, daemon: Daemon) -> None:
+    screen = terminal(daemon.target, "watch", "0.1")
+    screen.expect("retry in")
+    daemon.close()
+    screen.expect("nobody answers")
+    screen.expect("retry in")  # the last table stays
+    os.unlink(daemon.target)
+    again = unix_daemon(Path(daemon.target))
+    again.replies["servers json"] = json.dumps([server(7, "192.0.2.99")])
+    screen.expect("192.0.2.99")
+    screen.send(CTRL_C)
+    assert screen.finish()[0] == 0
+    again.close()
+
+
+def test_watch_in_a_low_window(terminal: Open, daemon: Daemon) -> None:
+    daemon.replies["servers json"] = json.dumps([server(n, f"10.0.0.{n}") for n in range(50)])
+    screen = terminal(daemon.target, "watch", lines=10)
+    screen.expect("... and 45 more lines")
+    screen.send(CTRL_C)
+    assert screen.finish()[0] == 0
+
+
+def test_watch_in_the_prompt(terminal: Open, daemon: Daemon) -> None:
+    screen = terminal(daemon.target)
+    screen.expect("gpen> ")
+    screen.send("watch 1\n")
+    screen.expect("retry in")
+    screen.expect("\x1b[J")
+    screen.send(CTRL_C)
+    screen.expect("gpen> ")
+    screen.send(CTRL_D)
+    assert screen.finish()[0] == 0
+
+
+def test_watch_in_a_pipe(gpenctl: Run, daemon: Daemon, environment: dict[str, str]) -> None:
+    """Plain tables, one after the other, until nobody reads any more."""
+    growing(daemon)
+    process = subprocess.Popen(
+        [*GPENCTL, daemon.target, "watch", "0.05"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout and process.stderr
+    lines = [process.stdout.readline() for _ in range(20)]
+    process.stdout.close()
+    assert process.wait(20) == 0 and process.stderr.read() == ""
+    process.stderr.close()
+    assert sum("address" in line for line in lines) >= 3 and any("bytes/s" in line for line in lines)
+    assert "\x1b" not in "".join(lines)
