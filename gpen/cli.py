@@ -198,8 +198,12 @@ def _serve(balancer: Balancer, detached: process.Detached | None) -> int:
     pid_file = process.PidFile(settings.pid_file) if settings.pid_file else None
     try:
         process.raise_descriptor_limit(settings.conn_max)
-        balancer.open()
-        process.confine(settings, _files_of(balancer, pid_file))
+        try:
+            balancer.open()
+            process.confine(settings, _files_of(balancer, pid_file))
+        except BaseException:
+            balancer.close()  # or the socket files of those that are open stay behind
+            raise
         if detached is not None:
             process.tell_in_syslog()
             detached.report(0)

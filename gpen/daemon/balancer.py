@@ -128,8 +128,10 @@ class Balancer:
 
     def close(self) -> None:
         """Stop accepting, end all sessions, then close control socket and log. Switches greenlets."""
-        self.listener.close()
-        _unlink_socket(self.listener.bound_to)
+        listener: Listener | None = getattr(self, "listener", None)
+        if listener is not None:
+            listener.close()
+            _unlink_socket(listener.bound_to)
         for session in list(self.sessions.values()):
             session.stop(Ending.SHUTDOWN)
         deadline = time.monotonic() + FAREWELL_SECONDS

@@ -253,15 +253,16 @@ class Pool:
             self.note(server, state, "by a command")
 
     def set_special(self, name: str, spec: ServerSpec | None) -> None:
-        """Set or unset the emergency or the abuse server."""
+        """Set or unset the emergency or the abuse server. One that stays where it is keeps its counters."""
         if spec is None:
             self.special.pop(name, None)
             return
-        server = Server(name)
-        server.address = spec.address
-        for option, value in spec.options.items():
+        server = self.special.get(name)
+        if server is None or server.address != spec.address:
+            server = self.special[name] = Server(name)
+            server.address = spec.address
+        for option, value in ({"max": 0, "hard": 0, "weight": 1, "prio": 0} | spec.options).items():
             setattr(server, option, value)
-        self.special[name] = server
 
     def all_servers(self) -> Sequence[Server]:
         """The numbered servers in order, then the special ones."""

@@ -9,25 +9,32 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gevent
 from gevent import socket as gsocket
 from gevent.server import StreamServer
 
+from gpen.wire.sock import SHORTAGES
+
 log = logging.getLogger("gpen")
 
 MAX_LINE = 8192
-MAX_CLIENTS = 50
+MAX_WAITING = 50
 FIRST_LINE_SECONDS = 30.0
 NEXT_LINE_SECONDS = 0.2
 REPLY_SECONDS = 30.0
+_SHORTAGE_PAUSE = 0.5
 
 Execute = Callable[[str, str], str]
 
 
 class ControlServer:
-    """Serves control clients, each in its greenlet, so that a silent, slow or endless one delays nobody else."""
+    """Serves control clients, each in its greenlet, so that a silent, slow or endless one delays nobody else.
+
+    When too many of them neither speak nor read, the one that we have waited for longest must go for the next one.
+    """
 
     def __init__(self, sock: Any, execute: Execute, welcome: Callable[[str], str | None]) -> None:
         """``execute`` takes a line and the client's address and returns the reply; ``welcome`` says why an address is
@@ -35,7 +42,8 @@ class ControlServer:
         self._execute = execute
         self._welcome = welcome
         listener = gsocket.socket(sock.family, sock.type, fileno=sock.detach())
-        self._server = StreamServer(listener, self._serve, spawn=MAX_CLIENTS)
+        self._server = _Acceptor(listener, self._serve)
+        self._waiting: dict[Any, None] = {}
 
     def start(self) -> None:
         """Begin to accept."""
@@ -48,6 +56,7 @@ class ControlServer:
     def _serve(self, sock: Any, peer: Any) -> None:
         address = peer[0] if isinstance(peer, tuple) else ""
         try:
+            self._make_room()
             refusal = self._welcome(address)
             if refusal is not None:
                 self._send(sock, refusal)
@@ -67,7 +76,8 @@ class ControlServer:
         while True:
             sock.settimeout(patience)
             try:
-                piece = sock.recv(MAX_LINE)
+                with self._wait():
+                    piece = sock.recv(MAX_LINE)
             except TimeoutError:
                 return
             buffered += piece
@@ -84,7 +94,37 @@ class ControlServer:
                 self._send(sock, f"error: the line is longer than {MAX_LINE} bytes\n")
                 return
 
-    @staticmethod
-    def _send(sock: Any, reply: str) -> None:
+    def _send(self, sock: Any, reply: str) -> None:
         sock.settimeout(REPLY_SECONDS)
-        sock.sendall(reply.encode("utf-8", "replace"))
+        with self._wait():
+            sock.sendall(reply.encode("utf-8", "replace"))
+
+    @contextmanager
+    def _wait(self) -> Iterator[None]:
+        """While this lasts the greenlet waits for its client, and may be ended by `_make_room`."""
+        greenlet = gevent.getcurrent()
+        self._waiting[greenlet] = None
+        try:
+            yield
+        finally:
+            self._waiting.pop(greenlet, None)
+
+    def _make_room(self) -> None:
+        if len(self._waiting) >= MAX_WAITING:
+            longest = next(iter(self._waiting))
+            del self._waiting[longest]
+            longest.kill(block=False)
+
+
+class _Acceptor(StreamServer):
+    """Accepts control clients; out of descriptors it waits a little, where gevent's own tells a traceback each time."""
+
+    def do_read(self) -> Any:
+        try:
+            return super().do_read()
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                self.stop_accepting()
+                self._timer = self.loop.timer(_SHORTAGE_PAUSE)
+                self._timer.start(self._start_accepting_if_started)
+            return None

@@ -1,0 +1,44 @@
+# make demo | test | bench | lint | man | clean
+# Everything goes into a virtual environment of its own (.venv); nothing else is needed than Python 3.10 or newer.
+
+PYTHON ?= python3
+VENV ?= .venv
+PY = $(VENV)/bin/python
+
+.PHONY: demo test bench lint man clean
+
+demo: $(VENV)/.base
+	$(PY) contrib/demo.py
+
+test: $(VENV)/.test
+	$(PY) -m pytest $(TESTS)
+
+bench: $(VENV)/.base
+	$(PY) -m tests.bench $(BENCH)
+
+lint: $(VENV)/.test
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+# what is made from the command table: man pages and shell completion
+man: $(VENV)/.base
+	$(PY) -m gpen.control.manual gpen > man/gpen.1
+	$(PY) -m gpen.control.manual gpenctl > man/gpenctl.1
+	$(PY) -m gpen.control.completion bash > contrib/completion/gpen.bash
+	$(PY) -m gpen.control.completion zsh > contrib/completion/_gpen
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "gpen needs Python 3.10 or newer: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no virtual environment: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.base: setup.cfg $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
