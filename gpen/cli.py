@@ -18,7 +18,7 @@ from gpen.control.commands import OPTIONS, Option
 from gpen.control.configuration import Configuration
 from gpen.control.script import Call, ScriptError, parse_line, parse_words, read_file
 from gpen.daemon import process
-from gpen.daemon.balancer import Balancer
+from gpen.daemon.balancer import Balancer, check_directory
 from gpen.model.address import parse_listen, parse_server
 from gpen.wire.sock import ListenError
 
@@ -168,9 +168,7 @@ def _check(configuration: Configuration) -> None:
                           "change to (-u USER), or use a unix socket (-C /PATH)")
     process.check_user(settings)
     for name in ("log", "pid_file", "web_stats"):
-        directory = os.path.dirname(settings.get(name) or "") or "."
-        if not os.path.isdir(directory):
-            raise ScriptError(f"{name}: the directory '{directory}' does not exist")
+        check_directory(name, settings.get(name))
 
 
 def run(configuration: Configuration, file: str | None, command_line: str) -> int:

@@ -211,9 +211,10 @@ NAME reads a setting, NAME VALUE sets it, and 'no NAME' puts its default back. A
 
 _PROTOCOL = """
 A line goes in, the reply comes out. Words are separated by blanks; a word in double quotes may contain them; a word
-that begins with # begins a comment. Several lines may be sent on one connection; it is closed at the end of its input, or
-0.2 seconds after a reply when no further line has come. An error is one line that begins with 'error:'; a command that
-is not known is answered as pen does. 'json' at the end of a command that lists something asks for one line of JSON.
+that begins with # begins a comment. Several lines may be sent on one connection; it is closed at the end of its
+input, or 0.2 seconds after a reply when no further line has come. An error is one line that begins with 'error:'; a
+command that is not known is answered as pen does. 'json' at the end of a command that lists something asks for one
+line of JSON.
 """
 
 _CTL_FILES = (

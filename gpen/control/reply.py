@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from gpen.control.commands import COMMANDS, OPTIONS, Command
@@ -18,6 +19,7 @@ from gpen.model.settings import Setting
 Row = Mapping[str, Any]
 PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
 MORE_MODES = ("leastconn", "random")
+ROWS_AT_ONCE = 500  # about 2 ms of work
 
 
 def error(message: str) -> str:
@@ -31,15 +33,34 @@ def unknown(problem: UnknownCommand) -> str:
     return f"do_cmd: ignoring command starting with '{problem.name}'\n{hint}"
 
 
-def render(call: Call, value: Any) -> str:
-    """The reply to a call that returned ``value``; None gives no reply."""
+def render(call: Call, value: Any) -> Iterator[str]:
+    """The reply to a call that returned ``value``, in pieces; None gives none. Rows may come from an iterator: a long
+    list is made while it is sent, and delays nobody."""
     if value is None:
-        return ""
+        return
+    if isinstance(value, list | Iterator):
+        yield from _rows(call, iter(value))
+    elif call.json:
+        yield _json(value) + "\n"
+    elif call.command.setting is not None:
+        yield _setting(call.command.setting, value)
+    else:
+        yield _TEXT.get(call.command.name, _plain)(value)
+
+
+def _rows(call: Call, rows: Iterator[Row]) -> Iterator[str]:
     if call.json:
-        return json.dumps(value, separators=(",", ":")) + "\n"
-    if call.command.setting is not None:
-        return _setting(call.command.setting, value)
-    return _TEXT.get(call.command.name, _plain)(value)
+        yield "["
+    separator = ""
+    while piece := list(islice(rows, ROWS_AT_ONCE)):
+        yield separator + ",".join(map(_json, piece)) if call.json else _TEXT[call.command.name](piece)
+        separator = ","
+    if call.json:
+        yield "]\n"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _setting(setting: Setting, value: Any) -> str:

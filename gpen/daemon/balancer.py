@@ -12,7 +12,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -69,6 +69,7 @@ class Balancer:
         self.command_line = command_line
         self.poller = Poller()
         self.sessions: dict[int, Session] = {}
+        self.dialing = 0
         self.session_limit = process.sessions_within_limit()
         self.endings: Counter[str] = Counter()
         self.total = 0
@@ -183,7 +184,7 @@ class Balancer:
 
     def _no_room(self) -> bool:
         limit = self.settings.pending_max
-        if limit and sum(session.up is None for session in self.sessions.values()) >= limit:
+        if limit and self.dialing >= limit:
             return True
         return len(self.sessions) >= min(self.settings.conn_max, self.session_limit)
 
@@ -203,6 +204,10 @@ class Balancer:
             self.session_log.write(session_line(session, self.settings))
         if self.settings.debug:
             log.debug("session %d: %s", session.id, session_line(session, self.settings).rstrip())
+        self.resume()
+
+    def resume(self) -> None:
+        """There may be room for another client."""
         self.listener.resume()
 
     def unreachable(self, server: Server) -> None:
@@ -234,23 +239,22 @@ class Balancer:
 
     # --- commands -------------------------------------------------------------------------------------------------
 
-    def execute(self, line: str, address: str) -> str:
-        """Run one line of a control client and return the reply. Switches greenlets."""
+    def execute(self, line: str, address: str) -> Iterator[str]:
+        """Run one line of a control client; the reply comes in pieces. Switches greenlets."""
         try:
             call = parse_line(line)
-            if call is None:
-                return ""
-            self._check_access(call, address)
-            return reply.render(call, self._run(call))
+            if call is not None:
+                self._check_access(call, address)
+                yield from reply.render(call, self._run(call))
         except UnknownCommand as problem:
-            return reply.unknown(problem)
+            yield reply.unknown(problem)
         except (ScriptError, sockets.ListenError) as problem:
-            return reply.error(str(problem))
+            yield reply.error(str(problem))
         except OSError as problem:
-            return reply.error(f"{line.split()[0]}: {problem.filename or ''}: {problem.strerror}")
+            yield reply.error(f"{line.split()[0]}: {problem.filename or ''}: {problem.strerror}")
         except Exception:
             log.exception("the command '%s' failed", line)
-            return reply.error(f"{line.split()[0]}: gpen failed; the traceback is in its diagnostics")
+            yield reply.error(f"{line.split()[0]}: gpen failed; the traceback is in its diagnostics")
 
     def _check_access(self, call: Call, address: str) -> None:
         allowed = self.settings.control_access if address else ACCESS[-1]
@@ -321,6 +325,8 @@ class Balancer:
         opened: dict[str, Any] = {}
         if new.listen is None:
             raise ScriptError("no listen: gpen needs an address to listen on")
+        if new.web_stats != old.web_stats:
+            check_directory("web_stats", new.web_stats)
         if new.log != old.log:
             opened["log"] = _opened_log(new.log) if new.log else None
         if new.listen != old.listen:
@@ -415,8 +421,15 @@ class Balancer:
                 log.error("%s", error)
             return
         for line in ("servers", "sessions", "recent"):
-            for row in self.execute(line, "").splitlines():
+            for row in "".join(self.execute(line, "")).splitlines():
                 log.info("%s: %s", line, row)
+
+
+def check_directory(name: str, path: str | None) -> None:
+    """Raises ScriptError when the file of this setting has no directory to be in."""
+    directory = os.path.dirname(path or "") or "."
+    if not os.path.isdir(directory):
+        raise ScriptError(f"{name}: the directory '{directory}' does not exist")
 
 
 def _opened_log(path: str) -> SessionLog:

@@ -1,12 +1,14 @@
 """What the commands that look and act return; ``control/reply.py`` turns it into text or JSON.
 
-One method a command, of the same name. None of them waits.
+One method a command, of the same name. None of them waits; what may be long is an iterator over a snapshot.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from gpen.control import reply
@@ -40,23 +42,19 @@ class Queries:
         now = time.monotonic()
         return [self._server_row(server, live.get(server.name, (0, 0)), now) for server in self._pool.all_servers()]
 
-    def sessions(self, call: Call) -> list[Row]:
+    def sessions(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
-        return [_session_row(session, now) for session in self._balancer.sessions.values()]
+        return (_session_row(session, now) for session in list(self._balancer.sessions.values()))
 
-    def recent(self, call: Call) -> list[Row]:
+    def recent(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
         live: dict[int, tuple[int, int]] = {}
         for session in self._balancer.sessions.values():
             if session.client is not None:
                 sx, rx = live.get(session.client.number, (0, 0))
                 live[session.client.number] = (sx + session.down.sent, rx + session.down.received)
-        rows = []
-        for client in self._balancer.clients:
-            if now - client.last > call["seconds"]:
-                break
-            rows.append(_client_row(client, live.get(client.number, (0, 0)), now))
-        return rows
+        seen = takewhile(lambda client: now - client.last <= call["seconds"], list(self._balancer.clients))
+        return (_client_row(client, live.get(client.number, (0, 0)), now) for client in seen)
 
     def events(self, call: Call) -> list[Row]:
         return [event._asdict() for event in list(self._pool.events)[-call["count"]:]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from html import escape
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from gpen import __version__
@@ -48,8 +49,8 @@ def status_page(queries: Queries) -> str:
     summary = queries.summary()
     servers = [row | {"place": f"{row['address']}:{row['port']}" if row["port"] else row["address"],
                       "limits": f"{row['max']} / {row['hard']}"} for row in queries.servers(_call("servers"))]
-    clients = queries.recent(_call("recent"))
-    sessions = queries.sessions(_call("sessions"))
+    clients = list(islice(queries.recent(_call("recent")), MOST_ROWS + 1))
+    sessions = list(islice(queries.sessions(_call("sessions")), MOST_ROWS + 1))
     now = timestamp(time.time())
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -81,7 +82,8 @@ def _table(columns: Iterable[tuple[str, str, str]], rows: list[dict[str, Any]]) 
     columns = list(columns)
     head = "".join(f'<th class="{kind}">{escape(title)}</th>' for _, title, kind in columns)
     body = "".join(f"<tr>{_cells(columns, row)}</tr>\n" for row in rows[:MOST_ROWS])
-    more = f"<p>and {len(rows) - MOST_ROWS} more</p>" if len(rows) > MOST_ROWS else "" if rows else "<p>none</p>"
+    more = f"<p>and more: the first {MOST_ROWS} are shown</p>" if len(rows) > MOST_ROWS else ""
+    more = more if rows else "<p>none</p>"
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>{more}'
 
 

@@ -8,15 +8,14 @@ the end.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gevent
 from gevent import socket as gsocket
-from gevent.server import StreamServer
 
-from gpen.wire.sock import SHORTAGES
+from gpen.wire.acceptor import Acceptor
 
 log = logging.getLogger("gpen")
 
@@ -25,9 +24,8 @@ MAX_WAITING = 50
 FIRST_LINE_SECONDS = 30.0
 NEXT_LINE_SECONDS = 0.2
 REPLY_SECONDS = 30.0
-_SHORTAGE_PAUSE = 0.5
 
-Execute = Callable[[str, str], str]
+Execute = Callable[[str, str], Iterable[str]]
 
 
 class ControlServer:
@@ -37,12 +35,12 @@ class ControlServer:
     """
 
     def __init__(self, sock: Any, execute: Execute, welcome: Callable[[str], str | None]) -> None:
-        """``execute`` takes a line and the client's address and returns the reply; ``welcome`` says why an address is
-        refused, if it is. An address is empty for a client of a unix socket."""
+        """``execute`` takes a line and the client's address and returns the reply in pieces; ``welcome`` says why an
+        address is refused, if it is. An address is empty for a client of a unix socket."""
         self._execute = execute
         self._welcome = welcome
         listener = gsocket.socket(sock.family, sock.type, fileno=sock.detach())
-        self._server = _Acceptor(listener, self._serve)
+        self._server = Acceptor(listener, self._serve)
         self._waiting: dict[Any, None] = {}
 
     def start(self) -> None:
@@ -62,9 +60,9 @@ class ControlServer:
                 self._send(sock, refusal)
                 return
             for line in self._lines(sock):
-                reply = self._execute(line, address)
-                if reply:
-                    self._send(sock, reply)
+                for piece in self._execute(line, address):
+                    self._send(sock, piece)
+                    gevent.sleep(0)
         except OSError as error:
             log.debug("control client %s: %s", address or "on the unix socket", error)
         finally:
@@ -86,7 +84,6 @@ class ControlServer:
                 lines, buffered = [*lines, buffered], b""
             for line in lines:
                 yield line.decode("utf-8", "replace").rstrip("\r")
-                gevent.sleep(0)
                 patience = NEXT_LINE_SECONDS
             if not piece:
                 return
@@ -114,17 +111,3 @@ class ControlServer:
             longest = next(iter(self._waiting))
             del self._waiting[longest]
             longest.kill(block=False)
-
-
-class _Acceptor(StreamServer):
-    """Accepts control clients; out of descriptors it waits a little, where gevent's own tells a traceback each time."""
-
-    def do_read(self) -> Any:
-        try:
-            return super().do_read()
-        except OSError as error:
-            if error.errno in SHORTAGES:
-                self.stop_accepting()
-                self._timer = self.loop.timer(_SHORTAGE_PAUSE)
-                self._timer.start(self._start_accepting_if_started)
-            return None

@@ -6,26 +6,28 @@ from typing import Any
 
 from gpen.model.ending import Ending
 from gpen.wire.poller import EPOLLIN, Poller
+from gpen.wire.relay import End
 
 MAX_REQUEST = 64 * 1024
 _PATIENCE = 60.0
 
 
-def answer(sock: Any, poller: Poller, seconds: float) -> Ending:
+def answer(client: End, poller: Poller, seconds: float) -> Ending:
     """Read requests (without bodies) and answer each until the client closes or stays silent for so many seconds
     (0: a minute). Switches greenlets. The caller closes the socket."""
-    request = b""
+    sock, request = client.sock, b""
     try:
         while True:
             piece = _receive(sock, poller, seconds or _PATIENCE)
             if piece is None:
                 return Ending.IDLE
             request += piece
+            client.received += len(piece)
             if not piece or len(request) > MAX_REQUEST:
                 return Ending.ANSWERED
             while b"\r\n\r\n" in request:
                 head, _, request = request.partition(b"\r\n\r\n")
-                sock.send(_page(sock, head))
+                client.sent += sock.send(_page(sock, head))
                 if b"connection: close" in head.lower() or head.split(b"\r\n")[0].endswith(b"HTTP/1.0"):
                     return Ending.ANSWERED
     except OSError:

@@ -26,9 +26,13 @@ Tap = Callable[["End", memoryview], None]
 
 
 class Relay(Protocol):
-    """What an End tells of: something ended, or the other side is gone."""
+    """The session that an End belongs to."""
 
-    def settle(self, end: End) -> None: ...
+    def settle(self, end: End) -> None:
+        """The End has ended, or the last byte that was meant for its peer is delivered."""
+
+    def failed(self) -> None:
+        """An exception that nobody expected is being handled."""
 
 
 class End:
@@ -68,11 +72,14 @@ class End:
 
     def ready(self, events: int) -> None:
         """The poller's handler. Does not switch, but for waking the session's greenlet when all is over."""
-        if events & EPOLLOUT and self.pending is not None:
-            self._flush()
-        # an error or a hang-up without input shows itself in reading, behind the last byte
-        if events & ~EPOLLOUT and self._mask & EPOLLIN:
-            self._read()
+        try:
+            if events & EPOLLOUT and self.pending is not None:
+                self._flush()
+            # an error or a hang-up without input shows itself in reading, behind the last byte
+            if events & ~EPOLLOUT and self._mask & EPOLLIN:
+                self._read()
+        except Exception:
+            self._relay.failed()
 
     def close(self) -> None:
         """Close the socket; what it has taken is still delivered by the kernel. A second call does nothing."""
@@ -80,9 +87,14 @@ class End:
             self._poller.closed(self.fd)
             self.sock.close()
             self.fd = -1
-            del self._relay, self._recv_into, self._send
-            if hasattr(self, "peer"):
-                del self.peer
+            self._mask = 0
+            self._forget()
+
+    def _forget(self) -> None:
+        """Drop what refers back to this End or its session, so that they are freed without the garbage collector."""
+        del self._relay, self._recv_into, self._send
+        if hasattr(self, "peer"):
+            del self.peer
 
     def unacknowledged(self) -> int:
         """Bytes that were sent into the socket and are not yet with the other machine."""

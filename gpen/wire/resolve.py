@@ -6,6 +6,7 @@ services come from /etc/services.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  (getaddrinfo would load it when it is first asked, perhaps inside a chroot)
 import socket
 
 import gevent

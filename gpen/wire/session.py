@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import Any, Protocol
 
@@ -41,9 +42,13 @@ class Front(Protocol):
     clients: ClientTable
     poller: Poller
     sessions: dict[int, Session]
+    dialing: int  # sessions that are being connected to a server
 
     def tap(self, session: Session) -> Tap | None:
         """What shall see the bytes of this session, if anything."""
+
+    def resume(self) -> None:
+        """There may be room for another client."""
 
     def unreachable(self, server: Server) -> None:
         """A connect to this server failed."""
@@ -131,6 +136,16 @@ class Session:
         elif self.up is not None and self._relaying and (self.down.reset or self.up.reset):
             self._tend_last_bytes(now)
 
+    def failed(self) -> None:
+        """An End's word that gpen itself failed there: it costs this session."""
+        self._report()
+        self.stop(Ending.ERROR)
+
+    def _report(self) -> None:
+        log.exception("session %d of %s failed", self.id, self.peername)
+        if self._front.settings.abort_on_error:
+            os.abort()
+
     # --- its life -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -142,9 +157,7 @@ class Session:
             self.ending = stop.ending
         except Exception:
             self.ending = Ending.ERROR
-            log.exception("session %d of %s failed", self.id, self.peername)
-            if self._front.settings.abort_on_error:
-                raise
+            self._report()
         finally:
             self._close()
 
@@ -154,9 +167,15 @@ class Session:
         if settings.tcp_nodelay or settings.keepalive:
             sockets.prepare(self.down.sock, settings)
         if settings.dummy:
-            return answer(self.down.sock, front.poller, settings.idle_timeout)
+            return answer(self.down, front.poller, settings.idle_timeout)
         denied = self._admit()
-        sock = self._dial(denied)
+        front.dialing += 1
+        try:
+            sock = self._dial(denied)
+        finally:
+            front.dialing -= 1
+            if settings.pending_max:
+                front.resume()
         return sock if isinstance(sock, Ending) else self._relay(sock)
 
     def _admit(self) -> bool:

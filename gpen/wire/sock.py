@@ -186,7 +186,8 @@ def _insist(sock: Socket, endpoint: Endpoint, seconds: float) -> int:
 def _first_ephemeral_port() -> int:
     """The lowest port that the kernel may pick for us (ip(7))."""
     try:
-        with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+        # as bytes: a codec that is not loaded yet can't be, in a chroot or as another user
+        with open("/proc/sys/net/ipv4/ip_local_port_range", "rb") as file:
             return int(file.read().split()[0])
     except OSError:
         return 1024

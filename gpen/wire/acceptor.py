@@ -1,0 +1,61 @@
+"""What the front and the control socket have in common: how they accept, and what they do when they can't."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from typing import Any
+
+from gevent.server import StreamServer
+
+from gpen.wire.sock import SHORTAGES
+
+log = logging.getLogger("gpen")
+
+_SHORTAGE_PAUSE = 0.5
+
+
+class Acceptor(StreamServer):
+    """A StreamServer that waits a little when descriptors run out; gevent's own tells a traceback each time.
+
+    The attributes are gevent's (baseserver.py), which calls ``do_read`` in the hub.
+    """
+
+    socket: Any
+    _watcher: Any
+    _timer: Any
+    _short = False
+
+    def do_read(self) -> Any:
+        """The arguments of a session; None when nothing was accepted."""
+        try:
+            accepted = self.accept()
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            self._not_accepted(error)
+            return None
+        self._short = False
+        return accepted
+
+    def accept(self) -> Any:
+        """Accept one connection. Raises OSError."""
+        return super().do_read()
+
+    def resume(self) -> None:
+        """Accept again, if it was stopped, unless the socket is closed or full."""
+        if self._watcher is None and self.started and not self.full():
+            self.start_accepting()
+
+    def _not_accepted(self, error: OSError) -> None:
+        """A client that left before it was accepted is no matter; out of descriptors, wait a little."""
+        if error.errno not in SHORTAGES:
+            if error.errno != errno.ECONNABORTED:
+                log.warning("accept failed: %s", error.strerror)
+            return
+        if not self._short:
+            log.warning("can't accept connections for now: %s; they wait in the kernel", error.strerror)
+            self._short = True
+        self.stop_accepting()
+        self._timer = self.loop.timer(_SHORTAGE_PAUSE)
+        self._timer.start(self.resume)
