@@ -9,7 +9,7 @@ A tour of the sources, in the order in which they are best read:
 4. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
    ``poller.py`` says when; ``listener.py`` and ``control.py`` accept
 5. ``daemon/balancer.py``  owns all of these and runs the commands; ``process.py`` makes it a daemon
-6. ``cli.py`` and ``ctl.py``: the programs gpen and gpenctl
+6. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl
 
 Imports run daemon -> control, wire -> model, never back (tests/test_laws.py holds this).
 """

@@ -44,7 +44,7 @@ class Listener(Acceptor):
     def empty(self) -> None:
         """Accept all that wait in the backlog now, room or not: closing the socket would reset them."""
         while (accepted := self.do_read()) is not None:
-            self.do_handle(*accepted)
+            self.loop.run_callback(self.do_handle, *accepted)  # in the hub, which the caller is not
 
     def accept(self) -> tuple[Any, Any]:
         fd, peer = self.socket._accept()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from gpen import ctl
 from gpen.control import completion
 from gpen.control.commands import COMMANDS, Command
+from gpen.ctl import main as ctl
 from tests.contrib.service import CONTRIB, PATIENCE
 
 BASH = CONTRIB / "completion" / "gpen.bash"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gpen.ctl_link import LinkError, ask, parse_target, remedy
+from gpen.ctl.link import LinkError, ask, parse_target, remedy
 from tests.ctl.daemon import GPENCTL, ROOT, SERVERS, Daemon, Run, tcp_daemon, unix_daemon
 
 
@@ -54,7 +54,7 @@ def test_words_are_one_line(gpenctl: Run, daemon: Daemon, words: list[str], line
 
 def test_quoting_is_what_the_daemon_reads() -> None:
     script = pytest.importorskip("gpen.control.script")
-    from gpen.ctl import join
+    from gpen.ctl.main import join
 
     words = ["log", "", " ", 'a"b\\c d', "#x", "a#b", "'", "\\", 'x"']
     assert script.words_of(join(words)) == words
@@ -365,11 +365,11 @@ def test_no_gevent(daemon: Daemon, environment: dict[str, str]) -> None:
     """Neither gevent nor the daemon's side: gpenctl starts at once."""
     program = """
 import sys
-from gpen.ctl import main
-from gpen import ctl_prompt, ctl_watch
+from gpen.ctl.main import main
+from gpen.ctl import prompt, watch
 for arguments in (["servers"], []):
     assert main(["--format=table", sys.argv[1], *arguments]) == 0
-ctl_prompt.candidates([])
+prompt.candidates([])
 heavy = [name for name in sys.modules if name.split(".")[0] in ("gevent", "greenlet")]
 ours = [name for name in sys.modules if name.startswith(("gpen.wire", "gpen.daemon"))]
 sys.exit(f"{heavy} {ours}" if heavy or ours else 0)

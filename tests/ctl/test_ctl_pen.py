@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from gpen.ctl_link import LinkError, ask, parse_target
+from gpen.ctl.link import LinkError, ask, parse_target
 from tests.ctl.daemon import Run, tcp_daemon
 
 pytestmark = pytest.mark.skipif(

@@ -1,4 +1,4 @@
-"""gpen.ctl_tables: values to text, JSON and pen's lines to tables and CSV."""
+"""gpen.ctl.tables: values to text, JSON and pen's lines to tables and CSV."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpen.ctl_tables import COLUMNS, csv_text, parse_plain, printable, size, span, table
+from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, printable, size, span, table
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gpen.ctl_prompt import arguments, candidates
+from gpen.ctl.prompt import arguments, candidates
 from tests.ctl.daemon import GPENCTL, Daemon, Run, Terminal, server, unix_daemon
 
 Open = Callable[..., Terminal]

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gpen.ctl_link import LinkError, ask
-from gpen.ctl_show import UsageError, View, complain, out, run
-from gpen.ctl_watch import watch
+from gpen.ctl.link import LinkError, ask
+from gpen.ctl.show import UsageError, View, complain, out, run
+from gpen.ctl.watch import watch
 
 PROMPT = "gpen> "
 OWN = ("quit", "watch")  # the prompt's own commands, beside the daemon's

@@ -8,8 +8,8 @@ import shutil
 import sys
 from typing import Any, NamedTuple
 
-from gpen.ctl_link import Target, ask
-from gpen.ctl_tables import COLUMNS, csv_text, parse_plain, printable, table
+from gpen.ctl.link import Target, ask
+from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, printable, table
 
 
 class UsageError(Exception):

@@ -43,8 +43,8 @@ import sys
 from docopt import DocoptExit, docopt
 
 from gpen import __version__
-from gpen.ctl_link import LinkError, parse_target
-from gpen.ctl_show import UsageError, View, complain, run, seconds
+from gpen.ctl.link import LinkError, parse_target
+from gpen.ctl.show import UsageError, View, complain, run, seconds
 
 FORMATS = ("table", "plain", "json", "csv")
 COLORS = ("auto", "always", "never")
@@ -82,11 +82,11 @@ def give_up_output(status: int) -> int:
 
 def dispatch(view: View, words: list[str]) -> int:
     if not words:
-        from gpen.ctl_prompt import prompt
+        from gpen.ctl.prompt import prompt
 
         return prompt(view)
     if words[0] == "watch":
-        from gpen.ctl_watch import watch
+        from gpen.ctl.watch import watch
 
         return watch(view, words[1:])
     return run(join(words), view)

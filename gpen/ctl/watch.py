@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-from gpen.ctl_link import LinkError
-from gpen.ctl_show import UsageError, View, failed, fetch, out, seconds
-from gpen.ctl_tables import Record, printable, records, table
+from gpen.ctl.link import LinkError
+from gpen.ctl.show import UsageError, View, failed, fetch, out, seconds
+from gpen.ctl.tables import Record, printable, records, table
 
 # Alternate screen, no cursor, no line wrap; and all that back.
 OPEN, CLOSE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
