@@ -1,4 +1,4 @@
-"""The real gpen as a process, and small real servers for it, on loopback sockets with ports of the kernel's choice."""
+"""The real gpen as a process, on loopback sockets with ports of the kernel's choice; its servers are in servers.py."""
 
 from __future__ import annotations
 
@@ -7,22 +7,34 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.servers import (
+    PATIENCE,
+    Serve,
+    Server,
+    SilentServer,
+    address_of,
+    echo,
+    hold,
+    naming,
+    refusing,
+    reset,
+    sending,
+)
+
+__all__ = ["COMMAND", "LOCAL", "PATIENCE", "ROOT", "Gpen", "Serve", "Server", "SilentServer", "address_of", "connect",
+           "echo", "hold", "naming", "pair_of", "read_all", "refusing", "reset", "run_gpen", "sending", "wait_until"]
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-W", "error", str(ROOT / "bin" / "gpen")]
-PATIENCE = 20.0
 LOCAL = "127.0.0.1:0"
-
-Serve = Callable[[socket.socket], None]
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE, what: str = "the condition") -> Any:
@@ -42,12 +54,6 @@ def read_all(sock: socket.socket) -> bytes:
         while piece := sock.recv(1 << 16):
             received += piece
     return bytes(received)
-
-
-def reset(sock: socket.socket) -> None:
-    """Close with a reset instead of an end of input."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 def connect(address: tuple[str, int] | str, source: str = "", seconds: float = PATIENCE) -> socket.socket:
@@ -76,16 +82,17 @@ def pair_of(address: str) -> tuple[str, int] | str:
 class Gpen:
     """A gpen in the foreground with a control socket, started with these arguments; use it in a ``with``."""
 
-    def __init__(self, directory: Path, *arguments: str, name: str = "gpen", wrapper: tuple[str, ...] = ()) -> None:
-        """``directory`` takes its files, which are called ``name``; ``wrapper`` is a command that starts commands."""
+    def __init__(self, directory: Path, *arguments: str, name: str = "gpen", control: str = "",
+                 wrapper: Sequence[str] = ()) -> None:
+        """``directory`` takes its files, which are called ``name``; ``control`` is the control socket, if it shall not
+        be a file there; ``wrapper`` is a command that starts commands."""
         self.directory = directory
-        self.control = directory / f"{name}.ctl"
+        self.control = control or str(directory / f"{name}.ctl")
         self.log_file = directory / f"{name}.log"
         self._stderr = directory / f"{name}.err"
-        self._socket = ""
         with self._stderr.open("w") as stderr:
             self.process = subprocess.Popen(
-                [*wrapper, *COMMAND, "-f", "-C", str(self.control), *arguments], stdin=subprocess.DEVNULL,
+                [*wrapper, *COMMAND, "-f", "-C", self.control, *arguments], stdin=subprocess.DEVNULL,
                 stdout=stderr, stderr=stderr, cwd=directory)
         self.pid = self.process.pid
         try:
@@ -110,7 +117,7 @@ class Gpen:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None,
                  ) -> None:
         status = self.stop()
-        print(f"--- what {self.control.stem} told on stderr\n{self.stderr}")
+        print(f"--- what {self.control} told on stderr\n{self.stderr}")
         if kind is None:
             assert status == 0
             assert "Traceback" not in self.stderr
@@ -128,9 +135,9 @@ class Gpen:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def ctl(self, *lines: str) -> str:
+    def ctl(self, *lines: str, source: str = "") -> str:
         """Send command lines on one connection and return the replies."""
-        with connect(str(self.control)) as sock:
+        with connect(pair_of(self.control), source) as sock:
             sock.sendall("".join(f"{line}\n" for line in lines).encode())
             sock.shutdown(socket.SHUT_WR)
             return read_all(sock).decode()
@@ -196,147 +203,3 @@ def run_gpen(*arguments: str, directory: Path | None = None) -> subprocess.Compl
     """Run gpen to its end: for what it refuses, or answers at once."""
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE, cwd=directory,
                           stdin=subprocess.DEVNULL, check=False)
-
-
-class Server:
-    """A server on a real socket: each connection is handed to ``serve`` in a thread, and closed when that returns."""
-
-    def __init__(self, serve: Serve, at: str = "127.0.0.1", port: int = 0) -> None:
-        """``at`` is an IPv4 or IPv6 address, or the path of a unix socket."""
-        self._serve = serve
-        self.socket = _listening(at, port)
-        self.address = address_of(self.socket)
-        self.port = self.socket.getsockname()[1] if not at.startswith("/") else 0
-        self.served = 0
-        self._open: set[socket.socket] = set()
-        self._threads: list[threading.Thread] = []
-        self._start(self._accept)
-
-    def _start(self, target: Callable[..., None], *arguments: Any) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.socket.accept()
-            except OSError:
-                return
-            self.served += 1
-            self._open.add(client)
-            self._start(self._handle, client)
-
-    def _handle(self, client: socket.socket) -> None:
-        with client, contextlib.suppress(OSError):
-            self._serve(client)
-        self._open.discard(client)
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop listening and end what is being served."""
-        for sock in (self.socket, *self._open):
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-        self.socket.close()
-        for thread in self._threads:
-            thread.join(PATIENCE)
-
-
-class SilentServer:
-    """A listener that never answers a SYN: its backlog is full, and nobody accepts."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.socket = _listening("127.0.0.1", port, backlog=0)
-        self.address, self.port = address_of(self.socket), self.socket.getsockname()[1]
-        self._fillers: list[socket.socket] = []
-        while not self._is_full():
-            pass
-
-    def _is_full(self) -> bool:
-        filler = socket.socket()
-        self._fillers.append(filler)
-        filler.settimeout(0.1)
-        try:
-            filler.connect(self.socket.getsockname())
-        except TimeoutError:
-            return True
-        return False
-
-    def __enter__(self) -> SilentServer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        for sock in (self.socket, *self._fillers):
-            sock.close()
-
-
-def _listening(at: str, port: int, backlog: int = 1000) -> socket.socket:
-    if at.startswith("/"):
-        sock = socket.socket(socket.AF_UNIX)
-        sock.bind(at)
-        sock.listen(backlog)
-        return sock
-    family = socket.AF_INET6 if ":" in at else socket.AF_INET
-    return socket.create_server((at, port), family=family, backlog=backlog)
-
-
-def address_of(sock: socket.socket) -> str:
-    """The address of a socket as gpen takes it."""
-    name = sock.getsockname()
-    if isinstance(name, str):
-        return name
-    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
-
-
-@contextlib.contextmanager
-def refusing() -> Iterator[str]:
-    """An address of this machine where nobody listens, as long as the context lasts."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        yield address_of(sock)
-
-
-def echo(sock: socket.socket) -> None:
-    """Send back what comes."""
-    while piece := sock.recv(1 << 16):
-        sock.sendall(piece)
-
-
-def hold(sock: socket.socket) -> None:
-    """Take what comes, say nothing, until the client closes."""
-    while sock.recv(1 << 16):
-        pass
-
-
-def resetting(sock: socket.socket) -> None:
-    """Accept, then reset."""
-    reset(sock)
-
-
-def naming(name: str) -> Serve:
-    """Say one's name at once, then behave like `echo`."""
-
-    def serve(sock: socket.socket) -> None:
-        sock.sendall(name.encode())
-        echo(sock)
-
-    return serve
-
-
-def sending(data: bytes, ends: Callable[[socket.socket], None] = socket.socket.close) -> Serve:
-    """Send and close at once, or end by ``reset``."""
-
-    def serve(sock: socket.socket) -> None:
-        sock.sendall(data)
-        ends(sock)
-
-    return serve

@@ -38,7 +38,7 @@ from gpen.wire.control import ControlServer
 from gpen.wire.listener import Listener
 from gpen.wire.poller import Poller
 from gpen.wire.relay import Tap
-from gpen.wire.resolve import ResolveError, resolve
+from gpen.wire.resolve import ResolveError, prepare_lookups, resolve
 from gpen.wire.session import Session
 from gpen.wire.workers import Workers
 
@@ -95,6 +95,8 @@ class Balancer:
         settings = self.settings
         process.set_debug(settings.debug)
         self._adopt_endpoints(self.resolve_servers(self.configuration))
+        if settings.chroot:
+            prepare_lookups(settings.timeout)
         assert settings.listen is not None
         self.listener = self._listener(settings.listen)
         if settings.control:

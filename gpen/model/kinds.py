@@ -67,8 +67,8 @@ def _mode(text: str) -> int:
 
 
 def _text(text: str) -> str:
-    if not text or any(ord(c) < 32 for c in text):
-        raise ValueError(f"{text!r} is empty or has control characters")
+    if not text or not text.isprintable():
+        raise ValueError(f"{text!r} is empty or has characters that can't be printed")
     return text
 
 

@@ -31,6 +31,14 @@ def resolve(address: Address, seconds: float) -> tuple[Endpoint, ...]:
     return (numeric,) if numeric else _named(address.host, port, seconds)
 
 
+def prepare_lookups(seconds: float) -> None:
+    """Load what lookups need, before a chroot hides it: modules, the system's libraries. Switches greenlets."""
+    try:
+        _named("localhost", 0, seconds)
+    except ResolveError:
+        pass  # nothing but the attempt is wanted
+
+
 def port_number(address: Address) -> int:
     """The port as a number. Raises ResolveError for a service that is not known."""
     if isinstance(address.port, int):

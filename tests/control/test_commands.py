@@ -1,0 +1,138 @@
+"""The command table: all of pen's commands and flags, each with help, usage, an example that parses and a handler."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from gpen.control import reply
+from gpen.control.commands import ACCESS, COMMANDS, OPTIONS, suggestion
+from gpen.control.script import UnknownCommand, parse_line
+from gpen.daemon.queries import Queries
+from gpen.model.settings import SETTINGS
+
+PEN_COMMANDS = {
+    "abort_on_error", "acl", "ascii", "blacklist", "block", "client_acl", "clients_max", "close", "conn_max",
+    "connection", "control", "control_acl", "debug", "delayed_forward", "dsr_if", "dsr_ip", "dummy", "epoll",
+    "exit", "hash", "http", "idle_timeout", "idlers", "include", "keepalive", "kqueue", "listen", "log", "mode",
+    "peek", "pending_max", "pid", "poll", "prio", "recent", "roundrobin", "select", "server", "servers",
+    "socket", "source", "ssl_ciphers", "ssl_client_renegotiation_interval", "ssl_ocsp_response", "ssl_option",
+    "ssl_sni_path", "status", "stubborn", "tarpit_acl", "tcp_fastclose", "tcp_nodelay", "timeout", "tracking",
+    "transparent", "web_stats", "weight", "write",
+}
+PEN_FLAGS = "abcdefhijlmnopqrstuwxABCDEFGHKLOPQRSTUWXZ"
+OUR_COMMANDS = {"sessions", "explain", "events", "help", "leastconn", "random"}
+each_command = pytest.mark.parametrize("name", sorted(COMMANDS))
+
+
+@pytest.mark.parametrize("name", sorted(PEN_COMMANDS | OUR_COMMANDS))
+def test_there_is(name: str) -> None:
+    assert name in COMMANDS
+
+
+@pytest.mark.parametrize("letter", PEN_FLAGS)
+def test_there_is_the_flag(letter: str) -> None:
+    assert f"-{letter}" in {option.flag for option in OPTIONS}
+
+
+def test_no_flag_twice() -> None:
+    flags = [option.flag for option in OPTIONS]
+    assert len(flags) == len(set(flags))
+
+
+@each_command
+def test_help(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.name == name and command.access in ACCESS
+    assert re.match(r"[A-Z']", command.help) or command.setting is not None
+    assert command.help.endswith(".") and len(command.help) > 10
+    text = reply.help_text(name)
+    assert text.startswith(f"{command.usage}\n") and command.help in text and text.endswith("\n")
+    assert (f"\n{command.usage_no}\n" in text) == command.negatable
+
+
+@each_command
+def test_usage(name: str) -> None:
+    command = COMMANDS[name]
+    assert re.match(rf"{name}( |$)", command.usage)
+    assert ("[json]" in command.usage) == command.json
+    if command.negatable:
+        assert re.match(rf"no {name}( |$)", command.usage_no)
+
+
+@each_command
+def test_example(name: str) -> None:
+    command = COMMANDS[name]
+    if command.example:
+        call = parse_line(command.example)
+        assert call is not None and call.command is command
+
+
+@each_command
+def test_a_handler(name: str) -> None:
+    command = COMMANDS[name]
+    if command.configures or name == "write":
+        assert not hasattr(Queries, name)
+    else:
+        assert callable(getattr(Queries, name))
+
+
+def test_every_setting_is_a_command() -> None:
+    for name, setting in SETTINGS.items():
+        command = COMMANDS[name]
+        assert command.setting is setting and command.configures and command.negatable
+
+
+def test_no_handler_without_a_command() -> None:
+    methods = {name for name in vars(Queries) if not name.startswith("_")} - {"summary"}
+    assert methods <= set(COMMANDS)
+
+
+def test_help_lists_all() -> None:
+    lines = reply.help_text(None).splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == sorted(COMMANDS)
+    with pytest.raises(ValueError, match="'severs' is not a command; did you mean 'servers'"):
+        reply.help_text("severs")
+
+
+@pytest.mark.parametrize(("typed", "meant"), [
+    ("severs", "servers"), ("sesions", "sessions"), ("stubborm", "stubborn"), ("roundrobbin", "roundrobin"),
+    ("blaklist", "blacklist"), ("foo", None), ("", None), ("x" * 1000, None),
+])
+def test_suggestion(typed: str, meant: str | None) -> None:
+    assert suggestion(typed) == meant
+
+
+def test_the_reply_to_an_unknown_command() -> None:
+    assert reply.unknown(UnknownCommand("foo")) == "do_cmd: ignoring command starting with 'foo'\n"
+    assert reply.unknown(UnknownCommand("severs")) == (
+        "do_cmd: ignoring command starting with 'severs'\nerror: did you mean 'servers'?\n")
+
+
+def test_an_error_is_one_line() -> None:
+    assert reply.error("a\nb  c") == "error: a b c\n"
+
+
+def test_replies_in_pens_words() -> None:
+    """The rest of pen's replies is compared with pen itself, in tests/pen."""
+    call = parse_line("mode")
+    assert call is not None
+    modes = dict.fromkeys(reply.PEN_MODES + reply.MORE_MODES, False)
+    assert "".join(reply.render(call, modes)) == "no hash no roundrobin no stubborn no weight no prio\n"
+    assert "".join(reply.render(call, modes | {"leastconn": True})).endswith("no prio leastconn\n")
+    row = {"connection": 5, "state": 2, "downfd": 7, "upfd": 8, "client": 0, "server": 1, "pend": 0}
+    call = parse_line("connection 5")
+    assert call is not None
+    assert "".join(reply.render(call, row)) == (
+        "Connection 5:\nstate = 2\ndownfd = 7, upfd = 8\nclient = 0, server = 1\npend = 0\n")
+    call = parse_line("connection 5 json")
+    assert call is not None
+    assert "".join(reply.render(call, row)).startswith('{"connection":5,"state":2,')
+
+
+def test_usage_text() -> None:
+    text = reply.usage("1.2.3")
+    for option in OPTIONS:
+        assert f"\n  {option.flag}" in text
+    assert max(map(len, text.splitlines())) <= 120

@@ -1,0 +1,238 @@
+"""Configurations: dump() and running what it gives are inverse, and a line that makes no sense changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from gpen.control.configuration import Configuration
+from gpen.control.script import ScriptError, parse_lines, read_file
+from gpen.model import kinds
+from gpen.model.server import STATES
+from gpen.model.settings import SETTINGS, Setting, quote
+
+SERVER_FIELDS = ("number", "name", "address", "max", "hard", "weight", "prio", "acl", "state")
+
+
+def configured(*lines: str) -> Configuration:
+    configuration = Configuration(lambda: 1000.0, lambda: 1e9)
+    for call in parse_lines(lines, "test"):
+        configuration.run(call)
+    return configuration
+
+
+def state_of(configuration: Configuration) -> dict[str, Any]:
+    """All that can be configured, as plain values."""
+    pool = configuration.pool
+    return {
+        "settings": {name: configuration.settings.get(name) for name in SETTINGS},
+        "servers": {n: [getattr(server, field) for field in SERVER_FIELDS] for n, server in pool.servers.items()},
+        "special": {n: [getattr(server, field) for field in SERVER_FIELDS] for n, server in pool.special.items()},
+        "acls": [[(str(e), e.permit, e.family, e.network, e.mask) for e in access.entries] for access in pool.acls],
+    }
+
+
+# --- any configuration -----------------------------------------------------------------------------------------------
+
+words = st.text(min_size=1, max_size=20).filter(str.isprintable)
+ports = st.one_of(st.integers(0, 65535).map(str), st.sampled_from(["http", "x-port"]))
+hosts = st.one_of(st.ip_addresses().map(str), st.sampled_from(["www", "www-1.example.org", "localhost", "fe80::1%lo"]))
+paths = words.map(lambda text: f"/tmp/{text}").filter(lambda path: len(path.encode()) < 100)
+numbers = st.one_of(st.integers(0, 9), st.integers(0, kinds.MOST)).map(str)
+durations = st.one_of(st.integers(1, 10**6).map(str), st.decimals("0.000001", 1000, places=6).map(str))
+
+
+def bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+listens = st.one_of(ports, paths, st.builds(lambda host, port: f"{bracketed(host)}:{port}", hosts, ports))
+specs = st.one_of(
+    hosts.map(bracketed), paths.filter(lambda path: ":" not in path),
+    st.builds(lambda host, port, *options: ":".join([bracketed(host), port, *options]), hosts, ports,
+              st.integers(0, 99).map(str), st.integers(0, 99).map(str)))
+VALUES: dict[int, SearchStrategy[str]] = {
+    id(kinds.TEXT): words, id(kinds.FILE): words, id(kinds.DIRECTORY): words, id(kinds.USER): words,
+    id(kinds.IP): st.ip_addresses().map(str), id(kinds.MODE): st.integers(0, 0o777).map(lambda mode: f"{mode:o}"),
+    id(kinds.LISTEN): listens, id(kinds.CONTROL): listens, id(kinds.SPEC): specs,
+    id(kinds.ACL): st.integers(0, 9).map(str),
+}
+
+
+def line_of(setting: Setting) -> SearchStrategy[str]:
+    unset = st.just(f"no {setting.name}")
+    if setting.is_flag:
+        return st.one_of(unset, st.just(setting.name))
+    return st.one_of(unset, value_of(setting).map(lambda value: f"{setting.name} {quote(value)}"))
+
+
+def value_of(setting: Setting) -> SearchStrategy[str]:
+    kind = setting.kind
+    if kind.choices:
+        return st.sampled_from(kind.choices)
+    if id(kind) in VALUES:
+        return VALUES[id(kind)]
+    candidates = durations if kind.metavar == "S" else numbers
+    return candidates.filter(lambda text: fits(kind, text))
+
+
+def fits(kind: kinds.Kind, text: str) -> bool:
+    try:
+        kind.parse(text)
+    except ValueError:
+        return False
+    return True
+
+
+settings_lines = st.one_of([line_of(setting) for setting in SETTINGS.values() if not setting.missing])
+networks = st.one_of(
+    st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str),
+    st.builds(lambda ip, length: f"{ip}/{length}", st.ip_addresses(v=4), st.integers(0, 32)),
+    st.builds(lambda ip, length: f"{ip}/{length}", st.ip_addresses(v=6), st.integers(0, 128)),
+    st.builds(lambda ip, mask: f"{ip} {mask}", st.ip_addresses(v=4), st.ip_addresses(v=4)))
+acl_lines = st.builds(lambda number, action, network: f"acl {number} {action} {network}", st.integers(0, 9),
+                      st.sampled_from(["permit", "deny"]), networks)
+options = st.fixed_dictionaries({}, optional={
+    "port": ports, "max": numbers, "hard": numbers, "weight": numbers, "prio": numbers,
+    "acl": st.integers(0, 9).map(str), "state": st.sampled_from(STATES), "blacklist": durations})
+server_lines = st.builds(
+    lambda number, place, more: " ".join([f"server {number} address {quote(place)}", *(f"{k} {v}" for k, v in
+                                                                                       more.items())]),
+    st.integers(0, 5), st.one_of(hosts, paths), options)
+scripts = st.lists(st.one_of(settings_lines, acl_lines, server_lines), max_size=25)
+
+
+@given(scripts, st.sets(st.integers(0, 5)))
+def test_dump_and_run_are_inverse(lines: list[str], deleted: set[int]) -> None:
+    configuration = configured(*lines)
+    present = configuration.pool.servers
+    for call in parse_lines([f"no server {number}" for number in deleted if number in present], "test"):
+        configuration.run(call)
+    copy = configured(*configuration.dump())
+    assert list(copy.dump()) == list(configuration.dump())
+    assert state_of(copy) == state_of(configuration)
+
+
+@given(scripts)
+def test_a_dump_that_is_run_again_changes_nothing(lines: list[str]) -> None:
+    """So it is when a file is read again at HUP: no access list grows."""
+    configuration = configured(*lines)
+    before = state_of(configuration)
+    for call in parse_lines(list(configuration.dump()), "test"):
+        configuration.run(call)
+    assert state_of(configuration) == before
+
+
+@given(scripts)
+def test_a_dump_can_stand_in_a_file(lines: list[str]) -> None:
+    configuration = configured(*lines)
+    dumped = list(configuration.dump())
+    copy = Configuration(lambda: 1000.0, lambda: 1e9)
+    # as write and -F do it, with a file's line ends only between the lines
+    for call in parse_lines("".join(f"{line}\n" for line in dumped).split("\n"), "file"):
+        copy.run(call)
+    assert state_of(copy) == state_of(configuration)
+
+
+@given(scripts, scripts)
+def test_a_rehearsal_changes_nothing(lines: list[str], more: list[str]) -> None:
+    configuration = configured(*lines)
+    before = state_of(configuration)
+    rehearsed = configuration.rehearse(parse_lines(more, "more"))
+    assert state_of(configuration) == before
+    for call in parse_lines(more, "more"):
+        configuration.run(call)
+    assert state_of(rehearsed) == state_of(configuration)
+
+
+def test_a_dump_that_is_read_from_a_file(tmp_path: Path) -> None:
+    configuration = configured("listen 80", 'log "/tmp/a \u00fc#c"', "timeout 0.00001", "server 0 address www")
+    (tmp_path / "gpen.cfg").write_text("".join(f"{line}\n" for line in configuration.dump()), encoding="utf-8")
+    copy = Configuration(lambda: 1000.0, lambda: 1e9)
+    for call in read_file(str(tmp_path / "gpen.cfg")):
+        copy.run(call)
+    assert state_of(copy) == state_of(configuration)
+
+
+# --- single commands -------------------------------------------------------------------------------------------------
+
+
+def test_servers() -> None:
+    pool = configured("listen 80", "server 1 address www", "server 0 address 10.0.0.1 port 81 max 5",
+                      "server 1 max 7 weight 3", "server 0 state drain").pool
+    assert str(pool.servers[1].address) == "www:80" and pool.servers[1].max == 7 and pool.servers[1].weight == 3
+    assert pool.servers[0].max == 5 and pool.servers[0].state == "drain"
+    assert [server.number for server in pool.all_servers()] == [0, 1]
+
+
+def test_the_default_port_may_come_later() -> None:
+    configuration = configured("emergency www", "server 0 address 10.0.0.1", "server 1 address /tmp/x", "listen 81")
+    pool = configuration.pool
+    assert [str(server.address) for server in pool.all_servers()] == ["10.0.0.1:81", "/tmp/x", "www:81"]
+    for call in parse_lines(["listen 82"], "test"):
+        configuration.run(call)
+    assert str(pool.servers[0].address) == "10.0.0.1:81", "it is the server's own now"
+    assert str(pool.special["emergency"].address) == "www:81"
+
+
+def test_moving_a_server_forgets_what_its_name_meant() -> None:
+    configuration = configured("server 0 address www port 80")
+    server = configuration.pool.servers[0]
+    server.endpoints = (object(),)  # type: ignore[assignment]
+    for line in ("server 0 max 5", "server 0 address www port 80"):
+        for call in parse_lines([line], "test"):
+            configuration.run(call)
+        assert server.endpoints
+    for call in parse_lines(["server 0 port 81"], "test"):
+        configuration.run(call)
+    assert not server.endpoints and str(server.address) == "www:81"
+
+
+def test_a_server_that_was_a_unix_socket() -> None:
+    pool = configured("listen 80", "server 0 address /tmp/x", "server 0 address www").pool
+    assert str(pool.servers[0].address) == "www:80"
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("server 7 max 5", "test:1: server: there is no server 7 (known: none); a new one needs an address"),
+    ("no server 7", "test:1: no server: there is no server 7"),
+])
+def test_what_makes_no_sense(line: str, message: str) -> None:
+    with pytest.raises(ScriptError) as caught:
+        configured(line)
+    assert str(caught.value) == message
+
+
+def test_a_script_is_carried_out_whole_or_not_at_all() -> None:
+    configuration = configured("timeout 7", "server 0 address www port 80")
+    before = state_of(configuration)
+    with pytest.raises(ScriptError, match="no server 9"):
+        configuration.rehearse(parse_lines(["timeout 8", "no server 0", "server 9 max 4"], "test"))
+    assert state_of(configuration) == before
+
+
+def test_access_lists() -> None:
+    pool = configured("acl 1 permit 10.0.0.0/8", "acl 1 deny 10.0.0.1", "acl 2 permit ::1", "no acl 2").pool
+    assert [str(entry) for entry in pool.acls[1].entries] == ["permit 10.0.0.0/8", "deny 10.0.0.1"]
+    assert not pool.acls[2].entries
+
+
+def test_fewer_clients_max_forgets_at_once() -> None:
+    configuration = configured()
+    for number in range(10):
+        configuration.clients.touch(str(number), number, 100, 0)
+    for call in parse_lines(["clients_max 3"], "test"):
+        configuration.run(call)
+    assert [client.address for client in configuration.clients] == ["9", "8", "7"]
+
+
+def test_no_puts_the_default_back() -> None:
+    settings = configured(*(f"{name} {value}" for name, value in {
+        "timeout": "9", "conn_max": "7", "control_mode": "666", "tcp_fastclose": "up", "log": "x", "control_acl": "3",
+        "emergency": "www:80"}.items()), *(f"no {name}" for name in SETTINGS)).settings
+    assert {name: settings.get(name) for name in SETTINGS} == {name: s.default for name, s in SETTINGS.items()}

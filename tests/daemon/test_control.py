@@ -1,0 +1,159 @@
+"""The control socket as a socket: who may, and that no client of it delays another."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import pytest
+
+from tests.harness import Gpen, Server, connect, hold, read_all, refusing, wait_until
+
+Start = Callable[..., Gpen]
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def balancer(gpen: Start, servers: Serve) -> Gpen:
+    return gpen("-x", "2000", servers=[servers(hold)])
+
+
+def is_prompt(balancer: Gpen) -> bool:
+    start = time.monotonic()
+    assert balancer.ctl("pid") == f"{balancer.pid}\n"
+    return time.monotonic() - start < 1
+
+
+@pytest.fixture
+def client(balancer: Gpen) -> Iterator[socket.socket]:
+    with connect(balancer.control) as sock:
+        yield sock
+
+
+def mode_of(balancer: Gpen) -> int:
+    return stat.S_IMODE(os.stat(balancer.control).st_mode)
+
+
+def test_mode(gpen: Start, servers: Serve, balancer: Gpen) -> None:
+    assert mode_of(balancer) == 0o600
+    assert balancer.ctl("control_mode 660") == "0660\n"
+    assert mode_of(balancer) == 0o660
+    assert mode_of(gpen("-O", "control_mode 0640", servers=[servers(hold)])) == 0o640
+
+
+def test_a_silent_client(balancer: Gpen, client: socket.socket) -> None:
+    assert is_prompt(balancer)
+
+
+def test_a_client_without_an_end_of_line(balancer: Gpen, client: socket.socket) -> None:
+    """Megabytes without a newline: an error, then the end."""
+    before = balancer.rss
+    try:
+        for _ in range(400):
+            client.sendall(bytes(b"x" * 10_000))
+    except OSError:
+        pass
+    assert is_prompt(balancer)
+    assert balancer.rss - before < 2 << 20
+    with connect(balancer.control) as other:
+        other.sendall(b"x" * 8193)
+        assert read_all(other) == b"error: the line is longer than 8192 bytes\n"
+
+
+def test_a_client_that_sends_byte_by_byte(balancer: Gpen, client: socket.socket) -> None:
+    for byte in b"timeout 7\n":
+        client.sendall(bytes([byte]))
+        assert is_prompt(balancer)
+    assert read_all(client) == b"7\n"
+
+
+def test_a_client_that_never_reads(balancer: Gpen, client: socket.socket) -> None:
+    """Its reply, of many sessions, is far larger than what the kernel holds for it."""
+    with ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(balancer.connect())
+        wait_until(lambda: len(balancer.json("sessions")) == 300)
+        client.sendall(b"sessions json\n" * 100)
+        for _ in range(5):
+            assert is_prompt(balancer)
+    balancer.wait_idle()
+
+
+def test_a_hundred_clients_at_once(balancer: Gpen) -> None:
+    """40 silent ones hold their places; the others are answered meanwhile."""
+    with ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(connect(balancer.control))
+        with ThreadPoolExecutor(60) as pool:
+            assert all(pool.map(lambda _: is_prompt(balancer), range(60)))
+
+
+def test_many_silent_clients_lock_nobody_out(balancer: Gpen) -> None:
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(connect(balancer.control))
+        assert is_prompt(balancer)
+
+
+@pytest.mark.parametrize("sent, replied", [
+    (b"timeout\nblacklist\ntracking\n", b"3\n30\n0\n"),
+    (b"timeout\r\nblacklist\r\n", b"3\n30\n"),
+    (b"timeout\nblacklist", b"3\n30\n"),
+    (b"timeout", b"3\n"),
+    (b"\n\n  # a comment\n  timeout  # another\n", b"3\n"),
+    (b"timeout abc\ntimeout\n", b"error: timeout: 'abc' is not a number of seconds above 0\n3\n"),
+    (b"\xff\xfe\n", "do_cmd: ignoring command starting with '\ufffd\ufffd'\n".encode()),
+    (b"", b""),
+])
+def test_lines(balancer: Gpen, client: socket.socket, sent: bytes, replied: bytes) -> None:
+    client.sendall(sent)
+    client.shutdown(socket.SHUT_WR)
+    assert read_all(client) == replied
+
+
+def test_it_closes_when_no_further_line_comes(balancer: Gpen, client: socket.socket) -> None:
+    """As penctl needs it, which does not end its input."""
+    client.sendall(b"pid\n")
+    assert read_all(client) == f"{balancer.pid}\n".encode()
+
+
+def test_lines_one_after_the_other(balancer: Gpen, client: socket.socket) -> None:
+    for _ in range(3):
+        client.sendall(b"pid\n")
+        assert client.recv(100) == f"{balancer.pid}\n".encode()
+
+
+def test_a_client_that_resets(balancer: Gpen) -> None:
+    for _ in range(20):
+        with connect(balancer.control) as sock:
+            sock.sendall(b"help\n" * 50)
+    assert is_prompt(balancer)
+    assert "Traceback" not in balancer.stderr
+
+
+def test_a_control_port(gpen: Start, servers: Serve) -> None:
+    """Over TCP, access goes by list and by level; the list of clients has no say in it."""
+    commands = ["control_acl 4", "acl 4 deny 127.0.0.9", "acl 4 permit 127.0.0.0/8", "control_access operate",
+                "client_acl 5", "acl 5 deny 127.0.0.8"]
+    options = [word for command in commands for word in ("-O", command)]
+    with refusing() as address:
+        pass
+    balancer = gpen("-u", "nobody", *options, control=address, servers=[servers(hold)])
+    assert balancer.ctl("control") == f"{address}\n"
+    assert balancer.ctl("server 0 weight 5") == ""
+    assert balancer.ctl("timeout") == "3\n"
+    assert balancer.ctl("timeout 4").startswith("error: timeout: needs admin access")
+    assert balancer.ctl("servers", source="127.0.0.8").startswith("0 addr 127.0.0.1")
+    assert balancer.ctl("servers", source="127.0.0.9") == "error: access list 4 (control_acl) denies 127.0.0.9\n"
+
+
+def test_the_default_list_does_not_lock_the_operator_out(gpen: Start, servers: Serve) -> None:
+    with refusing() as address:
+        pass
+    balancer = gpen("-u", "nobody", "-O", "acl 0 deny 0.0.0.0/0", control=address, servers=[servers(hold)])
+    assert balancer.ctl("acl 0 deny 10.0.0.0/8", "timeout 4") == "4\n"

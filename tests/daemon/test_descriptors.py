@@ -1,0 +1,106 @@
+"""Out of descriptors: alive and quiet, no server blamed, and serving again when they are back."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from tests.harness import Gpen, Server, connect, naming, wait_until
+
+Start = Callable[..., Gpen]
+Serve = Callable[..., Server]
+
+
+def limit(balancer: Gpen, soft: int) -> None:
+    """Let the running gpen have this many descriptors."""
+    hard = resource.prlimit(balancer.pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(balancer.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def cpu_share(balancer: Gpen, seconds: float) -> float:
+    """The part of a core that gpen uses in that time."""
+    used, start = balancer.cpu, time.monotonic()
+    time.sleep(seconds)  # this is what is measured
+    return (balancer.cpu - used) / (time.monotonic() - start)
+
+
+def is_unblamed(balancer: Gpen) -> bool:
+    return [(row["health"], row["failures"]) for row in balancer.json("servers")] == [("up", 0)] * 2
+
+
+def test_none_to_accept_with(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", servers=[servers(naming("a")), servers(naming("b"))])
+    address = balancer.address
+    with ExitStack() as stack:
+        early = [stack.enter_context(balancer.connect()) for _ in range(4)]
+        assert {sock.recv(1) for sock in early} == {b"a", b"b"}
+        limit(balancer, balancer.fds())
+        late = [stack.enter_context(connect(address)) for _ in range(20)]
+        control = stack.enter_context(connect(balancer.control))
+        control.sendall(b"pid\n")
+        assert cpu_share(balancer, 2) < 0.05
+        for sock in early:  # those who are in are served
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+        limit(balancer, 1000)
+        assert {sock.recv(1) for sock in late} == {b"a", b"b"}
+        assert control.recv(10) == f"{balancer.pid}\n".encode()
+        assert is_unblamed(balancer)
+    balancer.wait_idle()
+    assert balancer.stderr.count("can't accept clients") <= 2
+
+
+def test_none_to_connect_with(gpen: Start, servers: Serve) -> None:
+    """A client was accepted, and waits until there is a descriptor for its server."""
+    balancer = gpen("-r", "-t", "15", servers=[servers(naming("a")), servers(naming("b"))])
+    address, before = balancer.address, balancer.fds()
+    limit(balancer, before + 1)
+    with connect(address) as sock:
+        wait_until(lambda: balancer.fds() == before + 1)
+        assert cpu_share(balancer, 2) < 0.05
+        limit(balancer, 1000)
+        assert sock.recv(1) == b"a"
+        assert is_unblamed(balancer)
+    balancer.wait_idle()
+
+
+def test_none_in_time(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", "-t", "1", "-l", "gpen.log", servers=[servers(naming("a")), servers(naming("b"))])
+    address, before = balancer.address, balancer.fds()
+    limit(balancer, before + 1)
+    with connect(address) as sock:
+        assert sock.recv(1) == b""
+    limit(balancer, 1000)
+    assert is_unblamed(balancer)
+    assert balancer.log.split()[-1] == "local-error"
+
+
+def test_sessions_leave_descriptors_for_control(gpen: Start, servers: Serve) -> None:
+    """A lower limit is seen, and keeps room for what is not a session."""
+    server = servers(naming("a"))
+    balancer = gpen(servers=[server])
+    address = balancer.address
+    limit(balancer, 40)  # 10 sessions and as many descriptors to spare
+    cpu_share(balancer, 1.5)  # the janitor looks once a second
+    with ExitStack() as stack:
+        for _ in range(30):
+            stack.enter_context(connect(address))
+        wait_until(lambda: server.served == 10)
+        assert len(balancer.json("sessions")) == 10
+        limit(balancer, 1000)
+        wait_until(lambda: server.served == 30)
+
+
+def test_the_limit_is_raised_to_what_conn_max_needs(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-x", "700", servers=[servers(naming("a"))], wrapper=("prlimit", "--nofile=256:4096"))
+    assert resource.prlimit(balancer.pid, resource.RLIMIT_NOFILE)[0] >= 1400
+
+
+def test_a_limit_that_can_not_be_raised_is_told(gpen: Start, servers: Serve) -> None:
+    wrapper = ("prlimit", "--nofile=256", "setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource")
+    balancer = gpen("-x", "700", servers=[servers(naming("a"))], wrapper=wrapper)
+    assert "conn_max 700 needs" in balancer.stderr
+    assert "ulimit" in balancer.stderr
+    assert balancer.ask() == b"a"

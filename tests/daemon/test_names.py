@@ -1,0 +1,69 @@
+"""Names of servers, with an /etc/hosts of the test's own (in a mount namespace)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Gpen, Server, naming, run_gpen, wait_until
+
+Start = Callable[..., Gpen]
+Serve = Callable[..., Server]
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Path:
+    path = tmp_path / "hosts"
+    path.write_text("127.0.0.1 localhost\n127.0.0.1 web.test\n::1 web.test\n")
+    return path
+
+
+def seeing(hosts: Path) -> tuple[str, ...]:
+    """The wrapper that shows a command these hosts."""
+    return ("unshare", "--mount", "sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$0" "$@"')
+
+
+def test_all_addresses_of_a_name_are_tried(gpen: Start, servers: Serve, hosts: Path) -> None:
+    server = servers(naming("six"), at="::1")
+    balancer = gpen(servers=[f"web.test:{server.port}"], wrapper=seeing(hosts))
+    assert balancer.ask() == b"six"
+    assert (balancer.server(0)["failures"], balancer.server(0)["address"]) == (0, "127.0.0.1")
+
+
+def test_a_name_is_looked_up_again_when_a_connect_fails(gpen: Start, servers: Serve, hosts: Path) -> None:
+    server = servers(naming("moved"), at="127.0.0.7")
+    balancer = gpen("-b", "0", servers=[f"web.test:{server.port}"], wrapper=seeing(hosts))
+    hosts.write_text("127.0.0.7 web.test\n")
+    assert balancer.ask() == b""
+    wait_until(lambda: balancer.server(0)["address"] == "127.0.0.7")
+    assert balancer.ask() == b"moved"
+    assert "'web.test' is 127.0.0.7 now" in balancer.stderr
+
+
+def test_a_name_that_is_gone_keeps_its_address(gpen: Start, servers: Serve, hosts: Path) -> None:
+    with Server(naming("a")) as server:
+        balancer = gpen("-b", "0", servers=[f"web.test:{server.port}"], wrapper=seeing(hosts))
+    hosts.write_text("127.0.0.1 localhost\n")
+    assert balancer.ask() == b""
+    wait_until(lambda: "its last known address stays" in balancer.stderr)
+    with Server(naming("back"), port=server.port):
+        assert balancer.ask() == b"back"
+
+
+def test_a_name_that_is_unknown(gpen: Start, servers: Serve, hosts: Path) -> None:
+    done = run_gpen("-f", "127.0.0.1:0", "none.invalid:80")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "none.invalid" in done.stderr
+    balancer = gpen(servers=[servers(naming("a"))], wrapper=seeing(hosts))
+    reply = balancer.ctl("server 1 address none.invalid port 80")
+    assert reply.startswith("error: ")
+    assert "none.invalid" in reply
+    assert [row["number"] for row in balancer.json("servers")] == [0]
+
+
+def test_a_service_by_name(gpen: Start, servers: Serve) -> None:
+    balancer = gpen(servers=["127.0.0.1:smtp"])
+    assert balancer.server(0)["port"] == 25
+    assert balancer.ctl("server 1 address 127.0.0.1 port nosuch").startswith("error: ")

@@ -1,0 +1,96 @@
+"""Access lists: the first match decides; without one, the opposite of the last entry of the client's family."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpen.model.acl import AccessList, parse_entry
+
+
+def access_list(*lines: str) -> AccessList:
+    access = AccessList()
+    access.entries.extend(parse_entry(*line.split()) for line in lines)
+    return access
+
+
+@pytest.mark.parametrize(("lines", "permitted", "denied"), [
+    ([], ["192.0.2.1", "2001:db8::1", "unix"], []),
+    (["permit 10.0.0.1"], ["10.0.0.1"], ["10.0.0.2"]),
+    (["deny 10.0.0.1"], ["10.0.0.2"], ["10.0.0.1"]),
+    (["permit 10.0.0.0 255.0.0.0"], ["10.255.255.255", "10.0.0.0"], ["11.0.0.0", "9.255.255.255"]),
+    (["permit 10.0.0.0/8"], ["10.1.2.3"], ["11.0.0.0"]),
+    (["permit 10.1.2.3/8"], ["10.200.0.1"], ["11.1.2.3"]),  # host bits do not count
+    (["permit 10.1.2.3 255.255.0.0"], ["10.1.0.0"], ["10.2.2.3"]),
+    (["permit 10.0.0.1 255.0.0.255"], ["10.7.8.1"], ["10.7.8.2"]),  # a mask may have holes
+    (["permit 0.0.0.0/0"], ["8.8.8.8"], []),
+    (["deny 0.0.0.0 0.0.0.0"], [], ["8.8.8.8", "127.0.0.1"]),
+    (["permit 10.0.0.1/32"], ["10.0.0.1"], ["10.0.0.0"]),
+    (["permit 2001:db8::/32"], ["2001:db8:1::1"], ["2001:db9::1"]),
+    (["deny 2001:db8::5/32"], ["2001:db9::1"], ["2001:db8:1::1"]),
+    (["permit ::1"], ["::1", "0:0:0:0:0:0:0:1"], ["::2"]),
+    (["permit ::/0"], ["::2", "fe80::1%eth0"], []),
+    # the first match decides
+    (["deny 10.0.0.1", "permit 10.0.0.0/8"], ["10.0.0.2"], ["10.0.0.1", "11.0.0.1"]),
+    (["permit 10.0.0.0/8", "deny 10.0.0.1"], ["10.0.0.1", "11.0.0.1"], []),
+    # without a match: the last entry of the client's own family, whatever comes behind it
+    (["permit 10.0.0.1", "deny ::1"], ["10.0.0.1", "::2"], ["10.0.0.2", "::1"]),
+    (["deny 10.0.0.1", "permit ::1"], ["10.0.0.2", "::1"], ["10.0.0.1", "::2"]),
+    # a list without an entry of the family: who is let in by name is not joined by the whole other family
+    (["permit 10.0.0.1"], ["10.0.0.1"], ["2001:db8::1"]),
+    (["deny 10.0.0.1"], ["2001:db8::1"], []),
+    (["deny ::1"], ["10.0.0.1"], []),
+])
+def test_lists(lines: list[str], permitted: list[str], denied: list[str]) -> None:
+    access = access_list(*lines)
+    assert [address for address in permitted + denied if access.permits(address)] == permitted
+
+
+def test_a_client_of_a_unix_socket_always_may() -> None:
+    assert access_list("deny 0.0.0.0/0", "deny ::/0").permits("unix")
+
+
+@pytest.mark.parametrize(("words", "value"), [
+    (("allow", "10.0.0.1"), "allow"),
+    (("permit", "10.0.0"), "10.0.0"),
+    (("permit", "10.0.0.256"), "10.0.0.256"),
+    (("permit", "www.example.org"), "www.example.org"),
+    (("permit", "10.0.0.0/33"), "33"),
+    (("permit", "10.0.0.0/-1"), "-1"),
+    (("permit", "10.0.0.0/"), "10.0.0.0/"),
+    (("permit", "10.0.0.0/255.0.0.0"), "255.0.0.0"),
+    (("permit", "10.0.0.0/\u00b2"), "\u00b2"),
+    (("permit", "::1/129"), "129"),
+    (("permit", "::1", "ffff::"), "ffff::"),
+    (("permit", "10.0.0.0", "255.0.0"), "255.0.0"),
+    (("permit", "10.0.0.0/8", "255.0.0.0"), "10.0.0.0/8 255.0.0.0"),
+    (("permit", ""), "''"),
+])
+def test_what_is_no_entry(words: tuple[str, ...], value: str) -> None:
+    with pytest.raises(ValueError, match=r"is not|expected|is written as") as caught:
+        parse_entry(*words)
+    assert value in str(caught.value)
+
+
+def test_an_entry_prints_as_it_was_written() -> None:
+    for text in ("permit 10.1.2.3/8", "deny 10.0.0.0 255.0.0.0", "permit 2001:db8::/32"):
+        assert str(parse_entry(*text.split())) == text
+
+
+@given(st.ip_addresses(v=4), st.integers(0, 32), st.ip_addresses(v=4))
+def test_networks_as_the_standard_library_knows_them(network: ipaddress.IPv4Address, length: int,
+                                                     client: ipaddress.IPv4Address) -> None:
+    expected = client in ipaddress.ip_network(f"{network}/{length}", strict=False)
+    mask = str(ipaddress.ip_network(f"0.0.0.0/{length}").netmask)
+    assert access_list(f"permit {network}/{length}").permits(str(client)) == expected
+    assert access_list(f"permit {network} {mask}").permits(str(client)) == expected
+
+
+@given(st.ip_addresses(v=6), st.integers(0, 128), st.ip_addresses(v=6))
+def test_ipv6_networks(network: ipaddress.IPv6Address, length: int, client: ipaddress.IPv6Address) -> None:
+    expected = int(client) >> (128 - length) == int(network) >> (128 - length)
+    assert access_list(f"permit {int(network):x}".replace(f"{int(network):x}", f"{network}/{length}")).permits(
+        str(client)) == expected

@@ -1,0 +1,178 @@
+"""Any sequence of reserve, connected, fail, release and configure leaves the pool's invariants standing."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from gpen.model.client import Client, ClientTable
+from gpen.model.pool import Lease
+from gpen.model.server import STATES, Server
+from tests.model.world import World
+
+RULES = ("", "prio", "weight", "leastconn", "random", "hash")
+LIMITS = st.integers(0, 3)
+NUMBERS = st.integers(0, 3)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Sessions that come, fail and go, an operator who changes everything, and time that passes."""
+
+    leases = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(0)
+        self.pool = self.world.pool
+        self.pool.random = random.Random(7)  # so that a failure can be repeated
+        self.clients = ClientTable()
+        self.open: list[Lease] = []
+        self.servers: list[Server] = []
+
+    @initialize(count=st.integers(0, 4), rule=st.sampled_from(RULES), flags=st.sets(st.sampled_from(
+        ("roundrobin", "stubborn"))), emergency=st.booleans())
+    def configure_pool(self, count: int, rule: str, flags: set[str], emergency: bool) -> None:
+        for number in range(count):
+            self.servers.append(self.world.add(number))
+        for name in (rule, *flags):
+            if name:
+                self.world.settings.set(name, True)
+        self.world.special("abuse", max=2)
+        if emergency:
+            self.world.special("emergency", max=3)
+
+    # --- sessions -------------------------------------------------------------------------------------------------
+
+    @rule(target=leases, address=st.integers(0, 5), failures=st.integers(0, 5), port=st.integers(0, 3))
+    def session(self, address: int, failures: int, port: int) -> Any:
+        """A client comes; its first connects fail, and it tries on, as wire/session.py does."""
+        client = self.clients.touch(f"10.0.0.{address}", self.world.clock(), 4, 0)
+        tried: list[Server] = []
+        while (lease := self.reserve(client, port, tried)) is not None and failures:
+            failures -= 1
+            tried.append(lease.server)
+            self.open.remove(lease)
+            lease.fail("connection refused")
+        return lease if lease is not None else multiple()
+
+    def reserve(self, client: Client, port: int, tried: list[Server]) -> Lease | None:
+        before = {server: server.sessions for server in self.pool.all_servers()}
+        foreseen = None if self.world.settings.random else self.pool.choose(client, self.world.clock(), port, tried)
+        lease = self.pool.reserve(client, port, tried)
+        if lease is None:
+            assert foreseen is None
+            return None
+        server = lease.server
+        assert self.world.settings.random or server is foreseen
+        limit = max(server.max, server.hard) if client.server is server else server.max
+        assert server.max == 0 or before[server] < limit, "a limit was overrun"
+        assert server not in tried and not server.deleted and server.state == "ready"
+        assert server.health(self.world.clock()) != "down"
+        self.open.append(lease)
+        return lease
+
+    @rule(target=leases)
+    def abuse(self) -> Any:
+        lease = self.pool.reserve_abuse()
+        if lease is None:
+            return multiple()
+        assert lease.server.sessions <= 2
+        self.open.append(lease)
+        return lease
+
+    @rule(lease=leases, address=st.integers(0, 5))
+    def connected(self, lease: Lease, address: int) -> None:
+        was_trial = lease.server.trial is lease
+        lease.connected()
+        if was_trial:
+            assert lease.server.health(self.world.clock()) == "up"
+        client = self.clients.get(f"10.0.0.{address}")
+        if client is not None and lease.server.number is not None:
+            self.clients.stick(client, lease.server)
+
+    @rule(lease=consumes(leases))
+    def release(self, lease: Lease) -> None:
+        self.open.remove(lease)
+        lease.release()
+        with pytest.raises(RuntimeError):
+            lease.release()
+
+    @rule(lease=consumes(leases))
+    def fail(self, lease: Lease) -> None:
+        self.open.remove(lease)
+        lease.fail("connection timed out")
+        with pytest.raises(RuntimeError):
+            lease.fail("again")
+
+    # --- the operator, and time -----------------------------------------------------------------------------------
+
+    @rule(number=NUMBERS, limit=LIMITS, hard=LIMITS, weight=LIMITS, prio=LIMITS)
+    def limits(self, number: int, limit: int, hard: int, weight: int, prio: int) -> None:
+        server = self.pool.servers.get(number)
+        if server is not None:
+            server.max, server.hard, server.weight, server.prio = limit, hard, weight, prio
+
+    @rule(number=NUMBERS, state=st.sampled_from(STATES))
+    def state(self, number: int, state: str) -> None:
+        server = self.pool.servers.get(number)
+        if server is not None:
+            self.pool.set_state(server, state)
+
+    @rule(number=NUMBERS, duration=st.sampled_from((0, 5, 60)))
+    def blacklist(self, number: int, duration: float) -> None:
+        server = self.pool.servers.get(number)
+        if server is not None:
+            self.pool.blacklist(server, duration)
+            assert server.health(self.world.clock()) == ("down" if duration else "up")
+
+    @rule(number=NUMBERS)
+    def delete_or_add(self, number: int) -> None:
+        if number in self.pool.servers:
+            self.pool.delete(number)
+        else:
+            self.servers.append(self.world.add(number))
+
+    @rule(seconds=st.sampled_from((0.5, 10, 31, 100)))
+    def time_passes(self, seconds: float) -> None:
+        self.world.clock.now += seconds
+
+    # --- what always holds ----------------------------------------------------------------------------------------
+
+    @invariant()
+    def sessions_are_open_leases(self) -> None:
+        counts = Counter(id(lease.server) for lease in self.open)
+        for server in [*self.servers, *self.pool.special.values()]:
+            assert server.sessions == counts[id(server)]
+
+    @invariant()
+    def nothing_is_negative(self) -> None:
+        for server in [*self.servers, *self.pool.special.values()]:
+            assert min(server.sessions, server.total, server.failures, server.down_until) >= 0
+            assert server.total >= server.sessions + server.failures
+
+    @invariant()
+    def a_trial_is_an_open_lease_of_a_server_that_is_down(self) -> None:
+        for server in self.servers:
+            if server.trial is not None:
+                assert server.trial in self.open and server.trial.server is server and server.down_until
+
+    @invariant()
+    def special_servers_are_never_down(self) -> None:
+        assert not any(server.down_until for server in self.pool.special.values())
+
+    @invariant()
+    def servers_are_in_order(self) -> None:
+        numbers = [server.number for server in self.pool.all_servers() if server.number is not None]
+        assert numbers == sorted(self.pool.servers) and all(not server.deleted for server in self.pool.servers.values())
+
+
+PoolMachine.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestPool = PoolMachine.TestCase

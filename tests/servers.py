@@ -1,0 +1,159 @@
+"""Small real servers, each in threads of this process: they name themselves, echo, reset, or never answer a SYN."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+PATIENCE = 20.0
+
+Serve = Callable[[socket.socket], None]
+
+
+def reset(sock: socket.socket) -> None:
+    """Close with a reset instead of an end of input."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+class Server:
+    """A server on a real socket: each connection is handed to ``serve`` in a thread, and closed when that returns."""
+
+    def __init__(self, serve: Serve, at: str = "127.0.0.1", port: int = 0) -> None:
+        """``at`` is an IPv4 or IPv6 address, or the path of a unix socket."""
+        self._serve = serve
+        self.socket = _listening(at, port)
+        self.address = address_of(self.socket)
+        self.port = self.socket.getsockname()[1] if not at.startswith("/") else 0
+        self.served = 0
+        self._open: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.socket.accept()
+            except OSError:
+                return
+            self.served += 1
+            self._open.add(client)
+            self._start(self._handle, client)
+
+    def _handle(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            self._serve(client)
+        self._open.discard(client)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening and end what is being served."""
+        for sock in (self.socket, *self._open):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+
+class SilentServer:
+    """A listener that never answers a SYN: its backlog is full, and nobody accepts."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.socket = _listening("127.0.0.1", port, backlog=0)
+        self.address, self.port = address_of(self.socket), self.socket.getsockname()[1]
+        self._fillers: list[socket.socket] = []
+        while not self._is_full():
+            pass
+
+    def _is_full(self) -> bool:
+        filler = socket.socket()
+        self._fillers.append(filler)
+        filler.settimeout(0.1)
+        try:
+            filler.connect(self.socket.getsockname())
+        except TimeoutError:
+            return True
+        return False
+
+    def __enter__(self) -> SilentServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        for sock in (self.socket, *self._fillers):
+            sock.close()
+
+
+def _listening(at: str, port: int, backlog: int = 1000) -> socket.socket:
+    if at.startswith("/"):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(at)
+        sock.listen(backlog)
+        return sock
+    family = socket.AF_INET6 if ":" in at else socket.AF_INET
+    return socket.create_server((at, port), family=family, backlog=backlog)
+
+
+def address_of(sock: socket.socket) -> str:
+    """The address of a socket as gpen takes it."""
+    name = sock.getsockname()
+    if isinstance(name, str):
+        return name
+    return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[str]:
+    """An address of this machine where nobody listens, as long as the context lasts."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield address_of(sock)
+
+
+def echo(sock: socket.socket) -> None:
+    """Send back what comes."""
+    while piece := sock.recv(1 << 16):
+        sock.sendall(piece)
+
+
+def hold(sock: socket.socket) -> None:
+    """Take what comes, say nothing, until the client closes."""
+    while sock.recv(1 << 16):
+        pass
+
+
+def naming(name: str) -> Serve:
+    """Say one's name at once, then behave like `echo`."""
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(name.encode())
+        echo(sock)
+
+    return serve
+
+
+def sending(data: bytes, ends: Callable[[socket.socket], None] = socket.socket.close) -> Serve:
+    """Send and close at once, or end by ``reset``."""
+
+    def serve(sock: socket.socket) -> None:
+        sock.sendall(data)
+        ends(sock)
+
+    return serve

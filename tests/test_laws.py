@@ -1,0 +1,205 @@
+"""The laws of the sources: who may import whom, one exit of a session, no hidden state, functions that fit a screen."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "gpen"
+FILES = sorted(PACKAGE.rglob("*.py"))
+SCREEN = 60  # lines
+
+# What a room may import of gpen, itself included.
+ROOMS = {
+    "model": {"model"},
+    "control": {"control", "model"},
+    "wire": {"wire", "model"},
+    "daemon": {"daemon", "control", "wire", "model"},
+    "ctl": {"control", "model"},  # gpenctl starts at once: without gevent
+}
+IMPURE = {"gevent", "greenlet", "socket", "_socket", "ssl", "select", "selectors", "asyncio", "threading"}
+
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, wherever in it."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room_of(path: Path) -> str:
+    """The directory of a file below gpen/, or the file's own name."""
+    return path.relative_to(PACKAGE).parts[0]
+
+
+def rooms_imported(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imports_of(path) if re.match(r"gpen\.(model|control|wire|daemon)\b", name)}
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree_of(path)) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def test_there_are_sources() -> None:
+    assert {room_of(path) for path in FILES} > set(ROOMS)
+
+
+@each_file
+def test_imports_run_one_way(path: Path) -> None:
+    room = room_of(path)
+    if room in ROOMS:
+        assert rooms_imported(path) <= ROOMS[room]
+        assert room == "ctl" or not {name for name in imports_of(path) if re.match(r"gpen\.(cli|ctl)\b", name)}
+
+
+@each_file
+def test_model_and_control_can_not_switch_greenlets(path: Path) -> None:
+    if room_of(path) in ("model", "control"):
+        assert not {name.split(".")[0] for name in imports_of(path)} & IMPURE
+
+
+def test_the_model_needs_the_standard_library_only() -> None:
+    foreign = {name.split(".")[0] for path in FILES if room_of(path) == "model" for name in imports_of(path)}
+    assert foreign <= set(sys.stdlib_module_names) | {"gpen"}
+
+
+def test_the_model_has_no_clock_of_its_own() -> None:
+    for path in FILES:
+        if room_of(path) == "model":
+            assert not {name.split(".")[0] for name in imports_of(path)} & {"time", "datetime"}, path
+
+
+@pytest.mark.parametrize(("module", "absent"), [
+    ("gpen.ctl.main", ("gevent", "greenlet", "ssl")),
+    ("gpen.control.configuration", ("gevent", "greenlet", "socket")),
+    ("gpen.control.reply", ("gevent", "greenlet", "socket")),
+    ("gpen.model.pool", ("gevent", "greenlet", "socket")),
+])
+def test_what_is_loaded(module: str, absent: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; sys.exit(' '.join(set({absent!r}) & set(sys.modules)) or None)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{module} loads {done.stderr}"
+
+
+# --- one exit --------------------------------------------------------------------------------------------------------
+
+
+def calls_in(node: ast.AST) -> Iterator[str]:
+    """The source of what each call in a node calls: ``self.down.close``."""
+    return (ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call))
+
+
+def test_a_session_has_one_exit() -> None:
+    """Only ``Session._close`` closes its sockets, and only ``Session.run`` calls that, in a ``finally``."""
+    session = PACKAGE / "wire" / "session.py"
+    closing = {function.name for function in functions(session)
+               if any(call.endswith((".close", ".shutdown", ".detach")) for call in calls_in(function))}
+    assert closing == {"_close"}
+    callers = [function for function in functions(session) if "self._close" in calls_in(function)]
+    assert [function.name for function in callers] == ["run"]
+    (attempt,) = [node for node in callers[0].body if isinstance(node, ast.Try)]
+    assert "self._close" in [call for node in attempt.finalbody for call in calls_in(node)]
+
+
+def test_leases_end_in_the_session_only() -> None:
+    """A place on a server is given back by its session: where it dialled in vain, or at its end."""
+    ends = {(path.relative_to(PACKAGE).as_posix(), function.name) for path in FILES for function in functions(path)
+            if any(re.search(r"lease\.(release|fail)$", call) for call in calls_in(function))}
+    assert ends == {("wire/session.py", "_unreached"), ("wire/session.py", "_settle_accounts")}
+
+
+def test_places_are_counted_in_the_pool_only() -> None:
+    """``sessions`` of a server changes nowhere but in model/pool.py."""
+    changed = {path.name for path in FILES for node in ast.walk(tree_of(path))
+               if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Attribute)
+               and node.target.attr == "sessions"}
+    assert changed == {"pool.py"}
+
+
+# --- no hidden state -------------------------------------------------------------------------------------------------
+
+MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+MAKERS = {"list", "dict", "set", "bytearray", "deque", "defaultdict", "OrderedDict", "Counter", "count", "iter"}
+
+
+def is_mutable(value: ast.expr | None) -> bool:
+    made = isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] in MAKERS
+    return made or isinstance(value, MUTABLE)
+
+
+def globals_of(path: Path) -> Iterator[tuple[str, ast.expr | None]]:
+    for node in tree_of(path).body:
+        if isinstance(node, ast.Assign):
+            yield from ((ast.unparse(target), node.value) for target in node.targets)
+        elif isinstance(node, ast.AnnAssign):
+            yield ast.unparse(node.target), node.value
+
+
+def changes_of(name: str, path: Path) -> Iterator[str]:
+    """Statements in functions that change what a module's name holds."""
+    for function in functions(path):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Global):
+                yield ast.unparse(node)
+            elif isinstance(node, (ast.Assign, ast.AugAssign, ast.Delete)):
+                targets = [node.target] if isinstance(node, ast.AugAssign) else node.targets
+                if any(isinstance(target, ast.Subscript) and ast.unparse(target.value) == name for target in targets):
+                    yield ast.unparse(node)
+            elif isinstance(node, ast.Call) and re.fullmatch(
+                    rf"{re.escape(name)}\.(append|add|pop|popitem|update|clear|extend|insert|remove|discard|setdefault)",
+                    ast.unparse(node.func)):
+                yield ast.unparse(node)
+
+
+@each_file
+def test_module_globals_are_tables(path: Path) -> None:
+    """What a module holds that could change is a table: named in capitals, and never changed by a function."""
+    for name, value in globals_of(path):
+        if is_mutable(value):
+            assert name.isupper() or name == "__all__", f"{name} is no table"
+            assert not list(changes_of(name, path)), f"{name} is changed"
+    assert not [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Global)]
+
+
+# --- readable --------------------------------------------------------------------------------------------------------
+
+
+@each_file
+def test_functions_fit_a_screen(path: Path) -> None:
+    long = {function.name: function.end_lineno - function.lineno + 1 for function in functions(path)
+            if function.end_lineno and function.end_lineno - function.lineno >= SCREEN}
+    assert not long
+
+
+@each_file
+def test_nothing_is_left_to_do(path: Path) -> None:
+    assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", path.read_text())
+
+
+@each_file
+def test_a_file_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(tree_of(path)) or not path.read_text().strip()
+
+
+def test_the_tour_names_files_that_exist() -> None:
+    tour = ast.get_docstring(tree_of(PACKAGE / "__init__.py")) or ""
+    named = re.findall(r"``?([\w/]+\.py)``?", tour)
+    existing = {path.relative_to(PACKAGE).as_posix() for path in FILES} | {path.name for path in FILES}
+    assert named and set(named) - {"tests/test_laws.py"} <= existing
