@@ -19,12 +19,14 @@ from gpen.control.configuration import Configuration
 from gpen.control.script import Call, ScriptError, parse_line, parse_words, read_file
 from gpen.daemon import process
 from gpen.daemon.balancer import Balancer, check_directory
+from gpen.daemon.names import Names
 from gpen.model.address import parse_listen, parse_server
 from gpen.wire.sock import ListenError
 
 log = logging.getLogger("gpen")
 
 FAILED, USAGE = 1, 2
+REPEATABLE = ("-d", "-O", "-o")
 _BY_FLAG = {option.flag: option for option in OPTIONS}
 
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         configuration = configure(arguments)
         if arguments["--check"]:
-            Balancer(configuration).resolve_servers(configuration)
+            Names(configuration.pool, configuration.settings).resolve(configuration)
             print("configuration is valid")
             return 0
     except (ScriptError, process.StartError) as error:
@@ -55,42 +57,55 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
     """The command line as docopt reads it. Raises ScriptError that names the first wrong option."""
-    problem = _wrong_option(argv)
-    if problem:
-        raise ScriptError(f"{problem}; see gpen --help")
     try:
-        return dict(docopt.docopt(reply.usage(__version__), list(argv), default_help=False))
+        return dict(docopt.docopt(reply.usage(__version__), tidied(argv), default_help=False))
     except docopt.DocoptExit:
-        raise ScriptError("an option is given twice; see gpen --help") from None
+        raise ScriptError("these arguments make no sense together; see gpen --help") from None
 
 
-def _wrong_option(argv: Sequence[str]) -> str | None:
-    """What is wrong with the first option that is not gpen's, or lacks its argument."""
+def tidied(argv: Sequence[str]) -> list[str]:
+    """The arguments with each option in a word of its own and, as in pen, the last of a repeated one only.
+
+    Raises ScriptError that names the first option that is not gpen's, or lacks its argument.
+    """
+    options: dict[str, list[str]] = {}
+    repeated: list[str] = []
+    addresses: list[str] = []
     words = iter(argv)
     for word in words:
         if word == "--":
-            return None
-        if word.startswith("--"):
-            if word not in _BY_FLAG:
-                return f"{word} is not an option"
-        elif word.startswith("-") and len(word) > 1:
-            problem = _wrong_letter(word, words)
-            if problem:
-                return problem
-    return None
+            continue
+        if not word.startswith("-") or word == "-":
+            addresses.append(word)
+        else:
+            for option in _options_in(word, words):
+                if option[0] in REPEATABLE:
+                    repeated += option
+                else:
+                    options[option[0]] = option
+    return [*(part for option in options.values() for part in option), *repeated, *addresses]
 
 
-def _wrong_letter(word: str, words: Iterator[str]) -> str | None:
-    """The same for one word of short options, which may be glued together and to the last one's argument."""
+def _options_in(word: str, words: Iterator[str]) -> Iterator[list[str]]:
+    """The options in one word: a long one, or short ones glued together and to the last one's argument."""
+    if word.startswith("--"):
+        if word not in _BY_FLAG:
+            raise ScriptError(f"{word} is not an option; see gpen --help")
+        yield [word]
+        return
     for position, letter in enumerate(word[1:], 1):
-        option = _BY_FLAG.get(f"-{letter}")
+        flag = f"-{letter}"
+        option = _BY_FLAG.get(flag)
         if option is None:
-            return f"-{letter} is not an option"
-        if option.argument:
-            if position == len(word) - 1 and next(words, None) is None:
-                return f"-{letter} needs {option.argument}"
-            return None
-    return None
+            raise ScriptError(f"{flag} is not an option; see gpen --help")
+        if not option.argument:
+            yield [flag]
+            continue
+        argument = word[position + 1 :] or next(words, None)
+        if argument is None:
+            raise ScriptError(f"{flag} needs {option.argument}; see gpen --help")
+        yield [flag, argument]
+        return
 
 
 def configure(arguments: dict[str, Any]) -> Configuration:
@@ -111,7 +126,7 @@ def configure(arguments: dict[str, Any]) -> Configuration:
 def _calls_of_options(arguments: dict[str, Any]) -> Iterator[Call]:
     for option in OPTIONS:
         value = arguments[option.flag]
-        if not value:
+        if value in (None, False, 0, []):
             continue
         if option.setting:
             yield parse_words(_words_of_option(option, value), option.flag)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,13 +19,14 @@ import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
 from gevent.lock import BoundedSemaphore
-from gevent.pool import Pool as Greenlets
 
 from gpen.control import reply
 from gpen.control.commands import ACCESS
 from gpen.control.configuration import Configuration
 from gpen.control.script import Call, ScriptError, UnknownCommand, parse_line, read_file
 from gpen.daemon import janitor, process
+from gpen.daemon.files import write_whole
+from gpen.daemon.names import Names
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import SessionLog, dump_tap, request_tap, session_line
 from gpen.daemon.status import status_page
@@ -44,13 +44,9 @@ from gpen.wire.workers import Workers
 
 log = logging.getLogger("gpen")
 
-LOOKUPS_AT_ONCE = 20
-LOOKUP_PAUSE = 1.0
 FAREWELL_SECONDS = 5.0
 DUMP_LEVEL = 2
 KEPT_WORKERS = 128
-
-Endpoints = dict[Address, tuple[Endpoint, ...]]
 
 
 class Balancer:
@@ -81,7 +77,7 @@ class Balancer:
         self._ids = count()
         self._stopping = Event()
         self._changing = BoundedSemaphore()
-        self._lookups: dict[str, float] = {}
+        self._names = Names(self.pool, self.settings)
         self._janitor: Any = None
         self._control_address = ""
 
@@ -94,7 +90,7 @@ class Balancer:
         """
         settings = self.settings
         process.set_debug(settings.debug)
-        self._adopt_endpoints(self.resolve_servers(self.configuration))
+        self._names.adopt(self._names.resolve(self.configuration))
         if settings.chroot:
             prepare_lookups(settings.timeout)
         assert settings.listen is not None
@@ -213,24 +209,8 @@ class Balancer:
         self.listener.resume()
 
     def unreachable(self, server: Server) -> None:
-        """A connect failed: look the server's name up again, beside, at most once a second."""
-        host = server.address.host
-        now = time.monotonic()
-        if not host or host == server.shown_host or now - self._lookups.get(host, 0) < LOOKUP_PAUSE:
-            return
-        self._lookups[host] = now
-        gevent.spawn(self._look_up_again, server)
-
-    def _look_up_again(self, server: Server) -> None:
-        address = server.address
-        try:
-            endpoints = resolve(address, self.settings.timeout)
-        except ResolveError as error:
-            log.warning("server %s: %s; its last known address stays", server.name, error)
-            return
-        if server.address == address and endpoints != server.endpoints:
-            log.info("server %s: '%s' is %s now", server.name, address.host, endpoints[0].host)
-            self.pool.resolved(server, endpoints)
+        """A connect to this server failed: perhaps its name means another address by now."""
+        self._names.refresh(server)
 
     def close_sessions(self, server: Server) -> int:
         """End all sessions of a server; returns how many they are."""
@@ -311,11 +291,11 @@ class Balancer:
         """
         with self._changing:
             rehearsed = self.configuration.rehearse(calls)
-            endpoints = self.resolve_servers(rehearsed, calls)
+            endpoints = self._names.resolve(rehearsed, calls)
             opened = self._open_changes(rehearsed)
             for call in calls:
                 self.configuration.run(call)
-            self._adopt_endpoints(endpoints)
+            self._names.adopt(endpoints)
             self._adopt(opened)
             for server in list(self.pool.servers.values()):
                 if server.state == "maint":
@@ -355,29 +335,6 @@ class Balancer:
             os.chmod(self._control_address, settings.control_mode)
         process.set_debug(settings.debug)
 
-    # --- names ----------------------------------------------------------------------------------------------------
-
-    def resolve_servers(self, configuration: Configuration, calls: Sequence[Call] = ()) -> Endpoints:
-        """Resolve the addresses of all servers that are new, side by side. Switches greenlets.
-
-        Raises ScriptError that names the server and where it was given.
-        """
-        known: Endpoints = {server.address: server.endpoints for server in self.pool.all_servers()
-                            if server.endpoints}
-        fresh = [server for server in configuration.pool.all_servers() if server.address not in known]
-        lookups = Greenlets(LOOKUPS_AT_ONCE)
-        results = list(lookups.imap(lambda server: _looked_up(server, configuration.settings.timeout), fresh))
-        for server, result in zip(fresh, results, strict=True):
-            if isinstance(result, str):
-                raise ScriptError(f"server {server.name}: {result}", _origin(server, calls))
-            known[server.address] = result
-        return known
-
-    def _adopt_endpoints(self, endpoints: Endpoints) -> None:
-        for server in self.pool.all_servers():
-            if not server.endpoints:
-                self.pool.resolved(server, endpoints.get(server.address, ()))
-
     # --- files and signals ----------------------------------------------------------------------------------------
 
     def write(self, call: Call) -> None:
@@ -386,7 +343,10 @@ class Balancer:
         if path is None:
             raise call.error("no FILE given, and gpen was started without -F")
         head = f"# Generated by gpen at {reply.timestamp(time.time())}\n# {self.command_line}\n"
-        _write_whole(path, head + "".join(f"{line}\n" for line in self.configuration.dump()), call)
+        try:
+            write_whole(path, head + "".join(f"{line}\n" for line in self.configuration.dump()))
+        except OSError as error:
+            raise call.error(f"can't write '{path}': {error.strerror}") from None
 
     def _hang_up(self) -> None:
         """HUP: reopen the log and read the file again."""
@@ -418,9 +378,9 @@ class Balancer:
         """USR1: the status page to the file of -w, or else a summary to the diagnostics."""
         if self.settings.web_stats:
             try:
-                _write_whole(self.settings.web_stats, status_page(self._queries), None)
-            except (OSError, ScriptError) as error:
-                log.error("%s", error)
+                write_whole(self.settings.web_stats, status_page(self._queries))
+            except OSError as error:
+                log.error("can't write '%s': %s", self.settings.web_stats, error.strerror)
             return
         for line in ("servers", "sessions", "recent"):
             for row in "".join(self.execute(line, "")).splitlines():
@@ -448,43 +408,9 @@ def _resolved(address: Address, seconds: float) -> tuple[Endpoint, ...]:
         raise ScriptError(f"{address}: {error}") from None
 
 
-def _looked_up(server: Server, seconds: float) -> tuple[Endpoint, ...] | str:
-    """The endpoints of a server, or why there are none."""
-    if not server.address.path and not server.address.port:
-        return f"'{server.address.host}' needs a port"
-    try:
-        return resolve(server.address, seconds)
-    except ResolveError as error:
-        return str(error)
-
-
-def _origin(server: Server, calls: Sequence[Call]) -> str:
-    """Where the address of a server was given last."""
-    return next((call.origin for call in reversed(calls) if call.arguments.get("number") == server.number), "")
-
-
 def _unlink_socket(path: str) -> None:
     if path.startswith("/"):
         try:
             os.unlink(path)
         except OSError as error:
             log.debug("can't remove the socket %s: %s", path, error.strerror)
-
-
-def _write_whole(path: str, text: str, call: Call | None) -> None:
-    """Write a file by way of a temporary one beside it, so that it is never seen half."""
-    try:
-        fd, temporary = tempfile.mkstemp(prefix=".gpen-", dir=os.path.dirname(path) or ".")
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        message = f"can't write '{path}': {error.strerror}"
-        raise call.error(message) if call is not None else ScriptError(message) from None
