@@ -29,6 +29,7 @@ WRONG = [
     ("80 1.2.3", "'1.2.3'"), ("80 [::1:80", "[::1:80"), ("80 ::1:80", "::1:80"), ("80 /sock:80", "/sock:80"),
     ("80 127.0.0.1:1:2:3:4:5:6", "too many"), ("nosuchhost.invalid.:0:0 a", "nosuchhost.invalid."),
     (f"/{'x' * 120} 127.0.0.1", "too long"), ("", "LISTEN"), ("80", "SERVER"), ("-f", "LISTEN"),
+    ("-O pid 80 127.0.0.1", "pid"), ("-O nonsense 80 127.0.0.1", "'nonsense'"),
     ("-O timeout\u00a0x 80 127.0.0.1", "timeout"), ("-O server 80 127.0.0.1", "server"),
 ]
 
@@ -42,6 +43,12 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str], arguments: str, nam
     assert (status, told.out, told.err.count("\n")) == (2, "", 1)
     assert told.err.startswith("gpen: ")
     assert named in told.err
+
+
+def test_the_last_of_a_repeated_option_counts(gpen: Callable[..., Gpen]) -> None:
+    balancer = gpen("-t", "5", "-rr", "-t6", "-x3", "-sx4", servers=[SERVER])
+    assert [balancer.ctl(name) for name in ("timeout", "conn_max")] == ["6\n", "4\n"]
+    assert balancer.json("mode")["roundrobin"] and balancer.json("mode")["stubborn"]
 
 
 def test_a_program_that_is_told_nonsense() -> None:
