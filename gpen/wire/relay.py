@@ -90,6 +90,11 @@ class End:
             self._mask = 0
             self._forget()
 
+    def notice_reset(self) -> None:
+        """See whether the connection was reset while nothing is read from it, because the peer takes no more."""
+        if self.peer.pending is not None and self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
+            self.reset = True
+
     def _forget(self) -> None:
         """Drop what refers back to this End or its session, so that they are freed without the garbage collector."""
         del self._relay, self._recv_into, self._send

@@ -133,8 +133,11 @@ class Session:
         limit = self._front.settings.idle_timeout
         if limit and self.idle(now) >= limit:
             self.stop(Ending.IDLE)
-        elif self.up is not None and self._relaying and (self.down.reset or self.up.reset):
-            self._tend_last_bytes(now)
+        elif self.up is not None and self._relaying:
+            for end in (self.down, self.up):
+                end.notice_reset()
+            if self.down.reset or self.up.reset:
+                self._tend_last_bytes(now)
 
     def failed(self) -> None:
         """An End's word that gpen itself failed there: it costs this session."""

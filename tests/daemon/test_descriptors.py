@@ -74,7 +74,7 @@ def test_none_in_time(gpen: Start, servers: Serve) -> None:
         assert sock.recv(1) == b""
     limit(balancer, 1000)
     assert is_unblamed(balancer)
-    assert balancer.log.split()[-1] == "local-error"
+    wait_until(lambda: balancer.log.endswith(" local-error\n"))
 
 
 def test_sessions_leave_descriptors_for_control(gpen: Start, servers: Serve) -> None:

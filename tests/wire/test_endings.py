@@ -102,16 +102,25 @@ def test_a_client_that_vanishes_while_it_is_sent_to(gpen: Start, servers: Serve)
     assert balancer.server(0)["health"] == "up"
 
 
-def test_accept_and_reset_is_no_failed_connect(gpen: Start, servers: Serve) -> None:
-    resetter, other = servers(reset), servers(naming("other"))
-    balancer = gpen("-r", "-l", "gpen.log", servers=[resetter, other])
-    for _ in range(10):
-        with balancer.connect() as sock:
-            sock.shutdown(socket.SHUT_WR)
-            assert read_all(sock) in (b"", b"other")
+def answer_with_reset(sock: socket.socket) -> None:
+    """Reset once the first byte of a client is here, so that the connect is surely over."""
+    sock.recv(1)
+    reset(sock)
+
+
+def test_a_reset_is_no_failed_connect(gpen: Start, servers: Serve) -> None:
+    resetter, other = servers(answer_with_reset), servers(naming("other"))
+    balancer = gpen("-r", servers=[resetter, other])
+    assert sorted(balancer.ask(b"x") for _ in range(10)) == [b""] * 5 + [b"otherx"] * 5
     balancer.wait_idle()
-    assert (resetter.served, other.served) == (5, 5)
-    assert [row["health"] for row in balancer.json("servers")] == ["up", "up"]
+    assert [row["failures"] for row in balancer.json("servers")] == [0, 0]
+
+
+def test_what_comes_before_a_reset_at_once_arrives(gpen: Start, servers: Serve) -> None:
+    """The reset may be there before gpen has seen that the connect succeeded."""
+    balancer = gpen(servers=[servers(sending(b"last words", leave_then_reset))])
+    assert {balancer.ask() for _ in range(100)} == {b"last words"}
+    assert balancer.server(0)["failures"] == 0
 
 
 def is_stalled(balancer: Gpen) -> bool:
@@ -143,6 +152,21 @@ def test_a_server_that_does_not_read_stops_the_client(gpen: Start, servers: Serv
         with pytest.raises(TimeoutError):
             sock.sendall(bytes(200 * MB))
         assert balancer.rss - before < 4 * MB
+
+
+def test_a_reset_behind_a_client_that_does_not_read(gpen: Start, servers: Serve) -> None:
+    """Nothing is read from the server while the client takes nothing; the reset is noticed all the same."""
+
+    def serve(sock: socket.socket) -> None:
+        sock.settimeout(1)
+        with pytest.raises(TimeoutError):
+            sock.sendall(bytes(200 * MB))
+        reset(sock)
+
+    balancer = gpen("-l", "gpen.log", servers=[servers(serve)])
+    with balancer.connect():
+        balancer.wait_idle(30)
+    assert ending_of(balancer) == "server-reset"
 
 
 @pytest.mark.parametrize("half_closed", ["nobody", "client", "server"])

@@ -73,7 +73,7 @@ def test_a_source_that_is_not_here_blames_no_server(gpen: Callable[..., Gpen], s
     balancer = gpen("-l", "gpen.log", "-O", "source 192.0.2.77", servers=[server])
     assert balancer.ask() == b""
     assert (balancer.server(0)["health"], balancer.server(0)["failures"], server.served) == ("up", 0, 0)
-    assert balancer.log.split()[-1] == "local-error"
+    wait_until(lambda: balancer.log.endswith(" local-error\n"))
     assert "annot assign requested address" in balancer.stderr
     balancer.ctl("no source")
     balancer.ask()
