@@ -21,6 +21,7 @@ from gpen.daemon import process
 from gpen.daemon.balancer import Balancer, check_directory
 from gpen.daemon.names import Names
 from gpen.model.address import parse_listen, parse_server
+from gpen.wire.resolve import ResolveError, resolve
 from gpen.wire.sock import ListenError
 
 log = logging.getLogger("gpen")
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         configuration = configure(arguments)
         if arguments["--check"]:
-            Names(configuration.pool, configuration.settings).resolve(configuration)
+            _check_names(configuration)
             print("configuration is valid")
             return 0
     except (ScriptError, process.StartError) as error:
@@ -111,12 +112,12 @@ def _options_in(word: str, words: Iterator[str]) -> Iterator[list[str]]:
 def configure(arguments: dict[str, Any]) -> Configuration:
     """The configuration that the command line describes. Raises ScriptError or StartError."""
     configuration = Configuration(time.monotonic, time.time)
-    at_start = list(_calls_of_options(arguments))
+    given = [*_calls_of_options(arguments), *_calls_of_addresses(arguments), *_calls_of_commands(arguments)]
     file = read_file(arguments["-F"]) if arguments["-F"] else []
-    for call in [*at_start, *_calls_of_addresses(arguments), *_calls_of_commands(arguments), *file]:
+    for call in [*given, *file]:
         configuration.run(call)
     # pen reads the file last, and so do we; but where the process itself is concerned the command line wins
-    for call in at_start:
+    for call in given:
         if call.command.setting is not None and call.command.setting.startup:
             configuration.run(call)
     _check(configuration)
@@ -186,9 +187,22 @@ def _check(configuration: Configuration) -> None:
         check_directory(name, settings.get(name))
 
 
+def _check_names(configuration: Configuration) -> None:
+    """Raises ScriptError for a name of a host or a service that does not exist."""
+    settings = configuration.settings
+    Names(configuration.pool, settings).resolve(configuration, patient=True)
+    for name, address in (("listen", settings.listen), ("control", settings.control)):
+        try:
+            if address:
+                resolve(parse_listen(address), settings.timeout)
+        except ResolveError as error:
+            raise ScriptError(f"{name}: {error}") from None
+
+
 def run(configuration: Configuration, file: str | None, command_line: str) -> int:
     """Become the daemon, or stay in the foreground, and serve until stopped; returns the exit status."""
     detached = None if configuration.settings.foreground else process.detach()
+    process.hold_signals()
     status = FAILED
     try:
         status = _serve(Balancer(configuration, file, command_line), detached)
@@ -209,25 +223,30 @@ def run(configuration: Configuration, file: str | None, command_line: str) -> in
 def _serve(balancer: Balancer, detached: process.Detached | None) -> int:
     settings = balancer.settings
     pid_file = process.PidFile(settings.pid_file) if settings.pid_file else None
+    syslog = process.syslog() if detached is not None else None  # while /dev/log is in sight
     try:
         process.raise_descriptor_limit(settings.conn_max)
         try:
             balancer.open()
-            process.confine(settings, _files_of(balancer, pid_file))
+            balancer.jail = process.confine(settings, _files_of(balancer, pid_file))
         except BaseException:
             balancer.close()  # or the socket files of those that are open stay behind
             raise
-        if detached is not None:
-            process.tell_in_syslog()
-            detached.report(0)
-            detached.quiet()
-        log.info("gpen %s listens on %s", __version__, balancer.listen_address)
-        balancer.serve()
+        balancer.serve(lambda: _announce(balancer, detached, syslog))
         log.info("gpen ended")
     finally:
         if pid_file is not None:
-            pid_file.remove()
+            pid_file.remove(balancer.jail)
     return 0
+
+
+def _announce(balancer: Balancer, detached: process.Detached | None, syslog: logging.Handler | None) -> None:
+    """Clients are served from now on: let the command return, in the background."""
+    if detached is not None and syslog is not None:
+        process.tell(syslog)
+        detached.quiet()
+        detached.report(0)
+    log.info("gpen %s listens on %s", __version__, balancer.listen_address)
 
 
 def _files_of(balancer: Balancer, pid_file: process.PidFile | None) -> list[str | int]:
@@ -236,7 +255,7 @@ def _files_of(balancer: Balancer, pid_file: process.PidFile | None) -> list[str 
     files: list[str | int] = [pid_file.fileno()] if pid_file is not None else []
     if balancer.session_log is not None:
         files.append(balancer.session_log.fileno())
-    return files + [path for path in (settings.listen or "", settings.control or "") if path.startswith("/")]
+    return files + [path for path in (settings.listen or "", settings.control or "") if "/" in path]
 
 
 def _complain(error: object, status: int) -> int:

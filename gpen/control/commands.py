@@ -15,7 +15,7 @@ from typing import Any
 
 from gpen.model.acl import parse_entry
 from gpen.model.address import parse_host, parse_port
-from gpen.model.kinds import ACL, seconds, whole
+from gpen.model.kinds import ACL, FILE, seconds, whole
 from gpen.model.server import STATES
 from gpen.model.settings import SETTINGS, Setting
 
@@ -153,10 +153,6 @@ def _help(words: Sequence[str]) -> Arguments:
     return {"name": words[-1] if words else None}
 
 
-def _path(text: str) -> str:
-    return text
-
-
 # --- the table --------------------------------------------------------------------------------------------------------
 
 _NO_EFFECT = "Accepted for pen's sake, without effect: gpen always uses epoll and never blocks."
@@ -202,9 +198,9 @@ _COMMANDS = [
             example="close server 0"),
     # the process
     Command("write", "write [FILE]", "Save the configuration as a file that starts the same gpen; without FILE, the "
-            "file given with -F.", maybe("file", _path, None), "admin", example="write /etc/gpen/web.cfg"),
+            "file given with -F.", maybe("file", FILE.parse, None), "admin", example="write /etc/gpen/web.cfg"),
     Command("include", "include FILE", "Run the commands in FILE: all of them, or none if one is wrong.",
-            one("file", _path, "a FILE"), "admin", configures=True, example="include /etc/gpen/servers.cfg"),
+            one("file", FILE.parse, "a FILE"), "admin", configures=True, example="include /etc/gpen/servers.cfg"),
     Command("exit", "exit", "Stop gpen. Only with option -X.", nothing, "admin"),
     # without effect
     *(Command(name, name, _NO_EFFECT, anything, parse_no=anything, usage_no=f"no {name}", configures=True)

@@ -80,7 +80,7 @@ class Configuration:
                 known = ", ".join(map(str, self.pool.servers)) or "none"
                 raise call.error(f"there is no server {call['number']} (known: {known}); a new one needs an address")
             server = self.pool.add(call["number"], self._place(Address(), changes))
-        self._move(server, self._place(server.address, changes))
+        self.pool.move(server, self._place(server.address, changes))
         if "blacklist" in changes:
             self.pool.blacklist(server, changes["blacklist"])
         if "state" in changes:
@@ -96,13 +96,6 @@ class Configuration:
             return Address(path=given.path)
         return Address(given.host, changes.get("port", address.port or self._listen_port()))
 
-    @staticmethod
-    def _move(server: Server, address: Address) -> None:
-        """Give a server its address; what it resolved to is forgotten when the address is another one."""
-        if address != server.address:
-            server.address = address
-            server.endpoints = ()
-
     def _delete_server(self, call: Call) -> None:
         try:
             self.pool.delete(call["number"])
@@ -116,7 +109,7 @@ class Configuration:
     def _give_port(self) -> None:
         """Give the listening port to the servers that were named before it was, without a port."""
         for server in self.pool.servers.values():
-            self._move(server, self._place(server.address, {}))
+            self.pool.move(server, self._place(server.address, {}))
         for name in SPECIAL:
             spec = self.settings.get(name)
             if spec is not None and not (spec.address.path or spec.address.port):

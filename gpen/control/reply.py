@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from gpen.control.commands import COMMANDS, OPTIONS, Command
+from gpen.control.commands import COMMANDS, OPTIONS, Command, Option
 from gpen.control.script import Call, UnknownCommand
-from gpen.model.settings import Setting
+from gpen.model.settings import SETTINGS, Setting
 
 Row = Mapping[str, Any]
 PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
@@ -28,9 +28,8 @@ def error(message: str) -> str:
 
 
 def unknown(problem: UnknownCommand) -> str:
-    """pen's words for a command that it does not know, and a hint behind them."""
-    hint = error(f"did you mean '{problem.suggestion}'?") if problem.suggestion else ""
-    return f"do_cmd: ignoring command starting with '{problem.name}'\n{hint}"
+    """pen's words for a command that it does not know."""
+    return f"do_cmd: ignoring command starting with '{problem.name}'\n"
 
 
 def render(call: Call, value: Any) -> Iterator[str]:
@@ -170,7 +169,7 @@ def _first_sentence(command: Command) -> str:
 
 def usage(version: str) -> str:
     """gpen's ``--help``, from which docopt parses the command line."""
-    rows = "\n".join(_option_row(option.flag, option.argument, option.help) for option in OPTIONS)
+    rows = "\n".join(_option_row(option) for option in OPTIONS)
     return f"""gpen {version}: a load balancer for TCP services
 
 Usage:
@@ -179,7 +178,7 @@ Usage:
 LISTEN is [HOST:]PORT, [IPV6]:PORT or /PATH; a SERVER is HOST[:PORT[:MAX[:HARD[:WEIGHT[:PRIO]]]]], [IPV6]:PORT... or
 /PATH. They may also come from a file (-F) with the commands listen and server.
 
-Options:
+Options, with defaults in parentheses:
 {rows}
 
 Examples:
@@ -191,8 +190,10 @@ Examples:
 """
 
 
-def _option_row(flag: str, argument: str, help: str) -> str:
-    head = f"  {flag} {argument}".rstrip()
-    lines = textwrap.wrap(help, 84)
+def _option_row(option: Option) -> str:
+    head = f"  {option.flag} {option.argument}".rstrip()
+    setting = SETTINGS.get(option.setting)
+    default = setting.show(setting.default) if setting is not None and option.argument else ""
+    lines = textwrap.wrap(f"{option.help} ({default})" if default else option.help, 84)
     rest = "".join(f"\n{'':<30}{line}" for line in lines[1:])
     return f"{head:<28}  {lines[0]}{rest}"

@@ -6,7 +6,9 @@ that begins with # begins a comment. Each call keeps where it came from, so that
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,6 +117,8 @@ def _calls_of_file(path: str, origin: str, including: tuple[str, ...]) -> Iterat
     if path in including or len(including) >= MAX_INCLUDES:
         raise ScriptError(f"include: '{path}' is included by itself or more than {MAX_INCLUDES} deep", origin)
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ScriptError(f"can't read the file '{path}': it is not a regular file", origin)
         with open(path, encoding="utf-8") as file:
             lines = file.read().split("\n")
     except (OSError, ValueError) as error:

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -56,13 +56,15 @@ class Balancer:
     control: ControlServer | None
 
     def __init__(self, configuration: Configuration, file: str | None = None, command_line: str = "") -> None:
-        """``file`` is what HUP reads again; ``command_line`` stands in the head of what ``write`` saves."""
+        """``file`` is what HUP reads again; ``command_line`` stands in the head of what ``write`` saves. ``jail`` is
+        set when gpen enters a chroot."""
         self.configuration = configuration
         self.settings = configuration.settings
         self.pool = configuration.pool
         self.clients = configuration.clients
         self.file = file
         self.command_line = command_line
+        self.jail = process.Jail()
         self.poller = Poller()
         self.sessions: dict[int, Session] = {}
         self.dialing = 0
@@ -77,9 +79,10 @@ class Balancer:
         self._ids = count()
         self._stopping = Event()
         self._changing = BoundedSemaphore()
-        self._names = Names(self.pool, self.settings)
+        self.names = Names(self.pool, self.settings)
         self._janitor: Any = None
         self._control_address = ""
+        self._socket_files: dict[str, os.stat_result] = {}
 
     # --- opening and closing --------------------------------------------------------------------------------------
 
@@ -90,7 +93,7 @@ class Balancer:
         """
         settings = self.settings
         process.set_debug(settings.debug)
-        self._names.adopt(self._names.resolve(self.configuration))
+        self.names.adopt(self.names.resolve(self.configuration, patient=True))
         if settings.chroot:
             prepare_lookups(settings.timeout)
         assert settings.listen is not None
@@ -98,14 +101,15 @@ class Balancer:
         if settings.control:
             self._open_control(settings.control)
         if settings.log:
-            self.session_log = _opened_log(settings.log)
+            self.session_log = SessionLog(settings.log)
 
-    def serve(self) -> None:
-        """Accept clients until ``stop``; then close everything. Switches greenlets."""
+    def serve(self, ready: Callable[[], None]) -> None:
+        """Accept clients until ``stop``; then close everything. ``ready`` is called when clients and signals are
+        taken. Switches greenlets."""
         loop = get_hub().loop
         watchers = []
         for number, action in ((signal.SIGHUP, self._hang_up), (signal.SIGUSR1, self._write_statistics),
-                               (signal.SIGTERM, self.stop), (signal.SIGINT, self.stop)):
+                               (signal.SIGTERM, self._terminate), (signal.SIGINT, self._terminate)):
             watcher = loop.signal(number)
             watcher.start(gevent.spawn, action)
             watchers.append(watcher)
@@ -113,6 +117,7 @@ class Balancer:
         self.listener.start()
         if self.control is not None:
             self.control.start()
+        ready()
         self._stopping.wait()
         self.close()
         for watcher in watchers:
@@ -120,17 +125,21 @@ class Balancer:
             watcher.close()
 
     def stop(self) -> None:
-        """Stop serving; asked again, at once."""
+        """Let ``serve`` come to its end. A second call does nothing."""
+        self._stopping.set()
+
+    def _terminate(self) -> None:
+        """TERM or INT: stop; at the second one, at once."""
         if self._stopping.is_set():
             os._exit(1)
-        self._stopping.set()
+        self.stop()
 
     def close(self) -> None:
         """Stop accepting, end all sessions, then close control socket and log. Switches greenlets."""
         listener: Listener | None = getattr(self, "listener", None)
         if listener is not None:
             listener.close()
-            _unlink_socket(listener.bound_to)
+            self._unlink_socket(listener.bound_to)
         for session in list(self.sessions.values()):
             session.stop(Ending.SHUTDOWN)
         deadline = time.monotonic() + FAREWELL_SECONDS
@@ -138,7 +147,7 @@ class Balancer:
             gevent.sleep(0)
         if self.control is not None:
             self.control.close()
-            _unlink_socket(self._control_address)
+            self._unlink_socket(self._control_address)
         if self._janitor is not None:
             self._janitor.kill()
         if self.session_log is not None:
@@ -146,6 +155,18 @@ class Balancer:
             self.session_log = None
         self._workers.dismiss()
         self.poller.close()
+
+    def _unlink_socket(self, address: str) -> None:
+        """Remove the file of a unix socket, unless it is another gpen's by now."""
+        made = self._socket_files.pop(address, None)
+        if made is None:
+            return
+        path = self.jail.path(address)
+        try:
+            if os.path.samestat(os.stat(path), made):
+                os.unlink(path)
+        except OSError as error:
+            log.debug("can't remove the socket %s: %s", path, error.strerror)
 
     @property
     def listen_address(self) -> str:
@@ -155,20 +176,24 @@ class Balancer:
 
     def _listener(self, text: str) -> Listener:
         address = parse_listen(text)
-        endpoint = _resolved(address, self.settings.timeout)[0]
+        endpoint = _resolved("listen", address, self.settings.timeout)[0]
         old = getattr(self, "listener", None)
         sock = sockets.listen(address, endpoint, self.settings.backlog, old.socket if old is not None else None)
+        if address.path:
+            self._socket_files[address.path] = os.stat(address.path)
         return Listener(sock, self.settings.multi_accept, self._workers, self._begin, self._no_room)
 
     def _open_control(self, text: str) -> None:
         address = parse_listen(text, "127.0.0.1")
+        endpoint = _resolved("control", address, self.settings.timeout)[0]
         previous = os.umask(0o177)
         try:
-            sock = sockets.listen(address, _resolved(address, self.settings.timeout)[0], self.settings.backlog)
+            sock = sockets.listen(address, endpoint, self.settings.backlog)
         finally:
             os.umask(previous)
         if address.path:
             os.chmod(address.path, self.settings.control_mode)
+            self._socket_files[address.path] = os.stat(address.path)
         self._control_address = sockets.endpoint_of(sock) if address.port == 0 and not address.path else text
         self.control = ControlServer(sock, self.execute, self._welcome)
 
@@ -190,7 +215,7 @@ class Balancer:
         """What shall see the bytes of a session: pen's request log, the dumps of debug 2, or nothing."""
         tap = None
         if self.session_log is not None and self.settings.log_format == "pen":
-            tap = request_tap(session, self.session_log)
+            tap = request_tap(session, lambda: self.session_log)
         return dump_tap(session, self.settings, tap) if self.settings.debug >= DUMP_LEVEL else tap
 
     def ended(self, session: Session) -> None:
@@ -210,11 +235,12 @@ class Balancer:
 
     def unreachable(self, server: Server) -> None:
         """A connect to this server failed: perhaps its name means another address by now."""
-        self._names.refresh(server)
+        self.names.refresh(server)
 
-    def close_sessions(self, server: Server) -> int:
-        """End all sessions of a server; returns how many they are."""
-        its = [session for session in self.sessions.values() if session.server is server]
+    def close_sessions(self, number: int) -> int:
+        """End all sessions of the servers that have or had this number; returns how many they are."""
+        its = [session for session in self.sessions.values()
+               if session.server is not None and session.server.number == number]
         for session in its:
             session.stop(Ending.KILLED)
         return len(its)
@@ -233,7 +259,7 @@ class Balancer:
         except (ScriptError, sockets.ListenError) as problem:
             yield reply.error(str(problem))
         except OSError as problem:
-            yield reply.error(f"{line.split()[0]}: {problem.filename or ''}: {problem.strerror}")
+            yield reply.error(f"{line.split()[0]}: '{problem.filename or ''}': {problem.strerror}")
         except Exception:
             log.exception("the command '%s' failed", line)
             yield reply.error(f"{line.split()[0]}: gpen failed; the traceback is in its diagnostics")
@@ -291,15 +317,15 @@ class Balancer:
         """
         with self._changing:
             rehearsed = self.configuration.rehearse(calls)
-            endpoints = self._names.resolve(rehearsed, calls)
+            endpoints = self.names.resolve(rehearsed, calls)
             opened = self._open_changes(rehearsed)
             for call in calls:
                 self.configuration.run(call)
-            self._names.adopt(endpoints)
+            self.names.adopt(endpoints)
             self._adopt(opened)
-            for server in list(self.pool.servers.values()):
+            for number, server in self.pool.servers.items():
                 if server.state == "maint":
-                    self.close_sessions(server)
+                    self.close_sessions(number)
 
     def _open_changes(self, rehearsed: Configuration) -> dict[str, Any]:
         """Open what the changed settings need, beside what is in use."""
@@ -308,11 +334,16 @@ class Balancer:
         if new.listen is None:
             raise ScriptError("no listen: gpen needs an address to listen on")
         if new.web_stats != old.web_stats:
-            check_directory("web_stats", new.web_stats)
-        if new.log != old.log:
-            opened["log"] = _opened_log(new.log) if new.log else None
+            check_directory("web_stats", new.web_stats and self.jail.path(new.web_stats))
         if new.listen != old.listen:
             opened["listen"] = self._listener(new.listen)
+        try:
+            if new.log != old.log:
+                opened["log"] = SessionLog(self.jail.path(new.log)) if new.log else None
+        except OSError:
+            if "listen" in opened:
+                opened["listen"].close()
+            raise
         return opened
 
     def _adopt(self, opened: dict[str, Any]) -> None:
@@ -327,13 +358,16 @@ class Balancer:
             self.listener.start()
             old.empty()
             old.close()
-            _unlink_socket(old.bound_to)
+            self._unlink_socket(old.bound_to)
         self.listener.socket.listen(settings.backlog)
         self.listener.max_accept = settings.multi_accept
         self.listener.resume()
-        if self._control_address.startswith("/") and os.path.exists(self._control_address):
-            os.chmod(self._control_address, settings.control_mode)
+        control = self.jail.path(self._control_address)
+        if "/" in control and os.path.exists(control):
+            os.chmod(control, settings.control_mode)
         process.set_debug(settings.debug)
+        process.raise_descriptor_limit(settings.conn_max)
+        self.session_limit = process.sessions_within_limit()
 
     # --- files and signals ----------------------------------------------------------------------------------------
 
@@ -344,7 +378,7 @@ class Balancer:
             raise call.error("no FILE given, and gpen was started without -F")
         head = f"# Generated by gpen at {reply.timestamp(time.time())}\n# {self.command_line}\n"
         try:
-            write_whole(path, head + "".join(f"{line}\n" for line in self.configuration.dump()))
+            write_whole(self.jail.path(path), head + "".join(f"{line}\n" for line in self.configuration.dump()))
         except OSError as error:
             raise call.error(f"can't write '{path}': {error.strerror}") from None
 
@@ -352,13 +386,13 @@ class Balancer:
         """HUP: reopen the log and read the file again."""
         if self.session_log is not None:
             try:
-                self.session_log.reopen()
+                self.session_log.reopen(self.jail)
             except OSError as error:
                 log.error("can't reopen the log '%s': %s; the old file stays", self.session_log.path, error.strerror)
         if self.file is None:
             return
         try:
-            calls = [call for call in read_file(self.file) if not self._counts_at_start_only(call)]
+            calls = [call for call in read_file(self.jail.path(self.file)) if not self._counts_at_start_only(call)]
             self.apply(calls)
             log.info("read '%s' again", self.file)
         except (ScriptError, sockets.ListenError, OSError) as error:
@@ -378,13 +412,15 @@ class Balancer:
         """USR1: the status page to the file of -w, or else a summary to the diagnostics."""
         if self.settings.web_stats:
             try:
-                write_whole(self.settings.web_stats, status_page(self._queries))
+                write_whole(self.jail.path(self.settings.web_stats), status_page(self._queries))
             except OSError as error:
                 log.error("can't write '%s': %s", self.settings.web_stats, error.strerror)
             return
         for line in ("servers", "sessions", "recent"):
-            for row in "".join(self.execute(line, "")).splitlines():
-                log.info("%s: %s", line, row)
+            for piece in self.execute(line, ""):
+                for row in piece.splitlines():
+                    log.info("%s: %s", line, row)
+                gevent.sleep(0)
 
 
 def check_directory(name: str, path: str | None) -> None:
@@ -394,23 +430,8 @@ def check_directory(name: str, path: str | None) -> None:
         raise ScriptError(f"{name}: the directory '{directory}' does not exist")
 
 
-def _opened_log(path: str) -> SessionLog:
-    try:
-        return SessionLog(path)
-    except OSError as error:
-        raise ScriptError(f"log: can't open '{path}': {error.strerror}") from None
-
-
-def _resolved(address: Address, seconds: float) -> tuple[Endpoint, ...]:
+def _resolved(name: str, address: Address, seconds: float) -> tuple[Endpoint, ...]:
     try:
         return resolve(address, seconds)
     except ResolveError as error:
-        raise ScriptError(f"{address}: {error}") from None
-
-
-def _unlink_socket(path: str) -> None:
-    if path.startswith("/"):
-        try:
-            os.unlink(path)
-        except OSError as error:
-            log.debug("can't remove the socket %s: %s", path, error.strerror)
+        raise ScriptError(f"{name}: {error}") from None

@@ -21,7 +21,8 @@ def run(balancer: Balancer) -> None:
     while True:
         gevent.sleep(PERIOD)
         balancer.session_limit = sessions_within_limit()
-        balancer.listener.resume()
+        balancer.names.insist()
+        balancer.resume()
         _tend_sessions(balancer)
 
 

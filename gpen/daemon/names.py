@@ -20,7 +20,7 @@ from gpen.wire.resolve import ResolveError, resolve
 log = logging.getLogger("gpen")
 
 LOOKUPS_AT_ONCE = 20
-LOOKUP_PAUSE = 1.0
+LOOKUP_PAUSE = 5.0
 
 Endpoints = dict[Address, tuple[Endpoint, ...]]
 
@@ -33,11 +33,12 @@ class Names:
         self._settings = settings
         self._looked_up: dict[str, float] = {}
 
-    def resolve(self, configuration: Configuration, calls: Sequence[Call] = ()) -> Endpoints:
+    def resolve(self, configuration: Configuration, calls: Sequence[Call] = (), patient: bool = False) -> Endpoints:
         """Resolve the servers of a configuration whose addresses are not known yet, side by side, and change nothing.
         Switches greenlets.
 
-        Raises ScriptError that names the server, and which of the calls gave it.
+        Raises ScriptError that names the server, and which of the calls gave it. When ``patient``, a name service
+        that does not answer is no error: the server waits for it, and the others serve.
         """
         known: Endpoints = {server.address: server.endpoints for server in self._pool.all_servers()
                             if server.endpoints}
@@ -45,9 +46,12 @@ class Names:
         lookups = Greenlets(LOOKUPS_AT_ONCE)
         results = lookups.imap(lambda server: _looked_up(server, configuration.settings.timeout), fresh)
         for server, result in zip(fresh, list(results), strict=True):
-            if isinstance(result, str):
+            if not isinstance(result, ResolveError):
+                known[server.address] = result
+            elif patient and result.temporary:
+                log.warning("server %s: %s; it is not used until there is one", server.name, result)
+            else:
                 raise ScriptError(f"server {server.name}: {result}", _origin(server, calls))
-            known[server.address] = result
         return known
 
     def adopt(self, endpoints: Endpoints) -> None:
@@ -56,11 +60,18 @@ class Names:
             if not server.endpoints:
                 self._pool.resolved(server, endpoints.get(server.address, ()))
 
+    def insist(self) -> None:
+        """Look up the names that could not be resolved so far."""
+        for server in self._pool.all_servers():
+            if not server.endpoints:
+                self.refresh(server)
+
     def refresh(self, server: Server) -> None:
-        """Look a server's name up again, beside, at most once a second. A lookup that fails changes nothing."""
+        """Look a server's name up again, beside, at most once in LOOKUP_PAUSE seconds; a failure changes nothing."""
         host = server.address.host
         now = time.monotonic()
-        if not host or host == server.shown_host or now - self._looked_up.get(host, 0) < LOOKUP_PAUSE:
+        known = bool(server.endpoints) and host == server.shown_host
+        if not host or known or now - self._looked_up.get(host, 0) < LOOKUP_PAUSE:
             return
         self._looked_up[host] = now
         gevent.spawn(self._refresh, server)
@@ -70,21 +81,21 @@ class Names:
         try:
             endpoints = resolve(address, self._settings.timeout)
         except ResolveError as error:
-            log.warning("server %s: %s; its last known address stays", server.name, error)
+            log.warning("server %s: %s; what was known of it stays", server.name, error)
             return
-        if server.address == address and endpoints != server.endpoints:
+        if server.address == address and set(endpoints) != set(server.endpoints):
             log.info("server %s: '%s' is %s now", server.name, address.host, endpoints[0].host)
             self._pool.resolved(server, endpoints)
 
 
-def _looked_up(server: Server, seconds: float) -> tuple[Endpoint, ...] | str:
+def _looked_up(server: Server, seconds: float) -> tuple[Endpoint, ...] | ResolveError:
     """The endpoints of a server, or why there are none."""
     if not server.address.path and not server.address.port:
-        return f"'{server.address.host}' needs a port"
+        return ResolveError(f"'{server.address.host}' needs a port")
     try:
         return resolve(server.address, seconds)
     except ResolveError as error:
-        return str(error)
+        return error
 
 
 def _origin(server: Server, calls: Sequence[Call]) -> str:

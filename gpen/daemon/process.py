@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import logging.handlers
 import os
 import pwd
 import resource
+import signal
+import socket
+import stat
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 from gpen.model.settings import Settings
 
@@ -27,6 +32,7 @@ class Detached:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # now: a chroot may have none
 
     def report(self, status: int) -> None:
         """Let the waiting process exit with this status. A second call does nothing."""
@@ -37,10 +43,9 @@ class Detached:
 
     def quiet(self) -> None:
         """Let go of the terminal: what is told from now on goes to syslog."""
-        null = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        os.close(null)
+            os.dup2(self._null, fd)
+        os.close(self._null)
 
 
 def detach() -> Detached:
@@ -62,30 +67,72 @@ def detach() -> Detached:
     return Detached(writing)
 
 
+def hold_signals() -> None:
+    """Until the balancer takes signals: HUP and USR1 mean nothing yet, TERM and INT end the start in good order."""
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(1))
+
+
+class Jail:
+    """Where a file is found after the chroot: what was named from outside and lies inside has a shorter name there."""
+
+    def __init__(self, root: str | None = None) -> None:
+        self._root = os.path.realpath(root) if root else None
+        self._start = os.getcwd()
+
+    def path(self, path: str) -> str:
+        """The name to open a file by; the same that was given when there is no chroot, or it lies outside."""
+        if self._root is None:
+            return path
+        whole = os.path.normpath(os.path.join(self._start, path))
+        return whole.removeprefix(self._root) if whole.startswith(f"{self._root}/") else path
+
+
 class PidFile:
     """The pid file, locked as long as gpen runs. Raises StartError when another instance holds it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(self._fd, 20).decode("ascii", "replace").strip() or "unknown"
+        self._lock()
+        while not self._is_in_place():  # whoever held the lock has removed the file meanwhile
             os.close(self._fd)
-            raise StartError(f"pid file '{path}' is locked: gpen runs already, with pid {pid}") from None
-        except OSError as error:
-            raise StartError(f"can't write the pid file '{path}': {error.strerror}") from None
+            self._lock()
+        os.lseek(self._fd, 0, os.SEEK_SET)
         os.ftruncate(self._fd, 0)
         os.write(self._fd, f"{os.getpid()}\n".encode())
+
+    def _is_in_place(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def _lock(self) -> None:
+        path = self.path
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+            raise StartError(f"can't write the pid file '{path}': {reason}") from None
+        pid = os.read(self._fd, 20).strip()
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._fd)
+            raise StartError(f"pid file '{path}' is locked: gpen runs already, with pid {pid.decode()}") from None
+        if pid and not pid.isdigit():
+            os.close(self._fd)
+            raise StartError(f"pid file '{path}' holds something else than a pid: will not overwrite it")
 
     def fileno(self) -> int:
         return self._fd
 
-    def remove(self) -> None:
-        """Take the file away; where its directory may not be written any more, leave it empty."""
+    def remove(self, jail: Jail) -> None:
+        """Take the file away; where it can't be reached or removed any more, leave it empty."""
         try:
-            os.unlink(self.path)
+            os.unlink(jail.path(self.path))
         except OSError:
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
@@ -125,16 +172,18 @@ def check_user(settings: Settings) -> None:
         raise StartError(f"chroot: '{settings.chroot}' is not a directory")
 
 
-def confine(settings: Settings, files: Iterable[str | int]) -> None:
+def confine(settings: Settings, files: Iterable[str | int]) -> Jail:
     """Enter the chroot and become the user, for good; ``files`` (paths or descriptors) are given to that user.
 
-    Raises StartError.
+    Returns where files are found from then on. Raises StartError.
     """
+    jail = Jail(settings.chroot)
     account = pwd.getpwnam(settings.user) if settings.user else None
     try:
         if account and os.geteuid() == 0:
             for file in files:
-                os.chown(file, account.pw_uid, account.pw_gid)
+                if stat.S_IFMT(os.stat(file).st_mode) in (stat.S_IFREG, stat.S_IFSOCK):  # never a device
+                    os.chown(file, account.pw_uid, account.pw_gid)
         if settings.chroot:
             os.chroot(settings.chroot)
             os.chdir("/")
@@ -145,22 +194,50 @@ def confine(settings: Settings, files: Iterable[str | int]) -> None:
     except OSError as error:
         what = f"chroot '{settings.chroot}'" if settings.chroot else f"user '{settings.user}'"
         raise StartError(f"can't change to {what}: {error.strerror}: this needs root") from None
+    return jail
 
 
 def tell_on_stderr() -> None:
     """Diagnostics go to stderr, with the time."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
-    _tell(handler)
+    tell(handler)
 
 
-def tell_in_syslog() -> None:
-    """Diagnostics go to syslog; without a syslog on this machine, nowhere."""
-    handler: logging.Handler = logging.NullHandler()
-    if os.path.exists("/dev/log"):
-        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
-        handler.setFormatter(logging.Formatter(f"gpen[{os.getpid()}]: %(message)s"))
-    _tell(handler)
+class _Syslog(logging.handlers.SysLogHandler):
+    """The library's waits for a syslog that does not read, and everybody with it; this one drops the line."""
+
+    socket: Any
+
+    def emit(self, record: logging.LogRecord) -> None:
+        priority = self.encodePriority(self.facility, self.mapPriority(record.levelname))
+        message = f"<{priority}>{self.format(record)}\0".encode("utf-8", "replace")
+        try:
+            self.socket.send(message, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._begin_again(message)
+
+    def _begin_again(self, message: bytes) -> None:
+        """syslog was restarted, perhaps."""
+        try:
+            fresh = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            fresh.connect(self.address)
+            fresh.send(message, socket.MSG_DONTWAIT)
+        except OSError:
+            return
+        self.socket.close()
+        self.socket = fresh
+
+
+def syslog() -> logging.Handler:
+    """The way to syslog, open from now on; without a syslog on this machine, the way to nowhere."""
+    if not os.path.exists("/dev/log"):
+        return logging.NullHandler()
+    handler = _Syslog("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+    handler.setFormatter(logging.Formatter(f"gpen[{os.getpid()}]: %(message)s"))
+    return handler
 
 
 def set_debug(level: int) -> None:
@@ -168,7 +245,8 @@ def set_debug(level: int) -> None:
     log.setLevel(logging.DEBUG if level else logging.INFO)
 
 
-def _tell(handler: logging.Handler) -> None:
+def tell(handler: logging.Handler) -> None:
+    """Diagnostics go this way from now on."""
     for old in list(log.handlers):
         log.removeHandler(old)
         old.close()

@@ -40,7 +40,7 @@ class Queries:
     def servers(self, call: Call) -> list[Row]:
         live = self._live_bytes()
         now = time.monotonic()
-        return [self._server_row(server, live.get(server.name, (0, 0)), now) for server in self._pool.all_servers()]
+        return [self._server_row(server, live.get(id(server), (0, 0)), now) for server in self._pool.all_servers()]
 
     def sessions(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
@@ -73,10 +73,10 @@ class Queries:
         others = [other for other in pool.all_servers() if other is not server]
         return {
             "client": address,
-            "server": server.name if server else None,
+            "server": server.label if server else None,
             "server_address": server.shown if server else None,
             "why": why,
-            "others": [{"server": other.name, "address": other.shown,
+            "others": [{"server": other.label, "address": other.shown,
                         "why_not": self._why_not(other, server, client, now)} for other in others],
         }
 
@@ -107,10 +107,11 @@ class Queries:
 
     def close(self, call: Call) -> str:
         if "server" in call.arguments:
-            server = self._pool.servers.get(call["server"])
-            if server is None:
-                raise call.error(f"there is no server {call['server']}")
-            return f"Closing {self._balancer.close_sessions(server)} connections of server {server.name}\n"
+            number = call["server"]
+            closing = self._balancer.close_sessions(number)
+            if not closing and number not in self._pool.servers:
+                raise call.error(f"there is no server {number}, nor a session of a deleted one")
+            return f"Closing {closing} connections of server {number}\n"
         number = call["number"]
         session = self._balancer.sessions.get(number)
         if session is not None:
@@ -157,13 +158,14 @@ class Queries:
             "total": server.total, "failures": server.failures,
         }
 
-    def _live_bytes(self) -> dict[str, tuple[int, int]]:
-        """Bytes of the sessions that still run, by server: sent to it, received from it."""
-        live: dict[str, tuple[int, int]] = {}
+    def _live_bytes(self) -> dict[int, tuple[int, int]]:
+        """Bytes of the sessions that still run, sent and received, by server: by its identity, for a number may have
+        been given to another one since."""
+        live: dict[int, tuple[int, int]] = {}
         for session in self._balancer.sessions.values():
             if session.server is not None and session.up is not None:
-                sx, rx = live.get(session.server.name, (0, 0))
-                live[session.server.name] = (sx + session.up.sent, rx + session.up.received)
+                sx, rx = live.get(id(session.server), (0, 0))
+                live[id(session.server)] = (sx + session.up.sent, rx + session.up.received)
         return live
 
     def _why(self, server: Server | None, client: Client) -> str:
@@ -183,6 +185,8 @@ class Queries:
         refusal = self._pool.refusal(other, client, now)
         if refusal is not None:
             return refusal
+        if other.weight == 0 and self._pool.rule() in ("weight", "leastconn", "random"):
+            return f"its weight is 0, and the rule is {self._pool.rule()}"
         if chosen is not None and chosen is client.server and not self._settings.roundrobin:
             return "available, but the client is remembered at another"
         return f"available, but not chosen by {self._pool.rule()}"
@@ -194,13 +198,13 @@ def _host(server: Server) -> str:
 
 def _client_row(client: Client, live: tuple[int, int], now: float) -> Row:
     return {"address": client.address, "connects": client.connects, "sx": client.sx + live[0],
-            "rx": client.rx + live[1], "server": client.server.name if client.server else None,
+            "rx": client.rx + live[1], "server": client.server.label if client.server else None,
             "idle": round(now - client.last, 1)}
 
 
 def _session_row(session: Session, now: float) -> Row:
     server = session.server
-    return {"id": session.id, "client": session.peername, "server": server.name if server else None,
+    return {"id": session.id, "client": session.peername, "server": server.label if server else None,
             "server_address": server.shown if server else None, "state": session.state,
             "age": round(session.age(now), 3), "idle": round(session.idle(now), 3), "up": session.sent_up,
             "down": session.down.sent}

@@ -10,8 +10,10 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 
 from gpen.control.reply import timestamp
+from gpen.daemon.process import Jail
 from gpen.model.settings import Settings
 from gpen.wire.relay import End, Tap
 from gpen.wire.session import Session
@@ -33,9 +35,9 @@ class SessionLog:
     def fileno(self) -> int:
         return self._fd
 
-    def reopen(self) -> None:
+    def reopen(self, jail: Jail) -> None:
         """Take up the file of that name, for rotation; when that fails the old one stays. Raises OSError."""
-        fresh = _open(self.path)
+        fresh = _open(jail.path(self.path))
         os.close(self._fd)
         self._fd = fresh
 
@@ -54,7 +56,8 @@ class SessionLog:
 
 
 def _open(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    # without blocking: a FIFO that nobody reads costs lines, not sessions
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
 
 
 def session_line(session: Session, settings: Settings) -> str:
@@ -62,7 +65,9 @@ def session_line(session: Session, settings: Settings) -> str:
     fields = _fields(session)
     if settings.log_format == "json":
         return json.dumps(fields, separators=(",", ":")) + "\n"
-    return (f"{fields['client']} {fields['started']} server {fields['server']} {fields['server_address']} "
+    server = session.server
+    place = f"{server.name} {server.shown}" if server is not None else "- -"
+    return (f"{fields['client']} {fields['started']} server {place} "
             f"choose {fields['choose']:.6f} connect {fields['connect']:.6f} total {fields['total']:.6f} "
             f"up {fields['up']} down {fields['down']} {fields['ending']}\n")
 
@@ -73,22 +78,26 @@ def _fields(session: Session) -> dict[str, object]:
     return {
         "client": session.peername,
         "started": timestamp(session.started),
-        "server": server.name if server is not None else "-",
-        "server_address": server.shown if server is not None else "-",
+        "server": server.label if server is not None else None,
+        "server_address": server.shown if server is not None else None,
         "choose": round(choose, 6),
         "connect": round(connect, 6),
         "total": round(total, 6),
         "up": session.sent_up,
         "down": session.down.sent,
-        "ending": ending.value if ending is not None else "-",
+        "ending": ending.value if ending is not None else None,
     }
 
 
-def request_tap(session: Session, session_log: SessionLog) -> Tap:
-    """Logs the first line of what the client sends at a time, as pen does: client, time, server, request."""
+def request_tap(session: Session, current: Callable[[], SessionLog | None]) -> Tap:
+    """Logs the first line of what the client sends at a time, as pen does: client, time, server, request.
+
+    ``current`` gives the log of that moment: a session outlives the log that it began with.
+    """
 
     def tap(end: End, data: memoryview) -> None:
-        if end is session.down and session.server is not None:
+        session_log = current()
+        if session_log is not None and end is session.down and session.server is not None:
             request = _first_line(bytes(data[:REQUEST_BYTES]))
             session_log.write(f"{session.address} {int(time.time())} {session.server.shown_host} {request}\n")
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpen import __version__
 from gpen.control.reply import timestamp
 from gpen.control.script import Call, parse_words
+from gpen.model.address import bracketed
 
 if TYPE_CHECKING:
     from gpen.daemon.queries import Queries
@@ -29,26 +30,31 @@ td.n,th.n{text-align:right}td.why{white-space:normal;min-width:12rem}
 .up{color:var(--good)}.down{color:var(--bad)}.trial,.drain,.maint{color:var(--wait)}
 @media(max-width:40rem){thead{display:none}tr{display:block;padding:.5rem 0;border-bottom:1px solid var(--line)}
 td{display:flex;justify-content:space-between;border:0;padding:.1rem 0;white-space:normal}
-td::before{content:attr(data-name);opacity:.7;margin-right:1rem}}
+td:empty{display:none}td::before{content:attr(data-name);opacity:.7;margin-right:1rem}}
 """
 
 # key of the row, heading, class of the cell
-_SERVERS = (("name", "Server", ""), ("place", "Address", ""), ("health", "Health", "health"), ("state", "State",
-            "health"), ("sessions", "Sessions", "n"), ("limits", "Max / hard", "n"), ("weight", "Weight", "n"),
-            ("prio", "Prio", "n"), ("total", "Total", "n"), ("failures", "Failed", "n"), ("sx", "Sent", "n"),
-            ("rx", "Received", "n"), ("reason", "Reason", "why"))
-_CLIENTS = (("address", "Client", ""), ("connects", "Connects", "n"), ("server", "Server", ""),
-            ("idle", "Seconds ago", "n"), ("sx", "Sent", "n"), ("rx", "Received", "n"))
-_SESSIONS = (("id", "Session", "n"), ("client", "Client", ""), ("server", "Server", ""), ("server_address", "Address",
-             ""), ("state", "State", ""), ("age", "Age, s", "n"), ("idle", "Idle, s", "n"), ("up", "To server", "n"),
-             ("down", "To client", "n"))
+_SERVERS = (
+    ("name", "Server", ""), ("place", "Address", ""), ("health", "Health", "health"), ("state", "State", "health"),
+    ("sessions", "Sessions", "n"), ("limits", "Max / hard", "n"), ("weight", "Weight", "n"), ("prio", "Prio", "n"),
+    ("total", "Total", "n"), ("failures", "Failed", "n"), ("sx", "Sent", "n bytes"), ("rx", "Received", "n bytes"),
+    ("reason", "Reason", "why"),
+)
+_CLIENTS = (
+    ("address", "Client", ""), ("connects", "Connects", "n"), ("server", "Server", ""), ("idle", "Seconds ago", "n"),
+    ("sx", "Sent", "n bytes"), ("rx", "Received", "n bytes"),
+)
+_SESSIONS = (
+    ("id", "Session", "n"), ("client", "Client", ""), ("server", "Server", ""), ("server_address", "Address", ""),
+    ("state", "State", ""), ("age", "Age, s", "n"), ("idle", "Idle, s", "n"), ("up", "To server", "n bytes"),
+    ("down", "To client", "n bytes"),
+)
 
 
 def status_page(queries: Queries) -> str:
     """The whole page for the balancer behind these queries."""
     summary = queries.summary()
-    servers = [row | {"place": f"{row['address']}:{row['port']}" if row["port"] else row["address"],
-                      "limits": f"{row['max']} / {row['hard']}"} for row in queries.servers(_call("servers"))]
+    servers = [row | {"place": _place(row), "limits": _limits(row)} for row in queries.servers(_call("servers"))]
     clients = list(islice(queries.recent(_call("recent")), MOST_ROWS + 1))
     sessions = list(islice(queries.sessions(_call("sessions")), MOST_ROWS + 1))
     now = timestamp(time.time())
@@ -64,6 +70,26 @@ Servers are chosen by {escape(summary['rule'])}.</p>
 <h2>Sessions</h2>{_table(_SESSIONS, sessions)}
 </body></html>
 """
+
+
+def _place(row: dict[str, Any]) -> str:
+    """Where a server is, with the name that it was given by."""
+    where = f"{bracketed(row['address'])}:{row['port']}" if row["port"] else row["address"]
+    return where if row["host"] == row["address"] else f"{where} ({row['host']})"
+
+
+def _limits(row: dict[str, Any]) -> str:
+    return f"{row['max'] or 'no limit'}" + (f" / {row['hard']}" if row["hard"] else "")
+
+
+def _size(count: int) -> str:
+    """Bytes as people read them."""
+    size, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def _call(name: str) -> Call:
@@ -90,7 +116,7 @@ def _table(columns: Iterable[tuple[str, str, str]], rows: list[dict[str, Any]]) 
 def _cells(columns: list[tuple[str, str, str]], row: dict[str, Any]) -> str:
     cells = []
     for key, title, kind in columns:
-        value = "" if row[key] is None else str(row[key])
+        value = "" if row[key] is None else _size(row[key]) if kind == "n bytes" else str(row[key])
         style = value if kind == "health" else kind
         cells.append(f'<td class="{escape(style)}" data-name="{escape(title)}">{escape(value)}</td>')
     return "".join(cells)

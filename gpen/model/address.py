@@ -127,7 +127,7 @@ def parse_port(text: str) -> int | str:
             raise ValueError(f"port '{text}' is out of range: expected 0 to 65535")
         return int(text)
     if not _SERVICE.fullmatch(text):
-        raise ValueError(f"'{text}' is not a port: expected a number or the name of a service")
+        raise ValueError(f"'{text}' is not a port: expected a number or a service's name (a path has a /: ./{text})")
     return text
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from gpen.model.address import parse_listen, parse_server
 
 MOST = 2**31 - 1  # what the kernel takes, where a number gets that far
+_NETWORK_LOG = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/\[\]]+):[0-9]+")
 _WHOLE = re.compile("-?[0-9]{1,10}")
 
 
@@ -79,9 +80,24 @@ def _ip(text: str) -> str:
         raise ValueError(f"'{text}' is not an IPv4 or IPv6 address") from None
 
 
+def _log(text: str) -> str:
+    if _NETWORK_LOG.fullmatch(text):
+        raise ValueError(f"'{text}': logging over the network is not in this version of gpen (a file of that name: "
+                         f"./{text})")
+    return _text(text)
+
+
+def _no_idlers(text: str) -> int:
+    if whole(0).parse(text):
+        raise ValueError(f"'{text}': spare connections to servers are not in this version of gpen: expected 0")
+    return 0
+
+
 FLAG = Kind("", lambda text: True)
 TEXT = Kind("TEXT", _text)
 FILE = Kind("FILE", _text)
+LOG = Kind("FILE", _log)
+NO_IDLERS = Kind("N", _no_idlers)
 DIRECTORY = Kind("DIR", _text)
 USER = Kind("USER", _text)
 IP = Kind("ADDRESS", _ip)

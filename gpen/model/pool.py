@@ -30,7 +30,7 @@ class Event(NamedTuple):
     """One change of a server's state: wall clock time in seconds, the server, what happened, and why."""
 
     time: float
-    server: str
+    server: int | str
     event: str
     cause: str
 
@@ -38,10 +38,11 @@ class Event(NamedTuple):
 class Lease:
     """A place on a server. Ends with exactly one ``release`` or ``fail``."""
 
-    __slots__ = ("_pool", "is_open", "server")
+    __slots__ = ("_address", "_pool", "is_open", "server")
 
     def __init__(self, pool: Pool, server: Server) -> None:
         self._pool = pool
+        self._address = server.address
         self.server = server
         self.is_open = True
 
@@ -63,7 +64,8 @@ class Lease:
     def fail(self, cause: str) -> None:
         """Give the place back, and hold against the server that it could not be reached."""
         self.release()
-        self._pool.blame(self.server, cause)
+        if self.server.address is self._address:  # else it has moved, and the new place is not to blame
+            self._pool.blame(self.server, cause)
 
 
 class Pool:
@@ -224,7 +226,7 @@ class Pool:
     def note(self, server: Server, event: str, cause: str) -> None:
         """Remember a change of a server's state for ``events``."""
         server.since = self._wall()
-        self.events.append(Event(server.since, server.name, event, cause))
+        self.events.append(Event(server.since, server.label, event, cause))
 
     # --- the operator's changes -----------------------------------------------------------------------------------
 
@@ -246,6 +248,17 @@ class Pool:
         self.note(server, "deleted", "by a command")
         return server
 
+    def move(self, server: Server, address: Address) -> None:
+        """Give a server another address: what was known of the place where it was counts no more."""
+        if address == server.address:
+            return
+        self.note(server, "moved", f"from {server.address} to {address}")
+        server.address = address
+        server.endpoints = ()
+        server.down_until = 0.0
+        server.trial = None
+        server.reason = ""
+
     def set_state(self, server: Server, state: str) -> None:
         """The operator's word on a server: ready, drain or maint."""
         if server.state != state:
@@ -261,12 +274,17 @@ class Pool:
         if server is None or server.address != spec.address:
             server = self.special[name] = Server(name)
             server.address = spec.address
+            server.since = self._wall()
         for option, value in ({"max": 0, "hard": 0, "weight": 1, "prio": 0} | spec.options).items():
             setattr(server, option, value)
 
     def all_servers(self) -> Sequence[Server]:
         """The numbered servers in order, then the special ones."""
         return [*self._order, *(self.special[name] for name in SPECIAL if name in self.special)]
+
+    def prefer(self, server: Server, endpoint: Endpoint) -> None:
+        """Try this one of a server's addresses first from now on: it has just answered."""
+        server.endpoints = (endpoint, *(other for other in server.endpoints if other != endpoint))
 
     def resolved(self, server: Server, endpoints: Sequence[Endpoint]) -> None:
         """The server's address means these endpoints now."""

@@ -42,6 +42,11 @@ class Server:
         self.rx = 0
 
     @property
+    def label(self) -> int | str:
+        """What programs call it: its number, or the name of a special one."""
+        return self.name if self.number is None else self.number
+
+    @property
     def shown_host(self) -> str:
         """The numeric address when it is known, else the name; a path for a unix socket."""
         return self.endpoints[0].host if self.endpoints else self.address.path or self.address.host

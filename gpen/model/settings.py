@@ -18,7 +18,9 @@ from gpen.model.kinds import (
     FLAG,
     IP,
     LISTEN,
+    LOG,
     MODE,
+    NO_IDLERS,
     SPEC,
     TEXT,
     USER,
@@ -124,9 +126,9 @@ _ALL = (
     _flag("tcp_nodelay", "Send small pieces at once, on both sides (TCP_NODELAY)."),
     _flag("keepalive", "Let the kernel find peers that are gone, on both sides (SO_KEEPALIVE)."),
     _flag("dummy", "Be a small web server that answers every request itself. For tests and demonstrations."),
-    Setting("idlers", whole(0, 0), 0, "Spare connections to servers; this version keeps none.", reply="Idlers: 0/{}"),
+    Setting("idlers", NO_IDLERS, 0, "Spare connections to servers; this version keeps none.", reply="Idlers: 0/{}"),
     # what it tells
-    Setting("log", FILE, None, "The file that gets a line for each session.", "-l", example="log /var/log/gpen.log"),
+    Setting("log", LOG, None, "The file that gets a line for each session.", "-l", example="log /var/log/gpen.log"),
     Setting("log_format", one_of("session", "pen", "json"), "session", "What the log holds: a line at each session's "
             "end, as text or JSON, or pen's line for each request."),
     Setting("web_stats", FILE, None, "The file that gets the HTML status page at signal USR1.", "-w"),

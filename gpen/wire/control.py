@@ -15,6 +15,7 @@ from typing import Any
 import gevent
 from gevent import socket as gsocket
 
+from gpen.model.address import normalize
 from gpen.wire.acceptor import Acceptor
 
 log = logging.getLogger("gpen")
@@ -52,7 +53,7 @@ class ControlServer:
         self._server.close()
 
     def _serve(self, sock: Any, peer: Any) -> None:
-        address = peer[0] if isinstance(peer, tuple) else ""
+        address = normalize(peer[0]) if isinstance(peer, tuple) else ""
         try:
             self._make_room()
             refusal = self._welcome(address)
@@ -63,6 +64,7 @@ class ControlServer:
                 for piece in self._execute(line, address):
                     self._send(sock, piece)
                     gevent.sleep(0)
+                gevent.sleep(0)
         except OSError as error:
             log.debug("control client %s: %s", address or "on the unix socket", error)
         finally:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT
+from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT
 from typing import Any
 
 import gevent
@@ -47,15 +47,10 @@ class Poller:
         self.handlers[fd] = handler
         self._epoll.register(fd, mask)
 
-    def change(self, fd: int, old: int, new: int) -> None:
-        """Watch for other events. Without any the descriptor leaves the epoll, which would report a hang-up of it
-        at every pass, wanted or not."""
-        if not new:
-            self._epoll.unregister(fd)
-        elif old:
-            self._epoll.modify(fd, new)
-        else:
-            self._epoll.register(fd, new)
+    def change(self, fd: int, new: int) -> None:
+        """Watch for other events. Without any, errors and hang-ups are told once; they can't be left out, and would
+        come at every pass."""
+        self._epoll.modify(fd, new or EPOLLET)
 
     def closed(self, fd: int) -> None:
         """The descriptor is about to be closed; the kernel takes it out of the epoll by itself (epoll(7))."""

@@ -15,10 +15,11 @@ from __future__ import annotations
 import _socket
 import fcntl
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
+from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Poller
 
 _SIOCOUTQ = 0x5411  # bytes that the other end has not acknowledged yet (tcp(7))
 
@@ -58,7 +59,7 @@ class End:
         self.pending: memoryview | None = None
         self.received = 0
         self.sent = 0
-        self.active = poller.now
+        self.active = time.monotonic()
         self.eof = False
         self.deaf = False
         self.reset = False
@@ -75,9 +76,12 @@ class End:
         try:
             if events & EPOLLOUT and self.pending is not None:
                 self._flush()
-            # an error or a hang-up without input shows itself in reading, behind the last byte
-            if events & ~EPOLLOUT and self._mask & EPOLLIN:
-                self._read()
+            # an error or a hang-up shows itself in reading, behind the last byte
+            if self._mask & EPOLLIN:
+                if events & ~EPOLLOUT:
+                    self._read()
+            elif events & (EPOLLERR | EPOLLHUP):
+                self._hung_up()
         except Exception:
             self._relay.failed()
 
@@ -90,10 +94,13 @@ class End:
             self._mask = 0
             self._forget()
 
-    def notice_reset(self) -> None:
-        """See whether the connection was reset while nothing is read from it, because the peer takes no more."""
-        if self.peer.pending is not None and self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
-            self.reset = True
+    def mute(self) -> None:
+        """Send nothing to this side any more; it is read to its end, and what the other side sends is dropped."""
+        self.deaf = True
+        self.pending = None
+        self._watch(self._mask & ~EPOLLOUT)
+        if not self.peer.eof:
+            self.peer._watch(self.peer._mask | EPOLLIN)
 
     def _forget(self) -> None:
         """Drop what refers back to this End or its session, so that they are freed without the garbage collector."""
@@ -183,15 +190,21 @@ class End:
         self._ended()
 
     def _deafen(self) -> None:
-        """Nothing can be sent to this side any more. It is read to its end; what the other one sends is dropped."""
+        """Nothing can be sent to this side any more."""
         self.reset = True
-        self.deaf = True
-        self.pending = None
-        self._watch(self._mask & ~EPOLLOUT)
-        if not self.peer.eof:
-            self.peer._watch(self.peer._mask | EPOLLIN)
+        self.mute()
         if self.eof:
             self._relay.settle(self)
+
+    def _hung_up(self) -> None:
+        """A reset while nothing is read from here: behind its end, or because the peer takes no more. A hang-up without
+        an error is but the second half of a close."""
+        if not self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
+            return
+        if self.eof:
+            self._deafen()
+        else:
+            self.reset = True
 
     def _half_close(self) -> None:
         if self.deaf:
@@ -203,5 +216,5 @@ class End:
 
     def _watch(self, mask: int) -> None:
         if mask != self._mask:
-            self._poller.change(self.fd, self._mask, mask)
+            self._poller.change(self.fd, mask)
             self._mask = mask

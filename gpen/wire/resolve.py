@@ -16,7 +16,14 @@ from gpen.model.address import Address, Endpoint, normalize
 
 
 class ResolveError(Exception):
-    """A name that is not known, or was not resolved in time: one line that names it."""
+    """A name that is not known, or was not resolved in time: one line that names it.
+
+    ``temporary``: the name service did not answer, so that the name may be right.
+    """
+
+    def __init__(self, message: str, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.temporary = temporary
 
 
 def resolve(address: Address, seconds: float) -> tuple[Endpoint, ...]:
@@ -46,7 +53,7 @@ def port_number(address: Address) -> int:
     try:
         return socket.getservbyname(address.port, "tcp")
     except OSError:
-        raise ResolveError(f"'{address.port}' is not a port or a service in /etc/services ({address})") from None
+        raise ResolveError(f"'{address.port}' is not a port, nor a service in /etc/services") from None
 
 
 def _numeric(host: str, port: int) -> Endpoint | None:
@@ -65,10 +72,11 @@ def _named(host: str, port: int, seconds: float) -> tuple[Endpoint, ...]:
         with gevent.Timeout(seconds):
             found = get_hub().resolver.getaddrinfo(host, port, 0, socket.SOCK_STREAM)
     except gevent.Timeout:
-        raise ResolveError(f"can't resolve the name '{host}': no answer within {seconds:g} s") from None
+        raise ResolveError(f"can't resolve the name '{host}': no answer within {seconds:g} s", temporary=True) from None
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not a host name"
-        raise ResolveError(f"can't resolve the name '{host}': {reason}") from None
+        temporary = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
+        raise ResolveError(f"can't resolve the name '{host}': {reason}", temporary) from None
     endpoints = [Endpoint(family, sockaddr, normalize(str(sockaddr[0])), port)
                  for family, _, _, _, sockaddr in found if family in (socket.AF_INET, socket.AF_INET6)]
     if not endpoints:

@@ -102,7 +102,7 @@ class Session:
     def state(self) -> str:
         if self.up is None:
             return "connecting" if self.lease is not None else "choosing"
-        if self.down.reset or self.up.reset:
+        if self.down.deaf or self.up.deaf:
             return "ending"
         return "half-closed" if self.down.eof or self.up.eof else "open"
 
@@ -134,10 +134,7 @@ class Session:
         if limit and self.idle(now) >= limit:
             self.stop(Ending.IDLE)
         elif self.up is not None and self._relaying:
-            for end in (self.down, self.up):
-                end.notice_reset()
-            if self.down.reset or self.up.reset:
-                self._tend_last_bytes(now)
+            self._tend_last_bytes(now)
 
     def failed(self) -> None:
         """An End's word that gpen itself failed there: it costs this session."""
@@ -217,7 +214,7 @@ class Session:
             return sock
 
     def _connect(self, server: Server) -> Any:
-        """Connect to the first of the server's addresses that answers, within the connect timeout in all.
+        """Connect to the first of the server's addresses that answers. They share the connect timeout.
 
         When this machine is out of descriptors or memory, it is worth waiting: the client need not know.
         """
@@ -226,9 +223,13 @@ class Session:
         problem: OSError | None = None
         endpoints = list(server.endpoints)
         while endpoints:
+            share = (deadline - time.monotonic()) / len(endpoints)
             endpoint = endpoints.pop(0)
             try:
-                return sockets.connect(endpoint, front.settings, front.poller, deadline - time.monotonic())
+                sock = sockets.connect(endpoint, front.settings, front.poller, share)
+                if problem is not None and endpoint in server.endpoints:
+                    front.pool.prefer(server, endpoint)
+                return sock
             except OSError as error:
                 if error.errno in sockets.SHORTAGES and time.monotonic() < deadline:
                     endpoints.insert(0, endpoint)
@@ -268,9 +269,11 @@ class Session:
         assert up is not None
         if self.ending is None:
             self.ending = _ending_of(end is down, end.reset)
+        if end.eof and not end.deaf and self._closes_fast(end):
+            end.mute()
         if up.pending is not None or down.pending is not None:
             return
-        if (up.eof and down.eof) or (end.eof and (self._closes_fast(end) or _is_last(end))):
+        if (up.eof and down.eof) or (end.eof and _is_last(end)):
             self._finish(self.ending)
 
     def _closes_fast(self, end: End) -> bool:
@@ -279,6 +282,8 @@ class Session:
     def _tend_last_bytes(self, now: float) -> None:
         """One side is gone: end when the other has got everything, or takes nothing for STALLED_SECONDS."""
         assert self.up is not None
+        if not any(end.deaf or end.reset for end in (self.down, self.up)):
+            return
         rest = sum(len(end.pending or b"") + end.unacknowledged() for end in (self.down, self.up))
         if rest != self.stalled[0]:
             self.stalled = (rest, now)
@@ -321,7 +326,7 @@ class Session:
 
 
 def _is_last(end: End) -> bool:
-    """Whether the connection of a side is gone, and the other side has got all that came from it."""
+    """Whether nothing goes to a side any more, and the other side has got all that came from it."""
     return end.deaf and not end.peer.unacknowledged()
 
 

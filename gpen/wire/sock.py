@@ -25,7 +25,7 @@ Socket = Any  # _socket.socket; typeshed has no types for the attributes that ge
 # a shortage or a prohibition of this machine: never held against the server that was to be reached
 LOCAL_ERRORS = frozenset({
     errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM,
-    errno.EADDRINUSE, errno.EAFNOSUPPORT,
+    errno.EADDRINUSE, errno.EAFNOSUPPORT, errno.EINVAL,
 })
 # the part of them that passes: worth waiting for
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})

@@ -253,7 +253,7 @@ def test_a_file_twice_side_by_side_is_no_cycle(tmp_path: Path) -> None:
 def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(ScriptError, match=r"can't read the file '.*/none': No such file"):
         read_file(f"{tmp_path}/none")
-    with pytest.raises(ScriptError, match="Is a directory"):
+    with pytest.raises(ScriptError, match="not a regular file"):
         read_file(str(tmp_path))
     (tmp_path / "latin").write_bytes(b"log /tmp/\xfc\n")
     with pytest.raises(ScriptError, match="not text in UTF-8"):

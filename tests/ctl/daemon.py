@@ -67,7 +67,7 @@ REPLIES: dict[str, str] = {
     "timeout": "5\n",
     "server 1 max 50": "",
     "server 1 max many": "error: server: max: 'many' is not a number\n",
-    "severs": "do_cmd: ignoring command starting with 'severs'\nerror: did you mean 'servers'?\n",
+    "severs": "do_cmd: ignoring command starting with 'severs'\n",
     "log": "/tmp/a\x1b]0;owned\x07b\n",
 }
 

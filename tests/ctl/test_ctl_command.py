@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from gpen.ctl.link import LinkError, ask, parse_target, remedy
-from tests.ctl.daemon import GPENCTL, ROOT, SERVERS, Daemon, Run, tcp_daemon, unix_daemon
+from tests.ctl.daemon import GPENCTL, REPLIES, ROOT, SERVERS, Daemon, Run, tcp_daemon, unix_daemon
 
 
 def one_line(text: str) -> bool:
@@ -60,11 +60,42 @@ def test_quoting_is_what_the_daemon_reads() -> None:
     assert script.words_of(join(words)) == words
 
 
-@pytest.mark.parametrize("command", [["server", "1", "max", "many"], ["severs"]])
-def test_an_error_goes_to_stderr(gpenctl: Run, daemon: Daemon, command: list[str]) -> None:
-    done = gpenctl(daemon.target, *command)
+@pytest.mark.parametrize(
+    ("command", "reply"),
+    [
+        ("server 1 max many", REPLIES["server 1 max many"]),
+        ("exit", "Exit is not enabled; restart with -X flag\n"),
+        ("close 9999", "Connection 9999 out of range\n"),
+    ],
+)
+def test_an_error_goes_to_stderr(gpenctl: Run, daemon: Daemon, command: str, reply: str) -> None:
+    daemon.replies[command] = reply
+    done = gpenctl(daemon.target, *command.split())
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", reply)
+
+
+@pytest.mark.parametrize(
+    ("command", "hint"),
+    [
+        ("severs", "gpenctl: did you mean 'servers'?\n"),
+        ("xyzzy", ""),
+        ("events", ""),  # gpen's, unknown to a pen: nothing better to offer
+    ],
+)
+def test_an_unknown_command(gpenctl: Run, daemon: Daemon, command: str, hint: str) -> None:
+    done = gpenctl(daemon.target, command)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == daemon.replies[" ".join(command)]
+    assert done.stderr == f"do_cmd: ignoring command starting with '{command}'\n{hint}"
+
+
+@pytest.mark.parametrize("form", ["plain", "table", "json", "csv"])
+@pytest.mark.parametrize("answer", ["Connection 9999 out of range\n", '{"connection":9999}\n'])
+def test_a_connection_out_of_range(gpenctl: Run, daemon: Daemon, form: str, answer: str) -> None:
+    """An error in every format, although the JSON does not say so."""
+    refusal = "Connection 9999 out of range\n"
+    daemon.replies |= {"connection 9999 json": answer, "connection 9999": refusal}
+    done = gpenctl("-f", form, daemon.target, "connection", "9999")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", refusal)
 
 
 @pytest.mark.parametrize("form", ["plain", "table", "json", "csv"])
@@ -77,7 +108,10 @@ def test_an_error_in_every_format(gpenctl: Run, daemon: Daemon, form: str) -> No
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ("", "TARGET"),
+        ("", "TARGET is missing: the path of a control socket or HOST:PORT"),
+        ("-f csv", "TARGET is missing: the path"),
+        ("--color always -t2", "TARGET is missing: the path"),
+        ("-f csv -x", "option -x;"),
         ("--wrong /x servers", "--wrong"),
         ("-x /x servers", "-x"),
         ("--format csv -f json /x servers", "--format"),
@@ -196,6 +230,42 @@ def test_silence(gpenctl: Run, daemon: Daemon, silence: threading.Event) -> None
     silence.set()
     assert done.returncode == 3 and one_line(done.stderr)
     assert "no answer within 0.2 s" in done.stderr
+
+
+def test_a_name_server_that_is_silent(environment: dict[str, str]) -> None:
+    """The lookup obeys --timeout too, and the end of gpenctl does not wait for it either."""
+    program = """
+import socket, sys, time
+socket.getaddrinfo = lambda *arguments, **options: time.sleep(60)  # a real one needs root and port 53
+from gpen.ctl.main import main
+sys.exit(main(["--timeout", "0.2", "slow.name:99", "servers"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 3 and one_line(done.stderr)
+    assert done.stderr.startswith("gpenctl: slow.name:99: no address found within 0.2 s")
+
+
+def test_a_wrong_name(gpenctl: Run) -> None:
+    done = gpenctl("nosuch.invalid:99", "servers")
+    assert done.returncode == 3 and one_line(done.stderr)
+    assert done.stderr.startswith("gpenctl: nosuch.invalid:99: ") and "check the host name" in done.stderr
+
+
+def test_a_name_with_many_addresses(gpenctl: Run) -> None:
+    """localhost may be ::1 first, where nobody listens."""
+    daemon = tcp_daemon("127.0.0.1")
+    try:
+        assert gpenctl(daemon.target.replace("127.0.0.1", "localhost"), "pid").stdout == "4711\n"
+    finally:
+        daemon.close()
 
 
 def test_cut_connection(daemon: Daemon) -> None:
@@ -328,10 +398,26 @@ def test_a_daemon_that_knows_no_json(gpenctl: Run, daemon: Daemon) -> None:
 
 
 def test_what_is_no_table_is_shown_as_it_is(gpenctl: Run, daemon: Daemon) -> None:
-    reply = "Connection 9999 out of range\n"
-    daemon.replies |= {"connection 9999 json": reply, "connection 9999": reply}
+    reply = "Connection 3 is busy\n"
+    daemon.replies |= {"connection 3 json": reply, "connection 3": reply}
     for form in ("table", "json", "csv", "plain"):
-        assert gpenctl("-f", form, daemon.target, "connection", "9999").stdout == reply
+        done = gpenctl("-f", form, daemon.target, "connection", "3")
+        assert (done.returncode, done.stdout) == (0, reply)
+
+
+@pytest.mark.parametrize("answer", ["[]\n", ""])  # of gpen, of pen
+@pytest.mark.parametrize(
+    ("command", "fields"),
+    [
+        ("sessions", "id,client,server,server_address,state,age,idle,up,down\n"),
+        ("recent", "address,connects,sx,rx,server,idle\n"),
+        ("events 5", "time,server,event,cause\n"),
+    ],
+)
+def test_csv_without_rows(gpenctl: Run, daemon: Daemon, command: str, fields: str, answer: str) -> None:
+    daemon.replies |= {f"{command} json": answer, command: answer}
+    done = gpenctl("-f", "csv", daemon.target, *command.split())
+    assert (done.returncode, done.stdout, done.stderr) == (0, fields, "")
 
 
 def test_bytes_pass_unchanged_into_a_pipe(gpenctl: Run, daemon: Daemon) -> None:

@@ -161,7 +161,30 @@ def test_colors() -> None:
 def test_empty() -> None:
     assert table("sessions", []) == "no sessions"
     assert table("recent", []) == "no clients in that time"
-    assert csv_text("sessions", []) == ""
+    assert csv_text("servers", []).startswith("number,name,address,") and csv_text("mode", []) == ""
+
+
+SERVER_VALUES = [0, 12, "emergency", None]
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("sessions", {"id": 7, "client": "192.0.2.7:5", "state": "open"}),
+        ("recent", {"address": "192.0.2.7", "connects": 1}),
+        ("events", {"time": 0, "event": "down", "cause": "refused"}),
+    ],
+)
+def test_servers_by_number_and_by_name(name: str, record: dict[str, Any]) -> None:
+    """Numbers stand one under the other, also beside a name; no server is an empty cell, number 0 is none."""
+    records = [record | {"server": server} for server in SERVER_VALUES]
+    heading, _, *lines = table(name, records).split("\n")
+    end = heading.index("server") + len("server")
+    start = end - len("emergency")
+    assert [line[start:end].strip() for line in lines] == ["0", "12", "emergency", ""]
+    assert lines[0][end - 2 : end] == " 0" and lines[1][end - 2 : end] == "12"
+    rows = list(csv.DictReader(io.StringIO(csv_text(name, records))))
+    assert [row["server"] for row in rows] == ["0", "12", "emergency", ""]
 
 
 def test_explain() -> None:
@@ -180,6 +203,11 @@ def test_explain() -> None:
         "server,address,chosen,why\n1,b:80,true,round robin\n0,a:80,false,full\n"
     )
     assert "no server can" in table("explain", {"server": None, "why": "no server can"})
+    mixed = {"server": 0, "server_address": "a:80", "why": "prio", "others": [{"server": "abuse", "why_not": "no"}]}
+    lines = table("explain", mixed).split("\n")
+    assert [line.split() for line in lines[2:]] == [["0", "a:80", "yes", "prio"], ["abuse", "no", "no"]]
+    assert lines[0].startswith("server  address")
+    assert csv_text("explain", mixed).split("\n")[1:] == ["0,a:80,true,prio", "abuse,,false,no", ""]
 
 
 def test_mode_and_connection() -> None:

@@ -80,14 +80,47 @@ def test_prompt(terminal: Open, daemon: Daemon) -> None:
 
 
 def test_prompt_quits(terminal: Open, daemon: Daemon) -> None:
+    screen = terminal(daemon.target)
+    screen.expect("Ctrl-D or quit leaves this prompt")
+    screen.expect("gpen> ")
+    screen.send("quit\n")
+    assert screen.finish()[0] == 0
+    assert daemon.lines == ["pid"]
+
+
+@pytest.mark.parametrize("answer", ["\n", "n\n", "what\n", CTRL_C, CTRL_D])
+def test_prompt_asks_before_it_stops_the_daemon(terminal: Open, daemon: Daemon, answer: str) -> None:
+    screen = terminal(daemon.target)
+    screen.expect("gpen> ")
+    screen.send("exit\n")
+    screen.expect("Stop the daemon? [y/N] ")
+    screen.send(answer)
+    screen.expect("gpen> ")
+    screen.send(CTRL_D)
+    assert screen.finish()[0] == 0
+    assert daemon.lines == ["pid"]
+
+
+def test_prompt_stops_the_daemon(terminal: Open, daemon: Daemon, environment: dict[str, str]) -> None:
     daemon.replies["exit"] = "Exit is not enabled; restart with -X flag\n"
     screen = terminal(daemon.target)
     screen.expect("gpen> ")
     screen.send("exit\n")
-    screen.expect("Exit is not enabled")
-    screen.expect("gpen> ")
-    screen.send("quit\n")
+    screen.expect("Stop the daemon? [y/N] ")
+    screen.send("y\n")
+    screen.expect("restart with -X flag\r\n")
+    assert screen.expect("gpen> ") == "gpen> "  # how `exit` is written needs no hint
+    screen.send(CTRL_D)
     assert screen.finish()[0] == 0
+    assert daemon.lines == ["pid", "exit"]
+    assert "y" not in (Path(environment["XDG_STATE_HOME"]) / "gpenctl_history").read_text().split("\n")
+
+
+def test_exit_from_a_pipe_asks_nothing(gpenctl: Run, daemon: Daemon) -> None:
+    daemon.replies["exit"] = ""
+    done = gpenctl(daemon.target, stdin="exit\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert daemon.lines == ["pid", "exit"]
 
 
 def test_prompt_completes(terminal: Open, daemon: Daemon) -> None:

@@ -366,8 +366,8 @@ def test_events() -> None:
     world.pool.set_state(server, "drain")
     world.pool.delete(0)
     told = [(event.time, event.server, event.event) for event in world.pool.events]
-    assert told == [(1000.0, "0", "added"), (2000.0, "0", "down"), (2031.0, "0", "up"), (2031.0, "0", "drain"),
-                    (2031.0, "0", "deleted")]
+    assert told == [(1000.0, 0, "added"), (2000.0, 0, "down"), (2031.0, 0, "up"), (2031.0, 0, "drain"),
+                    (2031.0, 0, "deleted")]
     assert world.pool.events[1].cause == "connection refused; blacklisted for 30 s"
 
 
