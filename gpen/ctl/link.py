@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import errno
 import socket
+import threading
+import time
 from dataclasses import dataclass
+from typing import Any
+
+Address = tuple[socket.AddressFamily, str | tuple[Any, ...]]
 
 
 class LinkError(Exception):
@@ -54,7 +59,8 @@ def parse_port(port: str, text: str) -> int:
 def ask(target: Target, line: str, timeout: float) -> str:
     """Send `line` (without its end) and return the whole reply.
 
-    `timeout` in seconds limits the connect and each silence. Bytes that are no UTF-8 come back as surrogates.
+    `timeout` in seconds limits the way to a connection, name lookup included, and then each silence. Bytes that
+    are no UTF-8 come back as surrogates.
     Raises LinkError.
     """
     try:
@@ -67,12 +73,59 @@ def ask(target: Target, line: str, timeout: float) -> str:
 
 
 def connect(target: Target, timeout: float) -> socket.socket:
-    if not target.path:
-        return socket.create_connection((target.host, target.port), timeout)
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    deadline = time.monotonic() + timeout
+    refusal: OSError = TimeoutError()
+    for address in addresses(target, timeout):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            break
+        try:
+            link = reach(address, left)
+        except OSError as error:
+            refusal = error
+        else:
+            link.settimeout(timeout)
+            return link
+    raise refusal
+
+
+def addresses(target: Target, timeout: float) -> list[Address]:
+    if target.path:
+        return [(socket.AF_UNIX, target.path)]
+    return look_up(target.host, target.port, timeout)
+
+
+def look_up(host: str, port: int, timeout: float) -> list[Address]:
+    """The addresses of a host, within `timeout` seconds.
+
+    Nothing can interrupt a lookup, so it has a thread of its own, for which the interpreter does not wait at exit.
+    """
+    found: list[Address] = []
+    problems: list[Exception] = []
+
+    def resolve() -> None:
+        try:
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found.extend((family, address) for family, _, _, _, address in answers)
+        except (OSError, ValueError) as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=resolve, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if thread.is_alive():
+        raise socket.gaierror(socket.EAI_AGAIN, f"no address found within {timeout:g} s (--timeout)")
+    for problem in problems:
+        raise problem
+    return found
+
+
+def reach(address: Address, timeout: float) -> socket.socket:
+    family, place = address
+    link = socket.socket(family, socket.SOCK_STREAM)
     try:
         link.settimeout(timeout)
-        link.connect(target.path)
+        link.connect(place)
     except BaseException:
         link.close()
         raise
@@ -102,7 +155,7 @@ def remedy(target: Target, error: OSError | ValueError, timeout: float) -> str:
     if isinstance(error, TimeoutError) and error.errno is None:
         return f"no answer within {timeout:g} s; is the daemon stopped, or the network slow (--timeout)?"
     if isinstance(error, socket.gaierror):
-        return f"{error.strerror}; check the host name"
+        return f"{error.strerror}; check the host name and DNS"
     if isinstance(error, ConnectionRefusedError):
         return f"nobody answers; is the daemon running, with -C {target.text}?"
     number = getattr(error, "errno", None)

@@ -97,7 +97,7 @@ def parse(argv: list[str]) -> tuple[View, list[str]]:
     try:
         options = docopt(__doc__, argv, version=f"gpenctl {__version__}", options_first=True)
     except DocoptExit as error:
-        raise UsageError(f"{complaint(error)}; gpenctl --help shows the usage") from None
+        raise UsageError(f"{complaint(error, argv)}; gpenctl --help shows the usage") from None
     try:
         target = parse_target(options["TARGET"])
     except ValueError as error:
@@ -113,12 +113,20 @@ def parse(argv: list[str]) -> tuple[View, list[str]]:
     return view, options["COMMAND"]
 
 
-def complaint(error: DocoptExit) -> str:
-    """docopt's own message, its first line only, with the option's name instead of the parser's objects."""
-    message = str(error.code).partition("\n")[0]
-    if "unmatched" in message:
-        return "unknown or repeated option " + ", ".join(re.findall(r"'(-[^']+)'", message))
-    return "TARGET is missing" if message.lower().startswith("usage") else message
+def complaint(error: DocoptExit, argv: list[str]) -> str:
+    """What is wrong with `argv`: docopt's message, but where it only says that something is, the thing itself."""
+    message = first_line(error)
+    if not message.startswith(("Usage", "Warning")):
+        return message
+    try:  # a missing TARGET leaves every option unmatched; with one, only those that are wrong
+        docopt(__doc__, [*argv, "TARGET"], options_first=True)
+    except DocoptExit as other:
+        return "unknown or repeated option " + ", ".join(re.findall(r"'(-[^']+)'", first_line(other)))
+    return "TARGET is missing: the path of a control socket or HOST:PORT"
+
+
+def first_line(error: DocoptExit) -> str:
+    return str(error.code).partition("\n")[0]
 
 
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> str:

@@ -27,11 +27,13 @@ def prompt(view: View) -> int:
     if not (sys.stdin.isatty() and view.terminal):
         failures = sum(execute(line, view) for line in commands(sys.stdin))
         return 1 if failures else 0
-    out(f"{view.target.text}, pid {pid}. help lists the commands, Ctrl-D ends.", view)
+    out(f"{view.target.text}, pid {pid}. help lists the commands, Ctrl-D or quit leaves this prompt.", view)
     with line_editing():
         for line in commands(ask_user()):
             if line == "quit":
                 break
+            if line.split()[0] == "exit" and not confirmed("Stop the daemon?", view):
+                continue
             if execute(line, view):
                 hint(line)
     return 0
@@ -57,6 +59,18 @@ def ask_user() -> Iterator[str]:
             print()
 
 
+def confirmed(question: str, view: View) -> bool:
+    """Whether the user says yes. Not asked with input(), which would put the answer into the history."""
+    try:
+        out(f"{question} [y/N] ", view, ended=False)
+        answer = sys.stdin.readline()
+    except KeyboardInterrupt:
+        answer = ""
+    if not answer:
+        print()
+    return answer.strip().lower() in ("y", "yes")
+
+
 def execute(line: str, view: View) -> int:
     """Run one line and say what went wrong; 0 if nothing did."""
     words = line.split()
@@ -72,13 +86,15 @@ def execute(line: str, view: View) -> int:
 
 
 def hint(line: str) -> None:
-    """After an error: how the command is written."""
+    """After an error: how the command is written, if that is more than its name."""
     from gpen.control.commands import COMMANDS
 
     first, *rest = line.split()
     command = COMMANDS.get(rest[0] if first == "no" and rest else first)
-    if command:
-        usage = command.usage_no if first == "no" and command.negatable else command.usage
+    if not command:
+        return
+    usage = command.usage_no if first == "no" and command.negatable else command.usage
+    if usage != line:
         complain(f"usage: {usage}")
         if command.example:
             complain(f"example: {command.example}")

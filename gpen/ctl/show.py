@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import sys
 from typing import Any, NamedTuple
@@ -27,7 +28,8 @@ def seconds(name: str, value: str) -> float:
     return number
 
 
-ERRORS = ("error:", "do_cmd: ignoring")
+UNKNOWN = re.compile(r"do_cmd: ignoring command starting with '(.*)'")
+ERROR = re.compile(r"error:|do_cmd: ignoring|Exit is not enabled;|Connection -?\d+ out of range$")
 
 
 class View(NamedTuple):
@@ -76,7 +78,10 @@ def fetch(line: str, view: View) -> tuple[str, Any]:
     if not is_json(reply):
         reply = ask(view.target, " ".join(bare), view.timeout)
         return reply, None if failed(reply) else parse_plain(bare[0], reply)
-    return reply, json.loads(reply)
+    value = json.loads(reply)
+    if bare[0] == "connection" and "state" not in value:  # out of range, which only the plain reply says
+        return ask(view.target, " ".join(bare), view.timeout), None
+    return reply, value
 
 
 def is_json(reply: str) -> bool:
@@ -87,7 +92,7 @@ def is_json(reply: str) -> bool:
 
 
 def failed(reply: str) -> bool:
-    return any(line.startswith(ERRORS) for line in reply.split("\n"))
+    return any(map(ERROR.match, reply.split("\n")))
 
 
 def show_reply(reply: str, view: View) -> int:
@@ -96,11 +101,21 @@ def show_reply(reply: str, view: View) -> int:
         out(reply, view, ended=view.terminal)
         return 0
     lines = reply.rstrip("\n").split("\n")
-    out("\n".join(line for line in lines if not line.startswith(ERRORS)), view)
-    for line in lines:
-        if line.startswith(ERRORS):
-            complain(line)
+    out("\n".join(line for line in lines if not ERROR.match(line)), view)
+    for line in filter(ERROR.match, lines):
+        complain(line)
+        if unknown := UNKNOWN.match(line):
+            suggest(unknown[1])
     return 1
+
+
+def suggest(name: str) -> None:
+    """Say which command is meant by the unknown `name`, if one is near."""
+    from gpen.control.commands import suggestion  # here, since it is seldom needed
+
+    meant = suggestion(name)
+    if meant and meant != name:  # a pen does not know all that gpen knows
+        complain(f"gpenctl: did you mean '{meant}'?")
 
 
 def out(text: str, view: View, ended: bool = True, painted: bool = False) -> None:

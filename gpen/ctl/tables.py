@@ -178,8 +178,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "sessions": (
         figure("id", "id"),
         text("client", "client"),
-        figure("#", "server", 1),
-        text("server", "server_address"),
+        figure("server", "server", 1),
+        text("address", "server_address"),
         text("state", "state", 2),
         figure("age", "age", 3, span),
         figure("idle", "idle", 4, span),
@@ -188,12 +188,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "events": (
         figure("time", "time", 0, moment),
-        text("server", "server"),
+        figure("server", "server"),
         health("event", "event"),
         text("cause", "cause"),
     ),
     "explain": (
-        figure("#", "server"),
+        figure("server", "server"),
         text("address", "address"),
         text("chosen", "chosen"),
         text("why", "why"),
@@ -202,6 +202,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "mode": (text("mode", "mode"), text("", "on")),
 }
 EMPTY = {"recent": "clients in that time"}
+FIELDS = {  # the headings of a CSV without rows
+    "servers": "number name address host port state health reason since blacklisted sessions max hard weight prio acl "
+    "sx rx total failures",
+    "sessions": "id client server server_address state age idle up down",
+    "recent": "address connects sx rx server idle",
+    "events": "time server event cause",
+}
 
 
 def records(name: str, value: Any) -> list[Record]:
@@ -272,9 +279,10 @@ def csv_text(name: str, value: Any) -> str:
     import io
 
     rows = [{csv_cell(key): csv_cell(item) for key, item in row.items()} for row in records(name, value)]
+    fields = list(dict.fromkeys(key for row in rows for key in row)) or FIELDS.get(name, "").split()
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    if rows:
+    writer = csv.DictWriter(out, fields, lineterminator="\n")
+    if fields:
         writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()

@@ -81,7 +81,7 @@ class Names:
         try:
             endpoints = resolve(address, self._settings.timeout)
         except ResolveError as error:
-            log.warning("server %s: %s; what was known of it stays", server.name, error)
+            log.warning("server %s: %s; its last known address stays", server.name, error)
             return
         if server.address == address and set(endpoints) != set(server.endpoints):
             log.info("server %s: '%s' is %s now", server.name, address.host, endpoints[0].host)

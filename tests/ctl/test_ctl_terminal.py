@@ -88,7 +88,7 @@ def test_prompt_quits(terminal: Open, daemon: Daemon) -> None:
     assert daemon.lines == ["pid"]
 
 
-@pytest.mark.parametrize("answer", ["\n", "n\n", "what\n", CTRL_C, CTRL_D])
+@pytest.mark.parametrize("answer", ["\n", "n\n", "what\n", CTRL_C + "\n", CTRL_D])
 def test_prompt_asks_before_it_stops_the_daemon(terminal: Open, daemon: Daemon, answer: str) -> None:
     screen = terminal(daemon.target)
     screen.expect("gpen> ")

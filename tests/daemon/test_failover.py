@@ -17,7 +17,7 @@ Serve = Callable[..., Server]
 
 def last_event(balancer: Gpen, number: int) -> tuple[str, str]:
     """What happened to a server last, and why."""
-    event = [event for event in balancer.json("events") if event["server"] == str(number)][-1]
+    event = [event for event in balancer.json("events") if event["server"] == number][-1]
     return event["event"], event["cause"]
 
 

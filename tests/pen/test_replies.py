@@ -246,8 +246,6 @@ DIFFERENCES = [
     ("include /nonexistent.cfg", "", r"error: can't read the file '/nonexistent.cfg'.*"),  # pen: only in its log
     ("http", "", r"error: http: .* not in this version of gpen"),  # no silence about what is missing
     ("ssl_ciphers ALL", "", r"error: ssl_ciphers: TLS is not in this version of gpen"),
-    ("severs", "do_cmd: ignoring command starting with 'severs'\n",
-     r"do_cmd: ignoring command starting with 'severs'\nerror: did you mean 'servers'\?"),
 ]
 
 
