@@ -135,7 +135,10 @@ LISTEN is [HOST:]PORT, [IPV6]:PORT or /PATH of a unix socket. A SERVER is HOST[:
 limits the sessions of a server, HARD those of clients that return to it.
 
 Options are read first, then the addresses, then -O commands, and the file of -F last, as in pen; but where the
-process itself is concerned (pid file, control socket, user, chroot, foreground) an option wins over the file.
+process itself is concerned (pid file, control socket, user, chroot, foreground) the command line wins over the file.
+
+A name of a host that does not exist is an error. When the name service does not answer at start, the server waits until
+it does, and the others serve.
 
 In the background the command returns when gpen serves, with status 0, or when it can't, with the reason on stderr.
 """
@@ -168,9 +171,11 @@ _SIGNALS = (
 )
 
 _FILES = (
-    ("the log (-l)", "Appended to; reopened at HUP. In a chroot the name is looked up inside it at HUP."),
+    ("the log (-l)", "Appended to; opened before a chroot and a change of user, and again at HUP."),
     ("the pid file (-p)", "Locked while gpen runs, removed at the end."),
     ("the control socket (-C)", "Made with mode 0600 (control_mode). One that nobody answers on is replaced."),
+    ("in a chroot (-j)", "Log, pid file, sockets, status page and the file of -F are found again after the start only "
+     "when they lie inside it; name them as seen from outside."),
     ("/etc/services", "Names of ports."),
 )
 

@@ -1,0 +1,37 @@
+"""The man pages: as the tables say, and rendered without a warning."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gpen.control.commands import COMMANDS, OPTIONS
+from gpen.control.manual import gpen_page, gpenctl_page
+
+MAN = Path(__file__).resolve().parent.parent / "man"
+PAGES = [("gpen.1", gpen_page), ("gpenctl.1", gpenctl_page)]
+
+
+@pytest.mark.parametrize("name, page", PAGES)
+def test_the_committed_page_is_what_the_tables_say(name: str, page: Callable[[], str]) -> None:
+    assert (MAN / name).read_text() == page(), "run: make man"
+
+
+@pytest.mark.skipif(not shutil.which("man") and not os.environ.get("CI"), reason="man is not installed")
+@pytest.mark.parametrize("name", [name for name, _ in PAGES])
+def test_it_renders_without_warnings(name: str) -> None:
+    done = subprocess.run(["man", "--warnings=all", "-l", str(MAN / name)], capture_output=True, text=True, check=True,
+                          timeout=30, env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "MANWIDTH": "100"})
+    assert done.stderr == ""
+    assert "SEE ALSO" in done.stdout
+
+
+def test_every_option_and_command_is_in_it() -> None:
+    options, commands = gpen_page().replace("\\-", "-"), gpenctl_page().replace("\\-", "-")
+    assert [option.flag for option in OPTIONS if f"\\fB{option.flag}\\fR" not in options] == []
+    assert [name for name in COMMANDS if name not in commands] == []
