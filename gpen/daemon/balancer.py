@@ -35,6 +35,7 @@ from gpen.model.ending import Ending
 from gpen.model.server import Server
 from gpen.wire import sock as sockets
 from gpen.wire.control import ControlServer
+from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
 from gpen.wire.poller import Poller
 from gpen.wire.relay import Tap
@@ -74,6 +75,7 @@ class Balancer:
         self.started = time.time()
         self.session_log: SessionLog | None = None
         self.control = None
+        self.idlers = Idlers(self)
         self._queries = Queries(self)
         self._workers = Workers(KEPT_WORKERS)
         self._ids = count()
@@ -150,6 +152,7 @@ class Balancer:
             self._unlink_socket(self._control_address)
         if self._janitor is not None:
             self._janitor.kill()
+        self.idlers.close()
         if self.session_log is not None:
             self.session_log.close()
             self.session_log = None
@@ -306,6 +309,8 @@ class Balancer:
             return self.listen_address
         if setting.name == "control":
             return self._control_address or None
+        if setting.name == "idlers":
+            return f"{self.idlers.connected}/{self.settings.idlers}"
         if setting.name == "control_acl":
             return self.settings.control_acl or 0
         return self.settings.get(setting.name)

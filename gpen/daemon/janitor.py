@@ -22,6 +22,7 @@ def run(balancer: Balancer) -> None:
         gevent.sleep(PERIOD)
         balancer.session_limit = sessions_within_limit()
         balancer.names.insist()
+        balancer.idlers.tend()
         balancer.resume()
         _tend_sessions(balancer)
 

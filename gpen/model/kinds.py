@@ -87,17 +87,10 @@ def _log(text: str) -> str:
     return _text(text)
 
 
-def _no_idlers(text: str) -> int:
-    if whole(0).parse(text):
-        raise ValueError(f"'{text}': spare connections to servers are not in this version of gpen: expected 0")
-    return 0
-
-
 FLAG = Kind("", lambda text: True)
 TEXT = Kind("TEXT", _text)
 FILE = Kind("FILE", _text)
 LOG = Kind("FILE", _log)
-NO_IDLERS = Kind("N", _no_idlers)
 DIRECTORY = Kind("DIR", _text)
 USER = Kind("USER", _text)
 IP = Kind("ADDRESS", _ip)

@@ -20,7 +20,6 @@ from gpen.model.kinds import (
     LISTEN,
     LOG,
     MODE,
-    NO_IDLERS,
     SPEC,
     TEXT,
     USER,
@@ -126,7 +125,9 @@ _ALL = (
     _flag("tcp_nodelay", "Send small pieces at once, on both sides (TCP_NODELAY)."),
     _flag("keepalive", "Let the kernel find peers that are gone, on both sides (SO_KEEPALIVE)."),
     _flag("dummy", "Be a small web server that answers every request itself. For tests and demonstrations."),
-    Setting("idlers", NO_IDLERS, 0, "Spare connections to servers; this version keeps none.", reply="Idlers: 0/{}"),
+    Setting("idlers", whole(0, 1000), 0, "Spare connections kept open to the servers, so that one that is gone is "
+            "noticed before a client comes. Answers how many are open, and how many are wanted.",
+            reply="Idlers: {}"),
     # what it tells
     Setting("log", LOG, None, "The file that gets a line for each session.", "-l", example="log /var/log/gpen.log"),
     Setting("log_format", one_of("session", "pen", "json"), "session", "What the log holds: a line at each session's "
@@ -203,6 +204,7 @@ class Settings:
     tcp_nodelay: bool
     keepalive: bool
     dummy: bool
+    idlers: int
     log: str | None
     log_format: str
     web_stats: str | None
