@@ -80,7 +80,7 @@ class End:
             if self._mask & EPOLLIN:
                 if events & ~EPOLLOUT:
                     self._read()
-            elif events & (EPOLLERR | EPOLLHUP):
+            elif events & (EPOLLERR | EPOLLHUP) and self.fd >= 0:  # the flush may have ended the session
                 self._hung_up()
         except Exception:
             self._relay.failed()
