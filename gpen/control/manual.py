@@ -172,7 +172,8 @@ _SIGNALS = (
 
 _FILES = (
     ("the log (-l)", "Appended to; opened before a chroot and a change of user, and again at HUP."),
-    ("the pid file (-p)", "Locked while gpen runs, removed at the end."),
+    ("the pid file (-p)", "Locked while gpen runs, removed at the end; left empty where the user of -u may not "
+     "remove it."),
     ("the control socket (-C)", "Made with mode 0600 (control_mode). One that nobody answers on is replaced."),
     ("in a chroot (-j)", "Log, pid file, sockets, status page and the file of -F are found again after the start only "
      "when they lie inside it; name them as seen from outside."),
