@@ -1,7 +1,7 @@
 """Says which sockets are ready: one epoll of our own, which is one watcher of gevent's loop.
 
 gevent's own way (a watcher object for each direction of each socket) costs more than the bytes that it announces:
-with this epoll, new connections came 1.24 times as fast, and requests 1.1 times, in the same run.
+in the trials before gpen was written, this epoll brought 1.24 times its new connections and 1.1 times its requests.
 
 Everything here runs in gevent's hub. A handler must not block; it may switch into a greenlet that waits for it, which
 comes back to the hub when it waits again or ends.
