@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import pytest
 
 from tests.servers import (
     PATIENCE,
@@ -30,11 +32,14 @@ from tests.servers import (
 )
 
 __all__ = ["COMMAND", "LOCAL", "PATIENCE", "ROOT", "Gpen", "Serve", "Server", "SilentServer", "address_of", "connect",
-           "echo", "hold", "naming", "pair_of", "read_all", "refusing", "reset", "run_gpen", "sending", "wait_until"]
+           "echo", "hold", "naming", "needs_root", "open_to_all", "pair_of", "read_all", "refusing", "reset",
+           "run_gpen", "seeing", "sending", "wait_until"]
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-W", "error", str(ROOT / "bin" / "gpen")]
 LOCAL = "127.0.0.1:0"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE, what: str = "the condition") -> Any:
@@ -199,7 +204,28 @@ class Gpen:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
-def run_gpen(*arguments: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
+def root_only() -> None:
+    """Skip the test for anybody but root: it needs namespaces, devices or another user."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can do what this test needs")
+
+
+def seeing(mounts: Mapping[str, Path]) -> tuple[str, ...]:
+    """The wrapper that shows a command these files or directories in the places of others."""
+    root_only()
+    binds = "".join(f"mount --bind {shown} {place} && " for place, shown in mounts.items())
+    return ("unshare", "--mount", "sh", "-c", f'{binds}exec "$0" "$@"')
+
+
+def open_to_all(directory: Path) -> None:
+    """Let another user, whom gpen becomes, make and remove files in a directory of pytest's."""
+    directory.chmod(0o777)
+    for parent in directory.parents[:2]:
+        parent.chmod(0o755)
+
+
+def run_gpen(*arguments: str, directory: Path | None = None, wrapper: Sequence[str] = (),
+             ) -> subprocess.CompletedProcess[str]:
     """Run gpen to its end: for what it refuses, or answers at once."""
-    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE, cwd=directory,
-                          stdin=subprocess.DEVNULL, check=False)
+    return subprocess.run([*wrapper, *COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE,
+                          cwd=directory, stdin=subprocess.DEVNULL, check=False)

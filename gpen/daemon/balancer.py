@@ -348,6 +348,7 @@ class Balancer:
         except OSError:
             if "listen" in opened:
                 opened["listen"].close()
+                self._unlink_socket(opened["listen"].bound_to)
             raise
         return opened
 

@@ -5,9 +5,9 @@ other side does not take is copied, and then reading stops until it is gone (bac
 on as a half-close behind the last byte. A reset is passed on as an end, behind the last byte too: what a socket still
 holds is never thrown away because the other side is gone.
 
-Two greenlets with recv and sendall on gevent's sockets reached a third of pen's requests/s in the trials before gpen was
-written; this way reaches 0.94 of pen's (32 kept connections; the README has the table). So this is the one
-file where speed outranks beauty: bound methods are kept, and the common case of ``read`` is one straight line.
+Two greenlets with recv and sendall on gevent's sockets reached a third of pen's requests/s in the trials before gpen
+was written; this way reaches 0.94 of pen's (32 kept connections; the README has the table). So this is the one file
+where speed outranks beauty: bound methods are kept, and the common case of ``_read`` is one straight line.
 """
 
 from __future__ import annotations

@@ -267,7 +267,8 @@ class Session:
         """An End's word that it has ended, or has delivered its last byte: is the session over?"""
         up, down = self.up, self.down
         assert up is not None
-        if self.ending is None:
+        closed = _ending_of(end is down, reset=False)
+        if self.ending is None or (end.reset and self.ending is closed):  # a close may turn out to be a reset
             self.ending = _ending_of(end is down, end.reset)
         if end.eof and not end.deaf and self._closes_fast(end):
             end.mute()

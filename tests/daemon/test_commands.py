@@ -209,3 +209,35 @@ def test_exit(gpen: Start, servers: Serve) -> None:
     balancer = gpen("-X", servers=[servers(naming("a"))])
     assert balancer.ctl("exit") == ""
     assert balancer.process.wait(20) == 0
+
+
+def test_a_number_is_used_again(gpen: Start, servers: Serve) -> None:
+    """The new server counts from 0 while a session of the old one lives, which its number still closes."""
+    balancer = gpen(servers=[servers(naming("old"))])
+    with balancer.connect() as old:
+        assert old.recv(3) == b"old"
+        assert is_alive(old)
+        balancer.ctl("no server 0", f"server 0 address 127.0.0.1 port {servers(naming('new')).port}")
+        row = balancer.server(0)
+        assert [row[name] for name in ("sessions", "total", "sx", "rx", "failures")] == [0] * 5
+        assert is_alive(old)
+        assert balancer.ask() == b"new"
+        balancer.ctl("close server 0")
+        assert old.recv(1) == b""
+    balancer.wait_idle()
+
+
+def test_a_deleted_server_can_be_closed(gpen: Start, servers: Serve) -> None:
+    balancer = gpen(servers=[servers(naming("old"))])
+    with balancer.connect() as old:
+        assert old.recv(3) == b"old"
+        assert balancer.ctl("no server 0") == ""
+        assert not balancer.ctl("close server 0").startswith("error")
+        assert old.recv(1) == b""
+    balancer.wait_idle()
+
+
+def test_a_log_over_the_network_is_refused(balancer: Gpen) -> None:
+    reply = balancer.ctl("log 127.0.0.1:514")
+    assert (reply.startswith("error: log: '127.0.0.1:514'"), reply.count("\n")) == (True, 1)
+    assert balancer.ctl("log") == "gpen.log\n"

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.harness import Gpen, Server, connect, hold, read_all, refusing, wait_until
+from tests.harness import Gpen, Server, connect, hold, needs_root, read_all, refusing, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -157,3 +157,19 @@ def test_the_default_list_does_not_lock_the_operator_out(gpen: Start, servers: S
         pass
     balancer = gpen("-u", "nobody", "-O", "acl 0 deny 0.0.0.0/0", control=address, servers=[servers(hold)])
     assert balancer.ctl("acl 0 deny 10.0.0.0/8", "timeout 4") == "4\n"
+
+
+@needs_root
+def test_a_list_for_ipv4_holds_on_an_ipv6_port(gpen: Start, servers: Serve) -> None:
+    """Where IPv4 clients come as mapped addresses."""
+    with refusing() as address:
+        port = int(address.rpartition(":")[2])
+    options = [word for command in ("acl 3 deny 127.0.0.0/8", "acl 3 permit ::1", "control_acl 3")
+               for word in ("-O", command)]
+    balancer = gpen("-u", "nobody", *options, control=f"[::]:{port}", servers=[servers(hold)])
+    with connect(("127.0.0.1", port)) as sock:
+        assert read_all(sock) == b"error: access list 3 (control_acl) denies 127.0.0.1\n"
+    assert balancer.ctl("acl 3 permit 127.0.0.0/8", "no acl 3", "acl 3 deny 10.0.0.0/8") == ""
+    with connect(("127.0.0.1", port)) as sock:
+        sock.sendall(b"pid\n")
+        assert read_all(sock) == f"{balancer.pid}\n".encode()

@@ -6,6 +6,7 @@ import resource
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 
 from tests.harness import Gpen, Server, connect, naming, wait_until
 
@@ -103,4 +104,20 @@ def test_a_limit_that_can_not_be_raised_is_told(gpen: Start, servers: Serve) -> 
     balancer = gpen("-x", "700", servers=[servers(naming("a"))], wrapper=wrapper)
     assert "conn_max 700 needs" in balancer.stderr
     assert "ulimit" in balancer.stderr
+    assert balancer.ask() == b"a"
+
+
+def test_a_change_that_fails_keeps_none(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    """Whichever of its files and sockets is the one that can't be opened, and no socket's file stays either."""
+    server = servers(naming("a"))
+    busy, wrong = tmp_path / "busy.cfg", tmp_path / "wrong.cfg"
+    busy.write_text(f"log {tmp_path}/other.log\nlisten {server.address}\n")
+    wrong.write_text(f"log {tmp_path}/none/other.log\nlisten {tmp_path}/front\n")
+    balancer = gpen("-l", "gpen.log", servers=[server])
+    before = balancer.fds()
+    for _ in range(10):
+        assert "can't listen on" in balancer.ctl(f"include {busy}")
+        assert "none/other.log" in balancer.ctl(f"include {wrong}")
+    assert balancer.fds() == before
+    assert not (tmp_path / "front").exists()
     assert balancer.ask() == b"a"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Gpen, Server, SilentServer, echo, naming, refusing, wait_until
+from tests.harness import Gpen, Server, SilentServer, echo, naming, needs_root, refusing, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -42,6 +42,7 @@ def test_no_answer(gpen: Start, servers: Serve) -> None:
     assert last_event(balancer, 0) == ("down", "connection timed out; blacklisted for 30 s")
 
 
+@needs_root
 def test_unreachable(gpen: Start, servers: Serve, tmp_path: Path) -> None:
     """In a network of its own, without a route to anywhere; unix sockets still lead in and out."""
     b = servers(naming("b"), at=str(tmp_path / "b"))
@@ -162,3 +163,17 @@ def test_blacklist_by_command(gpen: Start, servers: Serve) -> None:
     assert last_event(balancer, 0) == ("down", "blacklisted by a command for 60 s")
     balancer.ctl("server 0 blacklist 0")
     assert b"a" in {balancer.ask() for _ in range(2)}
+
+
+@pytest.mark.parametrize("what", ["address", "port"])
+def test_a_server_that_moves_leaves_its_verdict_behind(gpen: Start, servers: Serve, what: str) -> None:
+    with refusing() as old:
+        port = int(old.rpartition(":")[2]) if what == "address" else 0
+        new = servers(naming("new"), at="127.0.0.7" if what == "address" else "127.0.0.1", port=port)
+        balancer = gpen(servers=[old])
+        assert balancer.ask() == b""
+        assert balancer.server(0)["health"] == "down"
+        balancer.ctl(f"server 0 {what} {'127.0.0.7' if what == 'address' else new.port}")
+        assert (balancer.server(0)["health"], balancer.server(0)["reason"]) == ("up", "")
+        assert balancer.ask() == b"new"
+    assert last_event(balancer, 0) == ("moved", f"from {old} to {new.address}")

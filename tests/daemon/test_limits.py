@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -144,3 +145,14 @@ def test_tracking_keeps_a_client_with_its_server(gpen: Start, servers: Serve) ->
     first = [balancer.ask(source=source) for source in sources]
     assert sorted(first) == [b"a", b"a", b"b", b"b", b"c", b"c"]
     assert [balancer.ask(source=source) for source in sources] == first
+
+
+def test_more_sessions_at_runtime_get_their_descriptors(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-x", "20", servers=[servers(naming("a"))], wrapper=("prlimit", "--nofile=100:4096"))
+    assert balancer.ctl("conn_max 600") == "600\n"
+    soft, hard = resource.prlimit(balancer.pid, resource.RLIMIT_NOFILE)
+    assert (soft > 1200, hard) == (True, 4096)
+    with burst(balancer, 150) as socks:
+        assert first_words(socks) == [b"a"] * 150
+        assert len(balancer.json("sessions")) == 150
+    balancer.wait_idle()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -85,6 +88,67 @@ def test_the_log_changes_while_it_runs(gpen: Start, servers: Serve, tmp_path: Pa
     balancer.wait_idle()
     assert (tmp_path / "other.log").read_text().count("\n") == 1
     assert balancer.ctl("log") == ""
+
+
+def is_echoed(sock: socket.socket, text: bytes) -> bool:
+    """Whether a client of an echo server gets what it sends, and nothing else."""
+    sock.sendall(text)
+    return sock.recv(100) == text
+
+
+@pytest.mark.parametrize("command, lines", [("log other.log", 1), ("no log", 0)])
+def test_a_live_session_writes_to_the_log_of_the_moment(gpen: Start, servers: Serve, tmp_path: Path, command: str,
+                                                        lines: int) -> None:
+    """The descriptor of the old log belongs to a client by then, who must not be sent the lines."""
+    (tmp_path / "other.log").touch()
+    balancer = gpen("-l", "gpen.log", "-O", "log_format pen", servers=[servers(echo)])
+    with ExitStack() as stack:
+        old = stack.enter_context(balancer.connect())
+        assert is_echoed(old, b"GET /before")
+        assert not balancer.ctl(command).startswith("error")
+        later = [stack.enter_context(balancer.connect()) for _ in range(3)]
+        assert all(is_echoed(sock, b"GET /hello") for sock in later)
+        assert is_echoed(old, b"GET /after")
+        assert all(is_echoed(sock, b"GET /bye") for sock in later)
+    assert ("/before" in balancer.log, balancer.log.count("\n")) == (True, 1)
+    assert (tmp_path / "other.log").read_text().count("/after\n") == lines
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    os.mkfifo(tmp_path / "fifo")
+    return tmp_path / "fifo"
+
+
+@pytest.fixture
+def full_fifo(fifo: Path) -> Iterator[Path]:
+    """A FIFO with a reader that does not read, and no room for another byte."""
+    fd = os.open(fifo, os.O_RDWR | os.O_NONBLOCK)
+    for size in (1 << 16, 4096, 1):
+        try:
+            while os.write(fd, bytes(size)):
+                pass
+        except BlockingIOError:
+            continue
+    yield fifo
+    os.close(fd)
+
+
+def test_a_fifo_without_a_reader_is_refused(gpen: Start, servers: Serve, fifo: Path) -> None:
+    balancer = gpen("-l", "gpen.log", servers=[servers(echo)])
+    reply = balancer.ctl(f"log {fifo}")
+    assert (reply.startswith("error: "), str(fifo) in reply, reply.count("\n")) == (True, True, 1)
+    assert balancer.ctl("log") == "gpen.log\n"
+    visit(balancer)
+    log_of(balancer)
+
+
+def test_a_fifo_that_is_full_costs_lines_not_sessions(gpen: Start, servers: Serve, full_fifo: Path) -> None:
+    balancer = gpen("-l", str(full_fifo), servers=[servers(echo)])
+    for _ in range(3):
+        visit(balancer)
+    balancer.wait_idle()
+    assert balancer.stderr.count(f"can't write the log '{full_fifo}'") == 1
 
 
 def test_rotation_loses_no_line(gpen: Start, servers: Serve, tmp_path: Path) -> None:

@@ -10,32 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import COMMAND, Gpen, Server, connect, hold, naming, pair_of, read_all, run_gpen, wait_until
+from tests.daemon.conftest import ctl, has_ended
+from tests.harness import (
+    COMMAND,
+    Gpen,
+    Server,
+    connect,
+    hold,
+    naming,
+    needs_root,
+    open_to_all,
+    pair_of,
+    read_all,
+    run_gpen,
+    seeing,
+    wait_until,
+)
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
-
-
-@pytest.fixture
-def daemonize(tmp_path: Path) -> Iterator[Callable[..., int]]:
-    """Start gpen in the background with pid file and control socket; returns its pid once the command has ended."""
-
-    def start(*arguments: str) -> int:
-        done = run_gpen("-p", str(pid_file), "-C", str(tmp_path / "gpen.ctl"), *arguments, directory=tmp_path)
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        return int(pid_file.read_text())
-
-    pid_file = tmp_path / "gpen.pid"
-    yield start
-    if pid_file.exists():
-        os.kill(int(pid_file.read_text()), signal.SIGTERM)
-        wait_until(lambda: not pid_file.exists())
-
-
-def ctl(path: Path, line: str) -> str:
-    with connect(str(path)) as sock:
-        sock.sendall(f"{line}\n".encode())
-        return read_all(sock).decode()
 
 
 def test_in_the_background(daemonize: Callable[..., int], servers: Serve, tmp_path: Path) -> None:
@@ -49,6 +42,13 @@ def test_in_the_background(daemonize: Callable[..., int], servers: Serve, tmp_pa
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: not (tmp_path / "gpen.pid").exists())
     assert not (tmp_path / "gpen.ctl").exists()
+
+
+def test_the_command_line_has_the_last_word_on_the_background(daemonize: Callable[..., int], servers: Serve,
+                                                              tmp_path: Path) -> None:
+    (tmp_path / "gpen.cfg").write_text("foreground\ntimeout 7\n")
+    pid = daemonize("-F", "gpen.cfg", "-O", "no foreground", "127.0.0.1:0", servers(hold).address)
+    assert (ctl(tmp_path / "gpen.ctl", "pid"), ctl(tmp_path / "gpen.ctl", "timeout")) == (f"{pid}\n", "7\n")
 
 
 def test_a_second_instance_is_refused(daemonize: Callable[..., int], servers: Serve, tmp_path: Path) -> None:
@@ -76,6 +76,19 @@ def test_a_stale_pid_file_is_no_hindrance(gpen: Start, servers: Serve, tmp_path:
     assert (tmp_path / "gpen.pid").read_text() == f"{balancer.pid}\n"
 
 
+def test_a_pid_file_that_is_none_of_ours(servers: Serve, tmp_path: Path) -> None:
+    """A symbolic link may lead anywhere, and what is no number is no pid: neither is written to."""
+    precious, link, address = tmp_path / "precious", tmp_path / "link", servers(hold).address
+    precious.write_text("precious\n")
+    link.symlink_to(precious)
+    for path, reason in ((precious, "something else than a pid"), (link, "it is a symbolic link")):
+        done = run_gpen("-f", "-p", str(path), "127.0.0.1:0", address)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert str(path) in done.stderr and reason in done.stderr
+    assert precious.read_text() == "precious\n"
+    assert link.is_symlink()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_end_by_signal(gpen: Start, servers: Serve, number: signal.Signals) -> None:
     """Sessions are closed and logged, all that are going on; the status is 0."""
@@ -89,6 +102,63 @@ def test_end_by_signal(gpen: Start, servers: Serve, number: signal.Signals) -> N
             assert read_all(sock) == b""
     assert [line.split()[-1] for line in balancer.log.splitlines()] == ["shutdown"] * 5
     assert "gpen ended" in balancer.stderr
+
+
+@pytest.fixture
+def starting(servers: Serve, nowhere: dict[str, Path], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A gpen that is in the midst of its start, with its pid file written and a name that is being looked up."""
+    with subprocess.Popen([*seeing(nowhere), *COMMAND, "-f", "-t", "3", "-p", "gpen.pid", "-C", "./gpen.ctl",
+                           "127.0.0.1:0", servers(hold).address, "slow.test:80"], cwd=tmp_path, text=True,
+                          stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        wait_until(lambda: (tmp_path / "gpen.pid").exists() and (tmp_path / "gpen.pid").read_text())
+        yield process
+        process.kill()
+
+
+@needs_root
+def test_signals_for_a_gpen_that_runs_do_not_end_one_that_starts(starting: subprocess.Popen[str], tmp_path: Path,
+                                                                 ) -> None:
+    starting.send_signal(signal.SIGHUP)
+    starting.send_signal(signal.SIGUSR1)
+    pid = wait_until(lambda: starting.poll() is None and answer_of(tmp_path / "gpen.ctl"))
+    assert pid == f"{starting.pid}\n"
+    starting.terminate()
+    assert starting.wait(20) == 0
+
+
+def answer_of(control: Path) -> str:
+    """What it answers to `pid`; nothing as long as there is nobody."""
+    try:
+        return ctl(control, "pid")
+    except OSError:
+        return ""
+
+
+@needs_root
+def test_end_by_signal_at_start(starting: subprocess.Popen[str], tmp_path: Path) -> None:
+    starting.terminate()
+    assert starting.wait(20) == 1
+    assert starting.stderr and "Traceback" not in starting.stderr.read()
+    assert not (tmp_path / "gpen.pid").exists()
+    assert not (tmp_path / "gpen.ctl").exists()
+
+
+def test_exit_twice(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    balancer = gpen("-X", "-p", "gpen.pid", servers=[servers(hold)])
+    assert balancer.ctl("exit", "exit") == ""
+    assert balancer.process.wait(20) == 0
+    assert not (tmp_path / "gpen.pid").exists()
+    assert not (tmp_path / "gpen.ctl").exists()
+
+
+def test_the_sockets_of_a_successor_are_left_alone(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    front = tmp_path / "front"
+    old = gpen(servers=[servers(naming("old"))], listen=str(front))
+    front.unlink()
+    Path(old.control).unlink()
+    new = gpen(servers=[servers(naming("new"))], listen=str(front), control=old.control)
+    assert old.stop() == 0
+    assert new.ask() == b"new"
 
 
 def test_the_file_is_read_again_whole_or_not_at_all(gpen: Start, servers: Serve, tmp_path: Path) -> None:
@@ -136,15 +206,10 @@ def status_of(pid: int) -> dict[str, list[str]]:
     return {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
 
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change the user or the root directory")
-
-
 @needs_root
 def test_user(daemonize: Callable[..., int], servers: Serve, tmp_path: Path) -> None:
     """No right and no group of root's stays; the log can still be rotated, all files still removed."""
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    open_to_all(tmp_path)
     pid = daemonize("-u", "nobody", "-l", f"{tmp_path}/gpen.log", "127.0.0.1:0", servers(naming("a")).address)
     status = status_of(pid)
     assert set(status["Uid"]) == {"65534"}
@@ -169,6 +234,47 @@ def test_chroot(gpen: Start, servers: Serve, tmp_path: Path) -> None:
     assert balancer.ctl("server 1 address web.test port 80") == ""  # names are those of the jail
     assert balancer.server(1)["address"] == "127.0.0.9"
     assert balancer.ctl("server 2 address none.test port 80").startswith("error: server 2: can't resolve the name")
+
+
+@needs_root
+def test_the_files_in_a_jail_are_removed(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    jail = tmp_path / "jail"
+    jail.mkdir()
+    open_to_all(tmp_path)
+    jail.chmod(0o777)
+    balancer = gpen("-j", str(jail), "-u", "nobody", "-p", f"{jail}/gpen.pid", control=f"{jail}/gpen.ctl",
+                    servers=[servers(naming("a"))], listen=f"{jail}/front")
+    assert balancer.ask() == b"a"
+    assert (jail / "gpen.pid").read_text() == f"{balancer.pid}\n"
+    assert balancer.stop() == 0
+    assert not list(jail.iterdir())
+
+
+@needs_root
+def test_the_background_in_an_empty_jail(daemonize: Callable[..., int], servers: Serve, tmp_path: Path) -> None:
+    """It has no /dev/null and no /dev/log; a pid file outside of it is left empty, which is no hindrance."""
+    (tmp_path / "jail").mkdir()
+    for _ in range(2):
+        pid = daemonize("-j", "jail", "127.0.0.1:0", servers(naming("a")).address)
+        with connect(pair_of(ctl(tmp_path / "gpen.ctl", "listen").strip())) as sock:
+            assert sock.recv(1) == b"a"
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not (tmp_path / "gpen.pid").read_text())
+
+
+@needs_root
+def test_relative_sockets(daemonize: Callable[..., int], servers: Serve, tmp_path: Path) -> None:
+    """They are the user's, as absolute ones are, and go with gpen."""
+    open_to_all(tmp_path)
+    control, front = tmp_path / "c", tmp_path / "front"
+    pid = daemonize("-C", "./c", "-u", "nobody", "./front", servers(naming("a")).address)
+    assert {path.stat().st_uid for path in (control, front)} == {65534}
+    assert ctl(control, "pid") == f"{pid}\n"
+    with connect(str(front)) as sock:
+        assert sock.recv(1) == b"a"
+    os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: has_ended(pid))
+    assert not control.exists() and not front.exists()
 
 
 @needs_root

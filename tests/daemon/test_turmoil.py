@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import socket
@@ -30,7 +31,8 @@ def send_and_vanish(sock: socket.socket) -> None:
 
 def half_close(sock: socket.socket) -> None:
     sock.sendall(bytes(100_000))
-    sock.shutdown(socket.SHUT_WR)
+    with contextlib.suppress(OSError):  # it may have been reset meanwhile
+        sock.shutdown(socket.SHUT_WR)
     while sock.recv(1 << 16):
         pass
 
@@ -63,8 +65,9 @@ def test_turmoil(gpen: Callable[..., Gpen], servers: Callable[..., Server], tmp_
         balancer.ctl("conn_max 400", "server 1 state ready")
         balancer.wait_idle()
     assert wait_until(lambda: balancer.fds() == descriptors)
+    # clients that had left before they were accepted may be accepted yet
+    wait_until(lambda: len(balancer.log.splitlines()) == CLIENTS * VISITS, what="a line for each session")
     lines = balancer.log.splitlines()
-    assert len(lines) == CLIENTS * VISITS
     assert not [line for line in lines if line.endswith(" error")]
 
 

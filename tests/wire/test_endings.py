@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -190,6 +191,17 @@ def test_idle_timeout(gpen: Start, servers: Serve, half_closed: str) -> None:
     assert ending_of(balancer) == "idle"
 
 
+def test_a_client_that_comes_late_has_its_whole_idle_timeout(gpen: Start, servers: Serve) -> None:
+    """It is not taken for idle since the last event that gpen saw, long before it came."""
+    balancer = gpen("-O", "idle_timeout 1", servers=[servers(echo)])
+    assert balancer.ask(b"x") == b"x"
+    time.sleep(1.2)  # this quiet is what is tested
+    with balancer.connect() as sock:
+        start = time.monotonic()
+        assert sock.recv(1) == b""
+        assert time.monotonic() - start > 0.8
+
+
 def test_idle_timeout_spares_the_busy(gpen: Start, servers: Serve) -> None:
     balancer = gpen("-O", "idle_timeout 1", servers=[servers(echo)])
     with balancer.connect() as busy, balancer.connect() as idle:
@@ -226,3 +238,55 @@ def test_tcp_fastclose(gpen: Start, servers: Serve, mode: str, closer: str, ends
         else:
             wait_until(lambda: [row["state"] for row in balancer.json("sessions")] == ["half-closed"])
         over.set()
+
+
+@pytest.mark.parametrize("mode", ["down", "both"])
+def test_tcp_fastclose_takes_all_that_the_client_sent(gpen: Start, servers: Serve, mode: str) -> None:
+    """The client sends and half-closes, while the server sends as well and begins to read late."""
+    data = os.urandom(3 * MB)
+    received: list[bytes] = []
+    half_closed = threading.Event()
+
+    def send(sock: socket.socket) -> None:
+        try:
+            for _ in range(64):
+                sock.sendall(bytes(MB // 16))
+        except OSError:
+            return
+
+    def serve(sock: socket.socket) -> None:
+        sender = threading.Thread(target=send, args=(sock,))
+        sender.start()
+        half_closed.wait(1)  # or the client's bytes have no room on the way
+        received.append(read_all(sock))
+        sender.join()
+
+    balancer = gpen("-O", f"tcp_fastclose {mode}", servers=[servers(serve)])
+    with balancer.connect() as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        half_closed.set()
+        read_all(sock)
+        balancer.wait_idle()
+    wait_until(lambda: received)
+    assert received[0] == data
+
+
+def test_a_reset_behind_a_half_close(gpen: Start, servers: Serve) -> None:
+    """The server says nothing, and the client is gone: the session is over before the last bytes lose patience."""
+    over = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        over.wait(PATIENCE)
+
+    balancer = gpen("-l", "gpen.log", servers=[servers(serve)])
+    socks = [balancer.connect() for _ in range(5)]
+    for sock in socks:
+        sock.sendall(b"x")
+        sock.shutdown(socket.SHUT_WR)
+    wait_until(lambda: [row["state"] for row in balancer.json("sessions")] == ["half-closed"] * 5)
+    for sock in socks:
+        reset(sock)
+    balancer.wait_idle(8)
+    over.set()
+    assert [line.split()[-1] for line in balancer.log.splitlines()] == ["client-reset"] * 5

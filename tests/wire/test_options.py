@@ -6,10 +6,11 @@ import ctypes
 import os
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.harness import Gpen, Server, hold, wait_until
+from tests.harness import Gpen, Server, hold, needs_root, wait_until
 
 PIDFD_GETFD = 438  # pidfd_getfd(2), the same number on every machine
 
@@ -78,3 +79,17 @@ def test_a_source_that_is_not_here_blames_no_server(gpen: Callable[..., Gpen], s
     balancer.ctl("no source")
     balancer.ask()
     assert server.served == 1
+
+
+@needs_root
+def test_a_source_that_can_not_reach_blames_no_server(gpen: Callable[..., Gpen], tmp_path: Path) -> None:
+    """From loopback nothing leaves the machine: here, a network of the test's own with a route outward."""
+    network = ("ip link set lo up && ip link add veth0 type veth peer name veth1 && "
+               "ip address add 192.0.2.1/24 dev veth0 && ip link set veth0 up && ip link set veth1 up && "
+               'exec "$0" "$@"')
+    balancer = gpen("-l", "gpen.log", "-O", "source 127.0.0.1", servers=["192.0.2.9:80"],
+                    listen=str(tmp_path / "front"), wrapper=("unshare", "--net", "sh", "-c", network))
+    assert balancer.ask() == b""
+    assert (balancer.server(0)["health"], balancer.server(0)["failures"]) == ("up", 0)
+    wait_until(lambda: balancer.log.endswith(" local-error\n"))
+    assert "by no fault of its own: Invalid argument" in balancer.stderr
