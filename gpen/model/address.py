@@ -141,7 +141,7 @@ def _host(host: str, text: str) -> str:
         try:
             return str(ipaddress.ip_address(host))
         except ValueError:
-            hint = " (IPv6 addresses are written in brackets)" if ":" in text else ""
+            hint = " (IPv6 addresses are written in brackets)" if "::" in text else ""
             raise ValueError(f"'{text}': '{host}' is not an IP address{hint}") from None
     if not _NAME.fullmatch(host):
         raise ValueError(f"'{text}' is not an address: expected HOST[:PORT], [IPV6]:PORT or /PATH")
