@@ -15,7 +15,8 @@ from typing import Any
 
 from gpen.model.acl import parse_entry
 from gpen.model.address import parse_host, parse_port
-from gpen.model.kinds import ACL, FILE, seconds, whole
+from gpen.model.check import take_check
+from gpen.model.kinds import ACL, FILE, TEXT, seconds, whole
 from gpen.model.server import STATES
 from gpen.model.settings import SETTINGS, Setting
 
@@ -96,17 +97,39 @@ def maybe(name: str, parse: Callable[[str], Any], default: Any) -> Parse:
 
 
 _NUMBER = whole(0)
-SERVER_FIELDS: dict[str, Callable[[str], Any]] = {
-    "address": parse_host,
-    "port": parse_port,
-    "max": _NUMBER.parse,
-    "hard": _NUMBER.parse,
-    "weight": _NUMBER.parse,
-    "prio": _NUMBER.parse,
-    "acl": ACL.parse,
-    "blacklist": seconds().parse,
-    "state": lambda text: _state(text),
+Take = Callable[[Sequence[str]], tuple[Any, Sequence[str]]]
+
+
+def _word(parse: Callable[[str], Any]) -> Take:
+    """A reader of one word, which returns what it read and the words behind it."""
+    return lambda words: (parse(words[0]), words[1:])
+
+
+SERVER_FIELDS: dict[str, Take] = {
+    "address": _word(parse_host),
+    "port": _word(parse_port),
+    "max": _word(_NUMBER.parse),
+    "hard": _word(_NUMBER.parse),
+    "weight": _word(_NUMBER.parse),
+    "prio": _word(_NUMBER.parse),
+    "acl": _word(ACL.parse),
+    "blacklist": _word(seconds().parse),
+    "state": _word(lambda text: _state(text)),
+    "check": lambda words: (None, words[1:]) if words[0] == "default" else take_check(words),
+    "health": lambda words: _health(words),
 }
+
+
+def _health(words: Sequence[str]) -> tuple[tuple[bool, str], Sequence[str]]:
+    """``up|down [because WORDS...]``, which goes to the end of the line."""
+    word, *rest = words
+    if word not in ("up", "down"):
+        raise ValueError(f"'{word}' is not up or down")
+    if rest[:1] != ["because"]:
+        return (word == "up", "by a command"), rest
+    if not rest[1:]:
+        raise ValueError("because: expected WORDS")
+    return (word == "up", TEXT.parse(" ".join(rest[1:]))), []
 
 
 def _state(text: str) -> str:
@@ -119,17 +142,29 @@ def _server(words: Sequence[str]) -> Arguments:
     if not words:
         raise ValueError("expected the number of a server")
     number, changes = _NUMBER.parse(words[0]), {}
-    pairs = words[1:]
-    for name, *value in (pairs[i : i + 2] for i in range(0, len(pairs), 2)):
+    rest = words[1:]
+    while rest:
+        name, *rest = rest
         if name not in SERVER_FIELDS:
             raise ValueError(f"'{name}' is not one of {', '.join(SERVER_FIELDS)}")
-        if not value:
+        if not rest:
             raise ValueError(f"{name}: expected a value")
         try:
-            changes[name] = SERVER_FIELDS[name](value[0])
+            changes[name], rest = SERVER_FIELDS[name](rest)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     return {"number": number, "changes": changes}
+
+
+def _drain(words: Sequence[str]) -> Arguments:
+    if not words:
+        raise ValueError("expected the number of a server")
+    number, *rest = words
+    closing = bool(rest) and rest[-1] == "close"
+    limit = maybe("seconds", seconds().parse, None)(rest[:-1] if closing else rest)["seconds"]
+    if closing and limit is None:
+        raise ValueError("close: expected after how many SECONDS: drain N SECONDS close")
+    return {"number": _NUMBER.parse(number), "seconds": limit, "close": closing}
 
 
 def _close(words: Sequence[str]) -> Arguments:
@@ -183,9 +218,12 @@ _COMMANDS = [
     Command("help", "help [NAME]", "List the commands, or explain one.", _help, example="help server"),
     # servers
     Command("server", "server N [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] [blacklist SECONDS] "
-            "[state ready|drain|maint]", "Change server N; a new N with an address makes a new server. max and hard "
+            "[state ready|drain|maint] [check CHECK|default] [health up|down [because WORDS...]]",
+            "Change server N; a new N with an address makes a new server. max and hard "
             "limit its sessions (0 = no limit; hard is for clients that return to it); blacklist leaves it alone for "
-            "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. "
+            "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. check "
+            "is how it is checked, in the words of the setting check; default takes that. health is a verdict from "
+            "outside: down gives it no new sessions, up also ends a blacklist; write does not save it. "
             "'no server N' deletes it: its sessions go on, the numbers of the others stay.", _server, "operate",
             one("number", _NUMBER.parse, "no server N"), "no server N", configures=True,
             example="server 2 address 10.0.0.3 port 3306 max 100"),
@@ -196,6 +234,10 @@ _COMMANDS = [
             example="acl 1 permit 10.0.0.0/8"),
     Command("close", "close N | close server N", "End session N, or all sessions of server N.", _close, "operate",
             example="close server 0"),
+    Command("drain", "drain N [SECONDS] [close]", "Give server N no new sessions and wait until it has none, or "
+            "so many SECONDS; close then closes what is left. Tells each second how many there are, and at the end how "
+            "many went by themselves. An error when sessions are left. 'server N state ready' takes the server back.",
+            _drain, "operate", example="drain 1 30 close"),
     # the process
     Command("write", "write [FILE]", "Save the configuration as a file that starts the same gpen; without FILE, the "
             "file given with -F.", maybe("file", FILE.parse, None), "admin", example="write /etc/gpen/web.cfg"),
@@ -226,6 +268,8 @@ def _of_setting(setting: Setting) -> Command:
             raise ValueError(setting.missing)
         if setting.is_flag:
             return {"value": True} | nothing(words)
+        if setting.kind.many:
+            return {"value": setting.kind.parse(words)}
         if len(words) > 1:
             raise ValueError(f"'{words[1]}' is too much: expected {setting.kind.metavar}")
         return {"value": setting.kind.parse(words[0])}

@@ -14,7 +14,8 @@ from gpen.model.address import Address, ServerSpec, parse_listen
 from gpen.model.client import ClientTable
 from gpen.model.pool import SPECIAL, Pool
 from gpen.model.server import Server
-from gpen.model.settings import SETTINGS, Settings, quote
+from gpen.model.settings import SETTINGS, Settings
+from gpen.model.words import quote
 
 _SERVER_OPTIONS = ("max", "hard", "weight", "prio", "acl")
 
@@ -85,6 +86,10 @@ class Configuration:
             self.pool.blacklist(server, changes["blacklist"])
         if "state" in changes:
             self.pool.set_state(server, changes["state"])
+        if "check" in changes:
+            server.check = changes["check"]
+        if "health" in changes:
+            self.pool.judge(server, "command", *changes["health"])
         for option in _SERVER_OPTIONS:
             if option in changes:
                 setattr(server, option, changes[option])
@@ -128,4 +133,5 @@ def server_line(server: Server) -> str:
     place = f"address {quote(address.path or address.host)}" + ("" if address.path else f" port {address.port}")
     options = " ".join(f"{name} {getattr(server, name)}" for name in _SERVER_OPTIONS)
     state = "" if server.state == "ready" else f" state {server.state}"
-    return f"server {server.number} {place} {options}{state}"
+    check = "" if server.check is None else f" check {server.check}"
+    return f"server {server.number} {place} {options}{state}{check}"

@@ -20,6 +20,7 @@ Row = Mapping[str, Any]
 PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
 MORE_MODES = ("leastconn", "random")
 ROWS_AT_ONCE = 500  # about 2 ms of work
+_AS_IT_COMES = ("drain",)  # text, piece by piece, with time between them
 
 
 def error(message: str) -> str:
@@ -37,7 +38,9 @@ def render(call: Call, value: Any) -> Iterator[str]:
     list is made while it is sent, and delays nobody."""
     if value is None:
         return
-    if isinstance(value, list | Iterator):
+    if call.command.name in _AS_IT_COMES:
+        yield from value
+    elif isinstance(value, list | Iterator):
         yield from _rows(call, iter(value))
     elif call.json:
         yield _json(value) + "\n"

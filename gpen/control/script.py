@@ -68,7 +68,7 @@ def words_of(line: str) -> list[str]:
             break
         if bad is not None:
             raise ValueError(f"{bad}: a quoted word must end with a double quote and a blank")
-        words.append(re.sub(r"\\(.)", r"\1", quoted) if quoted is not None else plain)
+        words.append(re.sub(r'\\(["\\])', r"\1", quoted) if quoted is not None else plain)
         position = match.end()
     return words
 

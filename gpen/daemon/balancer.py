@@ -25,16 +25,19 @@ from gpen.control.commands import ACCESS
 from gpen.control.configuration import Configuration
 from gpen.control.script import Call, ScriptError, UnknownCommand, parse_line, read_file
 from gpen.daemon import janitor, process
+from gpen.daemon.checks import Checks, unusable
 from gpen.daemon.files import write_whole
 from gpen.daemon.names import Names
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import SessionLog, dump_tap, request_tap, session_line
 from gpen.daemon.status import status_page
 from gpen.model.address import Address, Endpoint, parse_listen
+from gpen.model.check import Check
 from gpen.model.ending import Ending
 from gpen.model.server import Server
 from gpen.wire import sock as sockets
 from gpen.wire.control import ControlServer
+from gpen.wire.hold import Hold
 from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
 from gpen.wire.poller import Poller
@@ -75,7 +78,10 @@ class Balancer:
         self.started = time.time()
         self.session_log: SessionLog | None = None
         self.control = None
+        self.hold = Hold(self)
         self.idlers = Idlers(self)
+        self.checks = Checks(self)
+        self.pool.on_condemned = self._condemned
         self._queries = Queries(self)
         self._workers = Workers(KEPT_WORKERS)
         self._ids = count()
@@ -95,6 +101,7 @@ class Balancer:
         """
         settings = self.settings
         process.set_debug(settings.debug)
+        check_programs(self.configuration, self.jail)
         self.names.adopt(self.names.resolve(self.configuration, patient=True))
         if settings.chroot:
             prepare_lookups(settings.timeout)
@@ -116,6 +123,7 @@ class Balancer:
             watcher.start(gevent.spawn, action)
             watchers.append(watcher)
         self._janitor = gevent.spawn(janitor.run, self)
+        self.checks.tend()
         self.listener.start()
         if self.control is not None:
             self.control.start()
@@ -153,6 +161,7 @@ class Balancer:
         if self._janitor is not None:
             self._janitor.kill()
         self.idlers.close()
+        self.checks.close()
         if self.session_log is not None:
             self.session_log.close()
             self.session_log = None
@@ -235,18 +244,33 @@ class Balancer:
     def resume(self) -> None:
         """There may be room for another client."""
         self.listener.resume()
+        self.hold.stir()
 
     def unreachable(self, server: Server) -> None:
         """A connect to this server failed: perhaps its name means another address by now."""
         self.names.refresh(server)
 
     def close_sessions(self, number: int) -> int:
-        """End all sessions of the servers that have or had this number; returns how many they are."""
+        """End all sessions of the servers that have or had this number; returns how many they are. Clients that are
+        just being connected go to another."""
         its = [session for session in self.sessions.values()
-               if session.server is not None and session.server.number == number]
+               if session.server is not None and session.server.number == number and session.lease is not None]
         for session in its:
-            session.stop(Ending.KILLED)
+            self._part(session, Ending.KILLED)
         return len(its)
+
+    def _part(self, session: Session, ending: Ending) -> None:
+        assert session.server is not None
+        if session.up is None:
+            session.leave(session.server)
+        else:
+            session.stop(ending)
+
+    def _condemned(self, server: Server) -> None:
+        """A verdict has taken a server down. Clients that are just being connected to it go to another."""
+        for session in list(self.sessions.values()):
+            if session.server is server and (session.up is None or self.settings.on_down == "close"):
+                self._part(session, Ending.SERVER_DOWN)
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -273,6 +297,9 @@ class Balancer:
         needed = ACCESS[0] if reads else call.command.access
         if ACCESS.index(needed) > ACCESS.index(allowed):
             raise call.error(f"needs {needed} access; control_access gives clients of the control port '{allowed}'")
+        if address and _runs_a_program(call):
+            raise call.error("exec runs programs, which no client of a TCP control port may: use the file of -F, or a "
+                             "control socket that is a file")
 
     def _welcome(self, address: str) -> str | None:
         """Why a control client of this address is refused; None when it is not."""
@@ -290,11 +317,19 @@ class Balancer:
             self.apply(read_file(call["file"]))
         elif name == "write":
             self.write(call)
+        elif self._is_verdict(call):
+            self.configuration.run(call)
+            self.hold.stir()
         elif call.command.configures:
             self.apply([call])
         else:
             return getattr(self._queries, name)(call)
         return None
+
+    def _is_verdict(self, call: Call) -> bool:
+        """Whether a command is but a verdict on a server: they come several times a second, and need no rehearsal."""
+        return (call.command.name == "server" and not call.no and call["changes"].keys() == {"health"}
+                and call["number"] in self.pool.servers)
 
     def _read_or_set(self, call: Call) -> Any:
         setting = call.command.setting
@@ -328,6 +363,7 @@ class Balancer:
                 self.configuration.run(call)
             self.names.adopt(endpoints)
             self._adopt(opened)
+            self.checks.tend()
             for number, server in self.pool.servers.items():
                 if server.state == "maint":
                     self.close_sessions(number)
@@ -338,6 +374,7 @@ class Balancer:
         opened: dict[str, Any] = {}
         if new.listen is None:
             raise ScriptError("no listen: gpen needs an address to listen on")
+        check_programs(rehearsed, self.jail)
         if new.web_stats != old.web_stats:
             check_directory("web_stats", new.web_stats and self.jail.path(new.web_stats))
         if new.listen != old.listen:
@@ -427,6 +464,20 @@ class Balancer:
                 for row in piece.splitlines():
                     log.info("%s: %s", line, row)
                 gevent.sleep(0)
+
+
+def _runs_a_program(call: Call) -> bool:
+    check = call.arguments.get("value") or call.arguments.get("changes", {}).get("check")
+    return isinstance(check, Check) and check.kind == "exec"
+
+
+def check_programs(configuration: Configuration, jail: process.Jail) -> None:
+    """Raises ScriptError when the program of a check can't be run."""
+    default = configuration.settings.check
+    for check in {server.check or default for server in configuration.pool.servers.values()}:
+        reason = unusable(check, jail)
+        if reason is not None:
+            raise ScriptError(f"check: {reason}")
 
 
 def check_directory(name: str, path: str | None) -> None:

@@ -23,6 +23,8 @@ def run(balancer: Balancer) -> None:
         balancer.session_limit = sessions_within_limit()
         balancer.names.insist()
         balancer.idlers.tend()
+        balancer.pool.expire()
+        balancer.checks.tend()
         balancer.resume()
         _tend_sessions(balancer)
 

@@ -1,6 +1,6 @@
 """What the commands that look and act return; ``control/reply.py`` turns it into text or JSON.
 
-One method a command, of the same name. None of them waits; what may be long is an iterator over a snapshot.
+One method a command, of the same name. Only drain waits; what may be long is an iterator over a snapshot.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpen.control import reply
 from gpen.control.script import Call
+from gpen.daemon.drain import drain
 from gpen.daemon.status import status_page
 from gpen.model.client import Client
 from gpen.model.ending import Ending
@@ -120,6 +121,9 @@ class Queries:
             return f"Connection {number} out of range\n"
         return f"Forcibly closing connection {number}\n"
 
+    def drain(self, call: Call) -> Iterator[str]:
+        return drain(self._balancer, call)
+
     def status(self, call: Call) -> str:
         return status_page(self)
 
@@ -143,7 +147,7 @@ class Queries:
     def summary(self) -> Row:
         """The figures at the head of the status page."""
         balancer = self._balancer
-        return {"listen": balancer.listen_address, "sessions": len(balancer.sessions),
+        return {"listen": balancer.listen_address, "sessions": len(balancer.sessions), "held": len(balancer.hold),
                 "conn_max": self._settings.conn_max, "clients": len(balancer.clients),
                 "clients_max": self._settings.clients_max, "total": balancer.total, "started": balancer.started,
                 "rule": self._pool.rule(), "endings": dict(balancer.endings)}
@@ -151,11 +155,13 @@ class Queries:
     def _server_row(self, server: Server, live: tuple[int, int], now: float) -> Row:
         return {
             "number": server.number, "name": server.name, "address": server.shown_host, "host": _host(server),
-            "port": server.shown_port, "state": server.state, "health": server.health(now), "reason": server.reason,
-            "since": round(server.since, 3), "blacklisted": round(max(server.down_until - now, 0), 1),
-            "sessions": server.sessions, "max": server.max, "hard": server.hard, "weight": server.weight,
-            "prio": server.prio, "acl": server.acl, "sx": server.sx + live[0], "rx": server.rx + live[1],
-            "total": server.total, "failures": server.failures,
+            "port": server.shown_port, "state": server.state, "health": server.health(now),
+            "reason": server.condemned or server.reason, "since": round(server.since, 3),
+            "blacklisted": round(max(server.down_until - now, 0), 1), "sessions": server.sessions, "max": server.max,
+            "hard": server.hard, "weight": server.weight, "prio": server.prio, "acl": server.acl,
+            "sx": server.sx + live[0], "rx": server.rx + live[1], "total": server.total, "failures": server.failures,
+            **_verdict_fields(server), "check": str(server.check or self._settings.check),
+            "held": len(self._balancer.hold),
         }
 
     def _live_bytes(self) -> dict[int, tuple[int, int]]:
@@ -170,12 +176,22 @@ class Queries:
 
     def _why(self, server: Server | None, client: Client) -> str:
         if server is None:
-            return "stubborn, and its server can't take it" if self._settings.stubborn else "none can take it"
+            why = "stubborn, and its server can't take it" if self._settings.stubborn else "none can take it"
+            return why + self._patience()
         if server.name in SPECIAL:
             return "no other server can take it"
         if not self._settings.roundrobin and server is client.server:
             return "the client used it last"
         return self._pool.rule()
+
+    def _patience(self) -> str:
+        """What becomes of a client that no server can take."""
+        settings, held = self._settings, len(self._balancer.hold)
+        if not settings.hold:
+            return ""
+        if not self._balancer.hold.has_room():
+            return f"; {held} clients wait already, as many as hold_max lets"
+        return f"; it would wait up to {settings.hold:g} s" + (f", behind {held} others" if held else "")
 
     def _why_not(self, other: Server, chosen: Server | None, client: Client, now: float) -> str:
         if other.name in SPECIAL:
@@ -194,6 +210,14 @@ class Queries:
 
 def _host(server: Server) -> str:
     return server.address.path or server.address.host
+
+
+def _verdict_fields(server: Server) -> Row:
+    if server.verdict is None:
+        return dict.fromkeys(("verdict", "verdict_by", "verdict_reason", "verdict_since"))
+    source, verdict = server.verdict
+    return {"verdict": "up" if verdict.up else "down", "verdict_by": source, "verdict_reason": verdict.reason,
+            "verdict_since": round(verdict.since, 3)}
 
 
 def _client_row(client: Client, live: tuple[int, int], now: float) -> Row:

@@ -35,10 +35,10 @@ td:empty{display:none}td::before{content:attr(data-name);opacity:.7;margin-right
 
 # key of the row, heading, class of the cell
 _SERVERS = (
-    ("name", "Server", ""), ("place", "Address", ""), ("health", "Health", "health"), ("state", "State", "health"),
+    ("name", "Server", ""), ("place", "Address", ""), ("health", "Health", "health"), ("changed", "Since", ""),
+    ("state", "State", "health"), ("verdict_by", "Verdict by", ""), ("why", "Reason", "why"),
     ("sessions", "Sessions", "n"), ("limits", "Max / hard", "n"), ("weight", "Weight", "n"), ("prio", "Prio", "n"),
     ("total", "Total", "n"), ("failures", "Failed", "n"), ("sx", "Sent", "n bytes"), ("rx", "Received", "n bytes"),
-    ("reason", "Reason", "why"),
 )
 _CLIENTS = (
     ("address", "Client", ""), ("connects", "Connects", "n"), ("server", "Server", ""), ("idle", "Seconds ago", "n"),
@@ -54,7 +54,7 @@ _SESSIONS = (
 def status_page(queries: Queries) -> str:
     """The whole page for the balancer behind these queries."""
     summary = queries.summary()
-    servers = [row | {"place": _place(row), "limits": _limits(row)} for row in queries.servers(_call("servers"))]
+    servers = [_server(row) for row in queries.servers(_call("servers"))]
     clients = list(islice(queries.recent(_call("recent")), MOST_ROWS + 1))
     sessions = list(islice(queries.sessions(_call("sessions")), MOST_ROWS + 1))
     now = timestamp(time.time())
@@ -70,6 +70,13 @@ Servers are chosen by {escape(summary['rule'])}.</p>
 <h2>Sessions</h2>{_table(_SESSIONS, sessions)}
 </body></html>
 """
+
+
+def _server(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the servers with what only people read: since when it is up or down, and what says so."""
+    since = row["verdict_since"] if row["verdict"] == row["health"] else row["since"]
+    why = row["reason"] or row["verdict_reason"]
+    return row | {"place": _place(row), "limits": _limits(row), "changed": timestamp(since), "why": why}
 
 
 def _place(row: dict[str, Any]) -> str:
@@ -97,7 +104,8 @@ def _call(name: str) -> Call:
 
 
 def _figures(summary: dict[str, Any]) -> str:
-    figures = [("sessions", f"{summary['sessions']} of {summary['conn_max']}"), ("sessions in all", summary["total"]),
+    figures = [("sessions", f"{summary['sessions']} of {summary['conn_max']}"),
+               ("clients that wait", summary["held"]), ("sessions in all", summary["total"]),
                ("clients remembered", f"{summary['clients']} of {summary['clients_max']}")]
     figures += [(f"ended: {word}", count) for word, count in sorted(summary["endings"].items())]
     cells = "".join(f"<div>{escape(name)}<b>{escape(str(value))}</b></div>" for name, value in figures)

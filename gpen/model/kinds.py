@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from gpen.model.address import parse_listen, parse_server
+from gpen.model.check import USAGE, parse_check
 
 MOST = 2**31 - 1  # what the kernel takes, where a number gets that far
 _NETWORK_LOG = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/\[\]]+):[0-9]+")
@@ -18,12 +19,16 @@ _WHOLE = re.compile("-?[0-9]{1,10}")
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of value: ``parse`` raises ValueError with a message that names the value and what was expected."""
+    """One kind of value: ``parse`` raises ValueError with a message that names the value and what was expected.
+
+    It takes one word; or, when ``many``, the list of all words, and ``show`` writes them as they are read back.
+    """
 
     metavar: str
-    parse: Callable[[str], Any]
+    parse: Callable[[Any], Any]
     show: Callable[[Any], str] = str
     choices: tuple[str, ...] = ()
+    many: bool = False
 
 
 def whole(low: int, high: int = MOST, metavar: str = "N") -> Kind:
@@ -99,3 +104,5 @@ LISTEN = Kind("ADDRESS", lambda text: (parse_listen(text), text)[1])
 CONTROL = Kind("ADDRESS", lambda text: (parse_listen(text, "127.0.0.1"), text)[1])
 SPEC = Kind("HOST:PORT", parse_server)
 ACL = whole(0, 9)
+ACL_OR_OFF = Kind("N|off", lambda text: text if text == "off" else ACL.parse(text))
+CHECK = Kind(USAGE, parse_check, many=True)

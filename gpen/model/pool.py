@@ -10,6 +10,7 @@ Choosing and counting is one step (``reserve``), so that a burst can't overrun a
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -19,10 +20,11 @@ from gpen.model import scheduler
 from gpen.model.acl import LISTS, AccessList
 from gpen.model.address import Address, Endpoint, ServerSpec
 from gpen.model.client import Client
-from gpen.model.server import Server
+from gpen.model.server import Server, Verdict
 from gpen.model.settings import Settings
 
 EVENTS_KEPT = 1000
+RETRY_SECONDS = 1.0
 SPECIAL = ("emergency", "abuse")
 
 
@@ -79,6 +81,7 @@ class Pool:
         self.special: dict[str, Server] = {}
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.random = random.Random()
+        self.on_condemned: Callable[[Server], object] = lambda server: None  # called when a verdict takes a server down
         self._clock = clock
         self._wall = wall
         self._order: list[Server] = []
@@ -163,13 +166,9 @@ class Pool:
 
     def refusal(self, server: Server, client: Client, now: float) -> str | None:
         """Why this server can't take this client now; None when it can."""
-        if server.state != "ready":
-            return f"its state is {server.state}"
-        if server.down_until:
-            if now < server.down_until:
-                return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
-            if server.trial is not None:
-                return f"on trial with another connection after: {server.reason}"
+        reason = self._unavailable(server, now)
+        if reason is not None:
+            return reason
         if server.is_full:
             returning = client.server is server
             if not (returning and server.sessions < server.hard):
@@ -178,9 +177,41 @@ class Pool:
         access = self.acls[server.acl]
         if access.entries and not access.permits(client.address):
             return f"its access list {server.acl} denies the client"
+        return None
+
+    def _unavailable(self, server: Server, now: float) -> str | None:
+        """Why this server can take nobody now, be there room or not."""
+        if server.state != "ready":
+            return f"its state is {server.state}"
+        if server.condemned:
+            return f"down: {server.condemned}"
+        if server.down_until:
+            if now < server.down_until:
+                return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
+            if server.trial is not None:
+                return f"on trial with another connection after: {server.reason}"
         if not server.endpoints:
             return f"its address {server.address} is not resolved"
         return None
+
+    def has_room(self) -> bool:
+        """Whether some client could be taken, by a server that is not full or by the emergency server."""
+        now = self._clock()
+        return any(server.sessions < max(server.max, server.hard) or not server.max
+                   for server in self._order if self._unavailable(server, now) is None) or bool(self._emergency(()))
+
+    def is_crowded(self) -> bool:
+        """Whether servers are well, but full."""
+        now = self._clock()
+        return any(server.is_full and self._unavailable(server, now) is None for server in self._order)
+
+    def hurry(self) -> None:
+        """Clients wait and nobody can take them: what failed more than RETRY_SECONDS ago is tried now, one connection
+        at a time, instead of at the end of its blacklist time. What a command blacklisted is left alone."""
+        now = self._clock()
+        for server in self._order:
+            if server.down_until > now and now - server.blamed >= RETRY_SECONDS:
+                server.down_until = now
 
     def rule(self) -> str:
         """The name of the rule that chooses for a new client."""
@@ -202,14 +233,16 @@ class Pool:
         server.reason = cause
         if server.name in SPECIAL or server.deleted:
             return
-        if not server.down_until:
+        if not server.down_until and not server.condemned:
             self.note(server, "down", f"{cause}; blacklisted for {self.settings.blacklist:g} s")
-        server.down_until = self._clock() + self.settings.blacklist
+        server.blamed = self._clock()
+        server.down_until = server.blamed + self.settings.blacklist
 
     def blacklist(self, server: Server, duration: float) -> None:
         """Blacklist a server for so many seconds by command; 0 takes it off the list."""
         if duration:
             server.trial = None
+            server.blamed = math.inf
             server.down_until = self._clock() + duration
             server.reason = "blacklisted by a command"
             self.note(server, "down", f"blacklisted by a command for {duration:g} s")
@@ -217,11 +250,53 @@ class Pool:
             self.restore(server, "taken off the blacklist by a command")
 
     def restore(self, server: Server, cause: str) -> None:
-        """The server is up again."""
+        """The server is not blacklisted any more."""
+        self._clear(server)
+        if not server.condemned:
+            self.note(server, "up", cause)
+
+    def _clear(self, server: Server) -> None:
         server.down_until = 0.0
         server.trial = None
         server.reason = ""
-        self.note(server, "up", cause)
+
+    def judge(self, server: Server, source: str, up: bool, reason: str) -> None:
+        """A verdict on the server by ``source`` (command, check). One that turns to up also ends a blacklist; one that
+        is only renewed does not, for a client's connect may know better."""
+        old = server.verdicts.get(source)
+        turned = old is None or old.up != up
+        since = self._wall() if old is None or turned else old.since
+        server.verdicts[source] = Verdict(up, reason, since, self._clock())
+        was_down = bool(server.condemned or server.down_until)
+        if turned and up:
+            self._clear(server)
+        self._weigh(server, was_down, reason)
+
+    def withdraw(self, server: Server, source: str, event: str, cause: str) -> None:
+        """The verdict of this source counts no more."""
+        if source in server.verdicts:
+            was_down = bool(server.condemned or server.down_until)
+            verdict = server.verdicts.pop(source)
+            self.note(server, event, f"the verdict {'up' if verdict.up else 'down'} ({verdict.reason}) {cause}")
+            self._weigh(server, was_down, "no verdict says otherwise")
+
+    def expire(self) -> None:
+        """Drop the verdicts of commands that were not renewed for health_ttl seconds."""
+        ttl, now = self.settings.health_ttl, self._clock()
+        for server in self.servers.values() if ttl else ():
+            verdict = server.verdicts.get("command")
+            if verdict is not None and now - verdict.renewed >= ttl:
+                self.withdraw(server, "command", "expired", f"was not renewed for {ttl:g} s")
+
+    def _weigh(self, server: Server, was_down: bool, cause: str) -> None:
+        """Draw the conclusion from all verdicts."""
+        was_condemned = bool(server.condemned)
+        server.condemned = next((v.reason for v in server.verdicts.values() if not v.up), "")
+        is_down = bool(server.condemned or server.down_until)
+        if is_down != was_down:
+            self.note(server, "down" if is_down else "up", server.condemned or cause)
+        if server.condemned and not was_condemned:
+            self.on_condemned(server)
 
     def note(self, server: Server, event: str, cause: str) -> None:
         """Remember a change of a server's state for ``events``."""
@@ -255,9 +330,9 @@ class Pool:
         self.note(server, "moved", f"from {server.address} to {address}")
         server.address = address
         server.endpoints = ()
-        server.down_until = 0.0
-        server.trial = None
-        server.reason = ""
+        server.verdicts.clear()
+        server.condemned = ""
+        self._clear(server)
 
     def set_state(self, server: Server, state: str) -> None:
         """The operator's word on a server: ready, drain or maint."""

@@ -1,19 +1,31 @@
 """One server: where it is, what it may take, and what became of it.
 
-Two axes that never touch: ``state`` is the operator's word (ready, drain, maint), health is what was observed
-(up, blacklisted until a time, or on trial).
+Two axes that never touch: ``state`` is the operator's word (ready, drain, maint), health is what was observed. A server
+is down while a verdict of a check or of ``server N health`` says so, or while it is blacklisted after a connect that
+failed; then one connection is its trial.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.model.address import Address, Endpoint
+from gpen.model.check import Check
 
 if TYPE_CHECKING:
     from gpen.model.pool import Lease
 
 STATES = ("ready", "drain", "maint")
+
+
+class Verdict(NamedTuple):
+    """What was found otherwise than by a client's connect. ``since`` is wall clock time in seconds, ``renewed`` the
+    clock's."""
+
+    up: bool
+    reason: str
+    since: float
+    renewed: float
 
 
 class Server:
@@ -29,9 +41,13 @@ class Server:
         self.weight = 1
         self.prio = 0
         self.acl = 0
+        self.check: Check | None = None  # None: as the setting says
         self.state = "ready"
         self.deleted = False
+        self.verdicts: dict[str, Verdict] = {}  # by whom: command, check
+        self.condemned = ""  # why a verdict says down
         self.down_until = 0.0
+        self.blamed = 0.0  # when, by the clock, a connect failed last
         self.trial: Lease | None = None
         self.reason = ""
         self.since = 0.0
@@ -64,8 +80,16 @@ class Server:
         """Whether it has as many sessions as it may have; a max of 0 is no limit."""
         return 0 < self.max <= self.sessions
 
+    @property
+    def verdict(self) -> tuple[str, Verdict] | None:
+        """The verdict that counts, a bad one before a good one, and by whom."""
+        return min(self.verdicts.items(), key=lambda item: item[1].up, default=None)
+
     def health(self, now: float) -> str:
-        """``up``, ``down`` (blacklisted) or ``trial`` (the blacklist is over and one connection shall decide)."""
+        """``up``, ``down`` (by a verdict, or blacklisted) or ``trial`` (the blacklist is over, and one connection shall
+        decide)."""
+        if self.condemned:
+            return "down"
         if not self.down_until:
             return "up"
         return "down" if now < self.down_until else "trial"

@@ -5,13 +5,15 @@ The command line, the control language, ``help``, ``write``, the man pages and s
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from gpen.model.address import ServerSpec
+from gpen.model.check import OFF, Check
 from gpen.model.kinds import (
     ACL,
+    ACL_OR_OFF,
+    CHECK,
     CONTROL,
     DIRECTORY,
     FILE,
@@ -28,6 +30,7 @@ from gpen.model.kinds import (
     seconds,
     whole,
 )
+from gpen.model.words import quote
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,9 @@ class Setting:
         """The command that gives the setting this value; the inverse of parsing it."""
         if self.is_flag:
             return self.name if value else f"no {self.name}"
-        return f"no {self.name}" if value is None else f"{self.name} {quote(self.show(value))}"
-
-
-_NEEDS_QUOTES = re.compile(r'[\s"\\#]')
-
-
-def quote(word: str) -> str:
-    """A word as the control language reads it back: in double quotes where it has blanks, quotes or a #."""
-    if word and not _NEEDS_QUOTES.search(word):
-        return word
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+        if value is None:
+            return f"no {self.name}"
+        return f"{self.name} {self.show(value) if self.kind.many else quote(self.show(value))}"
 
 
 def _flag(name: str, help: str, flag: str = "", **more: Any) -> Setting:
@@ -113,11 +107,42 @@ _ALL = (
             example="emergency 10.0.0.9:80"),
     Setting("abuse", SPEC, None, "The server for clients that client_acl denies; without it they are closed.", "-B",
             example="abuse 127.0.0.1:8403"),
+    # whether servers are well
+    Setting("check", CHECK, OFF, "How servers are checked. connect: by half a TCP handshake, which the server's "
+            "program never sees; greeting: by its first byte; send: by what it answers (\\r, \\n, \\t, \\0, \\xHH and "
+            "\\\\ are understood); exec: by a program that gets HOST:PORT behind its own arguments and GPEN_ADDRESS, "
+            "GPEN_HOST, GPEN_PORT and GPEN_SERVER in the environment: exit status 0 is good, its first line of output "
+            "is the reason. exec can't be set over a TCP control port.",
+            example='check send "PING\\r\\n" expect +PONG'),
+    Setting("check_interval", seconds(zero=False), 2, "How often a server is checked that is up; one that is down, or "
+            "about to change, is checked four times as often."),
+    Setting("check_timeout", seconds(zero=False), 1, "How long a check may take; a program that takes longer is "
+            "killed."),
+    Setting("check_rise", whole(1), 2, "How many checks in a row must be good before a server that is down is up."),
+    Setting("check_fall", whole(1), 3, "How many checks in a row must fail before a server that is up is down."),
+    Setting("health_ttl", seconds(), 0, "A verdict of 'server N health' that is not renewed for so long is "
+            "dropped. 0 = never."),
+    Setting("on_down", one_of("keep", "close"), "keep", "What becomes of a server's sessions when a check or "
+            "'server N health' takes it down. A failed connect closes none."),
     # connections
     Setting("timeout", seconds(zero=False), 3, "How long a connection to a server, or the lookup of a name, may take.",
             "-t"),
     Setting("idle_timeout", seconds(), 0, "Close sessions that moved no byte for so long. 0 = never.",
             reply="Idle timeout: {} seconds"),
+    Setting("greeting", seconds(), 0, "The server speaks first, within so many seconds: one that closes, resets or "
+            "stays silent before its first byte has failed, and the client is given to the next. 0 = off.",
+            example="greeting 1"),
+    _flag("mysql", "The servers speak MySQL's protocol: a greeting that is an error (1040, 1053, 1129, 1130) has "
+          "failed, as with greeting, and a client that is turned away is told so in an error that MySQL clients show. "
+          "Without greeting, the first byte may take as long as timeout."),
+    Setting("hold", seconds(), 0, "How long a client waits when no server can take it; it gets the first that can, in "
+            "order of arrival. 0 = it is closed at once.", example="hold 10"),
+    Setting("hold_max", whole(1), 200, "Most clients that hold keeps waiting; more are closed at once."),
+    Setting("proxy_protocol", one_of("off", "v1", "v2"), "off", "Tell the servers the client's address in a header of "
+            "the PROXY protocol, of version 1 or 2."),
+    Setting("accept_proxy", ACL_OR_OFF, "off", "Clients that this access list permits must begin with a PROXY protocol "
+            "header, and the address that it gives is theirs; nobody else may begin with one.",
+            example="accept_proxy 3"),
     Setting("source", IP, None, "The local address of connections to servers.", reply=None,
             example="source 10.0.0.1"),
     Setting("tcp_fastclose", one_of("off", "up", "down", "both"), "off", "End the session as soon as one side closes: "
@@ -197,7 +222,20 @@ class Settings:
     blacklist: float
     emergency: ServerSpec | None
     abuse: ServerSpec | None
+    check: Check
+    check_interval: float
+    check_timeout: float
+    check_rise: int
+    check_fall: int
+    health_ttl: float
+    on_down: str
     timeout: float
+    greeting: float
+    mysql: bool
+    hold: float
+    hold_max: int
+    proxy_protocol: str
+    accept_proxy: int | str
     idle_timeout: float
     source: str | None
     tcp_fastclose: str

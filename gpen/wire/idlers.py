@@ -13,7 +13,9 @@ import gevent
 from gpen.model.client import Client
 from gpen.model.pool import Lease
 from gpen.wire import sock as sockets
+from gpen.wire.dial import dial
 from gpen.wire.poller import EPOLLIN
+from gpen.wire.proxy import local_header
 from gpen.wire.session import Front
 
 log = logging.getLogger("gpen")
@@ -51,7 +53,8 @@ class Idlers:
         if lease is None:
             return
         try:
-            sock = sockets.connect(lease.server.endpoints[0], front.settings, front.poller, front.settings.timeout)
+            sock = dial(lease.server.endpoints[0], front.settings, front.poller, front.settings.timeout,
+                        local_header(front.settings.proxy_protocol))
         except OSError as error:
             self._unreached(lease, error)
             return

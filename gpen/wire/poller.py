@@ -12,13 +12,13 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT
+from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import Any
 
 import gevent
 from gevent.hub import get_hub
 
-__all__ = ["EPOLLERR", "EPOLLHUP", "EPOLLIN", "EPOLLOUT", "Handler", "Poller"]
+__all__ = ["EPOLLERR", "EPOLLHUP", "EPOLLIN", "EPOLLOUT", "EPOLLRDHUP", "Handler", "Poller"]
 
 Handler = Callable[[int], object]
 BATCH = 512
@@ -53,6 +53,11 @@ class Poller:
         """Watch for other events. Without any, errors and hang-ups are told once; they can't be left out, and would
         come at every pass."""
         self._epoll.modify(fd, new or EPOLLET)
+
+    def remove(self, fd: int) -> None:
+        """Watch it no more; it stays open."""
+        if self.handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
 
     def closed(self, fd: int) -> None:
         """The descriptor is about to be closed; the kernel takes it out of the epoll by itself (epoll(7))."""

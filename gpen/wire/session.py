@@ -1,13 +1,16 @@
 """One TCP conversation: from the accepted client to its line in the log, in a greenlet of its own.
 
+    announce  a PROXY protocol header, where one is due      switches
     admit     access list, client memory                     one step
-    dial      reserve a place, connect, fail over            switches
+    dial      reserve a place or wait for one, connect,      switches
+              greeting, fail over
     relay     until both ends are done                       switches
     close     sockets, place, counters, one log line         always, once: the only exit
 """
 
 from __future__ import annotations
 
+import _socket
 import logging
 import os
 import time
@@ -22,15 +25,19 @@ from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL, Lease, Pool
 from gpen.model.server import Server
 from gpen.model.settings import Settings
+from gpen.wire import mysql, proxy
 from gpen.wire import sock as sockets
+from gpen.wire.dial import dial
 from gpen.wire.dummy import answer
-from gpen.wire.poller import Poller
+from gpen.wire.hold import Hold
+from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLRDHUP, Poller
 from gpen.wire.relay import End, Tap
 
 log = logging.getLogger("gpen")
 
 _SHORTAGE_PAUSE = 0.1
 STALLED_SECONDS = 10.0
+_HEADER_SECONDS = 3.0
 _FASTCLOSE = {"off": (), "up": ("up",), "down": ("down",), "both": ("up", "down")}
 
 
@@ -41,6 +48,7 @@ class Front(Protocol):
     pool: Pool
     clients: ClientTable
     poller: Poller
+    hold: Hold
     sessions: dict[int, Session]
     dialing: int  # sessions that are being connected to a server
 
@@ -57,6 +65,10 @@ class Front(Protocol):
         """The session is over and its sockets are closed."""
 
 
+class Condemned(Exception):
+    """Thrown into the greenlet of a session that is being connected to a server which shall get no clients."""
+
+
 class Stop(Exception):
     """Thrown into a session's greenlet to end it."""
 
@@ -68,8 +80,9 @@ class Stop(Exception):
 class Session:
     """One client with its server. ``id`` is never used again; ``started`` is wall clock time, in seconds."""
 
-    __slots__ = ("_accepted", "_front", "_greenlet", "_port", "_relaying", "address", "chosen", "client", "connected",
-                 "down", "ending", "finished", "id", "lease", "server", "stalled", "started", "up")
+    __slots__ = ("_accepted", "_announced", "_front", "_greenlet", "_held", "_port", "_relaying", "_route", "address",
+                 "chosen", "client", "connected", "down", "ending", "finished", "id", "lease", "server", "stalled",
+                 "started", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
         self.id = id
@@ -90,6 +103,9 @@ class Session:
         self.stalled = (0, 0.0)
         self._greenlet: Any = None
         self._relaying = False
+        self._held = 0.0  # since when it waits for a server, or did
+        self._route: proxy.Route | None = None
+        self._announced = False
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
@@ -101,7 +117,9 @@ class Session:
     @property
     def state(self) -> str:
         if self.up is None:
-            return "connecting" if self.lease is not None else "choosing"
+            if self.lease is not None:
+                return "connecting"
+            return "held" if self._held else "choosing"
         if self.down.deaf or self.up.deaf:
             return "ending"
         return "half-closed" if self.down.eof or self.up.eof else "open"
@@ -127,6 +145,15 @@ class Session:
     def stop(self, ending: Ending) -> None:
         """End the session from any other greenlet. Returns before it has ended; a second call does nothing."""
         get_hub().loop.run_callback(self._stop, ending)
+
+    def leave(self, server: Server) -> None:
+        """If the session is just being connected to this server, it goes to another, and the client does not notice.
+        Returns at once."""
+        get_hub().loop.run_callback(self._leave, server)
+
+    def _leave(self, server: Server) -> None:
+        if self.up is None and self.lease is not None and self.server is server and not self.finished:
+            self._greenlet.throw(Condemned())
 
     def tend(self, now: float) -> None:
         """The janitor's visit: end the session when it is idle for too long, or when its last bytes don't move."""
@@ -166,6 +193,8 @@ class Session:
         settings = front.settings
         if settings.tcp_nodelay or settings.keepalive:
             sockets.prepare(self.down.sock, settings)
+        if settings.accept_proxy != "off" and not self._announce():
+            return Ending.PROXY_HEADER
         if settings.dummy:
             return answer(self.down, front.poller, settings.idle_timeout)
         denied = self._admit()
@@ -178,6 +207,21 @@ class Session:
                 front.resume()
         return sock if isinstance(sock, Ending) else self._relay(sock)
 
+    def _announce(self) -> bool:
+        """Learn from a proxy who the client is; False when it does not say so as it should."""
+        front, number = self._front, self._front.settings.accept_proxy
+        if not front.pool.permits(int(number), self.address):
+            return True
+        self._announced = True
+        try:
+            self._route = proxy.read_header(self.down.sock, front.poller, _HEADER_SECONDS)
+        except proxy.HeaderError as error:
+            log.info("session %d: PROXY protocol header of %s: %s", self.id, self.peername, error)
+            return False
+        if self._route is not None:
+            self.address, self._port = self._route.source or "unix", self._route.source_port
+        return True
+
     def _admit(self) -> bool:
         """Look the client up; True when the access list denies it."""
         front = self._front
@@ -187,15 +231,12 @@ class Session:
 
     def _dial(self, denied: bool) -> Any:
         """A socket that is connected to a server, or why there is none."""
-        pool, client = self._front.pool, self.client
+        client = self.client
         assert client is not None
         tried: list[Server] = []
         ending = Ending.DENIED if denied else Ending.NO_SERVER
         while True:
-            if denied:
-                lease = None if tried else pool.reserve_abuse()
-            else:
-                lease = pool.reserve(client, self._port, tried)
+            lease = self._reserve(denied, client, tried)
             if lease is None:
                 return ending
             self.lease = lease
@@ -203,7 +244,7 @@ class Session:
             self.chosen = time.monotonic()
             try:
                 sock = self._connect(server)
-            except OSError as error:
+            except (OSError, Condemned) as error:
                 tried.append(server)
                 ending = self._unreached(lease, error)
                 continue
@@ -212,6 +253,42 @@ class Session:
             if server.name not in SPECIAL:
                 self._front.clients.stick(client, server)
             return sock
+
+    def _reserve(self, denied: bool, client: Client, tried: list[Server]) -> Lease | None:
+        """A place on a server, at once or, where clients are held, when there is one."""
+        pool, hold = self._front.pool, self._front.hold
+        if denied:
+            return None if tried else pool.reserve_abuse()
+        if not hold:  # nobody would be overtaken
+            lease = pool.reserve(client, self._port, tried)
+            if lease is not None or not self._front.settings.hold:
+                return lease
+        if not (self._held or hold.has_room()):
+            return None
+        return self._wait(client, tried)
+
+    def _wait(self, client: Client, tried: list[Server]) -> Lease | None:
+        """Wait for a place; a client that leaves meanwhile ends the session. Those that failed may be tried again."""
+        front = self._front
+        self._held = self._held or time.monotonic()
+        self.server = None
+        tried.clear()
+        front.dialing -= 1
+        front.poller.add(self.down.fd, EPOLLRDHUP, self._client_left)
+        try:
+            return front.hold.wait(self.id, client, self._port, self._held)
+        finally:
+            front.dialing += 1
+            front.poller.remove(self.down.fd)
+
+    def _client_left(self, events: int) -> None:
+        """The client has ended its side, or all. One that spoke may wait for an answer behind a half-close; one that
+        said nothing, or would not speak first, is gone."""
+        settings, down = self._front.settings, self.down
+        if not events & (EPOLLERR | EPOLLHUP) and not (settings.greeting or settings.mysql) and _has_spoken(down):
+            self._front.poller.change(down.fd, 0)
+        else:
+            self._stop(Ending.CLIENT_RESET if events & EPOLLERR else Ending.CLIENT_CLOSED)
 
     def _connect(self, server: Server) -> Any:
         """Connect to the first of the server's addresses that answers. They share the connect timeout.
@@ -222,11 +299,12 @@ class Session:
         deadline = self.chosen + front.settings.timeout
         problem: OSError | None = None
         endpoints = list(server.endpoints)
+        header = self._header()
         while endpoints:
             share = (deadline - time.monotonic()) / len(endpoints)
             endpoint = endpoints.pop(0)
             try:
-                sock = sockets.connect(endpoint, front.settings, front.poller, share)
+                sock = dial(endpoint, front.settings, front.poller, share, header)
                 if problem is not None and endpoint in server.endpoints:
                     front.pool.prefer(server, endpoint)
                 return sock
@@ -238,9 +316,25 @@ class Session:
                     problem = error
         raise problem or OSError(0, "its name is not resolved")
 
-    def _unreached(self, lease: Lease, error: OSError) -> Ending:
-        """Pass the verdict on a failed connect: the server's fault, or this machine's."""
+    def _header(self) -> bytes:
+        """What a server is told of the client, if it is to be told."""
+        version = self._front.settings.proxy_protocol
+        if version == "off":
+            return b""
+        return proxy.header(version, self._route or self._own_route())
+
+    def _own_route(self) -> proxy.Route:
+        name = self.down.sock.getsockname()
+        if not isinstance(name, tuple):
+            return proxy.Route("", 0, "", 0, name)
+        return proxy.Route(self.address, self._port, normalize(name[0]), name[1])
+
+    def _unreached(self, lease: Lease, error: OSError | Condemned) -> Ending:
+        """Pass the verdict on a failed connect: the server's fault, or this machine's, or known already."""
         self.lease = None
+        if isinstance(error, Condemned):
+            lease.release()
+            return Ending.CONNECT_FAILED
         server, reason = lease.server, error.strerror or str(error)
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()
@@ -260,8 +354,14 @@ class Session:
         self._relaying = True
         down.start(up)
         up.start(down)
+        if front.settings.accept_proxy != "off" and not self._announced:
+            proxy.Gate(down, front.poller, self._refuse_header)
         ending: Ending = front.poller.hub.switch()
         return ending
+
+    def _refuse_header(self) -> None:
+        log.info("session %d: a PROXY protocol header of %s, who may not send one", self.id, self.peername)
+        self._finish(Ending.PROXY_HEADER)
 
     def settle(self, end: End) -> None:
         """An End's word that it has ended, or has delivered its last byte: is the session over?"""
@@ -306,12 +406,37 @@ class Session:
     def _close(self) -> None:
         self._relaying = False
         self.finished = time.monotonic()
+        if self.up is None and self._front.settings.mysql:
+            self._explain()
         self.down.close()
         if self.up is not None:
             self.up.close()
         self._settle_accounts()
         self._greenlet = None
         self._front.ended(self)
+
+    def _explain(self) -> None:
+        """Tell a MySQL client why it gets no server."""
+        packet = self._mysql_error()
+        try:
+            self.down.sent += self.down.sock.send(packet) if packet else 0
+        except OSError:
+            return  # gone, or it takes nothing: then it needs no explanation
+
+    def _mysql_error(self) -> bytes:
+        waited = f"; waited {self.finished - self._held:.0f} s" if self._held else ""
+        match self.ending:
+            case Ending.NO_SERVER if self._front.pool.is_crowded():
+                return mysql.error(mysql.TOO_MANY_CONNECTIONS, f"gpen: all servers are full{waited}")
+            case Ending.NO_SERVER | Ending.CONNECT_FAILED:
+                return mysql.error(mysql.UNKNOWN_COMMAND, f"gpen: no server is usable{waited}")
+            case Ending.DENIED:
+                return mysql.error(mysql.HOST_NOT_ALLOWED, f"gpen: {self.address} may not connect here")
+            case Ending.LOCAL:
+                return mysql.error(mysql.TOO_MANY_CONNECTIONS, "gpen: out of ports, descriptors or memory")
+            case Ending.SHUTDOWN:
+                return mysql.error(mysql.SHUTTING_DOWN, "gpen: shutting down")
+        return b""
 
     def _settle_accounts(self) -> None:
         up, down = self.up, self.down
@@ -324,6 +449,14 @@ class Session:
         if up is not None:
             self.lease.server.sx += up.sent
             self.lease.server.rx += up.received
+
+
+def _has_spoken(end: End) -> bool:
+    """Whether bytes wait in the socket, unread."""
+    try:
+        return bool(end.sock.recv(1, _socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 def _is_last(end: End) -> bool:

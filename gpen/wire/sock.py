@@ -11,6 +11,7 @@ import errno
 import functools
 import os
 import stat
+import struct
 import time
 from typing import Any
 
@@ -31,6 +32,7 @@ LOCAL_ERRORS = frozenset({
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _RETRY_SECONDS = 0.05
 _IP_BIND_ADDRESS_NO_PORT = 24
+_RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
 class ListenError(Exception):
@@ -127,10 +129,11 @@ def prepare(sock: Socket, settings: Settings) -> None:
         return
 
 
-def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float) -> Socket:
+def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float, unseen: bool = False) -> Socket:
     """A connected, non-blocking socket to a server within so many seconds. Switches greenlets unless it is at once.
 
-    Raises OSError; with ETIMEDOUT when time ran out.
+    ``unseen``: the server's program shall not see it, if it is closed at once. Raises OSError; with ETIMEDOUT when time
+    ran out.
     """
     sock = _socket.socket(endpoint.family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
     try:
@@ -138,6 +141,8 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
             prepare(sock, settings)
         if settings.source:
             _bind_source(sock, endpoint, settings.source)
+        if unseen and endpoint.family != _socket.AF_UNIX:
+            _leave_half_open(sock)
         result = sock.connect_ex(endpoint.sockaddr)
         if result == errno.EINPROGRESS:
             # On this machine the handshake is done by now: asking at once (1 system call) spares the trip through the
@@ -155,6 +160,13 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
         sock.close()
         raise
     return sock
+
+
+def _leave_half_open(sock: Socket) -> None:
+    """Let the kernel delay the last packet of the handshake (200 ms on Linux), and close with a reset: that arrives in
+    its place, and to the server's accept() there never was a connection."""
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 0)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_AT_CLOSE)
 
 
 def _progress(sock: Socket) -> int:

@@ -1,0 +1,191 @@
+"""The built-in checks: which server is checked when, and how many good or bad ones in a row make a verdict.
+
+Each server has slots, check_interval apart; where they lie is given by its number alone: at the fraction
+(number * golden ratio) mod 1 of the interval. Whatever servers come and go, consecutive numbers lie as far apart as can
+be (the gaps between n of them have at most three lengths, none far from interval / n), so that a hundred servers'
+checks are spread, not bunched. A server that is down, or about to change, is checked FASTER, in slots that much closer,
+spread in the same way. A check that takes longer than to the next slot leaves that out: there is one at a time.
+
+Servers in state drain or maint are checked as well: the operator who is about to take one back wants to know whether
+it is well. Special servers (emergency, abuse) are not: they are tried whatever is known of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import gevent
+from gevent.event import Event
+
+from gpen.daemon.process import Jail
+from gpen.model.address import Address
+from gpen.model.check import Check
+from gpen.model.server import Server
+from gpen.wire.check import CheckFailed, Prober
+
+if TYPE_CHECKING:
+    from gpen.daemon.balancer import Balancer
+
+log = logging.getLogger("gpen")
+
+FASTER = 4
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_SOURCE = "check"
+
+
+class Checks:
+    """The checkers of all servers that are checked."""
+
+    def __init__(self, balancer: Balancer) -> None:
+        self._balancer = balancer
+        self._checkers: dict[Server, Checker] = {}
+
+    def tend(self) -> None:
+        """Begin and end what the configuration asks for; called when it has changed, and by the janitor each second,
+        for a client may have found a server down. Does not switch."""
+        pool, settings = self._balancer.pool, self._balancer.settings
+        wanted = {server for server in pool.servers.values() if (server.check or settings.check).kind != "off"}
+        for server in self._checkers.keys() - wanted:
+            self._checkers.pop(server).stop()
+            if not server.deleted:
+                pool.withdraw(server, _SOURCE, "unchecked", "is dropped: its check is off")
+                self._balancer.resume()
+        for server in wanted - self._checkers.keys():
+            self._checkers[server] = Checker(server, self._balancer)
+        for checker in self._checkers.values():
+            checker.tend()
+
+    def close(self) -> None:
+        """End all checks and the programs that they run. Switches greenlets."""
+        gevent.killall([checker.greenlet for checker in self._checkers.values()])
+        self._checkers.clear()
+
+
+class _Plan(NamedTuple):
+    """What is checked, how, and how often."""
+
+    check: Check
+    address: Address
+    period: float  # seconds
+
+
+class Checker:
+    """Checks one server for ever, in a greenlet of its own."""
+
+    def __init__(self, server: Server, balancer: Balancer) -> None:
+        self._server = server
+        self._balancer = balancer
+        self._settings = balancer.settings
+        self._prober = Prober(server, balancer.settings, balancer.poller, lambda path: balancer.jail.path(path))
+        self._good = self._bad = 0  # in a row
+        self._checked = 0.0  # the slot of the last one, in seconds
+        self._plan = self._planned()
+        self._wake = Event()
+        self._trouble = ""
+        self.greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """End it, soon. Does not switch."""
+        self.greenlet.kill(block=False)
+
+    def tend(self) -> None:
+        """What is checked, or how often, may have changed."""
+        if self._plan != self._planned():
+            self._wake.set()
+
+    def _planned(self) -> _Plan:
+        server, interval = self._server, self._settings.check_interval
+        verdict = server.verdicts.get(_SOURCE)
+        is_well = verdict is not None and verdict.up and not (self._bad or server.condemned or server.down_until)
+        period = interval if is_well and self._checked > 0 else interval / FASTER
+        return _Plan(server.check or self._settings.check, server.address, period)
+
+    def _run(self) -> None:
+        while True:
+            self._renew_plan()
+            now = time.monotonic()
+            slot = next_slot(max(now, self._checked + self._plan.period / 2), self._server.number or 0,
+                             self._plan.period)
+            if self._wake.wait(slot - now):
+                self._wake.clear()
+                continue
+            self._checked = slot
+            try:
+                self._check()
+            except Exception:
+                log.exception("the check of server %s failed", self._server.name)
+
+    def _renew_plan(self) -> None:
+        """What was counted of another check, or at another address, counts no more."""
+        if self._is_another():
+            self._good = self._bad = 0
+            self._checked = 0.0
+        self._plan = self._planned()
+
+    def _is_another(self) -> bool:
+        """Whether the check or the server's address has changed."""
+        return self._plan[:2] != self._planned()[:2]
+
+    def _check(self) -> None:
+        server, plan = self._server, self._plan
+        if not server.endpoints:
+            return  # it takes nobody, and Names looks after it
+        try:
+            up, reason = True, self._prober.probe(plan.check, self._settings.check_timeout)
+        except CheckFailed as failure:
+            up, reason = False, str(failure)
+        except OSError as error:
+            self._tell(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+            return
+        self._trouble = ""
+        if not server.deleted and not self._is_another():
+            self._conclude(up, reason)
+
+    def _tell(self, trouble: str) -> None:
+        """The check could not be made; said once, until it can be or the trouble is another."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.warning("server %s %s: not checked: %s", self._server.name, self._server.shown, trouble)
+
+    def _conclude(self, up: bool, reason: str) -> None:
+        """Count, and pass or renew the verdict. A server of which nothing is known is up with its first good check."""
+        server, settings = self._server, self._settings
+        verdict = server.verdicts.get(_SOURCE)
+        self._good, self._bad = (self._good + 1, 0) if up else (0, self._bad + 1)
+        turns = up if verdict is None else verdict.up != up
+        if verdict is None:
+            needed = 1 if up else settings.check_fall
+        elif turns:
+            needed = settings.check_rise if up else settings.check_fall
+        else:
+            needed = 1
+        if (self._good if up else self._bad) < needed:
+            log.debug("server %s %s: check: %s", server.name, server.shown, reason)
+            return
+        self._balancer.pool.judge(server, _SOURCE, up, reason)
+        if turns:
+            log.info("server %s %s: %s by its check: %s", server.name, server.shown, "up" if up else "down", reason)
+            self._balancer.resume()
+
+
+def next_slot(now: float, number: int, period: float) -> float:
+    """When the next slot of the server with this number is, from ``now`` on; all in seconds."""
+    return now + (number * _GOLDEN - now / period) % 1 * period
+
+
+def unusable(check: Check, jail: Jail | None = None) -> str | None:
+    """Why the program of a check can't be run; None when it can, or there is none."""
+    if check.kind != "exec":
+        return None
+    program = jail.path(check.command[0]) if jail else check.command[0]
+    if not check.program.isprintable():
+        return f"exec: {check.program!r} has characters that can't be printed"
+    if not os.path.isfile(program):
+        return f"exec: '{program}': there is no such program"
+    if not os.access(program, os.X_OK):
+        return f"exec: '{program}' can't be run by the user of gpen: chmod +x"
+    return None

@@ -1,0 +1,104 @@
+"""``drain N [SECONDS] [close]``: no new sessions for a server, and word of the old ones until they are gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import gevent
+
+from gpen.control.script import Call
+from gpen.model.ending import Ending
+from gpen.model.server import Server
+from gpen.wire.session import Session
+
+if TYPE_CHECKING:
+    from gpen.daemon.balancer import Balancer
+
+TELL_SECONDS = 1.0
+LOOK_SECONDS = 0.05
+CLOSE_SECONDS = 5.0
+_CLOSED = (Ending.KILLED, Ending.SERVER_DOWN, Ending.SHUTDOWN)
+
+
+def drain(balancer: Balancer, call: Call) -> Iterator[str]:
+    """Set a server's state to drain; yield a line a second while it has sessions, and at last what became of them.
+
+    The server is followed as it is now: deleted or moved meanwhile, its old sessions are still waited for. A reader who
+    goes away is noticed with the next line; then only the report ends: the state stays, and nothing is closed.
+
+    Switches greenlets. Raises ScriptError when there is no such server, when sessions are left at the end, or when
+    somebody takes the server back.
+    """
+    server = balancer.pool.servers.get(call["number"])
+    if server is None:
+        known = ", ".join(map(str, sorted(balancer.pool.servers))) or "none"
+        raise call.error(f"there is no server {call['number']} (known: {known})")
+    balancer.pool.set_state(server, "drain")
+    return _Drain(balancer, server, call).report()
+
+
+class _Drain:
+    """The sessions that a server had when its drain began."""
+
+    def __init__(self, balancer: Balancer, server: Server, call: Call) -> None:
+        self._balancer = balancer
+        self._server = server
+        self._call = call
+        self._total = -1
+        self._seen: set[Session] = set()
+        self._left: list[Session] = []
+
+    def report(self) -> Iterator[str]:
+        name, seconds = self._call["number"], self._call["seconds"]
+        yield from self._wait(seconds)
+        if self._left and self._call["close"]:
+            self._close()
+        closed = sum(session.server is self._server and session.ending in _CLOSED for session in self._seen)
+        went = len(self._seen) - len(self._left) - closed
+        if self._left:
+            raise self._call.error(f"server {name} still has {_count(len(self._left))} after {seconds:g} s; "
+                                   f"{went} went by themselves; 'close server {name}' ends the rest")
+        yield f"drained server {name}: {_count(went)} went by themselves, {closed} were closed\n"
+
+    def _wait(self, seconds: float | None) -> Iterator[str]:
+        """Until no session is left or time is up."""
+        started = tells = time.monotonic()
+        while self._look():
+            now = time.monotonic()
+            if seconds is not None and now - started >= seconds:
+                return
+            if now >= tells:
+                tells = max(tells + TELL_SECONDS, now)
+                rest = "" if seconds is None else f", {seconds - (now - started):.0f} s"
+                yield f"draining server {self._call['number']}: {_count(len(self._left))} left{rest}\n"
+            gevent.sleep(LOOK_SECONDS)
+
+    def _look(self) -> bool:
+        """Whether sessions are left. Idlers also have places on the server, but are none."""
+        server = self._server
+        if server.state == "ready":
+            raise self._call.error(f"server {self._call['number']} was set back to ready; it is in use again")
+        if server.total != self._total:  # at the beginning, and if it was ready for a moment
+            self._total = server.total
+            self._seen.update(session for session in self._balancer.sessions.values() if _is_on(session, server))
+            self._left = list(self._seen)
+        self._left = [session for session in self._left if _is_on(session, server)]
+        return bool(self._left)
+
+    def _close(self) -> None:
+        """End what is left, and wait until it has ended."""
+        deadline = time.monotonic() + CLOSE_SECONDS
+        while self._look() and time.monotonic() < deadline:
+            for session in self._left:
+                session.stop(Ending.KILLED)
+            gevent.sleep(LOOK_SECONDS)
+
+
+def _is_on(session: Session, server: Server) -> bool:
+    return not session.finished and session.lease is not None and session.lease.server is server
+
+
+def _count(sessions: int) -> str:
+    return f"{sessions} session" if sessions == 1 else f"{sessions} sessions"

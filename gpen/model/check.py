@@ -1,0 +1,98 @@
+"""How a server is checked: the value of the setting ``check`` and of ``server N check``."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gpen.model.words import quote
+
+USAGE = "off|connect|greeting|send STRING expect STRING|exec PROGRAM"
+_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.?)", re.DOTALL)
+_ESCAPED = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """``kind`` is off, connect, greeting, send or exec; the rest is what it needs, as it was written."""
+
+    kind: str = "off"
+    send: str = ""
+    expect: str = ""
+    program: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "send":
+            return f"send {quote(self.send)} expect {quote(self.expect)}"
+        return f"exec {quote(self.program)}" if self.kind == "exec" else self.kind
+
+    @property
+    def question(self) -> bytes:
+        """The bytes to send."""
+        return _unescaped(self.send)
+
+    @property
+    def answer(self) -> bytes:
+        """The bytes that shall come back, somewhere in what does."""
+        return _unescaped(self.expect)
+
+    @property
+    def command(self) -> list[str]:
+        """The program with its arguments."""
+        return shlex.split(self.program)
+
+
+OFF = Check()
+
+
+def take_check(words: Sequence[str]) -> tuple[Check, Sequence[str]]:
+    """Read a check from the first words, and return it with the words behind it. Raises ValueError."""
+    kind, *rest = words or [""]
+    if kind in ("off", "connect", "greeting"):
+        return Check(kind), rest
+    if kind == "send":
+        return _sending(rest)
+    if kind == "exec":
+        return _executing(rest)
+    raise ValueError(f"'{kind}' is not a check: expected {USAGE}")
+
+
+def parse_check(words: Sequence[str]) -> Check:
+    """Read a check from all of the words. Raises ValueError."""
+    check, rest = take_check(words)
+    if rest:
+        raise ValueError(f"'{rest[0]}' is too much: expected {USAGE}")
+    return check
+
+
+def _sending(words: Sequence[str]) -> tuple[Check, Sequence[str]]:
+    if len(words) < 3 or words[1] != "expect" or not words[2]:
+        raise ValueError("expected send STRING expect STRING")
+    _unescaped(words[0]), _unescaped(words[2])
+    return Check("send", send=words[0], expect=words[2]), words[3:]
+
+
+def _executing(words: Sequence[str]) -> tuple[Check, Sequence[str]]:
+    if not words:
+        raise ValueError("expected exec PROGRAM")
+    try:
+        program = shlex.split(words[0])
+    except ValueError as error:
+        raise ValueError(f"'{words[0]}': {str(error).lower()}") from None
+    if not program or not program[0].startswith("/"):
+        raise ValueError(f"'{words[0]}' does not begin with the absolute path of a program")
+    return Check("exec", program=words[0]), words[1:]
+
+
+def _unescaped(text: str) -> bytes:
+    r"""The bytes of a string with \r, \n, \t, \0, \xHH and \\ in it. Raises ValueError."""
+    pieces, position = [], 0
+    for match in _ESCAPE.finditer(text):
+        code = match[1]
+        if code not in _ESCAPED and len(code) != 3:
+            raise ValueError(rf"'{text}': '\{code}' is none of \r, \n, \t, \0, \xHH and \\")
+        pieces += [text[position : match.start()].encode(), _ESCAPED.get(code) or bytes.fromhex(code[1:])]
+        position = match.end()
+    return b"".join([*pieces, text[position:].encode()])

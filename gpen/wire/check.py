@@ -1,0 +1,163 @@
+"""The checks: one attempt to find out whether a server is well, in the way that a Check says.
+
+A failure of the server is a CheckFailed, with a reason that stays the same as long as the trouble does. A failure of
+this machine, which says nothing about the server, stays an OSError.
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable
+
+import gevent
+
+from gpen.model.address import Endpoint
+from gpen.model.check import Check
+from gpen.model.server import Server
+from gpen.model.settings import Settings
+from gpen.wire.dial import await_greeting
+from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
+from gpen.wire.program import Flood, Program
+from gpen.wire.proxy import local_header
+from gpen.wire.sock import LOCAL_ERRORS, Socket, connect
+
+_FOR_EVER = 1e9  # the time of a check is kept outside, for all of its steps together
+_MOST = 65536  # bytes of an answer that are looked at
+_PIECE = 16384
+_SHOWN = 40  # characters
+
+
+class CheckFailed(Exception):
+    """The server is not well: the reason, for ``servers`` and ``events``."""
+
+
+class Prober:
+    """Checks one server, one time at a time."""
+
+    def __init__(self, server: Server, settings: Settings, poller: Poller, locate: Callable[[str], str]) -> None:
+        """``locate`` gives the name of a file as it is seen from within the chroot."""
+        self._server = server
+        self._settings = settings
+        self._poller = poller
+        self._locate = locate
+        self._program: Program | None = None
+
+    def probe(self, check: Check, seconds: float) -> str:
+        """What is good about the server, found within so many seconds. Switches greenlets.
+
+        Its addresses are tried in order and share the time. Raises CheckFailed with what was wrong at the first of
+        them, and OSError when this machine is to blame.
+        """
+        deadline = time.monotonic() + seconds
+        problem: CheckFailed | None = None
+        endpoints = self._server.endpoints
+        for number, endpoint in enumerate(endpoints):
+            share = (deadline - time.monotonic()) / (len(endpoints) - number)
+            late = CheckFailed(f"{'not done' if check.kind == 'exec' else 'no answer'} within {seconds:g} s")
+            try:
+                with gevent.Timeout(max(share, 0), late):
+                    return self._attempt(check, endpoint)
+            except CheckFailed as failure:
+                problem = problem or failure
+        raise problem or CheckFailed(f"its address {self._server.address} is not resolved")
+
+    def _attempt(self, check: Check, endpoint: Endpoint) -> str:
+        if check.kind == "exec":
+            return self._execute(check, endpoint)
+        try:
+            if check.kind == "connect":
+                return self._knock(endpoint)
+            return self._await_greeting(endpoint) if check.kind == "greeting" else self._ask(check, endpoint)
+        except OSError as error:
+            if error.errno in LOCAL_ERRORS:
+                raise
+            reason = error.strerror or str(error)
+            raise CheckFailed(reason if error.errno == errno.EPROTO else reason.lower()) from None
+
+    def _knock(self, endpoint: Endpoint) -> str:
+        """Half a handshake. MySQL counts a client that connects and goes away as an error, and may block it."""
+        connect(endpoint, self._settings, self._poller, _FOR_EVER, unseen=True).close()
+        return "listens"
+
+    def _await_greeting(self, endpoint: Endpoint) -> str:
+        with contextlib.closing(self._connected(endpoint)) as sock:
+            await_greeting(sock, self._settings, self._poller, _FOR_EVER)
+        return "greeted"
+
+    def _ask(self, check: Check, endpoint: Endpoint) -> str:
+        with contextlib.closing(self._connected(endpoint)) as sock:
+            self._send(sock, check.question)
+            self._await_answer(sock, check)
+        return f"answered '{check.expect[:_SHOWN]}'"
+
+    def _connected(self, endpoint: Endpoint) -> Socket:
+        sock = connect(endpoint, self._settings, self._poller, _FOR_EVER)
+        try:
+            self._send(sock, local_header(self._settings.proxy_protocol))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _send(self, sock: Socket, data: bytes) -> None:
+        while data:
+            try:
+                data = data[sock.send(data) :]
+            except BlockingIOError:
+                self._poller.wait(sock.fileno(), EPOLLOUT, _FOR_EVER)
+
+    def _await_answer(self, sock: Socket, check: Check) -> None:
+        """Read until the answer has come, in whatever pieces."""
+        heard, piece = b"", b""
+        try:
+            while check.answer not in heard and len(heard) < _MOST:
+                piece = self._receive(sock)
+                heard += piece
+                if not piece:
+                    break
+        except (CheckFailed, ConnectionError):
+            if not heard:
+                raise
+        if check.answer not in heard:
+            wrong = f"answered '{_shown(heard)}' instead of '{check.expect[:_SHOWN]}'"
+            raise CheckFailed(wrong if heard else "closed before its first byte")
+
+    def _receive(self, sock: Socket) -> bytes:
+        while True:
+            try:
+                data: bytes = sock.recv(_PIECE)
+                return data
+            except BlockingIOError:
+                self._poller.wait(sock.fileno(), EPOLLIN, _FOR_EVER)
+
+    def _execute(self, check: Check, endpoint: Endpoint) -> str:
+        if self._program is not None and not self._program.is_over:
+            raise CheckFailed("its program can't be killed")
+        path, *arguments = check.command
+        self._program = program = Program([self._locate(path), *arguments, str(endpoint)],
+                                          os.environ | self._environment(endpoint), self._poller)
+        try:
+            status, line = program.outcome()
+        except Flood:
+            raise CheckFailed("its program wrote more than 1 MiB") from None
+        finally:
+            program.end()
+        ending = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+        if status:
+            raise CheckFailed(f"{ending}: {line}" if line else ending)
+        return line or ending
+
+    def _environment(self, endpoint: Endpoint) -> dict[str, str]:
+        is_path = endpoint.family == _socket.AF_UNIX
+        return {"GPEN_ADDRESS": str(endpoint), "GPEN_HOST": "" if is_path else endpoint.host,
+                "GPEN_PORT": "" if is_path else str(endpoint.port), "GPEN_SERVER": self._server.name}
+
+
+def _shown(data: bytes) -> str:
+    """The beginning of the first line, as far as it can be printed."""
+    line = data.decode("utf-8", "replace").lstrip().partition("\n")[0]
+    return "".join(character for character in line if character.isprintable())[:_SHOWN]

@@ -1,0 +1,62 @@
+"""From a server's address to a connection that can be given to a client.
+
+Connected; told who the client is (PROXY protocol); and, where servers speak first, with the first byte waiting in it.
+Until that byte has been passed on, a client can still be given to another server, and notices nothing. What the client
+says meanwhile stays in the kernel, as much as a socket's buffer holds, and goes to the server that answers.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import time
+
+import gevent
+
+from gpen.model.address import Endpoint
+from gpen.model.settings import Settings
+from gpen.wire import mysql
+from gpen.wire.poller import EPOLLIN, Poller
+from gpen.wire.sock import Socket, connect
+
+_PIECE_PAUSE = 0.002
+
+
+def dial(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float, header: bytes = b"") -> Socket:
+    """A connection to a server within so many seconds, and its greeting within those of the settings. ``header`` is
+    what it gets first. Switches greenlets.
+
+    Raises OSError, with EPROTO when the server was reached but did not greet as it should.
+    """
+    sock = connect(endpoint, settings, poller, seconds)
+    try:
+        if header:
+            sock.send(header)  # the first bytes of a connection always find room
+        if settings.greeting or settings.mysql:
+            await_greeting(sock, settings, poller, settings.greeting or settings.timeout)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def await_greeting(sock: Socket, settings: Settings, poller: Poller, seconds: float) -> None:
+    """Wait until the server has spoken; what it said stays in the socket. Switches greenlets. Raises OSError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if not poller.wait(sock.fileno(), EPOLLIN, deadline - time.monotonic()):
+            raise OSError(errno.EPROTO, f"no first byte within {seconds:g} s")
+        try:
+            greeting = sock.recv(mysql.GREETING_BYTES, _socket.MSG_PEEK)
+        except ConnectionError:
+            raise OSError(errno.EPROTO, "reset before its first byte") from None
+        if not greeting:
+            raise OSError(errno.EPROTO, "closed before its first byte")
+        if not settings.mysql or mysql.is_whole(greeting):
+            break
+        if time.monotonic() >= deadline:
+            raise OSError(errno.EPROTO, f"only {len(greeting)} bytes within {seconds:g} s")
+        gevent.sleep(_PIECE_PAUSE)
+    refusal = mysql.refusal(greeting) if settings.mysql else None
+    if refusal is not None:
+        raise OSError(errno.EPROTO, refusal)

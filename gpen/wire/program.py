@@ -1,0 +1,137 @@
+"""A program that is run beside the loop: its exit status and its first line of output, until somebody's patience ends.
+
+It is started by posix_spawn, which takes 0.4 ms of a gpen of 60 MB where gevent's fork took 9 ms. It is waited for
+through a pidfd, so that its number is still its own, and its children's, when it is killed. gevent's own watchers of
+children are not used beside it: they would reap it (waitpid(-1)).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Mapping
+
+import gevent
+
+from gpen.wire.poller import EPOLLIN, Poller
+
+_FOR_EVER = 1e9
+_PIECE = 65536
+_HEAD = 4096  # bytes that a first line may have before it is cut
+_FLOOD = 1 << 20
+_SHOWN = 200
+_GRACE = 0.5
+_REAP_PERIOD = 1.0
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+
+
+class Flood(Exception):
+    """The program wrote more than anybody wants to read, and was killed."""
+
+
+class Program:
+    """A running program, in a session of its own. ``end`` must be called, whatever happens."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], poller: Poller) -> None:
+        """Starts it, with nothing to read and its errors unheard. Raises OSError when it can't be."""
+        self._poller = poller
+        self._head = bytearray()
+        self._read = 0
+        self._output, writing = os.pipe()
+        try:
+            self._pid = _spawn(command, environment, writing)
+            self._pidfd = _pidfd(self._pid)
+        except BaseException:
+            os.close(self._output)
+            raise
+        finally:
+            os.close(writing)
+        self.is_over = False
+        os.set_blocking(self._output, False)
+        poller.add(self._output, EPOLLIN, self._drain)
+
+    def outcome(self) -> tuple[int, str]:
+        """Wait until it ends, and return its exit status (a signal's number below 0) and the first line of its output:
+        at most 200 characters, those that can be printed. Switches greenlets. Raises Flood."""
+        self._poller.wait(self._pidfd, EPOLLIN, _FOR_EVER)
+        while b"\n" not in self._head and self._take():
+            pass
+        if self._read > _FLOOD:
+            raise Flood
+        ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+        assert ended is not None
+        line = bytes(self._head).partition(b"\n")[0].decode("utf-8", "replace")
+        text = "".join(character for character in line if character.isprintable())
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, text.strip()[:_SHOWN]
+
+    def end(self) -> None:
+        """Kill what is left of it and of its children, and let go of it. Switches greenlets.
+
+        A program that even SIGKILL can't end now, because it waits for a disk or a network file system, is reaped when
+        it does end; until then ``is_over`` is false.
+        """
+        self._kill()
+        self._close_output()
+        if not self._reaped():
+            self._poller.wait(self._pidfd, EPOLLIN, _GRACE)
+            if not self._reaped():
+                gevent.spawn(self._reap)
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # ended all, or another user's by setuid
+            os.killpg(self._pid, signal.SIGKILL)
+
+    def _drain(self, events: int) -> None:
+        """It has written something, or has closed its output: a handler of the poller."""
+        if not self._take():
+            self._close_output()
+        elif self._read > _FLOOD:
+            self._close_output()
+            self._kill()
+
+    def _take(self) -> bool:
+        """Read a piece of what it wrote; False when there is nothing."""
+        try:
+            piece = os.read(self._output, _PIECE) if self._output >= 0 else b""
+        except BlockingIOError:
+            return False
+        self._read += len(piece)
+        self._head += piece[: _HEAD - len(self._head)]
+        return bool(piece)
+
+    def _close_output(self) -> None:
+        if self._output >= 0:
+            self._poller.closed(self._output)
+            os.close(self._output)
+            self._output = -1
+
+    def _reaped(self) -> bool:
+        if not self.is_over and os.waitpid(self._pid, os.WNOHANG)[0]:
+            self.is_over = True
+            os.close(self._pidfd)
+        return self.is_over
+
+    def _reap(self) -> None:
+        while not self._reaped():
+            gevent.sleep(_REAP_PERIOD)
+
+
+def _spawn(command: list[str], environment: Mapping[str, str], output: int) -> int:
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return os.posix_spawn(
+            command[0], command, environment, setsid=True, setsigmask=(), setsigdef=_IGNORED_BY_PYTHON,
+            file_actions=[(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, output, 1),
+                          (os.POSIX_SPAWN_DUP2, null, 2)])
+    finally:
+        os.close(null)
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise

@@ -1,0 +1,235 @@
+"""The PROXY protocol (HAProxy's proxy-protocol.txt, versions 1 and 2): who a connection is really from.
+
+A header stands in front of the first byte of a connection. We write one to servers, and read it from clients that are
+proxies themselves.
+"""
+
+from __future__ import annotations
+
+import _socket
+import ipaddress
+import select
+import struct
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gpen.model.address import normalize
+from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gpen.wire.relay import End
+
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+V1 = b"PROXY "
+_V1_MOST = 107  # bytes of a header of version 1, its end included
+_V2_MOST = 16384  # bytes behind the first 16 of version 2
+_SHORTEST = 15  # "PROXY UNKNOWN\r\n"; version 2 begins with 16 bytes
+_LOCAL, _PROXY = 0x20, 0x21
+_STREAM4, _STREAM6, _UNIX = 0x11, 0x21, 0x31
+_UNIX_PATH = 108
+_PEEK_PAUSE = 0.25
+
+
+class Route(NamedTuple):
+    """Where a connection comes from and where it went to. The host of a unix socket is empty, its path the name."""
+
+    source: str
+    source_port: int
+    destination: str
+    destination_port: int
+    path: str = ""  # of the unix socket that was connected to
+
+
+class HeaderError(Exception):
+    """The client's header is missing, malformed or late: says which."""
+
+
+# --- to servers -------------------------------------------------------------------------------------------------------
+
+
+def header(version: str, route: Route) -> bytes:
+    """The header, ``v1`` or ``v2``, that tells a server this route."""
+    if not route.source or not route.destination:
+        return b"PROXY UNKNOWN\r\n" if version == "v1" else _v2(_PROXY, _UNIX, _unix_pair(route.path))
+    source, destination = _family(route.source, route.destination)
+    if version == "v1":
+        return f"PROXY TCP{source.version} {source} {destination} {route.source_port} " \
+               f"{route.destination_port}\r\n".encode()
+    family = _STREAM4 if source.version == 4 else _STREAM6
+    ports = struct.pack("!HH", route.source_port, route.destination_port)
+    return _v2(_PROXY, family, source.packed + destination.packed + ports)
+
+
+def local_header(version: str) -> bytes:
+    """The header of a connection that is our own, not a client's: a check's. Empty for ``off``."""
+    if version == "off":
+        return b""
+    return b"PROXY UNKNOWN\r\n" if version == "v1" else _v2(_LOCAL, 0, b"")
+
+
+def _v2(command: int, family: int, addresses: bytes) -> bytes:
+    return SIGNATURE + struct.pack("!BBH", command, family, len(addresses)) + addresses
+
+
+def _unix_pair(path: str) -> bytes:
+    return bytes(_UNIX_PATH) + path.encode()[:_UNIX_PATH].ljust(_UNIX_PATH, b"\0")
+
+
+def _family(source: str, destination: str) -> Any:
+    """Both addresses in one family: an IPv4 one beside an IPv6 one is mapped."""
+    pair = [ipaddress.ip_address(text.partition("%")[0]) for text in (source, destination)]
+    if pair[0].version != pair[1].version:
+        pair = [ipaddress.ip_address(f"::ffff:{ip}") if ip.version == 4 else ip for ip in pair]
+    return pair
+
+
+# --- from clients -----------------------------------------------------------------------------------------------------
+
+
+def read_header(sock: Any, poller: Poller, seconds: float) -> Route | None:
+    """Read the header in front of a client's first byte, and not a byte more. Switches greenlets.
+
+    None when it says that the connection is the proxy's own (LOCAL, UNKNOWN). Raises HeaderError.
+    """
+    reader = _Reader(sock, poller, time.monotonic() + seconds)
+    start = reader.read(_SHORTEST, _check_start)
+    try:
+        return _read_v1(reader, start) if start.startswith(V1) else _read_v2(reader, start)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise HeaderError(f"malformed: {error}") from None
+
+
+class _Reader:
+    """Takes exact numbers of bytes from a non-blocking socket until the deadline."""
+
+    def __init__(self, sock: Any, poller: Poller, deadline: float) -> None:
+        self._sock, self._poller, self._deadline = sock, poller, deadline
+
+    def read(self, count: int, check: Callable[[bytes], None] = lambda data: None) -> bytes:
+        """So many bytes; ``check`` may object to the first of them before the rest is here."""
+        data = b""
+        while len(data) < count:
+            data += self._receive(count - len(data))
+            check(data)
+        return data
+
+    def read_line(self, start: bytes, most: int) -> bytes:
+        """What is left of a line that begins with ``start``, its end included."""
+        while not start.endswith(b"\n"):
+            if len(start) >= most:
+                raise HeaderError(f"malformed: no line end within {most} bytes")
+            ahead = self._receive(most - len(start), _socket.MSG_PEEK)
+            line = ahead[: ahead.find(b"\n") + 1] or ahead
+            start += self._receive(len(line))
+        return start
+
+    def _receive(self, count: int, flags: int = 0) -> bytes:
+        while True:
+            try:
+                data: bytes = self._sock.recv(count, flags)
+            except BlockingIOError:
+                if not self._poller.wait(self._sock.fileno(), EPOLLIN, self._deadline - time.monotonic()):
+                    raise HeaderError("late: it did not come in time") from None
+                continue
+            except OSError as error:
+                raise HeaderError(f"missing: {error.strerror}") from None
+            if not data:
+                raise HeaderError("missing: the connection ended before it was whole")
+            return data
+
+
+def _check_start(data: bytes) -> None:
+    if data[: len(V1)] != V1[: len(data)] and data[: len(SIGNATURE)] != SIGNATURE[: len(data)]:
+        raise HeaderError("missing: the first bytes are none")
+
+
+def _read_v1(reader: _Reader, start: bytes) -> Route | None:
+    line = reader.read_line(start, _V1_MOST)
+    if not line.endswith(b"\r\n"):
+        raise ValueError("the line ends without a carriage return")
+    words = line[:-2].decode("ascii").split(" ")
+    if words[1] == "UNKNOWN":
+        return None
+    if len(words) != 6 or words[1] not in ("TCP4", "TCP6"):
+        raise ValueError("expected PROXY TCP4|TCP6|UNKNOWN and two addresses and ports")
+    version = 4 if words[1] == "TCP4" else 6
+    source, destination = (ipaddress.ip_address(word) for word in words[2:4])
+    if (source.version, destination.version) != (version, version):
+        raise ValueError(f"an address is not of {words[1]}")
+    return Route(normalize(str(source)), _port(words[4]), normalize(str(destination)), _port(words[5]))
+
+
+def _port(word: str) -> int:
+    if not (word.isascii() and word.isdigit()) or word != str(int(word)) or int(word) > 65535:
+        raise ValueError(f"'{word}' is not a port")
+    return int(word)
+
+
+def _read_v2(reader: _Reader, start: bytes) -> Route | None:
+    command, family, length = struct.unpack("!BBH", start[len(SIGNATURE) :] + reader.read(1))
+    if command not in (_LOCAL, _PROXY):
+        raise ValueError(f"version and command are {command:#04x}")
+    if length > _V2_MOST:
+        raise ValueError(f"it is longer than {_V2_MOST} bytes")
+    body = reader.read(length) if length else b""
+    if command == _LOCAL:
+        return None
+    if family == _UNIX:
+        if length < 2 * _UNIX_PATH:
+            raise ValueError("the addresses are cut off")
+        return Route("", 0, "", 0, body[_UNIX_PATH : 2 * _UNIX_PATH].rstrip(b"\0").decode("utf-8", "replace"))
+    size = {_STREAM4: 4, _STREAM6: 16}.get(family)
+    if size is None:
+        return None  # an unknown family or protocol: the connection's own address counts
+    if length < 2 * size + 4:
+        raise ValueError("the addresses are cut off")
+    source, destination = (str(ipaddress.ip_address(body[i : i + size])) for i in (0, size))
+    source_port, destination_port = struct.unpack("!HH", body[2 * size : 2 * size + 4])
+    return Route(normalize(source), source_port, normalize(destination), destination_port)
+
+
+def _ends(fd: int) -> bool:
+    """Whether nothing more will come than what waits in the socket."""
+    poll = select.poll()
+    poll.register(fd, select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+class Gate:
+    """Keeps a header out that comes from a client who may not send one: a server might believe it.
+
+    Stands before an End until the first bytes are seen to be something else. A client that stops in the middle of what
+    may be a header waits at the gate.
+    """
+
+    def __init__(self, end: End, poller: Poller, refuse: Callable[[], None]) -> None:
+        """``refuse`` is called, in the hub, when a header comes."""
+        self._end, self._poller, self._refuse = end, poller, refuse
+        poller.handlers[end.fd] = self._ready
+
+    def _ready(self, events: int) -> None:
+        end = self._end
+        if events & EPOLLOUT:
+            end.ready(EPOLLOUT)
+        if end.fd < 0 or not events & ~EPOLLOUT:
+            return
+        try:
+            start = end.sock.recv(len(SIGNATURE), _socket.MSG_PEEK)
+        except OSError:
+            start = b""  # reading again shows the End what is the matter
+        if start[: len(V1)] == V1 or start == SIGNATURE:
+            self._refuse()
+        elif start and (V1.startswith(start) or SIGNATURE.startswith(start)) and not _ends(end.fd):
+            end.pause()
+            timer = self._poller.loop.timer(_PEEK_PAUSE)
+            timer.start(self._look_again, timer)
+        else:
+            self._poller.handlers[end.fd] = end.ready
+            end.ready(events)
+
+    def _look_again(self, timer: Any) -> None:
+        timer.close()
+        if self._end.fd >= 0:
+            self._end.resume()

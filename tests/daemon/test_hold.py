@@ -1,0 +1,174 @@
+"""Clients that no server can take: they wait, are served in order of arrival, and are forgotten when they leave."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from tests.harness import Gpen, Server, echo, naming, read_all, refusing, reset, wait_until
+
+Start = Callable[..., Gpen]
+Serve = Callable[..., Server]
+
+
+def states(balancer: Gpen) -> list[str]:
+    return [row["state"] for row in balancer.json("sessions")]
+
+
+def wait_held(balancer: Gpen, count: int) -> None:
+    wait_until(lambda: states(balancer).count("held") == count, what=f"{count} held clients")
+
+
+def test_served_when_a_server_is_back(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", "-O", "hold 20", servers=[servers(naming("a"))])
+    balancer.ctl("server 0 health down because of a test")
+    with balancer.connect() as client:
+        client.sendall(b"kept")
+        wait_held(balancer, 1)
+        assert [row["held"] for row in balancer.json("servers")] == [1]
+        start = time.monotonic()
+        balancer.ctl("server 0 health up")
+        client.shutdown(socket.SHUT_WR)
+        assert read_all(client) == b"akept"
+        assert time.monotonic() - start < 5
+    balancer.wait_idle()
+
+
+def test_a_server_that_comes_back_by_itself_is_found(gpen: Start) -> None:
+    """Its blacklist time of 30 s would be longer than the client waits."""
+    with refusing() as address:
+        balancer = gpen("-r", "-O", "hold 20", servers=[address])
+        client = balancer.connect()
+        wait_held(balancer, 1)
+    host, _, port = address.rpartition(":")
+    with client, Server(naming("a"), host, int(port)):
+        assert client.recv(1) == b"a"
+
+
+def test_what_a_command_blacklisted_is_left_alone(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", "-O", "hold 1.5", servers=[servers(naming("a"))])
+    balancer.ctl("server 0 blacklist 100")
+    with balancer.connect() as client:
+        assert read_all(client) == b""
+    assert balancer.server(0)["total"] == 0
+
+
+def test_in_order_of_arrival(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", "-O", "hold 20", servers=[f"{servers(echo).address}:1"])
+    with ExitStack() as stack:
+        first = stack.enter_context(balancer.connect())
+        first.sendall(b"x")
+        assert first.recv(1) == b"x"
+        waiting = []
+        for number in range(5):
+            waiting.append(stack.enter_context(balancer.connect()))
+            waiting[-1].sendall(b"%d" % number)
+            wait_held(balancer, number + 1)
+        for number, client in enumerate(waiting):
+            (first if number == 0 else waiting[number - 1]).close()
+            assert client.recv(1) == b"%d" % number
+            assert states(balancer).count("held") == 4 - number
+    balancer.wait_idle()
+
+
+def test_a_newcomer_does_not_overtake(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", "-O", "hold 20", servers=[f"{servers(echo).address}:1"])
+    balancer.ctl("server 0 health down")
+    with balancer.connect() as early, ExitStack() as stack:
+        early.sendall(b"early")
+        wait_held(balancer, 1)
+        balancer.ctl("server 0 health up")
+        late = stack.enter_context(balancer.connect())
+        late.sendall(b"late")
+        assert early.recv(9) == b"early"
+        early.close()
+        assert late.recv(9) == b"late"
+
+
+def test_no_longer_than_hold(gpen: Start) -> None:
+    with refusing() as address:
+        balancer = gpen("-l", "gpen.log", "-O", "hold 0.5", servers=[address])
+        start = time.monotonic()
+        with balancer.connect() as client:
+            assert read_all(client) == b""
+        assert 0.5 <= time.monotonic() - start < 5
+        wait_until(lambda: "connect-failed" in balancer.log or "no-server" in balancer.log)
+
+
+def test_no_more_than_hold_max(gpen: Start) -> None:
+    with refusing() as address, ExitStack() as stack:
+        balancer = gpen("-O", "hold 20", "-O", "hold_max 2", servers=[address])
+        for _ in range(2):
+            stack.enter_context(balancer.connect())
+        wait_held(balancer, 2)
+        start = time.monotonic()
+        assert balancer.ask() == b""
+        assert time.monotonic() - start < 5
+        assert states(balancer) == ["held", "held"]
+
+
+def test_a_client_that_leaves_is_forgotten(gpen: Start) -> None:
+    with refusing() as address:
+        balancer = gpen("-l", "gpen.log", "-O", "hold 60", servers=[address])
+        for leave in (socket.socket.close, reset):
+            client = balancer.connect()
+            wait_held(balancer, 1)
+            leave(client)
+            wait_held(balancer, 0)
+        wait_until(lambda: balancer.log.count("\n") == 2)
+        assert "client-closed" in balancer.log and "client-reset" in balancer.log
+
+
+def test_a_half_closed_client_that_asked_something_is_not(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", "-O", "hold 20", servers=[servers(echo)])
+    balancer.ctl("server 0 health down")
+    with balancer.connect() as client:
+        client.sendall(b"question")
+        client.shutdown(socket.SHUT_WR)
+        wait_held(balancer, 1)
+        cpu = balancer.cpu
+        time.sleep(0.5)  # how busy it is while nothing happens is what is measured
+        assert balancer.cpu - cpu < 0.1
+        balancer.ctl("server 0 health up")
+        assert read_all(client) == b"question"
+
+
+def test_close_ends_one_that_waits(gpen: Start) -> None:
+    with refusing() as address:
+        balancer = gpen("-O", "hold 60", servers=[address])
+        with balancer.connect() as client:
+            wait_held(balancer, 1)
+            balancer.ctl(f"close {balancer.json('sessions')[0]['id']}")
+            assert read_all(client) == b""
+
+
+def test_no_hold_lets_them_go(gpen: Start) -> None:
+    with refusing() as address:
+        balancer = gpen("-O", "hold 60", servers=[address])
+        with balancer.connect() as client:
+            wait_held(balancer, 1)
+            balancer.ctl("no hold")
+            assert read_all(client) == b""
+
+
+def test_a_new_server_takes_them(gpen: Start, servers: Serve) -> None:
+    with refusing() as address:
+        balancer = gpen("-r", "-O", "hold 60", servers=[address])
+        host, _, port = servers(naming("n")).address.rpartition(":")
+        with balancer.connect() as client:
+            wait_held(balancer, 1)
+            balancer.ctl(f"server 1 address {host} port {port}")
+            assert client.recv(1) == b"n"
+
+
+def test_held_clients_are_not_pending(gpen: Start, servers: Serve) -> None:
+    """pending_max counts connections under way; one that waits is none, and must not stop the others."""
+    balancer = gpen("-r", "-O", "hold 20", "-O", "pending_max 1", "-O", "acl 1 permit 127.0.0.2",
+                    servers=[servers(naming("a"))])
+    balancer.ctl("server 0 acl 1")
+    with balancer.connect():
+        wait_held(balancer, 1)
+        with balancer.connect("127.0.0.2") as other:
+            assert other.recv(1) == b"a"
