@@ -1,18 +1,22 @@
 # Completion of gpen and gpenctl in bash, made from gpen's command table by
 #   python -m gpen.control.completion bash
 
-_gpen_names="abort_on_error abuse acl ascii backlog blacklist block chroot client_acl clients_max close conn_max connection control control_access control_acl control_mode debug delayed_forward dummy emergency epoll events exit exit_enabled explain foreground hash help idle_timeout idlers include keepalive kqueue leastconn listen log log_format mode multi_accept peek pending_max pid pid_file poll prio random recent roundrobin select server servers sessions socket source status stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight write"
+_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client_acl clients_max close conn_max connection control control_access control_acl control_mode debug delayed_forward drain dummy emergency epoll events exit exit_enabled explain foreground greeting hash health_ttl help hold hold_max idle_timeout idlers include keepalive kqueue leastconn listen log log_format mode multi_accept mysql on_down peek pending_max pid pid_file poll prio proxy_protocol random recent roundrobin select server servers sessions socket source status stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight write"
 
 # What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.
 _gpen_after() {
     case "$1 $2 $3" in
         "acl 1 "*) echo "permit deny" ;;
+        "check 0 "*) echo "off connect greeting send exec" ;;
         "chroot 0 "*) echo "DIR" ;;
         "close 0 "*) echo "server" ;;
         "connection 0 "*) ;;
         "connection "*" json") ;;
         "connection "*) echo "json" ;;
         "control_access 0 "*) echo "admin operate view" ;;
+        "drain 0 "*) ;;
+        "drain "*" close") ;;
+        "drain "*) echo "close" ;;
         "events "*" json") ;;
         "events "*) echo "json" ;;
         "explain 0 "*) ;;
@@ -24,7 +28,9 @@ _gpen_after() {
         "log_format 0 "*) echo "session pen json" ;;
         "mode "*" json") ;;
         "mode "*) echo "json" ;;
+        "on_down 0 "*) echo "keep close" ;;
         "pid_file 0 "*) echo "FILE" ;;
+        "proxy_protocol 0 "*) echo "off v1 v2" ;;
         "recent "*" json") ;;
         "recent "*) echo "json" ;;
         "server 0 "*) ;;
@@ -37,7 +43,9 @@ _gpen_after() {
         "server "*" acl") ;;
         "server "*" blacklist") ;;
         "server "*" state") echo "ready drain maint" ;;
-        "server "*) echo "address port max hard weight prio acl blacklist state" ;;
+        "server "*" check") ;;
+        "server "*" health") echo "up down" ;;
+        "server "*) echo "address port max hard weight prio acl blacklist state check health" ;;
         "servers "*" json") ;;
         "servers "*) echo "json" ;;
         "sessions "*" json") ;;
@@ -135,7 +143,7 @@ _gpenctl_command() {
     elif [[ $1 != no ]]; then
         _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
     elif (($# == 2)); then
-        _gpen_reply "abort_on_error abuse acl ascii backlog blacklist block chroot client_acl clients_max conn_max control control_access control_acl control_mode debug delayed_forward dummy emergency epoll exit_enabled foreground hash idle_timeout idlers keepalive kqueue leastconn listen log log_format multi_accept peek pending_max pid_file poll prio random roundrobin select server source stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight"
+        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client_acl clients_max conn_max control control_access control_acl control_mode debug delayed_forward dummy emergency epoll exit_enabled foreground greeting hash health_ttl hold hold_max idle_timeout idlers keepalive kqueue leastconn listen log log_format multi_accept mysql on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight"
     fi
 }
 

@@ -63,20 +63,22 @@ def rows(command: Command) -> Iterator[tuple[str, str]]:
     last of them. What it calls for is one of KINDS, or words with blanks between them, or nothing.
 
     In a usage line small letters are words to type and large ones placeholders; what stands in brackets may
-    be left out; ``a|b`` is a choice; `` | `` stands between two ways to write the command.
+    be left out; ``a|b`` is a choice; `` | `` stands between two ways to write the command. What stands in brackets
+    within brackets is not offered.
     """
     places: dict[int, str] = {}  # by COUNT
     keywords: dict[str, str] = {}  # what may stand anywhere behind the required words -> its values
     for way in command.usage.split(" | "):
-        groups = re.findall(r"\[[^]]*]|\S+", way)[1:]
+        groups = re.findall(r"\[(?:[^][]|\[[^]]*])*]|\S+", way)[1:]
         required = [group for group in groups if group[0] != "["]
         for place, word in enumerate(required):
             places[place] = places.get(place) or _offer(word)
-        for word, *value in (group[1:-1].split() for group in groups if group[0] == "["):
+        for optional in (group[1:-1] for group in groups if group[0] == "["):
+            word, *value = optional.split()
             if word.islower() and "|" not in word:
-                keywords[word] = _offer(*value)
-            elif _offer(word):
-                places[len(required)] = _offer(word)
+                keywords[word] = _offer(*value[:1])
+            elif offered := _offer("|".join(choice.split()[0] for choice in optional.split("|"))):
+                places[len(required)] = offered
     for place, words in places.items():
         if words or keywords:
             yield f'"{command.name} {place} "*', words

@@ -10,6 +10,7 @@ import errno
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,13 +64,33 @@ def ask(target: Target, line: str, timeout: float) -> str:
     are no UTF-8 come back as surrogates.
     Raises LinkError.
     """
+    return b"".join(exchange(target, line, timeout, timeout)).decode("utf-8", "surrogateescape")
+
+
+def follow(target: Target, line: str, timeout: float, silence: float) -> Iterator[str]:
+    """Send `line` and give each line of the reply, without its end, as soon as it is there.
+
+    `timeout` in seconds limits the way to a connection, `silence` each wait for more. Raises LinkError.
+    """
+    rest = b""
+    for chunk in exchange(target, line, timeout, silence):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (each.decode("utf-8", "surrogateescape") for each in lines)
+    if rest:
+        yield rest.decode("utf-8", "surrogateescape")
+
+
+def exchange(target: Target, line: str, timeout: float, silence: float) -> Iterator[bytes]:
+    patience = timeout
     try:
         with connect(target, timeout) as link:
+            patience = silence
+            link.settimeout(patience)
             link.sendall(line.encode("utf-8", "surrogateescape") + b"\n")
             link.shutdown(socket.SHUT_WR)
-            return read_all(link).decode("utf-8", "surrogateescape")
+            yield from chunks(link)
     except (OSError, ValueError) as error:  # ValueError: a host name or a path that can't be one
-        raise LinkError(f"{target.text}: {remedy(target, error, timeout)}") from None
+        raise LinkError(f"{target.text}: {remedy(target, error, patience)}") from None
 
 
 def connect(target: Target, timeout: float) -> socket.socket:
@@ -133,10 +154,12 @@ def reach(address: Address, timeout: float) -> socket.socket:
 
 
 def read_all(link: socket.socket) -> bytes:
-    chunks = []
+    return b"".join(chunks(link))
+
+
+def chunks(link: socket.socket) -> Iterator[bytes]:
     while chunk := link.recv(65536):
-        chunks.append(chunk)
-    return b"".join(chunks)
+        yield chunk
 
 
 CUT = "the daemon cut the connection; has it ended, or does its control_acl deny this client?"

@@ -23,7 +23,7 @@ Options:
 Examples:
   gpenctl /run/gpen.ctl servers                 the servers and how they are
   gpenctl /run/gpen.ctl server 1 max 50         at most 50 sessions on server 1
-  gpenctl /run/gpen.ctl server 1 state drain    no new sessions on server 1
+  gpenctl /run/gpen.ctl drain 1 30 close        empty server 1, in 30 s by force
   gpenctl /run/gpen.ctl server 1 state ready    and back to work
   gpenctl /run/gpen.ctl explain 192.0.2.7       who would serve that client, why
   gpenctl 127.0.0.1:8888 watch                  the servers, each second

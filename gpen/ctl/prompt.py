@@ -34,8 +34,11 @@ def prompt(view: View) -> int:
                 break
             if line.split()[0] == "exit" and not confirmed("Stop the daemon?", view):
                 continue
-            if execute(line, view):
-                hint(line)
+            try:
+                if execute(line, view):
+                    hint(line)
+            except KeyboardInterrupt:
+                print()
     return 0
 
 
@@ -72,7 +75,7 @@ def confirmed(question: str, view: View) -> bool:
 
 
 def execute(line: str, view: View) -> int:
-    """Run one line and say what went wrong; 0 if nothing did."""
+    """Run one line and say what went wrong; 0 if nothing did. Ctrl-C goes on up."""
     words = line.split()
     try:
         if words[0] == "watch":
@@ -80,8 +83,6 @@ def execute(line: str, view: View) -> int:
         return run(line, view)
     except (LinkError, UsageError) as error:
         complain(f"gpenctl: {error}")
-    except KeyboardInterrupt:
-        print()
     return 1
 
 
@@ -168,6 +169,7 @@ def arguments(usage: str, given: list[str]) -> list[str]:
         for token in re.findall(r"[\w|-]+", way)[1:]:
             if not token.islower():
                 values[previous] = []
+                keywords += filter(str.islower, token.split("|"))
             elif "|" in token and previous in keywords:
                 values[previous] = token.split("|")
             else:

@@ -50,6 +50,10 @@ class View(NamedTuple):
 def run(line: str, view: View) -> int:
     """Send `line`, show the reply. The exit status: 0, or 1 when the daemon said error. Raises LinkError."""
     words = line.split() or [""]
+    if words[0] == "drain":
+        from gpen.ctl.progress import drain
+
+        return drain(line, view)
     if view.format == "plain" or words[0] not in COLUMNS:
         return show_reply(ask(view.target, line, view.timeout), view)
     reply, value = fetch(line, view)

@@ -117,11 +117,22 @@ def name(server: Record) -> str:
     return ""
 
 
-def trouble(server: Record) -> str:
-    """Why a server is down, and when it is tried again."""
+def why(server: Record) -> str:
+    """What is said of a server's health, and when one that is down is tried again."""
     left = server.get("blacklisted")
     retry = f"retry in {span(left)}" if left else ""
-    return ", ".join(filter(None, (plain(server.get("reason")), retry)))
+    return ", ".join(filter(None, (plain(server.get("reason") or server.get("verdict_reason")), retry)))
+
+
+def how_long(server: Record) -> str:
+    """How long a server has been up or down; a verdict knows that better than the last change of anything."""
+    verdict = server.get("verdict")
+    return since(server.get("verdict_since" if verdict and verdict == server.get("health") else "since"))
+
+
+def check(server: Record) -> str:
+    kind = plain(server.get("check"))
+    return "" if kind == "off" else kind
 
 
 # The tables
@@ -152,8 +163,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("address", place),
         health("state", "state"),
         health("health", "health"),
-        figure("for", "since", 5, since),
-        Column("reason", trouble, 1),
+        Column("for", how_long, 5, right=True),
+        Column("reason", why, 1),
         figure("sessions", "sessions"),
         figure("sessions/s", "session_rate", 2, rate),
         figure("max", "max", 6, limit),
@@ -166,6 +177,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         figure("bytes/s", "byte_rate", 2, size_rate),
         figure("total", "total", 7),
         figure("failures", "failures", 9),
+        text("verdict by", "verdict_by", 13),
+        Column("check", check, 14),
     ),
     "recent": (
         text("client", "address"),
@@ -204,7 +217,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 EMPTY = {"recent": "clients in that time"}
 FIELDS = {  # the headings of a CSV without rows
     "servers": "number name address host port state health reason since blacklisted sessions max hard weight prio acl "
-    "sx rx total failures",
+    "sx rx total failures verdict verdict_by verdict_reason verdict_since check held",
     "sessions": "id client server server_address state age idle up down",
     "recent": "address connects sx rx server idle",
     "events": "time server event cause",
@@ -237,7 +250,15 @@ def table(name: str, value: Any, width: int = 0, color: bool = False) -> str:
         rows = [{"field": key, "value": item} for row in rows for key, item in row.items()]
     elif name == "mode":
         rows = [{"mode": key, "on": "on" if item else "off"} for row in rows for key, item in row.items()]
-    return draw(COLUMNS[name], rows, width, color) if rows else f"no {EMPTY.get(name, name)}"
+    if not rows:
+        return f"no {EMPTY.get(name, name)}"
+    return (waiting(rows) if name == "servers" else "") + draw(COLUMNS[name], rows, width, color)
+
+
+def waiting(servers: list[Record]) -> str:
+    """A line about the clients that no server can take now, if there are any."""
+    held = servers[0].get("held")
+    return f"clients that wait for a server: {plain(held)}\n\n" if held else ""
 
 
 def draw(columns: Sequence[Column], rows: list[Record], width: int, color: bool) -> str:

@@ -101,7 +101,7 @@ class Balancer:
         """
         settings = self.settings
         process.set_debug(settings.debug)
-        check_programs(self.configuration, self.jail)
+        check_programs(_checks_of(self.configuration), self.jail)
         self.names.adopt(self.names.resolve(self.configuration, patient=True))
         if settings.chroot:
             prepare_lookups(settings.timeout)
@@ -374,7 +374,7 @@ class Balancer:
         opened: dict[str, Any] = {}
         if new.listen is None:
             raise ScriptError("no listen: gpen needs an address to listen on")
-        check_programs(rehearsed, self.jail)
+        check_programs(_checks_of(rehearsed) - _checks_of(self.configuration), self.jail)
         if new.web_stats != old.web_stats:
             check_directory("web_stats", new.web_stats and self.jail.path(new.web_stats))
         if new.listen != old.listen:
@@ -471,10 +471,14 @@ def _runs_a_program(call: Call) -> bool:
     return isinstance(check, Check) and check.kind == "exec"
 
 
-def check_programs(configuration: Configuration, jail: process.Jail) -> None:
-    """Raises ScriptError when the program of a check can't be run."""
+def _checks_of(configuration: Configuration) -> set[Check]:
     default = configuration.settings.check
-    for check in {server.check or default for server in configuration.pool.servers.values()}:
+    return {server.check or default for server in configuration.pool.servers.values()}
+
+
+def check_programs(checks: set[Check], jail: process.Jail) -> None:
+    """Raises ScriptError when the program of a check can't be run."""
+    for check in checks:
         reason = unusable(check, jail)
         if reason is not None:
             raise ScriptError(f"check: {reason}")

@@ -168,7 +168,9 @@ class Checker:
             return
         self._balancer.pool.judge(server, _SOURCE, up, reason)
         if turns:
-            log.info("server %s %s: %s by its check: %s", server.name, server.shown, "up" if up else "down", reason)
+            level = logging.DEBUG if up and verdict is None else logging.INFO  # at the start, to be well is no news
+            word = "up" if up else "down"
+            log.log(level, "server %s %s: %s by its check: %s", server.name, server.shown, word, reason)
             self._balancer.resume()
 
 
@@ -177,11 +179,11 @@ def next_slot(now: float, number: int, period: float) -> float:
     return now + (number * _GOLDEN - now / period) % 1 * period
 
 
-def unusable(check: Check, jail: Jail | None = None) -> str | None:
+def unusable(check: Check, jail: Jail) -> str | None:
     """Why the program of a check can't be run; None when it can, or there is none."""
     if check.kind != "exec":
         return None
-    program = jail.path(check.command[0]) if jail else check.command[0]
+    program = jail.path(check.command[0])
     if not check.program.isprintable():
         return f"exec: {check.program!r} has characters that can't be printed"
     if not os.path.isfile(program):

@@ -190,8 +190,8 @@ class Queries:
         if not settings.hold:
             return ""
         if not self._balancer.hold.has_room():
-            return f"; {held} clients wait already, as many as hold_max lets"
-        return f"; it would wait up to {settings.hold:g} s" + (f", behind {held} others" if held else "")
+            return f"; it would be closed: hold_max is reached, {held} waiting"
+        return f"; it would wait up to {settings.hold:g} s" + (f", {held} before it" if held else "")
 
     def _why_not(self, other: Server, chosen: Server | None, client: Client, now: float) -> str:
         if other.name in SPECIAL:

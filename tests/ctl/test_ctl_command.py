@@ -146,7 +146,7 @@ def test_help_and_version(gpenctl: Run) -> None:
 
     assert gpenctl("--version").stdout == f"gpenctl {__version__}\n"
     shown = gpenctl("--help").stdout
-    assert all(word in shown for word in ("Usage:", "Examples:", "watch", "state drain", "Exit status"))
+    assert all(word in shown for word in ("Usage:", "Examples:", "watch", "drain 1 30", "Exit status"))
     assert max(map(len, shown.split("\n"))) <= 80
 
 

@@ -264,3 +264,26 @@ def test_plain_lines_of_pen() -> None:
 @pytest.mark.parametrize("reply", ["what is this\n", "Connection 9999 out of range\n", "1 2\n", "x = y"])
 def test_other_lines_are_no_table(name: str, reply: str) -> None:
     assert parse_plain(name, reply) is None
+
+
+def test_what_verdicts_say_of_servers() -> None:
+    now = time.time()
+    verdict = {"verdict_by": "command", "since": now - 192, "check": "off", "held": 0}
+    servers = [
+        {"number": 0, "health": "up", "verdict": "up", "verdict_reason": "Synced",
+         "verdict_since": now - 60, **verdict},
+        {"number": 1, "health": "down", "reason": "Donor", "verdict": "down", "verdict_reason": "Donor",
+         "verdict_since": now - 5, **verdict},
+        {"number": 2, "health": "down", "reason": "refused", "verdict": "up", "verdict_reason": "Synced",
+         "verdict_since": now - 7, **verdict, "check": "connect"},
+    ]
+    first, second, third = table("servers", servers).split("\n")[2:]
+    assert first.split() == ["0", "up", "1m00s", "Synced", "command"]
+    assert second.split() == ["1", "down", "5s", "Donor", "command"]
+    assert third.split() == ["2", "down", "3m12s", "refused", "command", "connect"]
+
+
+def test_clients_that_are_held() -> None:
+    assert "wait" not in table("servers", [{"number": 0, "health": "up", "held": 0}])
+    shown = table("servers", [{"number": 0, "health": "up", "held": 7}, {"number": 1, "health": "up", "held": 7}])
+    assert shown.startswith("clients that wait for a server: 7\n\n") and shown.count("7") == 1

@@ -201,6 +201,12 @@ def test_prompt_without_a_daemon(terminal: Open, tmp_path: Path) -> None:
         ("close N | close server N", "", ["server"]),
         ("tcp_fastclose [off|up|down|both]", "", ["off", "up", "down", "both"]),
         ("write [FILE]", "", []),
+        ("drain N [SECONDS] [close]", "1 30", ["close"]),
+        ("check [off|send STRING expect STRING|exec PROGRAM]", "", ["off", "send", "expect", "exec"]),
+        ("check [off|send STRING expect STRING|exec PROGRAM]", "send a", ["off", "expect", "exec"]),
+        ("server N [health up|down [because WORDS...]]", "1 health", ["up", "down"]),
+        ("server N [health up|down [because WORDS...]]", "1 health up", ["because"]),
+        ("accept_proxy [N|off]", "", ["off"]),
     ],
 )
 def test_arguments(usage: str, given: str, expected: list[str]) -> None:
