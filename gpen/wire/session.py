@@ -334,7 +334,7 @@ class Session:
         self.lease = None
         if isinstance(error, Condemned):
             lease.release()
-            return Ending.CONNECT_FAILED
+            return Ending.NO_SERVER
         server, reason = lease.server, error.strerror or str(error)
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()

@@ -29,15 +29,18 @@ def wait_for_dial(balancer: Gpen) -> None:
     assert balancer.server(0)["sessions"] == 1
 
 
-@pytest.mark.parametrize("command", ["close 0", "close server 0", "server 0 state maint"])
-def test_closed(balancer: Gpen, command: str) -> None:
+@pytest.mark.parametrize(("command", "ending"), [
+    ("close 0", "killed"), ("close server 0", "no-server"), ("server 0 state maint", "no-server"),
+])
+def test_closed(balancer: Gpen, command: str, ending: str) -> None:
+    """A client that is being connected to a server that is closed would get another one, but there is none."""
     descriptors = balancer.fds()
     with balancer.connect() as sock:
         wait_for_dial(balancer)
         assert not balancer.ctl(command).startswith("error")
         assert read_all(sock) == b""
     balancer.wait_idle()
-    assert balancer.log.split()[-1] == "killed"
+    assert balancer.log.split()[-1] == ending
     assert wait_until(lambda: balancer.fds() == descriptors)
     assert balancer.server(0)["failures"] == 0
 
