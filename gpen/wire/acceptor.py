@@ -24,7 +24,6 @@ class Acceptor(StreamServer):
     socket: Any
     _watcher: Any
     _timer: Any
-    _do_read: Any
     _short = False
 
     def do_read(self) -> Any:
