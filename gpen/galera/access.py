@@ -1,0 +1,143 @@
+"""How to log in to the nodes: who, with which password, by TLS or not. Never from the command line, where ps shows it.
+
+PyMySQL is imported when the first connection is made, so that what needs none starts at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from gpen.model.address import Address, parse_server
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
+
+USER, PASSWORD = "GPEN_GALERA_USER", "GPEN_GALERA_PASSWORD"
+MYSQL_PORT = 3306
+
+# A node that is stopped keeps its connections for good, and is waited for: to close one and open the next would leave
+# a trace in its log for each. A machine that is gone answers no keepalive within these seconds, and is noticed so.
+_KEEPALIVE = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
+              (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2), (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+              (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 9000), (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
+
+
+class AccessError(Exception):
+    """No credentials, or none that can be used; one line for the user."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """Credentials, and a TLS context if TLS is wanted: made once, since making one costs 30 times a login."""
+
+    user: str
+    password: str = field(repr=False)
+    tls: ssl.SSLContext | None = None
+
+    def connect(self, address: str, connect_timeout: float, timeout: float | None = None) -> Connection:
+        """Log in at HOST:PORT or /path. ``connect_timeout`` in seconds is for the way there, ``timeout`` for each
+        silence after; None waits as long as the node's machine is there.
+
+        Raises OSError, or pymysql.err.MySQLError when the node refuses.
+        """
+        import pymysql
+
+        place = parse_node(address)
+        connection = pymysql.connect(
+            host=place.host or "localhost", user=self.user, password=self.password, ssl=self.tls,
+            ssl_disabled=self.tls is None, autocommit=True, read_timeout=timeout, write_timeout=timeout,
+            # a session that waits for the cluster would hang when the cluster does
+            init_command="SET SESSION wsrep_sync_wait = 0", program_name="gpen-galera", defer_connect=True)
+        connection.connect(_reach(place, connect_timeout))
+        return connection
+
+
+def parse_node(text: str) -> Address:
+    """A node's address, HOST[:PORT] or /path. Raises ValueError."""
+    spec = parse_server(text, MYSQL_PORT)
+    if spec.options or not isinstance(spec.address.port, int):
+        raise ValueError(f"'{text}' is not a node: expected HOST:PORT")
+    return spec.address
+
+
+def _reach(place: Address, timeout: float) -> socket.socket:
+    if place.path:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(timeout)
+        try:
+            sock.connect(place.path)
+        except OSError:
+            sock.close()
+            raise
+        return sock
+    assert isinstance(place.port, int)
+    sock = socket.create_connection((place.host, place.port), timeout)
+    for level, option, value in _KEEPALIVE:
+        sock.setsockopt(level, option, value)
+    return sock
+
+
+def read_access(defaults_file: str | None, ca_file: str | None, environment: Mapping[str, str] = os.environ) -> Access:
+    """The credentials in the group [client] of a my.cnf, or in the environment. Raises AccessError."""
+    options = _client_group(defaults_file) if defaults_file else {}
+    user = options.get("user") or environment.get(USER, "")
+    password = options["password"] if "password" in options else environment.get(PASSWORD, "")
+    if not user:
+        where = f"{defaults_file}: no user in its group [client]" if defaults_file else "no credentials"
+        raise AccessError(f"{where}; give --defaults-file FILE, or set {USER} and {PASSWORD}")
+    return Access(user, password, _tls(options, ca_file or options.get("ssl-ca")))
+
+
+def _client_group(path: str) -> dict[str, str]:
+    """The options in the group [client] of a my.cnf: ``ssl_ca`` as ``ssl-ca``; a name alone has the value ""."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
+        raise AccessError(f"{path}: {why}; --defaults-file wants a my.cnf with a group [client]") from None
+    options: dict[str, str] = {}
+    group = ""
+    for line in map(str.strip, lines):
+        if line.startswith("["):
+            group = line.strip("[] \t")
+        elif group == "client" and line and line[0] not in "#;!":
+            name, _, value = line.partition("=")
+            options[name.strip().replace("_", "-")] = _value(value.strip())
+    return options
+
+
+def _value(text: str) -> str:
+    """A value of a my.cnf: perhaps in quotes, with a comment behind it, with backslash sequences."""
+    quoted = re.match(r"(['\"])((?:\\.|(?!\1).)*)\1", text)
+    bare = quoted[2] if quoted else text.partition("#")[0].rstrip()
+    return re.sub(r"\\(.)", lambda found: {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "s": " "}.get(
+        found[1], found[1]), bare)
+
+
+def _tls(options: Mapping[str, str], ca_file: str | None) -> ssl.SSLContext | None:
+    certificate = options.get("ssl-cert")
+    if not (ca_file or certificate or _flag(options, "ssl")):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+        # the certificates that MariaDB's own tools make lack what Python 3.13 wants to see in them
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context.check_hostname = bool(ca_file) and _flag(options, "ssl-verify-server-cert")
+        if not ca_file:
+            context.verify_mode = ssl.CERT_NONE
+        if certificate:
+            context.load_cert_chain(certificate, options.get("ssl-key"))
+    except (OSError, ssl.SSLError) as error:
+        raise AccessError(f"TLS: {ca_file or certificate}: {error.strerror or error}; check the PEM file") from None
+    return context
+
+
+def _flag(options: Mapping[str, str], name: str) -> bool:
+    return name in options and options[name].lower() not in ("0", "off", "false")

@@ -1,0 +1,271 @@
+"""The command gpen-galera: each of its commands is a function here; the usage texts are in usage.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gpen import __version__
+from gpen.galera import notify
+
+if TYPE_CHECKING:
+    from gpen.galera.access import Access
+    from gpen.galera.watch import Options
+
+Arguments = dict[str, Any]
+
+
+class UsageError(Exception):
+    """The command line is wrong, or names something that can't be used; one line for the user."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run gpen-galera with ``argv``, without the program's name; None: the process's own. Returns the status."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["notify"]:  # before anything that takes time to load
+        return notify.main(words[1:])
+    try:
+        return run(words)
+    except UsageError as error:
+        complain(str(error))
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def run(words: list[str]) -> int:
+    """Carry out a command line. Raises UsageError."""
+    from gpen.galera.usage import OVERVIEW, USAGES
+
+    command = words[0] if words else ""
+    if command not in COMMANDS:
+        read_usage(OVERVIEW, words)
+        raise UsageError(f"'{command}' is no command: expected one of {', '.join(USAGES)}")
+    return COMMANDS[command](read_usage(USAGES[command], words, command))
+
+
+def read_usage(usage: str, words: list[str], command: str = "") -> Arguments:
+    """The arguments, as docopt finds them in a usage. Raises UsageError; --help and --version exit."""
+    from docopt import DocoptExit, docopt
+
+    name = f"gpen-galera {command}".strip()
+    try:
+        return docopt(usage, words, version=f"gpen-galera {__version__}", options_first=not command)
+    except DocoptExit as error:
+        raise UsageError(f"{complaint(str(error.code), command)}; {name} --help shows the usage") from None
+
+
+def complaint(said: str, command: str) -> str:
+    """What docopt says, in words for the user."""
+    first = said.partition("\n")[0]
+    if first.startswith("Warning"):
+        pairs = re.findall(r"'(-[^']*)', \d|Argument\(None, '([^']*)'", first)
+        wrong = [option or word for option, word in pairs if word != command]
+        return f"unknown or repeated {', '.join(wrong)}" if wrong else "an argument is missing"
+    return "wrong usage" if first.startswith("Usage") or not first else first
+
+
+def complain(text: str) -> None:
+    print(f"gpen-galera: {text}", file=sys.stderr)
+
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+
+def watch(arguments: Arguments) -> int:
+    """Watch until a signal comes."""
+    options = watch_options(arguments)
+    access = credentials(arguments)
+    from gpen.galera.console import Console, ConsoleError
+    from gpen.galera.requests import Requests
+    from gpen.galera.watch import Watcher
+
+    try:
+        watcher = Watcher(options, access)
+    except ValueError as error:
+        raise UsageError(f"--agree: {error}") from None
+    if arguments["--listen"]:
+        hear(arguments["--listen"], lambda: watcher.post(watcher.poke))
+    try:
+        console = Console(arguments["--socket"], Requests(watcher).take)
+    except ConsoleError as error:
+        raise UsageError(str(error)) from None
+    on_signals(watcher.stop)
+    try:
+        watcher.run()
+    finally:
+        console.close()
+    return 0
+
+
+def status(arguments: Arguments) -> int:
+    """Show what the running watcher knows."""
+    answer = ask_watcher(arguments, "status")
+    if answer is None:
+        return 3
+    import json
+
+    from gpen.galera.status import show
+
+    print(json.dumps(answer, indent=2) if arguments["--json"] else show(answer))
+    return 0 if answer["well"] else 1
+
+
+def move(arguments: Arguments) -> int:
+    """Have the running watcher move the writer."""
+    answer = ask_watcher(arguments, f"move {arguments['NODE']}")
+    if answer is None:
+        return 3
+    if "error" in answer:
+        complain(answer["error"])
+        return 1
+    print(answer["done"])
+    return 0
+
+
+def check(arguments: Arguments) -> int:
+    """Ask a node once."""
+    from gpen.galera.check import check as ask_once
+    from gpen.galera.check import rules_from
+
+    address, timeout = node(arguments["NODE"]), seconds(arguments, "--timeout")
+    rules = rules_from(availability(arguments), os.environ)
+    finding = ask_once(address, credentials(arguments), rules, timeout)
+    print(finding.text)
+    return 0 if finding.usable else 1
+
+
+def serve(arguments: Arguments) -> int:
+    """Answer HTTP requests until a signal comes."""
+    import threading
+
+    from gpen.galera.check import rules_from
+    from gpen.galera.serve import Responder, Server
+    from gpen.model.address import parse_listen
+
+    responder = Responder(node(arguments["--node"]), credentials(arguments),
+                          rules_from(availability(arguments), os.environ),
+                          seconds(arguments, "--interval"), seconds(arguments, "--timeout"))
+    try:
+        server = Server(parse_listen(arguments["LISTEN"]), responder.finding)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{arguments['LISTEN']}: {getattr(error, 'strerror', None) or error}; LISTEN is [HOST:]PORT"
+                         ) from None
+    responder.node.start()
+    on_signals(lambda: threading.Thread(target=server.shutdown).start())
+    with server:
+        server.serve_forever(0.1)
+    responder.node.stop()
+    responder.node.join(0.5)
+    return 0
+
+
+COMMANDS: dict[str, Callable[[Arguments], int]] = {
+    "watch": watch, "status": status, "move": move, "check": check, "serve": serve}
+
+
+# --- their arguments -------------------------------------------------------------------------------------------------
+
+
+def watch_options(arguments: Arguments) -> Options:
+    """What the command line says to `watch`. Raises UsageError."""
+    from gpen.ctl.link import parse_target
+    from gpen.galera.cluster import POLICIES
+    from gpen.galera.watch import Options
+
+    if not arguments["--reader"] + arguments["--writer"]:
+        raise UsageError("no gpen to tell: give --reader=CONTROL or --writer=CONTROL, the address of its option -C")
+    if arguments["--donor"] not in POLICIES:
+        raise UsageError(f"--donor: '{arguments['--donor']}' is not one of {', '.join(POLICIES)}")
+    try:
+        readers, writers = ([parse_target(text) for text in arguments[name]] for name in ("--reader", "--writer"))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return Options(
+        readers=readers, writers=writers, donor=arguments["--donor"],
+        interval=seconds(arguments, "--interval"), timeout=seconds(arguments, "--timeout"),
+        prefer=[node(text) for text in (arguments["--prefer"] or "").split(",") if text],
+        failback=arguments["--failback"], keep_sessions=arguments["--keep-sessions"],
+        keep_old_sessions=arguments["--keep-old-sessions"], agree=arguments["--agree"],
+        discover=arguments["--discover"], floor=int(number(arguments, "--floor")),
+        forget=seconds(arguments, "--forget"), verbose=arguments["--verbose"])
+
+
+def credentials(arguments: Arguments) -> Access:
+    """How to log in to the nodes. Raises UsageError, also when PyMySQL is missing."""
+    from importlib.util import find_spec
+
+    from gpen.galera.access import AccessError, read_access
+
+    if find_spec("pymysql") is None:
+        raise UsageError("PyMySQL is missing: pip install 'gpen[galera]'")
+    try:
+        return read_access(arguments["--defaults-file"], arguments["--ssl-ca"])
+    except AccessError as error:
+        raise UsageError(str(error)) from None
+
+
+def hear(text: str, wake: Callable[[], None]) -> None:
+    """Call ``wake`` when a datagram comes to this address. Raises UsageError."""
+    try:
+        notify.Ear(notify.listening(text), wake)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--listen={text}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def ask_watcher(arguments: Arguments, line: str) -> Arguments | None:
+    """The running watcher's answer; None, with a complaint, when there is none."""
+    from gpen.galera.console import ConsoleError, ask
+
+    try:
+        return ask(arguments["--socket"], line)
+    except ConsoleError as error:
+        complain(str(error))
+        return None
+
+
+def availability(arguments: Arguments) -> dict[str, bool]:
+    return {"donor": arguments["--available-when-donor"], "read_only": arguments["--available-when-readonly"]}
+
+
+def node(text: str) -> str:
+    """A node's address with its port. Raises UsageError."""
+    from gpen.galera.access import parse_node
+
+    try:
+        return str(parse_node(text))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def seconds(arguments: Arguments, name: str) -> float:
+    """A number of seconds above 0. Raises UsageError."""
+    value = number(arguments, name)
+    if not 0.01 <= value <= 86400:
+        raise UsageError(f"{name}: '{arguments[name]}' is out of range: expected 0.01 to 86400 seconds")
+    return value
+
+
+def number(arguments: Arguments, name: str) -> float:
+    """A number that is not negative. Raises UsageError."""
+    text = arguments[name]
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise UsageError(f"{name}: '{text}' is not a number")
+    return value
+
+
+def on_signals(stop: Callable[[], None]) -> None:
+    """Call this at SIGTERM and SIGINT."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: stop())

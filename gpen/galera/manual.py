@@ -1,0 +1,148 @@
+"""gpen-galera(1), made from the usage texts, so that its options can't drift from the program.
+
+    python -m gpen.galera.manual > man/gpen-galera.1
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+from gpen import __version__
+from gpen.galera.usage import USAGES
+
+DATE = "November 2026"
+HEADING = re.compile(r"(Usage|Options|Examples?|Exit status):(.*)")
+
+
+def page() -> str:
+    """The man page."""
+    lines = [r".\" made by gpen.galera.manual from the usage texts: change them there",
+             f'.TH GPEN\\-GALERA 1 "{DATE}" "gpen {__version__}" "User Commands"', ".SH NAME",
+             r"gpen\-galera \- tell gpen how the nodes of a Galera cluster are, and which is the writer",
+             ".SH SYNOPSIS"]
+    synopses = [line for usage in USAGES.values() for line in _parts(usage)["Usage"]]
+    lines += ["\n.br\n".join(_escape(line.strip()) for line in synopses)]
+    lines += [".SH DESCRIPTION", *_paragraphs(_DESCRIPTION)]
+    for command, usage in USAGES.items():
+        lines += [f'.SH "{command.upper()}"', *_command(_parts(usage))]
+    for heading, text in _SECTIONS:
+        lines += [f'.SH "{heading}"', *_paragraphs(text)]
+    return "\n".join([*lines, '.SH "SEE ALSO"', r"\fBgpen\fR(1), \fBgpenctl\fR(1)"]) + "\n"
+
+
+def options_of(usage: str) -> list[tuple[str, str]]:
+    """The options of a usage text, each with its help."""
+    found: list[tuple[str, str]] = []
+    for line in _parts(usage)["Options"]:
+        option = re.match(r"  (-.*?)(?:   *(\S.*))?$", line)
+        if option:
+            found.append((option[1], option[2] or ""))
+        else:
+            found[-1] = found[-1][0], f"{found[-1][1]} {line.strip()}".strip()
+    return found
+
+
+def _parts(usage: str) -> dict[str, list[str]]:
+    """The lines of a usage text by their heading; those before the first are called About, and those that follow a
+    paragraph of options Notes."""
+    parts: dict[str, list[str]] = {"About": [], "Notes": []}
+    name = "About"
+    for line in usage.splitlines():
+        heading = HEADING.match(line)
+        if heading:
+            name = heading[1].rstrip("s") if heading[1].startswith("Example") else heading[1]
+            parts[name] = [heading[2].strip()] if heading[2].strip() else []
+        elif line and not line.startswith(" ") and name in ("Usage", "Options"):
+            parts["Notes"].append(line)
+        elif line:
+            parts[name].append(line)
+    return parts
+
+
+def _command(parts: dict[str, list[str]]) -> Iterator[str]:
+    yield from _paragraphs(" ".join(parts["About"] + parts["Notes"]))
+    for option, text in options_of("Options:\n" + "\n".join(parts["Options"])):
+        yield from (".TP", rf"\fB{_escape(option)}\fR", _escape(text))
+    if "Exit status" in parts:
+        yield from (".PP", _escape("Exit status: " + " ".join(parts["Exit status"])))
+    if "Example" in parts:
+        yield from (".PP", "Example:", ".PP", ".RS 4", ".nf", *(_escape(line.strip()) for line in parts["Example"]),
+                    ".fi", ".RE")
+
+
+def _paragraphs(text: str) -> list[str]:
+    paragraphs: Iterable[str] = (" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
+    return [line for paragraph in paragraphs for line in (".PP", _escape(paragraph))]
+
+
+def _escape(text: str) -> str:
+    text = text.replace("\\", r"\e").replace("-", r"\-")
+    return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
+
+
+_DESCRIPTION = """
+A MariaDB server accepts connections and answers SELECT 1 while it is desynced, read only, or cut off from its cluster,
+so a balancer that looks at connections alone sends clients where they fail. gpen-galera watch asks every node, four
+times a second over one kept connection, and tells each gpen over its control socket which of its servers are up
+(server N health up|down because REASON). The nodes are the servers of the gpens.
+
+A gpen that is given by --reader spreads connections over all usable nodes; one that is given by --writer has one node
+in front, the writer, and the others ranked behind it by prio, so that even without a watcher a dead writer fails over.
+
+The watcher may be killed, restarted or stopped at any time: the gpens go on with what they know, for health_ttl
+seconds if that is set, and a watcher that starts takes the writer as it is.
+"""
+
+_SECTIONS = (
+    ("USABLE NODES", """
+A node is usable when it is Synced, ready, in the primary component, not read_only, does not reject queries
+(wsrep_reject_queries), and is of the group that most of the nodes are in, by wsrep_cluster_state_uuid,
+wsrep_cluster_conf_id and wsrep_cluster_size. Of two groups of a size the one of the cluster that was followed so far
+counts, then the newer one.
+
+A node that was usable has a second to catch up when the membership changes; one that comes back must be of the group at
+once. A node that owes an answer for --timeout seconds is not used; when it answers again, what it says is old, so it is
+used only when it has been of the group for a second. A node that refuses the user or the password gets no verdict, for
+that says nothing about it.
+
+The sessions on a node that left the primary component, is not ready, rejects queries or is of another group are closed,
+for all that they ask there fails. Those on a donor, a read_only node or one that does not answer are left to gpen's
+setting on_down.
+"""),
+    ("THE WRITER", """
+The first one is the server in front of the first --writer gpen that answers; where none is, the first of --prefer that
+is usable, then the one with the lowest wsrep_local_index. It stays until it is not usable, until gpen does not reach it
+for three seconds, until an operator sets it to drain or maint in gpen, or until gpen-galera move. Then the next one
+takes over, and the sessions on the old one are closed (--keep-old-sessions to leave them; those on a server in state
+drain are left anyway). With --failback a preferred node that has been usable for five seconds gets the role back,
+unless an operator has moved it away.
+"""),
+    ("AGREEMENT", """
+With --agree=SCHEMA the choice is the one row of the table SCHEMA.gpen_writer, which is made when it is missing; every
+watcher of the cluster gets the same option. A choice has a version; to change it is one UPDATE of the version that was
+read, and of two at a time Galera certifies one. A watcher that does not hear from more than half of the nodes changes
+nothing.
+
+Each watcher tells its gpens that the writer alone is up. One that reads another choice takes the old writer away at
+once; it gives them the new one at once when the old one has left the cluster, and else two intervals later, when every
+watcher has read the choice. Where health_ttl is 0 it is set to 5: when all watchers are dead, gpen goes back to
+the order of prio.
+"""),
+    ("RIGHTS", """
+The user of the watcher, of check and of serve needs to log in and nothing else. With --agree also SELECT, INSERT,
+UPDATE and CREATE on the schema, which must exist:
+
+CREATE USER watcher@'%' IDENTIFIED BY 'secret'; CREATE DATABASE gpen; GRANT SELECT, INSERT, UPDATE, CREATE ON gpen.* TO
+watcher@'%';
+"""),
+    ("ENVIRONMENT", """
+GPEN_GALERA_USER and GPEN_GALERA_PASSWORD: the credentials, where --defaults-file does not give them.
+AVAILABLE_WHEN_DONOR and AVAILABLE_WHEN_READONLY: 1 is the same as the option of check and serve.
+"""),
+)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

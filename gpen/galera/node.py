@@ -1,0 +1,153 @@
+"""One node, polled by a thread of its own over one kept connection; so that a node that hangs delays no other.
+
+The thread never gives up on a node that hangs: it waits for the answer, which is old by then, throws it away and asks
+again. Meanwhile ``asked`` tells everybody else how long it has been waiting.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from gpen.galera.access import USER, Access
+from gpen.galera.agree import Ledger
+from gpen.galera.report import QUERY, Grade, Report, grade, read
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
+
+CONNECT_TIMEOUT = 10.0  # seconds for the way to a machine that does not answer at all
+RECONNECT = 3.0  # at least so many seconds between two logins that the node refuses
+DENIED = (1044, 1045, 1129, 1130, 1698)  # the watcher may not log in, which says nothing about the node
+OWN_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+CUT = "connection lost"
+WORDS = {errno.ECONNREFUSED: "connection refused", errno.ECONNRESET: CUT, errno.EPIPE: CUT,
+         errno.EHOSTUNREACH: "no route to it", errno.ENETUNREACH: "no route to it"}
+LOST = (2006, 2013)  # a connection ended, as PyMySQL numbers it
+
+
+class Problem(NamedTuple):
+    """Why a node gave no report. ``blind``: for a reason of the watcher's own."""
+
+    text: str
+    blind: bool = False
+
+
+Tell = Callable[[str, "Report | Problem"], None]
+
+
+class Node:
+    """Polls the node at ``address`` every ``interval`` seconds, and tells each result (from its own thread)."""
+
+    def __init__(self, address: str, access: Access, interval: float, timeout: float, tell: Tell,
+                 ledger: Ledger | None = None) -> None:
+        """``timeout``: an answer that comes later than so many seconds after the question is too old to be told.
+        ``ledger``: the table that holds the choice of the writer, where that is agreed."""
+        self.address = address
+        self.asked: float | None = None  # when the question was sent that has no answer yet (monotonic)
+        self._access = access
+        self._interval = interval
+        self._timeout = timeout
+        self._tell = tell
+        self._ledger = ledger
+        self._connection: Connection | None = None
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"node {address}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def poke(self) -> None:
+        """Poll now."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Say goodbye to the node, soon; `join` waits for that."""
+        self._stopping = True
+        self._wake.set()
+
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
+    def waiting(self, now: float) -> float:
+        """How many seconds the node has owed an answer; 0 while it owes none."""
+        asked = self.asked
+        return 0.0 if asked is None else now - asked
+
+    def _run(self) -> None:
+        while not self._stopping:
+            began = time.monotonic()
+            result, pause = self._poll()
+            if result is not None and not self._stopping:
+                self._tell(self.address, result)
+            self._wake.wait(max(0.0, began + pause - time.monotonic()))
+            self._wake.clear()
+        self._close()
+
+    def _poll(self) -> tuple[Report | Problem | None, float]:
+        """Ask once. Returns what is to be told, and the seconds until the next time."""
+        import pymysql
+
+        self.asked = began = time.monotonic()
+        kept = self._connection is not None
+        try:
+            if self._connection is None:
+                self._connection = self._access.connect(self.address, CONNECT_TIMEOUT)
+                self.asked = began = time.monotonic()
+            report = read(ask(self._connection, QUERY), time.monotonic() - began)
+            if self._ledger is not None and grade(report)[0] in (Grade.GOOD, Grade.DONOR):
+                report = replace(report, choice=self._ledger.read(self._connection))
+            if time.monotonic() - began > self._timeout:
+                return None, 0.0
+            return report, self._interval
+        except (OSError, ValueError, pymysql.err.Error) as error:
+            self._close()
+            if kept:  # a KILL perhaps: what the node is like, a new login tells
+                return None, 0.0
+            problem = explain(error, self._access.user, self._timeout)
+            return problem, max(RECONNECT, self._interval) if problem.blind else self._interval
+        finally:
+            self.asked = None
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.close()
+
+
+def ask(connection: Connection, query: str) -> list[tuple[str, object]]:
+    """The rows that a query gives. Raises pymysql.err.Error."""
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return list(cursor.fetchall())
+
+
+def silence(timeout: float) -> str:
+    """The words for a node that does not answer, however that was noticed."""
+    return f"no answer for {timeout:g} s"
+
+
+def explain(error: Exception, user: str, timeout: float) -> Problem:
+    """What an error says of the node, in a few words."""
+    cause = getattr(error, "original_exception", None) or error
+    if isinstance(cause, OSError):
+        if cause.errno in OWN_TROUBLE:
+            return Problem(f"the watcher can't ask: {cause.strerror}", blind=True)
+        if isinstance(cause, TimeoutError):
+            return Problem(silence(timeout))
+        return Problem(WORDS.get(cause.errno or 0) or str(cause.strerror or cause))
+    number = error.args[0] if error.args else 0
+    text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    if number in DENIED:
+        return Problem(f"access denied for user {user!r}: {' '.join(text.split())} (CREATE USER there, or mend the "
+                       f"password in --defaults-file or {USER})", blind=True)
+    if number in LOST:
+        return Problem(silence(timeout) if "timed out" in text else CUT)
+    return Problem("rejects queries" if number == 1047 else " ".join(text.split()))

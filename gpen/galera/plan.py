@@ -1,0 +1,86 @@
+"""What a gpen shall think of its servers, and the control commands that make it think so. Pure.
+
+A plan is a whole: told again it changes nothing, so a gpen that was restarted, or could not be reached for a while, is
+simply told the plan of now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpen.model.address import bracketed
+
+Row = Mapping[str, Any]  # of `servers json`
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to do with one server. ``close``: sessions that it has from before are of no use, and end."""
+
+    up: bool
+    reason: str
+    prio: int | None = None
+    close: bool = False
+
+
+Plan = Mapping[str, Order]  # by the nodes' addresses
+
+
+def node_of(row: Row) -> str | None:
+    """The address HOST:PORT of the node that a server is; None for one that is not looked up yet, for a unix socket
+    and for gpen's two special servers."""
+    host, port = row["address"], row["port"]
+    if row["number"] is None or not host or host.startswith("/") or not port:
+        return None
+    return f"{bracketed(host)}:{port}"
+
+
+def nodes_of(rows: Iterable[Row]) -> set[str]:
+    return {node for node in map(node_of, rows) if node}
+
+
+def front(rows: Iterable[Row]) -> str | None:
+    """The node that gets the connections of a gpen that runs with -O prio: the one with the lowest prio, if it is
+    the only one with that."""
+    ranks = sorted((row["prio"], node) for row in rows if (node := node_of(row)))
+    if not ranks or (len(ranks) > 1 and ranks[0][0] == ranks[1][0]):
+        return None
+    return ranks[0][1]
+
+
+class Herald:
+    """Turns plans into commands for one gpen, and remembers which servers' sessions it has ended."""
+
+    def __init__(self) -> None:
+        self._ended: set[str] = set()
+
+    def meet(self, plan: Plan, rows: Sequence[Row]) -> None:
+        """Take a gpen as it is at the first contact: with prios, only the server in front can have sessions that
+        another one should have."""
+        if any(order.prio is not None for order in plan.values()):
+            self._ended = {node for node, order in plan.items() if order.close and order.up} - {front(rows)}
+
+    def commands(self, plan: Plan, rows: Sequence[Row]) -> list[str]:
+        """The lines that carry out a plan, in an order in which no moment between two is wrong: who loses rank does so
+        first, and sessions end when new ones go elsewhere already."""
+        known = [(row, plan[node]) for row in rows if (node := node_of(row)) and node in plan]
+        ranks = [(order.prio, row["number"]) for row, order in known
+                 if order.prio is not None and order.prio != row["prio"]]
+        lines = [f"server {number} prio {prio}" for prio, number in sorted(ranks, reverse=True)]
+        for row, order in sorted(known, key=lambda pair: pair[1].up):
+            health = "up" if order.up else "down"
+            lines.append(f"server {row['number']} health {health} because {_plain(order.reason)}")
+        lines += [f"close server {row['number']}" for row, order in known
+                  if order.close and node_of(row) not in self._ended]
+        return lines
+
+    def done(self, plan: Plan) -> None:
+        """The commands for this plan have been carried out."""
+        self._ended = {node for node, order in plan.items() if order.close}
+
+
+def _plain(reason: str) -> str:
+    """A reason as words that mean nothing to the control language."""
+    return " ".join(reason.replace('"', "'").replace("#", "no.").split()) or "no reason"

@@ -1,0 +1,125 @@
+"""What a node says of itself. One query reads all of it, from tables that answer in every state of the node.
+
+Login, ``SELECT 1`` and ``USE`` succeed on a node that has lost its cluster, so none of them is a check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import NamedTuple
+
+_STATUS = ("wsrep_local_state", "wsrep_local_state_comment", "wsrep_ready", "wsrep_cluster_status",
+           "wsrep_cluster_state_uuid", "wsrep_cluster_conf_id", "wsrep_cluster_size", "wsrep_local_index",
+           "wsrep_incoming_addresses", "wsrep_local_recv_queue")
+_VARIABLES = ("wsrep_node_name", "read_only", "wsrep_reject_queries", "wsrep_sst_donor_rejects_queries", "wsrep_desync")
+
+QUERY = (
+    "SELECT LOWER(VARIABLE_NAME), VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME IN ("
+    + ", ".join(f"'{name}'" for name in _STATUS) + ")"
+    + "".join(f" UNION ALL SELECT '{name}', CAST(@@{name} AS CHAR)" for name in _VARIABLES)
+)
+
+DONOR, SYNCED = 2, 4  # wsrep_local_state
+NO_INDEX = 1 << 30  # sorts behind every wsrep_local_index
+
+
+class View(NamedTuple):
+    """A membership of the cluster: the nodes that say the same are in one group. Ordered by age."""
+
+    uuid: str
+    conf_id: int
+    size: int
+
+
+class Choice(NamedTuple):
+    """The writer that several watchers have agreed upon: the ``version``-th choice, and who is next."""
+
+    version: int
+    writer: str
+    succession: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """The answer to QUERY, and ``latency``: the seconds that it took."""
+
+    state: int
+    comment: str
+    ready: bool
+    status: str  # Primary, non-Primary, Disconnected
+    view: View
+    index: int
+    members: tuple[str, ...]  # wsrep_incoming_addresses: HOST:PORT, AUTO, or empty for an arbitrator
+    queue: int
+    name: str
+    read_only: bool
+    rejects: str  # NONE, ALL, ALL_KILL
+    donor_rejects: bool
+    desync: bool
+    latency: float = 0.0
+    choice: Choice | str | None = None  # of the writer, as this node knows it; a text: why it can't be read
+
+
+class Grade(Enum):
+    """How a node is by its own account: GOOD, a DONOR (works, but lags or stalls), UNFIT (its sessions still work),
+    or LOST (what its sessions ask fails or is stale)."""
+
+    GOOD = auto()
+    DONOR = auto()
+    UNFIT = auto()
+    LOST = auto()
+
+
+def read(rows: Iterable[tuple[str, object]], latency: float = 0.0) -> Report:
+    """The report in the rows that QUERY gave. Raises ValueError when the node is none of a Galera cluster."""
+    said = {name: _text(value) for name, value in rows}
+    missing = [name for name in (*_STATUS, *_VARIABLES) if name not in said]
+    if missing:
+        raise ValueError(f"no Galera node: it does not tell {missing[0]}")
+    return Report(
+        state=_number(said["wsrep_local_state"]), comment=said["wsrep_local_state_comment"] or "no state",
+        ready=_is_on(said["wsrep_ready"]), status=said["wsrep_cluster_status"] or "no cluster",
+        view=View(said["wsrep_cluster_state_uuid"], _number(said["wsrep_cluster_conf_id"]),
+                  _number(said["wsrep_cluster_size"])),
+        index=_number(said["wsrep_local_index"], NO_INDEX),
+        members=tuple(member.strip() for member in said["wsrep_incoming_addresses"].split(",")),
+        queue=_number(said["wsrep_local_recv_queue"]), name=said["wsrep_node_name"],
+        read_only=_is_on(said["read_only"]), rejects=said["wsrep_reject_queries"].upper() or "NONE",
+        donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),
+        latency=latency)
+
+
+def grade(report: Report) -> tuple[Grade, str]:
+    """How a node is by its own account, and why in a few words without figures that change."""
+    if report.status != "Primary":
+        return Grade.LOST, report.status
+    if not report.ready:
+        return Grade.LOST, f"not ready ({report.comment})"
+    if report.rejects != "NONE":
+        return Grade.LOST, f"rejects queries ({report.rejects})"
+    if report.state == DONOR and report.donor_rejects and not report.desync:
+        return Grade.LOST, "donor that rejects queries"
+    if report.state not in (DONOR, SYNCED):
+        return Grade.UNFIT, report.comment
+    if report.read_only:
+        return Grade.UNFIT, "read_only"
+    return (Grade.GOOD if report.state == SYNCED else Grade.DONOR), report.comment
+
+
+def nodes_in(members: Iterable[str]) -> list[str]:
+    """The members of a view that hold data: an arbitrator (garbd) has an empty entry."""
+    return [member for member in members if member]
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else "" if value is None else str(value)
+
+
+def _number(text: str, default: int = -1) -> int:
+    return int(text) if text.isdigit() else default
+
+
+def _is_on(text: str) -> bool:
+    return text.upper() not in ("", "0", "OFF", "NO", "FALSE")

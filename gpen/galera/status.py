@@ -1,0 +1,91 @@
+"""What `gpen-galera status` tells: made from what the watcher knows, and shown as tables."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from gpen.galera.console import Answer
+from gpen.galera.election import Agreed
+from gpen.galera.plan import front, nodes_of
+from gpen.galera.watch import Gpen, Watcher
+
+Row = dict[str, Any]
+
+
+def status(watcher: Watcher, now: float) -> Answer:
+    """All that is known, for JSON; ``now`` is monotonic. Times are seconds of the wall clock."""
+    return {
+        "well": is_well(watcher),
+        "writer": watcher.election.current,
+        "agreed": watcher.election.version if isinstance(watcher.election, Agreed) else None,
+        "trouble": watcher.trouble,
+        "nodes": [node_row(watcher, node, now) for node in sorted(watcher.cluster.nodes, key=_natural)],
+        "gpens": [_gpen_row(gpen) for gpen in watcher.gpens],
+    }
+
+
+def is_well(watcher: Watcher) -> bool:
+    """Whether every node is usable and every gpen answers."""
+    nodes = watcher.cluster.nodes
+    return (bool(nodes) and len(watcher.cluster.usable()) == len(nodes)
+            and all(gpen.problem == "" for gpen in watcher.gpens) and not watcher.trouble)
+
+
+def node_row(watcher: Watcher, node: str, now: float) -> Row:
+    report, verdict = watcher.cluster.report(node), watcher.cluster.verdict(node)
+    return {
+        "node": node, "name": watcher.cluster.name(node), "state": report.comment if report else None,
+        "cluster_status": report.status if report else None, "usable": verdict.usable if verdict else None,
+        "reason": verdict.reason if verdict else watcher.cluster.problem(node) or "not asked yet",
+        "role": _role(watcher, node), "latency": round(report.latency, 6) if report else None,
+        "queue": report.queue if report else None,
+        "since": round(time.time() - (now - verdict.since), 3) if verdict else None,
+    }
+
+
+def _role(watcher: Watcher, node: str) -> str:
+    if node == watcher.election.current:
+        return "writer"
+    return "standby" if any(node in nodes_of(gpen.rows) for gpen in watcher.writer_gpens()) else "reader"
+
+
+def _gpen_row(gpen: Gpen) -> Row:
+    servers = [row for row in gpen.rows if row["number"] is not None]
+    return {
+        "gpen": gpen.name, "kind": "writer" if gpen.balancer.is_writer else "reader",
+        "problem": "not asked yet" if gpen.problem is None else gpen.problem,
+        "servers": len(servers), "up": sum(row["health"] == "up" for row in servers),
+        "sessions": sum(row["sessions"] for row in servers),
+        "front": front(gpen.rows) if gpen.balancer.is_writer else None,
+    }
+
+
+def _natural(node: str) -> list[int | str]:
+    """For sorting: 10.0.0.9 before 10.0.0.10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", node)]
+
+
+def show(answer: Answer) -> str:
+    """An answer as tables."""
+    from tabulate import tabulate
+
+    nodes = [[row["node"], row["name"], row["state"] or "-", "yes" if row["usable"] else row["reason"], row["role"],
+              "-" if row["latency"] is None else f"{row['latency'] * 1000:.1f} ms",
+              "-" if row["queue"] is None else row["queue"], _clock(row["since"])] for row in answer["nodes"]]
+    gpens = [[row["gpen"], row["kind"], row["problem"] or "answers", f"{row['up']} of {row['servers']}",
+              row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
+    parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
+                      disable_numparse=True)]
+    if answer["agreed"] is not None:
+        parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']})")
+    if answer["trouble"]:
+        parts.append(f"agreement: {answer['trouble']}")
+    parts.append(tabulate(gpens, ["gpen", "kind", "answers", "servers up", "sessions", "in front"], "simple",
+                          disable_numparse=True))
+    return "\n\n".join(parts)
+
+
+def _clock(moment: float | None) -> str:
+    return "-" if moment is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))

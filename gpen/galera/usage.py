@@ -1,0 +1,179 @@
+"""The usage texts that docopt reads, one for each command; the man page has the same options."""
+
+from __future__ import annotations
+
+from gpen.galera.notify import USAGE as NOTIFY
+
+OVERVIEW = """\
+Watch a MariaDB Galera cluster for gpen: which nodes are usable, which one is
+written to.
+
+Usage:
+  gpen-galera COMMAND [ARGUMENTS...]
+  gpen-galera (-h | --help | --version)
+
+Commands:
+  watch    tell gpens how the nodes are, and which is the writer
+  status   the nodes and gpens of the running watcher, as tables
+  move     make another node the writer
+  check    ask one node once: for gpen's `check exec`, and other balancers
+  serve    answer in HTTP for one node, 200 or 503, as clustercheck does
+  notify   wake the watcher: for Galera's wsrep_notify_cmd
+`gpen-galera COMMAND --help` shows the options of a command, with examples.
+
+Options:
+  -h --help    Show this.
+  --version    Show the version.
+
+Examples:
+  gpen -r -C /run/gpen/reader.ctl 3307 node1:3306 node2:3306 node3:3306
+  gpen-galera watch --defaults-file=my.cnf --reader=/run/gpen/reader.ctl
+  gpen-galera status
+  gpen-galera move node2
+"""
+
+LOGIN = """\
+  --defaults-file=FILE   A my.cnf: its group [client] holds user and password,
+                         and the ssl-... options if TLS is wanted. Without it,
+                         GPEN_GALERA_USER and GPEN_GALERA_PASSWORD count.
+  --ssl-ca=FILE          Use TLS, with nodes whose certificate FILE vouches for.
+"""
+CONSOLE = """\
+  --socket=PATH          Where the watcher answers status and move
+                         [default: /run/gpen-galera.sock].
+"""
+AVAILABLE = """\
+  --available-when-donor
+                         Donors and desynced nodes are usable. The same:
+                         AVAILABLE_WHEN_DONOR=1 in the environment.
+  --available-when-readonly
+                         Nodes with read_only are usable. The same:
+                         AVAILABLE_WHEN_READONLY=1 in the environment.
+"""
+HELP = """\
+  -h --help              Show this.
+"""
+
+WATCH = f"""\
+Tell gpens how the nodes of a Galera cluster are, and which is the writer. The
+nodes are the servers of the gpens.
+
+Usage:
+  gpen-galera watch [options] [--reader=CONTROL...] [--writer=CONTROL...]
+
+Options:
+  --reader=CONTROL       A gpen that spreads connections over all usable nodes:
+                         the /PATH or HOST:PORT of its option -C. May be
+                         repeated.
+  --writer=CONTROL       A gpen that gives all connections to one node; it must
+                         run with -r -O prio. May be repeated.
+{LOGIN}\
+  --interval=SEC         Between two questions to a node [default: 0.25].
+  --timeout=SEC          A node that owes an answer for so long is not used
+                         [default: 1].
+  --donor=POLICY         Donors and desynced nodes: avoid (used when nothing
+                         better is left), use or never [default: avoid].
+  --prefer=NODES         HOST:PORT,HOST:PORT...: these become the writer before
+                         others, in this order; then by wsrep_local_index.
+  --failback             Go back to a preferred writer that is well again.
+  --keep-sessions        Leave the sessions on a node that has lost its cluster,
+                         is not ready or rejects queries. They fail there.
+  --keep-old-sessions    Leave the sessions on the old writer when it moves.
+  --agree=SCHEMA         Several watchers have one writer: the choice is a row
+                         of the table SCHEMA.gpen_writer.
+  --discover             Add and delete servers of the gpens, following
+                         wsrep_incoming_addresses.
+  --floor=N              Keep at least N servers [default: 1].
+  --forget=SEC           Delete the server of a node that is gone for so long
+                         [default: 60].
+  --listen=ADDRESS       [HOST:]PORT (UDP) where `gpen-galera notify` wakes this
+                         watcher. HOST is 127.0.0.1 unless given.
+{CONSOLE}\
+  --verbose              Log every proposal, handover and wake-up as well.
+{HELP}
+SIGTERM and SIGINT end it; what the gpens know they keep.
+Exit status: 0; 2 wrong usage, or something given can't be used.
+
+Examples:
+  gpen-galera watch --defaults-file=my.cnf --reader=/run/gpen/reader.ctl
+  gpen-galera watch --writer=/run/gpen/writer.ctl --prefer=10.0.0.1:3306
+"""
+
+STATUS = f"""\
+Show the nodes and gpens of the running watcher.
+
+Usage:
+  gpen-galera status [options]
+
+Options:
+{CONSOLE}\
+  --json                 Print JSON instead of tables.
+{HELP}
+Exit status: 0 every node is usable and every gpen answers; 1 not so; 2 wrong
+usage; 3 no watcher.
+"""
+
+MOVE = f"""\
+Make another node the writer; waits until it is.
+
+Usage:
+  gpen-galera move [options] NODE
+
+NODE is HOST:PORT, the node's wsrep_node_name, or how one of them begins.
+
+Options:
+{CONSOLE}\
+{HELP}
+Exit status: 0 it is the writer; 1 it is not, and why; 2 wrong usage; 3 no
+watcher.
+
+Example:
+  gpen-galera move node2
+"""
+
+CHECK = f"""\
+Ask one node once: a line that says how it is.
+
+Usage:
+  gpen-galera check [options] NODE
+
+NODE is HOST[:PORT], or the /PATH of its socket.
+
+Options:
+{LOGIN}\
+  --timeout=SEC          For the way there, and for each answer [default: 1].
+{AVAILABLE}\
+{HELP}
+Exit status: 0 usable; 1 not usable; 2 wrong usage.
+
+Examples:
+  gpen-galera check --defaults-file=/etc/gpen/galera.cnf 10.0.0.1:3306
+  gpenctl /run/gpen.ctl check exec "gpen-galera check --defaults-file=my.cnf"
+"""
+
+SERVE = f"""\
+Answer HTTP requests for one node: 200 usable, 503 not, and a line that says
+why. One connection to the node is kept; requests cost it nothing.
+
+Usage:
+  gpen-galera serve [options] LISTEN
+
+LISTEN is [HOST:]PORT; clustercheck's port is 9200. Without HOST, all IPv4
+addresses.
+
+Options:
+  --node=NODE            HOST[:PORT], or the /PATH of its socket
+                         [default: 127.0.0.1:3306].
+{LOGIN}\
+  --interval=SEC         Between two questions to the node [default: 0.25].
+  --timeout=SEC          A node that owes an answer for so long is not usable
+                         [default: 1].
+{AVAILABLE}\
+{HELP}
+Exit status: 0 after SIGTERM or SIGINT; 2 wrong usage, or LISTEN can't be had.
+
+Example:
+  AVAILABLE_WHEN_DONOR=1 gpen-galera serve --defaults-file=/etc/check.cnf 9200
+"""
+
+USAGES = {"watch": WATCH, "status": STATUS, "move": MOVE, "check": CHECK, "serve": SERVE, "notify": NOTIFY}

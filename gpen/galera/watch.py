@@ -1,0 +1,333 @@
+"""The watcher. Whatever is known is changed by one thread only, this file's; the others put their news into its inbox.
+
+A pass: take the news, notice who hangs, judge the nodes, settle who is the writer, and tell the gpens, at once when
+something changed and at each interval anyway, so that verdicts don't grow old (``health_ttl``).
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from gpen.ctl.link import Target
+from gpen.galera.access import Access
+from gpen.galera.agree import Ledger, propose
+from gpen.galera.balancer import Balancer
+from gpen.galera.cluster import Cluster, Verdict
+from gpen.galera.discover import Discovery
+from gpen.galera.election import Agreed, Alone, Scene
+from gpen.galera.log import say
+from gpen.galera.node import Node, Problem, silence
+from gpen.galera.plan import Order, Plan, Row, front, nodes_of
+from gpen.galera.report import NO_INDEX, Choice, Report
+from gpen.galera.writer import Reach, Writer, draining, withdrawn
+
+POKES = (0.0, 0.05, 0.1)  # seconds after a notify: a change may show some milliseconds later
+GOODBYE = 0.5  # seconds for the last words to the nodes
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    readers: Sequence[Target]
+    writers: Sequence[Target]
+    interval: float = 0.25
+    timeout: float = 1.0
+    donor: str = "avoid"
+    prefer: Sequence[str] = ()
+    failback: bool = False
+    keep_sessions: bool = False
+    keep_old_sessions: bool = False
+    agree: str | None = None
+    discover: bool = False
+    floor: int = 1
+    forget: float = 60.0
+    verbose: bool = False
+
+
+@dataclass
+class Gpen:
+    """A gpen as it was seen last."""
+
+    balancer: Balancer
+    rows: Sequence[Row] = ()
+    problem: str | None = None  # None: not asked yet; empty: none
+
+    @property
+    def name(self) -> str:
+        return self.balancer.name
+
+
+class Watcher:
+    """Watches the nodes that are servers of the gpens, and tells the gpens."""
+
+    def __init__(self, options: Options, access: Access) -> None:
+        """Raises ValueError for a name of a schema that can't be one."""
+        self.options = options
+        self.cluster = Cluster(options.donor)
+        self._access = access
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._ledger = Ledger(options.agree) if options.agree else None
+        writer = Writer(options.prefer, options.failback)
+        self.election: Alone | Agreed = Agreed(writer, 2 * options.interval) if options.agree else Alone(writer)
+        self._reach = Reach()
+        self._discovery = Discovery(options.floor, options.forget)
+        self._nodes: dict[str, Node] = {}
+        self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer, is_writer and bool(options.agree)))
+                      for is_writer, targets in ((False, options.readers), (True, options.writers))
+                      for target in targets]
+        self._next_round = self._awake_since = time.monotonic()
+        self._pokes: list[float] = []
+        self._proposed: Choice | None = None
+        self.trouble = ""  # with the agreement
+        self.after_pass: Callable[[], None] = lambda: None
+        self._stopping = False
+
+    def post(self, news: Callable[[], None]) -> None:
+        """Have the watcher's own thread call this; from any thread, or a signal handler."""
+        self._inbox.put(news)
+
+    def stop(self) -> None:
+        """End `run`, soon. What the gpens know they keep."""
+        self.post(self._stop)
+
+    def poke(self) -> None:
+        """Something changed: ask all nodes now, and again shortly after. What comes meanwhile only adds to that."""
+        self._detail("woken")
+        now = time.monotonic()
+        self._pokes = [*self._pokes[:-1], now + POKES[-1]] if self._pokes else [now + delay for delay in POKES]
+
+    def run(self) -> None:
+        """Watch until `stop`."""
+        for gpen in self.gpens:
+            gpen.balancer.start()
+        while not self._stopping:
+            self._take_news()
+            now = time.monotonic()
+            self._poke_nodes(now)
+            self._notice_hangs(now)
+            self._decide(now)
+            self.after_pass()
+        for gpen in self.gpens:
+            gpen.balancer.stop()
+        for node in self._nodes.values():
+            node.stop()
+        deadline = time.monotonic() + GOODBYE
+        for node in self._nodes.values():
+            node.join(max(0.0, deadline - time.monotonic()))
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    # --- news ---------------------------------------------------------------------------------------------------------
+
+    def _take_news(self) -> None:
+        """Wait for news until something else is due, and take all that there is."""
+        due = self._due()
+        with suppress(queue.Empty):
+            self._inbox.get(timeout=max(0.001, due - time.monotonic()))()
+            while True:
+                self._inbox.get_nowait()()
+        now = time.monotonic()
+        if now - due > self.options.timeout / 2:  # this process did not run: that nobody answered says nothing
+            self._awake_since = now
+
+    def _due(self) -> float:
+        """When the next thing is to be done without any news."""
+        hangs = [node.asked + self.options.timeout for address, node in self._nodes.items()
+                 if node.asked is not None and self.cluster.report(address) is not None]
+        return min([self._next_round, *self._pokes, *hangs])
+
+    def _from_node(self, address: str, news: Report | Problem) -> None:
+        self.post(partial(self._take_report, address, news))
+
+    def _take_report(self, address: str, news: Report | Problem) -> None:
+        if address not in self._nodes:
+            return
+        if isinstance(news, Problem):
+            if news.blind and news.text != self.cluster.problem(address):
+                say(f"node {self.label(address)}: no verdict: {news.text}")
+            self.cluster.failed(address, *news)
+        else:
+            self.cluster.saw(address, news)
+            if isinstance(news.choice, str):
+                self._complain(news.choice)
+
+    def _from_balancer(self, balancer: Balancer, news: Sequence[Row] | str) -> None:
+        self.post(partial(self._take_rows, balancer, news))
+
+    def _take_rows(self, balancer: Balancer, news: Sequence[Row] | str) -> None:
+        gpen = next(gpen for gpen in self.gpens if gpen.balancer is balancer)
+        before, gpen.problem = gpen.problem, news if isinstance(news, str) else ""
+        if isinstance(news, str):
+            if news != before:
+                say(f"gpen {news}")
+            return
+        if before:
+            say(f"gpen {gpen.name}: answers again")
+        gpen.rows = news
+        self._watch_nodes()
+        if balancer.is_writer:
+            self._reach.saw(gpen.name, gpen.rows, time.monotonic())
+
+    def _watch_nodes(self) -> None:
+        """Watch the nodes that are servers of some gpen, and no others."""
+        wanted = {node for gpen in self.gpens for node in nodes_of(gpen.rows)}
+        for address in wanted - set(self._nodes):
+            self.cluster.add(address)
+            self._nodes[address] = Node(address, self._access, self.options.interval, self.options.timeout,
+                                        self._from_node, self._ledger)
+            self._nodes[address].start()
+        for address in set(self._nodes) - wanted:
+            self._nodes.pop(address).stop()
+            self.cluster.remove(address)
+
+    def _poke_nodes(self, now: float) -> None:
+        if self._pokes and self._pokes[0] <= now:
+            self._pokes = [at for at in self._pokes if at > now]
+            for node in self._nodes.values():
+                node.poke()
+
+    def _notice_hangs(self, now: float) -> None:
+        for address, node in self._nodes.items():
+            if min(node.waiting(now), now - self._awake_since) >= self.options.timeout:
+                self.cluster.hangs(address, silence(self.options.timeout))
+
+    # --- decisions ----------------------------------------------------------------------------------------------------
+
+    def _decide(self, now: float) -> None:
+        changes = self.cluster.judge(now)
+        for address, old, new in changes:
+            if new is not None:
+                say(f"node {self.label(address)}: {_word(old)} -> {_word(new)}: {new.reason}")
+        before = self.election.current, now >= self.election.opens_at
+        self._settle_writer(now)
+        if self.election.current != before[0]:
+            say(f"writer: {self.label(before[0])} -> {self.label(self.election.current)}")
+        after = self.election.current, now >= self.election.opens_at
+        if after[1] and not before[1]:
+            self._detail(f"writer: {self.label(after[0])} is used now")
+        if changes or before != after or now >= self._next_round:
+            self._tell_all(now)
+
+    def _tell_all(self, now: float) -> None:
+        self._next_round = now + self.options.interval
+        if now < self.election.opens_at:
+            self._next_round = min(self._next_round, self.election.opens_at)
+        members = self.cluster.members()
+        if self.options.discover:
+            self._discovery.saw(self._nodes, members, self.cluster.answering(), now)
+        for gpen in self.gpens:
+            others = self._discovery.commands(gpen.rows, members, now) if self.options.discover and gpen.rows else ()
+            gpen.balancer.want(self._plan(gpen, now), others)
+
+    def _settle_writer(self, now: float) -> None:
+        """See to it that there is a writer."""
+        gpens = self.writer_gpens()
+        if not gpens:
+            return
+        scene = self.scene(now)
+        if self.election.current is None:
+            used = front(gpens[0].rows)
+            if used is not None and self.cluster.verdict(used) is not None:
+                self.election.take_over(used)
+        self.election.settle(scene, now)
+        if isinstance(self.election, Agreed):
+            self._propose(self.election.proposal)
+
+    def _propose(self, proposal: Choice | None) -> None:
+        if proposal is None or proposal is self._proposed:
+            return
+        self._proposed = proposal
+        self._detail(f"proposes {self.label(proposal.writer)} as choice {proposal.version}")
+        assert self._ledger is not None
+        propose(self._ledger, self._access, proposal.writer, proposal,
+                lambda trouble: self.post(partial(self._take_outcome, proposal, trouble)))
+
+    def _take_outcome(self, proposal: Choice, trouble: str) -> None:
+        assert isinstance(self.election, Agreed)
+        self.election.outcome(proposal, time.monotonic())
+        self._complain(f"{trouble} (through {self.label(proposal.writer)})" if trouble else "")
+        self.poke()
+
+    def _detail(self, line: str) -> None:
+        if self.options.verbose:
+            say(line)
+
+    def _complain(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            if trouble:
+                say(f"agreement: {trouble}")
+            self.trouble = trouble
+
+    def writer_gpens(self) -> list[Gpen]:
+        """The gpens that go with the writer, as far as they have been seen."""
+        return [gpen for gpen in self.gpens if gpen.balancer.is_writer and gpen.rows]
+
+    def scene(self, now: float) -> Scene:
+        """What the writer is chosen from."""
+        gpens = self.writer_gpens()
+        servers = set().union(*(nodes_of(gpen.rows) for gpen in gpens))
+        barred = self._reach.cut_off(now).union(*(withdrawn(gpen.rows) for gpen in gpens))
+        usable = [node for node in self.cluster.usable() if node in servers]
+        candidates = [node for node in usable if node not in barred] or usable
+        reports = {node: self.cluster.report(node) for node in self.cluster.nodes if node in servers}
+        indexes = {node: report.index if report else NO_INDEX for node, report in reports.items()}
+        choices = [report.choice for node, report in reports.items() if report and node in usable]
+        members, answering = self.cluster.members(), self.cluster.answering()
+        return Scene(
+            order=self.election.order(indexes, candidates), candidates=candidates, present={*members, *answering},
+            choices=[choice for choice in choices if isinstance(choice, Choice)],
+            blank=bool(choices) and all(choice is None for choice in choices),
+            quorate=2 * len(answering) > len(members))
+
+    # --- plans --------------------------------------------------------------------------------------------------------
+
+    def _plan(self, gpen: Gpen, now: float) -> Plan:
+        verdicts = {node: verdict for node in self.cluster.nodes if (verdict := self.cluster.verdict(node))}
+        if gpen.balancer.is_writer:
+            return self._writer_plan(gpen, verdicts, now)
+        return {node: Order(verdict.usable, verdict.reason, close=self._is_lost(verdict))
+                for node, verdict in verdicts.items()}
+
+    def _writer_plan(self, gpen: Gpen, verdicts: dict[str, Verdict], now: float) -> Plan:
+        writer = self.election.current
+        if writer is None:
+            return {}
+        ranks = self.election.ranks(self.scene(now))
+        kept = self.options.keep_old_sessions
+        leaving = draining(gpen.rows)
+        plan = {}
+        for node, verdict in verdicts.items():
+            if node in ranks:
+                up, reason = self._role(node, verdict, now)
+                close = self._is_lost(verdict) or (node != writer and not kept and node not in leaving)
+                plan[node] = Order(up, reason, ranks.index(node), close)
+        return plan
+
+    def _role(self, node: str, verdict: Verdict, now: float) -> tuple[bool, str]:
+        """Whether a gpen that goes with the writer may use a node: where watchers agree, no other than the writer."""
+        if isinstance(self.election, Alone) or not verdict.usable:
+            return verdict.usable, verdict.reason
+        if node != self.election.current:
+            return False, f"standby: {self.election.current} is the writer"
+        if now < self.election.opens_at:
+            return False, "the writer in a moment: all watchers must have seen it"
+        return True, verdict.reason
+
+    def _is_lost(self, verdict: Verdict) -> bool:
+        return verdict.lost and not self.options.keep_sessions
+
+    def label(self, address: str | None) -> str:
+        """How the log names a node: by its address, and what it calls itself."""
+        name = self.cluster.name(address) if address else ""
+        return f"{address} ({name})" if name else address or "none"
+
+
+def _word(verdict: Verdict | None) -> str:
+    return "unknown" if verdict is None else "up" if verdict.usable else "down"

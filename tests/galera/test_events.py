@@ -1,0 +1,230 @@
+"""What happens to one node, and what its clients notice: each limit is the one that the README's table promises.
+
+The load is 20 threads that connect, query and close, 190 times a second together; errors are counted for 20 s. Where
+a node went down it comes back within that time, so that its return is under the same eyes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.galera.cluster import Cluster, Node
+from tests.galera.load import Attempt, Load, Outcome
+from tests.galera.watcher import COMMAND
+from tests.harness import Gpen, wait_until
+
+COUNTED = 20.0  # seconds after the event
+OPEN_AT_MOST = 3  # sessions on the node at the instant that it dies
+OFF = 0.6
+GONE, CUT = 1047, 2013  # what a client gets of a node that is non-Primary, and whose session there is closed
+WATCHER_PORT = 4570
+NORMAL_RATE = 190
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def counted(load: Load, event: float) -> Outcome:
+    """What the load met in the 20 s after the event."""
+    time.sleep(max(0.0, event + COUNTED - time.monotonic()))
+    load.stop()
+    outcome = load.since(event)
+    print(outcome)
+    return outcome
+
+
+def instant(condition: Callable[[], Any], what: str, seconds: float = 20) -> float:
+    """When the condition came true, by time.monotonic()."""
+    wait_until(condition, seconds, what)
+    return time.monotonic()
+
+
+def wait_used(gpen: Gpen, number: int) -> None:
+    """Wait until a server that comes back gets clients."""
+    total = gpen.server(number)["total"]
+    wait_until(lambda: gpen.server(number)["total"] > total, what=f"server {number} getting clients")
+
+
+def sources(attempts: list[Attempt]) -> set[tuple[int, str]]:
+    """The errors, and the nodes on which they were met."""
+    return {(attempt.code, attempt.node) for attempt in attempts}
+
+
+def span(attempts: list[Attempt]) -> float:
+    """Seconds between the first and the last of these."""
+    return max(a.ended for a in attempts) - min(a.ended for a in attempts) if attempts else 0.0
+
+
+def assert_unharmed(outcome: Outcome) -> None:
+    """Nobody got an error, and the clients were served as fast as ever."""
+    assert not outcome.failed, outcome
+    assert outcome.rate > NORMAL_RATE / 2, outcome
+
+
+# --- a node dies -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [Node.kill, Node.stop])
+def test_a_node_dies(cluster: Cluster, front: Gpen, load: Callable[..., Load], end: Callable[[Node], None]) -> None:
+    victim = cluster.nodes[1]
+    readers = load(front)
+    event = time.monotonic()
+    end(victim)
+    victim.start()
+    wait_used(front, 1)
+    outcome = counted(readers, event)
+    assert not outcome.later, outcome
+    assert len(outcome.open) <= OPEN_AT_MOST, outcome
+    assert outcome.longest < 1.5, outcome
+    assert outcome.rate > NORMAL_RATE / 2, outcome
+
+
+@pytest.mark.timeout(180)
+def test_a_rolling_restart(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
+    readers = load(front)
+    event = time.monotonic()
+    for number, node in enumerate(cluster.nodes):
+        front.ctl(f"drain {number} 30")
+        node.stop()
+        node.start()
+        front.ctl(f"server {number} state ready")
+        wait_used(front, number)
+    readers.stop()
+    assert_unharmed(readers.since(event))
+
+
+# --- a node must be left alone ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("variable", "value", "usual"), [("wsrep_desync", "ON", "OFF"), ("read_only", "ON", "OFF")])
+def test_a_node_that_serves_but_should_not(cluster: Cluster, front: Gpen, load: Callable[..., Load], variable: str,
+                                           value: str, usual: str) -> None:
+    node = cluster.nodes[1]
+    readers = load(front)
+    node.assign(variable, value)
+    event = time.monotonic()
+    time.sleep(COUNTED / 2)
+    assert readers.since(event).left(node.name) <= OFF, readers.since(event)
+    node.assign(variable, usual)
+    wait_used(front, 1)
+    assert_unharmed(counted(readers, event))
+
+
+def test_a_node_that_rejects_queries(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
+    node = cluster.nodes[1]
+    readers = load(front)
+    node.assign("wsrep_reject_queries", "ALL")
+    event = time.monotonic()
+    time.sleep(COUNTED / 2)
+    assert readers.since(event).left(node.name) <= OFF, readers.since(event)
+    node.assign("wsrep_reject_queries", "NONE")
+    wait_used(front, 1)
+    outcome = counted(readers, event)
+    assert sources(outcome.failed) <= {(GONE, node.name), (CUT, node.name)}, outcome
+    assert all(attempt.asked - event <= OFF for attempt in outcome.failed), outcome
+
+
+def test_a_donor(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
+    """A real state transfer: another node has lost its data."""
+    donor, joiner = cluster.nodes[1:]
+    joiner.stop()
+    joiner.wipe()
+    joiner.wait_forgotten()
+    readers = load(front)
+    joiner.launch(f"--wsrep-sst-donor={donor.name}")
+    event = instant(lambda: donor.status("local_state") == "2", f"{donor.name} being a donor")
+    end = instant(lambda: donor.status("local_state") == "4", f"{donor.name} being a donor no more")
+    outcome = readers.since(event)
+    served = [attempt for attempt in outcome.attempts if attempt.node == donor.name and attempt.began < end]
+    assert end - event > OFF, "the transfer was too short to show anything"
+    assert max((attempt.began for attempt in served), default=event) - event <= OFF, outcome
+    joiner.wait_synced()
+    for number in (1, 2):
+        wait_used(front, number)
+    assert_unharmed(counted(readers, event))
+
+
+# --- a node is cut off -----------------------------------------------------------------------------------------------
+
+
+def test_a_node_is_cut_off(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
+    assert_cut_off(cluster, front, load, OFF)
+
+
+def test_a_node_is_cut_off_and_says_so(cluster: Cluster, start_front: Callable[..., Gpen], load: Callable[..., Load],
+                                       ) -> None:
+    """With gpen-galera notify as Galera's wsrep_notify_cmd."""
+    listening = f"{cluster.net}1:{WATCHER_PORT}"
+    with cluster.notifying([*COMMAND, "notify", "--to", listening]):
+        assert_cut_off(cluster, start_front("--listen", listening), load, 0.2)
+
+
+def assert_cut_off(cluster: Cluster, front: Gpen, load: Callable[..., Load], at_most: float) -> None:
+    """A non-Primary node gives errors for so many seconds at most, to visitors and to who is connected already."""
+    node = cluster.nodes[1]
+    readers, kept = load(front), load(front, "kept", 6, 60)
+    event = time.monotonic()
+    node.isolate()
+    try:
+        time.sleep(COUNTED / 2)
+        assert front.server(1)["sessions"] == 0
+    finally:
+        node.unisolate()
+    cluster.wait_whole()
+    wait_used(front, 1)
+    outcome, stayed = counted(readers, event), kept.since(event)
+    assert sources(outcome.failed) <= {(GONE, node.name), (CUT, node.name)}, outcome
+    assert span(outcome.failed) <= at_most, outcome
+    assert {attempt.node for attempt in stayed.failed} == {node.name}, stayed
+    assert span(stayed.failed) <= at_most, stayed
+
+
+def test_a_node_freezes(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
+    node = cluster.nodes[1]
+    readers = load(front)
+    event = time.monotonic()
+    node.freeze()
+    try:
+        down = instant(lambda: front.server(1)["verdict"] == "down", "a verdict on the frozen node")
+        time.sleep(max(0.0, event + COUNTED / 2 - time.monotonic()))
+    finally:
+        node.thaw()
+    wait_until(lambda: front.server(1)["verdict"] == "up", what=f"{node.name} being believed again")
+    believed = front.server(1)["verdict_since"]
+    assert node.synced and node.status("cluster_size") == "3"
+    wait_used(front, 1)
+    outcome = counted(readers, event)
+    assert (front.server(1)["verdict"], front.server(1)["verdict_since"]) == ("up", believed)
+    slow = [attempt.began for attempt in outcome.attempts if event <= attempt.began and attempt.took > 0.5]
+    assert down - event <= 1.5, down - event
+    assert not outcome.later, outcome
+    assert outcome.longest <= 1.5, outcome
+    assert max(slow, default=event) - event <= 1.5, outcome
+    assert len(outcome.open) <= OPEN_AT_MOST, outcome
+
+
+def test_the_quorum_is_lost(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
+    last, *others = cluster.nodes
+    readers = load(front)
+    event = time.monotonic()
+    for node in others:
+        node.kill()
+    lost = instant(lambda: last.status("cluster_status") != "Primary", "the quorum being lost")
+    told = instant(lambda: any(attempt.text.startswith("gpen: ") for attempt in readers.since(lost).attempts),
+                   "gpen turning a client away")
+    last.option("pc.bootstrap=1")
+    back = instant(lambda: last.synced, "the last node being a cluster of its own")
+    wait_until(lambda: readers.since(back).reached(last.name) > NORMAL_RATE, what="clients being served again")
+    outcome = readers.since(event)
+    print(outcome)
+    held = [attempt for attempt in outcome.failed if not attempt.node]
+    served = [attempt.ended for attempt in outcome.attempts if attempt.ended > back and not attempt.failed]
+    assert {(attempt.code, attempt.text.partition(":")[0]) for attempt in held} == {(GONE, "gpen")}, outcome
+    assert all(10 <= attempt.took <= 11 for attempt in held), outcome
+    assert told - lost >= 9.5
+    assert span([attempt for attempt in outcome.failed if attempt.node == last.name]) <= OFF, outcome
+    assert min(served) - back <= 1.0, outcome
+    assert not readers.since(back).later, outcome

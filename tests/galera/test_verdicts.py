@@ -1,0 +1,231 @@
+"""What the watcher thinks of nodes, from what they say; no sockets, and a clock turned by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gpen.galera.cluster import GRACE, Cluster, Verdict
+from gpen.galera.report import QUERY, Grade, Report, View, grade, nodes_in, read
+
+A, B, C = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"
+OLD, NEW = View("u1", 7, 3), View("u1", 8, 3)
+SAID = {
+    "wsrep_local_state": "4", "wsrep_local_state_comment": "Synced", "wsrep_ready": "ON",
+    "wsrep_cluster_status": "Primary", "wsrep_cluster_state_uuid": "u1", "wsrep_cluster_conf_id": "7",
+    "wsrep_cluster_size": "3", "wsrep_local_index": "1", "wsrep_incoming_addresses": f"{A},,{B}, {C}",
+    "wsrep_local_recv_queue": "0", "wsrep_node_name": "node2", "read_only": "0", "wsrep_reject_queries": "NONE",
+    "wsrep_sst_donor_rejects_queries": "0", "wsrep_desync": "0",
+}
+WELL = read(SAID.items())
+DONOR = replace(WELL, state=2, comment="Donor/Desynced")
+
+
+def report(**said: str) -> Report:
+    return read((SAID | {f"wsrep_{name}" if f"wsrep_{name}" in SAID else name: value
+                         for name, value in said.items()}).items())
+
+
+class Watched(Cluster):
+    """Three nodes, all well at the time 100."""
+
+    def __init__(self, donor: str = "avoid") -> None:
+        super().__init__(donor)
+        self.now = 100.0
+        for node in (A, B, C):
+            self.add(node)
+            self.saw(node, WELL)
+        self.after(0.0)
+
+    def after(self, seconds: float) -> dict[str, str]:
+        """Judge so much later; what is said of each node that is not simply well."""
+        self.now += seconds
+        self.judge(self.now)
+        return {node: reason(self.verdict(node)) for node in self.nodes if self.verdict(node) != well(self, node)}
+
+
+def well(cluster: Cluster, node: str) -> Verdict | None:
+    verdict = cluster.verdict(node)
+    return replace(verdict, usable=True, reason="Synced", lost=False) if verdict else Verdict(True, "Synced")
+
+
+def reason(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return "unknown"
+    return f"{'up' if verdict.usable else 'lost' if verdict.lost else 'down'}: {verdict.reason}"
+
+
+def test_the_query_asks_for_all_that_is_read() -> None:
+    assert all(f"'{name}'" in QUERY for name in SAID)
+
+
+def test_a_report_is_read_whole() -> None:
+    assert (WELL.state, WELL.view, WELL.index, WELL.name, WELL.ready) == (4, OLD, 1, "node2", True)
+    assert nodes_in(WELL.members) == [A, B, C]  # the arbitrator's entry is empty
+
+
+def test_a_server_without_galera_is_named_so() -> None:
+    with pytest.raises(ValueError, match="no Galera node: it does not tell wsrep_local_state"):
+        read([("wsrep_ready", "OFF")])
+
+
+@pytest.mark.parametrize(("said", "expected"), [
+    ({}, (Grade.GOOD, "Synced")),
+    ({"local_state": "2", "local_state_comment": "Donor/Desynced"}, (Grade.DONOR, "Donor/Desynced")),
+    ({"cluster_status": "non-Primary", "ready": "OFF"}, (Grade.LOST, "non-Primary")),
+    ({"cluster_status": "Disconnected"}, (Grade.LOST, "Disconnected")),
+    ({"ready": "OFF", "local_state_comment": "Joined"}, (Grade.LOST, "not ready (Joined)")),
+    ({"local_state": "3", "local_state_comment": "Joined"}, (Grade.UNFIT, "Joined")),
+    ({"read_only": "1"}, (Grade.UNFIT, "read_only")),
+    ({"read_only": "ON"}, (Grade.UNFIT, "read_only")),
+    ({"reject_queries": "ALL"}, (Grade.LOST, "rejects queries (ALL)")),
+    ({"reject_queries": "ALL_KILL"}, (Grade.LOST, "rejects queries (ALL_KILL)")),
+    ({"local_state": "2", "sst_donor_rejects_queries": "1"}, (Grade.LOST, "donor that rejects queries")),
+    ({"local_state": "2", "local_state_comment": "Donor/Desynced", "sst_donor_rejects_queries": "1", "desync": "1"},
+     (Grade.DONOR, "Donor/Desynced")),
+])
+def test_a_node_by_its_own_account(said: dict[str, str], expected: tuple[Grade, str]) -> None:
+    assert grade(report(**said)) == expected
+
+
+def test_nothing_is_said_before_every_node_was_seen() -> None:
+    cluster = Cluster()
+    cluster.add(A)
+    cluster.add(B)
+    cluster.saw(A, WELL)
+    assert cluster.judge(100.0) == [] and cluster.verdict(A) is None
+    cluster.failed(B, "connection refused")
+    assert {node: reason(new) for node, _, new in cluster.judge(100.1)} == {
+        A: "up: Synced", B: "down: connection refused"}
+
+
+@pytest.mark.parametrize(("donor", "expected"), [
+    ("avoid", {A: "down: Donor/Desynced"}), ("use", {A: "up: Donor/Desynced"}), ("never", {A: "down: Donor/Desynced"})])
+def test_a_donor_while_there_is_better(donor: str, expected: dict[str, str]) -> None:
+    cluster = Watched(donor)
+    cluster.saw(A, DONOR)
+    assert cluster.after(0) == expected
+
+
+@pytest.mark.parametrize(("donor", "up"), [("avoid", True), ("use", True), ("never", False)])
+def test_a_donor_when_nothing_better_is_left(donor: str, up: bool) -> None:
+    cluster = Watched(donor)
+    cluster.saw(A, DONOR)
+    cluster.failed(B, "connection refused")
+    cluster.saw(C, replace(WELL, read_only=True))
+    cluster.after(0)
+    assert cluster.usable() == ([A] if up else [])
+
+
+def test_a_node_of_a_minority_is_not_used() -> None:
+    cluster = Cluster()
+    for node, view in ((A, View("u2", 9, 1)), (B, OLD), (C, OLD)):
+        cluster.add(node)
+        cluster.saw(node, replace(WELL, view=view))
+    cluster.judge(100.0)
+    assert cluster.usable() == [B, C]
+    assert reason(cluster.verdict(A)) == "lost: another group than the majority"
+
+
+@pytest.mark.parametrize("first", [[A], [A, B]])
+def test_a_change_of_membership_turns_no_node_down(first: list[str]) -> None:
+    cluster = Watched()
+    for node in first:
+        cluster.saw(node, replace(WELL, view=NEW))
+    assert cluster.after(0.1) == {}
+    assert cluster.after(GRACE / 2) == {}
+    for node in (A, B, C):
+        cluster.saw(node, replace(WELL, view=NEW))
+    assert cluster.after(5.0) == {}
+
+
+def test_a_node_that_stays_behind_is_not_used() -> None:
+    cluster = Watched()
+    for node in (B, C):
+        cluster.saw(node, replace(WELL, view=NEW))
+    assert cluster.after(0) == {}
+    assert cluster.after(GRACE) == {A: "lost: another group than the majority"}
+
+
+def test_a_node_that_comes_back_must_be_of_the_group_at_once() -> None:
+    cluster = Watched()
+    cluster.failed(A, "connection refused")
+    assert cluster.after(0.1) == {A: "down: connection refused"}
+    cluster.saw(A, replace(WELL, view=View("u1", 6, 3)))
+    assert cluster.after(0.1) == {A: "lost: another group than the majority"}
+    cluster.saw(A, WELL)
+    assert cluster.after(0.1) == {}
+
+
+def test_a_node_that_hung_is_believed_only_after_a_while() -> None:
+    cluster = Watched()
+    cluster.hangs(A, "no answer for 1 s")
+    assert cluster.after(1) == {A: "down: no answer for 1 s"}
+    for node in (B, C):
+        cluster.saw(node, replace(WELL, view=NEW))
+    cluster.after(2)
+    cluster.saw(A, WELL)  # what it knew when it was stopped
+    assert cluster.after(0.01) == {A: "lost: another group than the majority"}
+    cluster.saw(A, replace(WELL, view=NEW))
+    assert cluster.after(0.01) == {A: "down: answers again, not believed yet"}
+    cluster.saw(A, replace(WELL, status="non-Primary", ready=False))
+    assert cluster.after(GRACE / 2) == {A: "lost: non-Primary"}
+    cluster.saw(A, replace(WELL, view=NEW))
+    assert cluster.after(GRACE / 2) == {A: "down: answers again, not believed yet"}
+    assert cluster.after(GRACE) == {}
+
+
+def test_a_node_that_hung_briefly_comes_back() -> None:
+    cluster = Watched()
+    cluster.hangs(A, "no answer for 1 s")
+    cluster.after(0)
+    cluster.saw(A, WELL)
+    cluster.after(0)
+    assert cluster.after(GRACE) == {}
+
+
+@pytest.mark.parametrize(("ours", "theirs", "used"), [
+    (OLD, NEW, [B]),  # the newer of one cluster
+    (OLD, View("u2", 9, 3), [A]),  # of two clusters the one that was followed
+])
+def test_two_groups_of_a_size(ours: View, theirs: View, used: list[str]) -> None:
+    cluster = Watched()
+    cluster.remove(C)
+    cluster.saw(A, replace(WELL, view=ours))
+    cluster.saw(B, replace(WELL, view=theirs))
+    cluster.after(0)
+    cluster.after(GRACE)
+    assert cluster.usable() == used
+
+
+def test_a_watcher_that_may_not_log_in_says_nothing_of_the_node() -> None:
+    cluster = Watched()
+    cluster.failed(A, "access denied for user 'x'", blind=True)
+    assert cluster.after(0) == {A: "unknown"}
+    assert cluster.problem(A) == "access denied for user 'x'"
+    assert cluster.usable() == [B, C]
+
+
+def test_quorum_lost_and_back() -> None:
+    cluster = Watched()
+    for node in (A, B):
+        cluster.failed(node, "connection refused")
+    cluster.saw(C, replace(WELL, status="non-Primary", ready=False, view=View("u1", 0, 1), members=(C,)))
+    assert cluster.after(0) == {A: "down: connection refused", B: "down: connection refused", C: "lost: non-Primary"}
+    assert cluster.answering() == [] and cluster.members() == []
+    cluster.saw(C, replace(WELL, view=View("u1", 9, 1), members=(C,)))
+    cluster.after(0)
+    assert cluster.usable() == [C] and cluster.members() == [C]
+
+
+def test_changes_are_told_once() -> None:
+    cluster = Watched()
+    cluster.saw(A, DONOR)
+    changes: list[Any] = cluster.judge(101.0)
+    assert [(node, reason(old), reason(new)) for node, old, new in changes] == [
+        (A, "up: Synced", "down: Donor/Desynced")]
+    assert cluster.judge(102.0) == []
+    verdict = cluster.verdict(A)
+    assert verdict is not None and verdict.since == 101.0

@@ -1,0 +1,158 @@
+"""gpen-galera's command line, credentials and manual; no cluster."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gpen.galera.access import AccessError, read_access
+from gpen.galera.manual import options_of, page
+from gpen.galera.usage import OVERVIEW, USAGES
+from tests.galera.watcher import COMMAND
+from tests.harness import ROOT
+
+
+def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=20, check=False, **options)
+
+
+@pytest.mark.parametrize("command", [*USAGES, ""])
+def test_help_has_examples_and_fits_a_terminal(command: str) -> None:
+    done = run(*filter(None, [command, "--help"]))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.rstrip("\n") == (USAGES[command] if command else OVERVIEW).rstrip("\n")
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert command == "status" or "Example" in done.stdout
+
+
+@pytest.mark.parametrize(("words", "expected"), [
+    ("", "wrong usage; gpen-galera --help"),
+    ("bogus", "'bogus' is no command: expected one of watch, status, move, check, serve, notify"),
+    ("watch", "no gpen to tell: give --reader=CONTROL or --writer=CONTROL"),
+    ("watch --reader=x", "target 'x': expected"),
+    ("watch --foo --reader=/x", "unknown or repeated --foo; gpen-galera watch --help"),
+    ("watch --reader=/x --interval=soon", "--interval: 'soon' is not a number"),
+    ("watch --reader=/x --timeout=0", "--timeout: '0' is out of range"),
+    ("watch --reader=/x --donor=maybe", "--donor: 'maybe' is not one of avoid, use, never"),
+    ("watch --reader=/x --prefer=a:b:c:d:e:f:g", "'a:b:c:d:e:f:g' has too many fields"),
+    ("watch --reader=/x", "no credentials; give --defaults-file FILE, or set GPEN_GALERA_USER"),
+    ("watch --reader=/x --defaults-file=/no/such", "/no/such: No such file or directory; --defaults-file wants"),
+    ("move", "an argument is missing; gpen-galera move --help"),
+    ("check 10.0.0.1:http", "'10.0.0.1:http' is not a node: expected HOST:PORT"),
+])
+def test_a_wrong_command_line_is_one_line(words: str, expected: str) -> None:
+    done = run(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"gpen-galera: {expected}") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["status", "move node2"])
+def test_no_watcher(command: str, tmp_path: Path) -> None:
+    done = run(*command.split(), f"--socket={tmp_path}/none")
+    assert done.returncode == 3
+    assert done.stderr == (f"gpen-galera: {tmp_path}/none: No such file or directory; does 'gpen-galera watch' run, "
+                           "with this --socket?\n")
+
+
+def test_without_pymysql_it_says_how_to_get_it(tmp_path: Path) -> None:
+    finder = ("import sys; sys.modules['pymysql'] = None; from gpen.galera.main import main; "
+              "sys.exit(main(['check', 'localhost']))")
+    done = subprocess.run([sys.executable, "-c", finder], capture_output=True, text=True, timeout=20, check=False,
+                          cwd=ROOT)
+    assert (done.returncode, done.stderr) == (2, "gpen-galera: PyMySQL is missing: pip install 'gpen[galera]'\n")
+
+
+# --- notify ----------------------------------------------------------------------------------------------------------
+
+
+def test_notify_wakes_all_and_takes_what_galera_adds() -> None:
+    with socket.socket(type=socket.SOCK_DGRAM) as first, socket.socket(type=socket.SOCK_DGRAM) as second:
+        for sock in (first, second):
+            sock.bind(("127.0.0.1", 0))
+            sock.settimeout(10)
+        ports = [sock.getsockname()[1] for sock in (first, second)]
+        done = run("notify", "--to", f"127.0.0.1:{ports[0]}", f"--to={ports[1]}", "--status", "Synced", "--uuid", "x",
+                   "--primary", "yes", "--members", "a/b/c:3306,d/e/f:3306", "--index", "0")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert first.recv(64) and second.recv(64)
+
+
+@pytest.mark.parametrize("words", [[], ["--to"], ["--to", "127.0.0.1:9"], ["--to=nonsense:port"], ["--to=::1:x"]])
+def test_notify_never_fails_the_node(words: list[str]) -> None:
+    began = time.monotonic()
+    assert run("notify", *words).returncode == 0
+    assert time.monotonic() - began < 5
+
+
+# --- credentials -----------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(("text", "user", "password"), [
+    ("[client]\nuser=a\npassword=b\n", "a", "b"),
+    ("[mysqld]\nuser=x\n[client]\n  user = a\n  password = 'b # \"c'  # why\n", "a", 'b # "c'),
+    ('[client]\nuser=a#comment\npassword="b\\"c\\\\d"\n!includedir /etc\n', "a", 'b"c\\d'),
+    ("# said\n[client]\n; said\nuser=a\npassword=b%c\nskip-ssl\n[client2]\nuser=z\n", "a", "b%c"),
+])
+def test_a_my_cnf(tmp_path: Path, text: str, user: str, password: str) -> None:
+    access = read_access(write(tmp_path / "my.cnf", text), None, {})
+    assert (access.user, access.password, access.tls) == (user, password, None)
+    assert password not in repr(access)
+
+
+@pytest.mark.parametrize(("text", "environment", "expected"), [
+    (None, {"GPEN_GALERA_USER": "e", "GPEN_GALERA_PASSWORD": "f"}, ("e", "f")),
+    ("[client]\nuser=a\n", {"GPEN_GALERA_USER": "e", "GPEN_GALERA_PASSWORD": "f"}, ("a", "f")),
+    ("[client]\nuser=a\npassword=\n", {"GPEN_GALERA_PASSWORD": "f"}, ("a", "")),
+])
+def test_the_environment(
+        tmp_path: Path, text: str | None, environment: Mapping[str, str], expected: tuple[str, str]) -> None:
+    file = write(tmp_path / "my.cnf", text) if text else None
+    access = read_access(file, None, environment)
+    assert (access.user, access.password) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("[mysqld]\nuser=x\n", "no user in its group [client]"),
+    ("[client]\nuser=a\nssl-ca=/no/ca.pem\n", "TLS: /no/ca.pem: No such file or directory"),
+])
+def test_credentials_that_are_none(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(AccessError, match=re.escape(expected)):
+        read_access(write(tmp_path / "my.cnf", text), None, {})
+
+
+# --- the manual ------------------------------------------------------------------------------------------------------
+
+
+def test_the_committed_page_is_what_the_usage_says() -> None:
+    assert (ROOT / "man" / "gpen-galera.1").read_text() == page(), "run: make man"
+
+
+def test_every_option_is_in_the_page() -> None:
+    shown = page().replace("\\-", "-")
+    for usage in USAGES.values():
+        options = options_of(usage)
+        assert options and all(text for _, text in options)
+        assert all(f"\\fB{option}\\fR" in shown for option, _ in options)
+
+
+def test_the_page_renders_without_warnings() -> None:
+    if not shutil.which("man"):
+        pytest.skip("man is not installed")
+    done = subprocess.run(["man", "--warnings=all", "-l", str(ROOT / "man" / "gpen-galera.1")], capture_output=True,
+                          text=True, check=True, timeout=30, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8",
+                                                                  "MANWIDTH": "100"})
+    assert done.stderr == "" and "SEE ALSO" in done.stdout

@@ -1,0 +1,141 @@
+"""What gpens are told, and which servers are added and deleted; no sockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpen.control.script import parse_line
+from gpen.galera.discover import Discovery
+from gpen.galera.plan import Herald, Order, Plan, front, node_of, nodes_of
+
+A, B, C = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"
+UP, LOST = Order(True, "Synced"), Order(False, "non-Primary", close=True)
+
+
+def row(number: int | None, node: str, prio: int = 0, state: str = "ready", host: str = "") -> dict[str, Any]:
+    address, _, port = node.rpartition(":")
+    return {"number": number, "address": address.strip("[]"), "host": host or address.strip("[]"), "port": int(port),
+            "prio": prio, "state": state}
+
+
+ROWS = [row(0, A, 0), row(1, B, 1), row(2, C, 2)]
+
+
+def test_the_nodes_of_servers() -> None:
+    unresolved = row(3, C) | {"address": None}
+    path = row(4, C) | {"address": "/run/m.sock", "port": 0}
+    assert [node_of(each) for each in (row(0, A), row(1, "[::1]:3306"), unresolved, path, row(None, B))] == [
+        A, "[::1]:3306", None, None, None]
+    assert nodes_of([*ROWS, unresolved]) == {A, B, C}
+
+
+def test_the_server_in_front_is_the_only_one_with_the_lowest_prio() -> None:
+    assert front(ROWS) == A
+    assert front([row(0, A, 1), row(1, B, 1), row(2, C, 2)]) is None
+    assert front([]) is None
+
+
+def test_verdicts_are_renewed_and_sessions_ended_once() -> None:
+    herald = Herald()
+    plan: Plan = {A: UP, B: LOST}
+    verdicts = ["server 1 health down because non-Primary", "server 0 health up because Synced"]
+    assert herald.commands(plan, ROWS) == [*verdicts, "close server 1"]
+    assert herald.commands(plan, ROWS) == [*verdicts, "close server 1"]  # the first did not get through
+    herald.done(plan)
+    assert herald.commands(plan, ROWS) == verdicts
+    herald.done({A: UP, B: UP})
+    assert herald.commands(plan, ROWS) == [*verdicts, "close server 1"]
+
+
+def ranked(*nodes: str, close: bool = True) -> Plan:
+    return {node: Order(True, "Synced", rank, close and rank > 0) for rank, node in enumerate(nodes)}
+
+
+def test_the_writer_moves_before_the_old_ones_sessions_end() -> None:
+    herald = Herald()
+    herald.meet(ranked(A, B, C), ROWS)
+    herald.done(ranked(A, B, C))
+    assert herald.commands(ranked(B, C, A), ROWS) == [
+        "server 0 prio 2", "server 2 prio 1", "server 1 prio 0",
+        *(f"server {number} health up because Synced" for number in range(3)), "close server 0"]
+
+
+def test_a_watcher_that_comes_ends_no_session() -> None:
+    herald = Herald()
+    herald.meet(ranked(A, B, C), ROWS)
+    assert not [line for line in herald.commands(ranked(A, B, C), ROWS) if line.startswith("close")]
+
+
+def test_a_watcher_that_comes_ends_those_on_a_writer_of_before() -> None:
+    herald = Herald()
+    herald.meet(ranked(B, A, C), ROWS)
+    assert [line for line in herald.commands(ranked(B, A, C), ROWS) if line.startswith("close")] == ["close server 0"]
+
+
+def test_any_reason_is_a_command() -> None:
+    plan = {A: Order(False, 'Host "x" is # blocked;  see\nmanual')}
+    (line,) = Herald().commands(plan, ROWS)
+    assert parse_line(line, "test") is not None
+    assert line == "server 0 health down because Host 'x' is no. blocked; see manual"
+
+
+# --- discovery -------------------------------------------------------------------------------------------------------
+
+
+def found(*rows: Any, members: Any = (A, B, C), floor: int = 1) -> list[str]:
+    return Discovery(floor, 60.0).commands(rows, members, 100.0)
+
+
+def test_new_nodes_get_the_lowest_free_numbers() -> None:
+    assert found(row(1, B)) == [
+        "server 0 address 10.0.0.1 port 3306", "server 0 health down because new, not asked yet",
+        "server 2 address 10.0.0.3 port 3306", "server 2 health down because new, not asked yet"]
+
+
+def test_members_without_an_address_are_skipped() -> None:
+    assert found(row(0, A), members=[A, "AUTO", "AUTO:3306", "", A]) == []
+
+
+def test_a_node_is_known_by_its_name_as_well() -> None:
+    assert found(row(0, A, host="db1.example"), members=["db1.example:3306"]) == []
+
+
+def test_new_nodes_are_found_by_address_family() -> None:
+    assert found(row(0, A), members=["[fd00::2]:3307"])[0] == "server 1 address fd00::2 port 3307"
+
+
+def gone(floor: int = 1, members: Any = (A,), answering: Any = (A,), rows: Any = ROWS) -> list[str]:
+    """What is deleted of three servers after 60 s of this."""
+    discovery = Discovery(floor, 60.0)
+    discovery.saw([A, B, C], members, answering, 100.0)
+    assert discovery.commands(rows, members, 159.9) == []
+    discovery.saw([A, B, C], members, answering, 160.0)
+    return discovery.commands(rows, members, 160.0)
+
+
+def test_nodes_that_are_gone_are_deleted_after_a_while() -> None:
+    assert gone() == ["no server 1", "no server 2"]
+
+
+def test_a_floor_of_servers_is_kept() -> None:
+    assert gone(floor=2) == ["no server 1"]
+    assert gone(floor=3) == []
+
+
+def test_a_node_that_answers_is_not_gone() -> None:
+    assert gone(answering=(A, C)) == ["no server 1"]
+
+
+def test_without_a_group_nothing_is_gone() -> None:
+    assert gone(members=(), answering=()) == []
+
+
+def test_what_the_operator_has_taken_out_stays() -> None:
+    assert gone(rows=[row(0, A), row(1, B, state="maint"), row(2, C, state="drain")]) == []
+
+
+def test_a_node_that_comes_back_in_between_is_not_gone() -> None:
+    discovery = Discovery(1, 60.0)
+    for now, members in ((100.0, (A,)), (130.0, (A, B)), (131.0, (A,)), (165.0, (A,))):
+        discovery.saw([A, B], members, (A,), now)
+    assert discovery.commands(ROWS[:2], (A,), 165.0) == []
