@@ -7,9 +7,10 @@ A tour of the sources, in the order in which they are best read:
    ``acl.py`` beside it): plain Python, no socket, no clock of its own
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back
 4. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
-   ``poller.py`` says when; ``listener.py`` and ``control.py`` accept
+   ``poller.py`` says when; ``listener.py`` and ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a
+   server, ``check.py`` asks whether that is well
 5. ``daemon/balancer.py``  owns all of these and runs the commands; ``process.py`` makes it a daemon
-6. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl
+6. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own
 
 Imports run daemon -> control, wire -> model, never back (tests/test_laws.py holds this).
 """

@@ -193,7 +193,7 @@ class Balancer:
         sock = sockets.listen(address, endpoint, self.settings.backlog, old.socket if old is not None else None)
         if address.path:
             self._socket_files[address.path] = os.stat(address.path)
-        return Listener(sock, self.settings.multi_accept, self._workers, self._begin, self._no_room)
+        return Listener(sock, self.poller, self.settings.multi_accept, self._workers, self._begin, self._no_room)
 
     def _open_control(self, text: str) -> None:
         address = parse_listen(text, "127.0.0.1")

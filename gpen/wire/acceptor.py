@@ -24,6 +24,7 @@ class Acceptor(StreamServer):
     socket: Any
     _watcher: Any
     _timer: Any
+    _do_read: Any
     _short = False
 
     def do_read(self) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpen.wire.acceptor import Acceptor
+from gpen.wire.poller import EPOLLIN, Poller
 from gpen.wire.sock import Socket, endpoint_of
 from gpen.wire.workers import Workers
 
@@ -24,9 +25,10 @@ class Listener(Acceptor):
     none may begin. Call ``resume`` when there is room again.
     """
 
-    def __init__(self, sock: Socket, multi_accept: int, workers: Workers, begin: Begin,
+    def __init__(self, sock: Socket, poller: Poller, multi_accept: int, workers: Workers, begin: Begin,
                  no_room: Callable[[], bool]) -> None:
         self.max_accept = multi_accept
+        self._poller = poller
         self._begin = begin
         self._no_room = no_room
         self._workers = workers
@@ -37,6 +39,18 @@ class Listener(Acceptor):
         self.family = listener.family
         self.address = listener.getsockname()
         self.socket = listener
+
+    def start_accepting(self) -> None:
+        """Watch the socket beside those of the sessions, so that it is seen while they keep the poller busy."""
+        if self._watcher is None:
+            self._watcher = self.socket.fileno()
+            self._poller.add(self._watcher, EPOLLIN, lambda events: self._do_read())
+
+    def stop_accepting(self) -> None:
+        if self._watcher is not None:
+            self._poller.remove(self._watcher)
+            self._watcher = None
+        super().stop_accepting()
 
     def full(self) -> bool:
         return self._no_room()

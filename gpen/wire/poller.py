@@ -21,9 +21,9 @@ from gevent.hub import get_hub
 __all__ = ["EPOLLERR", "EPOLLHUP", "EPOLLIN", "EPOLLOUT", "EPOLLRDHUP", "Handler", "Poller"]
 
 Handler = Callable[[int], object]
-BATCH = 512
-PASSES = 4  # at most, before the listener and everybody else get their turn
-BUSY = 4  # ready at once: much
+BATCH = 64  # no more, so that the memory for them is at hand (glibc's tcache)
+LINGER = 0.01  # seconds between two events that come soon after each other
+TURN = 0.002  # seconds of such events, before timers and all that is not watched here get their turn
 BUFFER_SIZE = 128 * 1024
 
 
@@ -84,16 +84,23 @@ class Poller:
         self._epoll.close()
 
     def _pass(self) -> None:
-        """Call the handlers of what is ready. While much is, look again before the loop does, which spares its own
-        system calls: with 32 kept connections a request took 17.0 us of CPU, not 17.4 (medians of 5 turns)."""
+        """Call the handlers of what is ready. When one thing comes soon after another, wait here for the next, which
+        spares the loop's own system calls and callbacks. With 8 MySQL clients a transaction of 20 queries took 492 us of
+        CPU instead of 535, and there were 904 a second instead of 804 (haproxy: 434 us, 790 a second; quartile and
+        median of 8 rounds). A shorter LINGER, 1 ms, arms a hardware timer each time, and gains a quarter of that.
+        """
         handlers, poll = self.handlers, self._epoll.poll
-        for _ in range(PASSES):
-            self.now = time.monotonic()
-            ready = poll(0, BATCH)
+        now = time.monotonic()
+        leave = now + TURN if now - self.now < LINGER else 0.0
+        ready = poll(0, BATCH)
+        while ready:
+            self.now = now
             for fd, events in ready:
                 handler = handlers.get(fd)
                 # a handler earlier in this pass may have closed this one's session
                 if handler is not None:
                     handler(events)
-            if len(ready) < BUSY:
+            if now > leave:
                 return
+            ready = poll(LINGER, BATCH)
+            now = time.monotonic()
