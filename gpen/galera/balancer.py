@@ -34,7 +34,9 @@ class Balancer:
         self._needs_ttl = needs_ttl
         self._herald = Herald()
         self._met = False
-        self._wanted: tuple[Plan, Sequence[str]] = ({}, ())
+        self.told = 0  # the newest choice of the writer that it has carried out
+        self.absent = False  # nobody listens at its control socket, so there is no such gpen
+        self._wanted: tuple[Plan, Sequence[str], int] = ({}, (), 0)
         self._told: Plan = {}
         self._rows: Sequence[Row] = ()
         self._look_at = 0.0
@@ -56,9 +58,9 @@ class Balancer:
         self._stopping = True
         self._wake.set()
 
-    def want(self, plan: Plan, others: Sequence[str] = ()) -> None:
-        """Bring this plan to the gpen now, and these commands before it."""
-        self._wanted = plan, others
+    def want(self, plan: Plan, others: Sequence[str] = (), version: int = 0) -> None:
+        """Bring this plan to the gpen now, and these commands before it. ``version``: of the choice that it follows."""
+        self._wanted = plan, others, version
         self._wake.set()
 
     def _run(self) -> None:
@@ -69,7 +71,7 @@ class Balancer:
                 return
             self._tell(self, self._round(*self._wanted))
 
-    def _round(self, plan: Plan, others: Sequence[str]) -> Sequence[Row] | str:
+    def _round(self, plan: Plan, others: Sequence[str], version: int) -> Sequence[Row] | str:
         """Tell the gpen the plan. Returns its servers as they were seen last, or what is wrong."""
         if plan and self._rows and not self._met:
             self._herald.meet(plan, self._rows)
@@ -81,14 +83,16 @@ class Balancer:
         try:
             reply = ask(self.target, "\n".join([*commands, *self._questions(looking)]), TIMEOUT)
             complaint = self._understand(reply, looking)
+            self.absent = False
         except LinkError as error:
             complaint = str(error)
+            self.absent = isinstance(error.__context__, (ConnectionRefusedError, FileNotFoundError))
         if complaint:
             self._look_at = 0.0
             return complaint
         if self._rows:
             self._herald.done(plan)
-            self._told = plan
+            self._told, self.told = plan, version
         return self._rows
 
     def _questions(self, looking: bool) -> list[str]:

@@ -56,5 +56,5 @@ def check(address: str, access: Access, rules: Rules, timeout: float) -> Finding
     try:
         with closing(access.connect(address, timeout, timeout)) as connection:
             return judge(read(ask(connection, QUERY), time.monotonic() - began), rules)
-    except (OSError, ValueError, pymysql.err.Error) as error:
+    except (OSError, ValueError, RuntimeError, pymysql.err.Error) as error:
         return Finding(False, explain(error, access.user, timeout).text)

@@ -54,6 +54,7 @@ class Cluster:
         "never"."""
         self._donor = donor
         self._nodes: dict[str, _Node] = {}
+        self._begun = False
         self._uuid = ""  # the cluster that is followed
         self.view: View | None = None  # of the group that most nodes are in
 
@@ -107,16 +108,19 @@ class Cluster:
     def judge(self, now: float) -> list[tuple[str, Verdict | None, Verdict | None]]:
         """Think again about all nodes. Returns what changed: node, verdict before, verdict now.
 
-        Nothing is said before every node was seen: the first to answer may be of a minority.
+        Nothing is said before every node was seen once: the first to answer may be of a minority. A node that is added
+        later has no verdict until it was seen.
         """
-        if not all(node.seen for node in self._nodes.values()):
+        seen = {address: node for address, node in self._nodes.items() if node.seen}
+        self._begun = self._begun or len(seen) == len(self._nodes)
+        if not self._begun:
             return []
         self.view = self._majority()
-        grades = {address: self._grade(node, now) for address, node in self._nodes.items()}
+        grades = {address: self._grade(node, now) for address, node in seen.items()}
         donors = self._donor == "use" or (
             self._donor == "avoid" and not any(found is Grade.GOOD for found, _ in grades.values()))
         changes = []
-        for address, node in self._nodes.items():
+        for address, node in seen.items():
             old, new = node.verdict, None if node.blind else _verdict(*grades[address], donors, now)
             if _differ(old, new):
                 node.verdict = new
@@ -128,6 +132,14 @@ class Cluster:
         return [address for address, node in self._nodes.items()
                 if node.report is not None and self.view is not None and node.report.view == self.view
                 and node.report.status == "Primary"]
+
+    def writable(self) -> list[str]:
+        """The nodes on which somebody might be able to write: those that say so themselves, and those that the group
+        has not dropped but that do not answer here."""
+        members = self.members()
+        return [address for address, node in self._nodes.items()
+                if (node.suspect and node.report is None and address in members)
+                or (node.report is not None and grade(node.report)[0] in (Grade.GOOD, Grade.DONOR))]
 
     def members(self) -> list[str]:
         """The addresses of the followed group's nodes as the cluster itself tells them (``AUTO`` where a node does

@@ -31,10 +31,10 @@ class Discovery:
         gone = {node for node in nodes if node not in members and node not in answering}
         self._gone_since = {node: self._gone_since.get(node, now) for node in gone}
 
-    def commands(self, rows: Sequence[Row], members: Iterable[str], now: float) -> list[str]:
-        """The control commands for one gpen with these servers."""
+    def commands(self, rows: Sequence[Row], members: Iterable[str], now: float, rank: int | None = None) -> list[str]:
+        """The control commands for one gpen with these servers. ``rank``: the prio of new ones, where prio counts."""
         servers = {row["number"]: row for row in rows if row["number"] is not None}
-        return self._deletions(servers, now) + _additions(servers, members)
+        return self._deletions(servers, now) + _additions(servers, members, rank)
 
     def _deletions(self, servers: dict[int, Row], now: float) -> list[str]:
         forgotten = [number for number, row in servers.items() if row["state"] == "ready"
@@ -43,7 +43,7 @@ class Discovery:
         return [f"no server {number}" for number in forgotten[:spare]]
 
 
-def _additions(servers: dict[int, Row], members: Iterable[str]) -> list[str]:
+def _additions(servers: dict[int, Row], members: Iterable[str], rank: int | None) -> list[str]:
     known = {node_of(row) for row in servers.values()}
     known |= {f"{bracketed(row['host'])}:{row['port']}" for row in servers.values()}
     numbers = (number for number in count() if number not in servers)
@@ -51,7 +51,7 @@ def _additions(servers: dict[int, Row], members: Iterable[str]) -> list[str]:
     for host, port in dict.fromkeys(filter(None, map(_place, members))):
         if f"{bracketed(host)}:{port}" not in known:
             number = next(numbers)
-            lines += [f"server {number} address {host} port {port}",
+            lines += [f"server {number} address {host} port {port}" + ("" if rank is None else f" prio {rank}"),
                       f"server {number} health down because new, not asked yet"]
     return lines
 

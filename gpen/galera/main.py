@@ -98,11 +98,12 @@ def watch(arguments: Arguments) -> int:
     except ConsoleError as error:
         raise UsageError(str(error)) from None
     on_signals(watcher.stop)
+    failures = stop_on_failure(watcher.stop)
     try:
         watcher.run()
     finally:
         console.close()
-    return 0
+    return 1 if failures else 0
 
 
 def status(arguments: Arguments) -> int:
@@ -194,6 +195,7 @@ def watch_options(arguments: Arguments) -> Options:
         prefer=[node(text) for text in (arguments["--prefer"] or "").split(",") if text],
         failback=arguments["--failback"], keep_sessions=arguments["--keep-sessions"],
         keep_old_sessions=arguments["--keep-old-sessions"], agree=arguments["--agree"],
+        name=f"{os.uname().nodename}:{os.path.abspath(arguments['--socket'])}",
         discover=arguments["--discover"], floor=int(number(arguments, "--floor")),
         forget=seconds(arguments, "--forget"), verbose=arguments["--verbose"])
 
@@ -263,6 +265,22 @@ def number(arguments: Arguments, name: str) -> float:
     if not 0 <= value < 1e9:
         raise UsageError(f"{name}: '{text}' is not a number")
     return value
+
+
+def stop_on_failure(stop: Callable[[], None]) -> list[str]:
+    """Call this when a thread fails: without it what is known would grow old, and be told nevertheless. The names of
+    such threads appear in the list that is returned."""
+    import threading
+
+    failures: list[str] = []
+
+    def fail(failure: threading.ExceptHookArgs) -> None:
+        failures.append(failure.thread.name if failure.thread else "thread")
+        threading.__excepthook__(failure)
+        stop()
+
+    threading.excepthook = fail
+    return failures
 
 
 def on_signals(stop: Callable[[], None]) -> None:

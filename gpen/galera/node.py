@@ -7,6 +7,7 @@ again. Meanwhile ``asked`` tells everybody else how long it has been waiting.
 from __future__ import annotations
 
 import errno
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.galera.access import USER, Access
-from gpen.galera.agree import Ledger
+from gpen.galera.ledger import Ledger
 from gpen.galera.report import QUERY, Grade, Report, grade, read
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ CUT = "connection lost"
 WORDS = {errno.ECONNREFUSED: "connection refused", errno.ECONNRESET: CUT, errno.EPIPE: CUT,
          errno.EHOSTUNREACH: "no route to it", errno.ENETUNREACH: "no route to it"}
 LOST = (2006, 2013)  # a connection ended, as PyMySQL numbers it
+NO_TLS = 2026
 
 
 class Problem(NamedTuple):
@@ -47,7 +49,7 @@ class Node:
     def __init__(self, address: str, access: Access, interval: float, timeout: float, tell: Tell,
                  ledger: Ledger | None = None) -> None:
         """``timeout``: an answer that comes later than so many seconds after the question is too old to be told.
-        ``ledger``: the table that holds the choice of the writer, where that is agreed."""
+        ``ledger``: the tables that hold the choice of the writer, where that is agreed."""
         self.address = address
         self.asked: float | None = None  # when the question was sent that has no answer yet (monotonic)
         self._access = access
@@ -102,11 +104,11 @@ class Node:
                 self.asked = began = time.monotonic()
             report = read(ask(self._connection, QUERY), time.monotonic() - began)
             if self._ledger is not None and grade(report)[0] in (Grade.GOOD, Grade.DONOR):
-                report = replace(report, choice=self._ledger.read(self._connection))
+                report = replace(report, page=self._ledger.read(self._connection))
             if time.monotonic() - began > self._timeout:
                 return None, 0.0
             return report, self._interval
-        except (OSError, ValueError, pymysql.err.Error) as error:
+        except (OSError, ValueError, RuntimeError, pymysql.err.Error) as error:
             self._close()
             if kept:  # a KILL perhaps: what the node is like, a new login tells
                 return None, 0.0
@@ -137,6 +139,8 @@ def silence(timeout: float) -> str:
 def explain(error: Exception, user: str, timeout: float) -> Problem:
     """What an error says of the node, in a few words."""
     cause = getattr(error, "original_exception", None) or error
+    if isinstance(cause, (ssl.SSLError, RuntimeError)) or error.args[:1] == (NO_TLS,):
+        return Problem(f"the watcher can't log in: {' '.join(str(cause.args[-1]).split())}", blind=True)
     if isinstance(cause, OSError):
         if cause.errno in OWN_TROUBLE:
             return Problem(f"the watcher can't ask: {cause.strerror}", blind=True)

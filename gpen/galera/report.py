@@ -5,8 +5,8 @@ Login, ``SELECT 1`` and ``USE`` succeed on a node that has lost its cluster, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -34,11 +34,22 @@ class View(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The writer that several watchers have agreed upon: the ``version``-th choice, and who is next."""
+    """The writer that several watchers have agreed upon: the ``version``-th choice, who would follow by and by, and the
+    ``heir`` that is to have the role when everybody has left the writer."""
 
     version: int
     writer: str
     succession: tuple[str, ...] = ()
+    heir: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a node knows of the agreement: the choice, if there is one, and the newest one that each watcher that takes
+    part has carried out."""
+
+    choice: Choice | None = None
+    watchers: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,7 @@ class Report:
     donor_rejects: bool
     desync: bool
     latency: float = 0.0
-    choice: Choice | str | None = None  # of the writer, as this node knows it; a text: why it can't be read
+    page: Page | str | None = None  # a text: why it can't be read
 
 
 class Grade(Enum):

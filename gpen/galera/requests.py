@@ -12,7 +12,7 @@ from gpen.galera.plan import front
 from gpen.galera.status import status
 from gpen.galera.watch import Watcher
 
-MOVE_TIME = 20.0  # seconds
+MOVE_TIME = 15.0  # seconds
 
 Reply = Callable[[Answer], None]
 
@@ -54,7 +54,7 @@ class Requests:
             return
         self._moves.append(_Move(target, now + MOVE_TIME, reply))
         if target != watcher.election.current:
-            watcher.election.move(target, watcher.scene(now), now)
+            watcher.election.move(target)
 
     def _find(self, name: str) -> str:
         """The node with this address or name, or with the only one that begins so. Raises ValueError."""
@@ -98,10 +98,12 @@ class Requests:
         if watcher.election.current == move.target and not behind and now >= watcher.election.opens_at:
             silent = [gpen.name for gpen in watcher.writer_gpens() if gpen.problem]
             return {"done": f"{label} is the writer" + (f"; not told: {', '.join(silent)}" if silent else "")}
-        if now < move.deadline:
+        refusal = watcher.election.refusal
+        if now < move.deadline and not refusal:
             return None
-        if watcher.election.current != move.target:
-            why = watcher.trouble or f"{watcher.label(watcher.election.current)} is"
-        else:
-            why = f"not followed by {', '.join(behind)}"
-        return {"error": f"{label} did not become the writer within {MOVE_TIME:g} s: {why}"}
+        if watcher.election.current == move.target:
+            refusal = f"not followed by {', '.join(behind)}"
+        if refusal.startswith("not confirmed") and watcher.ledger is not None:
+            refusal += f" (if one is gone for good: {watcher.ledger.removal('NAME')})"
+        return {"error": f"{label} did not become the writer: "
+                         f"{refusal or watcher.trouble or f'no outcome within {MOVE_TIME:g} s'}"}

@@ -6,8 +6,8 @@ import re
 import time
 from typing import Any
 
+from gpen.galera.agree import Agreed
 from gpen.galera.console import Answer
-from gpen.galera.election import Agreed
 from gpen.galera.plan import front, nodes_of
 from gpen.galera.watch import Gpen, Watcher
 
@@ -20,6 +20,7 @@ def status(watcher: Watcher, now: float) -> Answer:
         "well": is_well(watcher),
         "writer": watcher.election.current,
         "agreed": watcher.election.version if isinstance(watcher.election, Agreed) else None,
+        "heir": watcher.election.heir or None,
         "trouble": watcher.trouble,
         "nodes": [node_row(watcher, node, now) for node in sorted(watcher.cluster.nodes, key=_natural)],
         "gpens": [_gpen_row(gpen) for gpen in watcher.gpens],
@@ -79,7 +80,8 @@ def show(answer: Answer) -> str:
     parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
                       disable_numparse=True)]
     if answer["agreed"] is not None:
-        parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']})")
+        heir = f", hands over to {answer['heir']}" if answer["heir"] else ""
+        parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']}){heir}")
     if answer["trouble"]:
         parts.append(f"agreement: {answer['trouble']}")
     parts.append(tabulate(gpens, ["gpen", "kind", "answers", "servers up", "sessions", "in front"], "simple",

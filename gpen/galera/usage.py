@@ -92,7 +92,7 @@ Options:
   --verbose              Log every proposal, handover and wake-up as well.
 {HELP}
 SIGTERM and SIGINT end it; what the gpens know they keep.
-Exit status: 0; 2 wrong usage, or something given can't be used.
+Exit status: 0; 1 it failed; 2 wrong usage, or something given can't be used.
 
 Examples:
   gpen-galera watch --defaults-file=my.cnf --reader=/run/gpen/reader.ctl

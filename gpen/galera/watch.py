@@ -15,19 +15,22 @@ from functools import partial
 
 from gpen.ctl.link import Target
 from gpen.galera.access import Access
-from gpen.galera.agree import Ledger, propose
+from gpen.galera.agree import Agreed
 from gpen.galera.balancer import Balancer
 from gpen.galera.cluster import Cluster, Verdict
 from gpen.galera.discover import Discovery
-from gpen.galera.election import Agreed, Alone, Scene
+from gpen.galera.election import Alone, Scene
+from gpen.galera.ledger import Ledger, Work, errand
 from gpen.galera.log import say
 from gpen.galera.node import Node, Problem, silence
 from gpen.galera.plan import Order, Plan, Row, front, nodes_of
-from gpen.galera.report import NO_INDEX, Choice, Report
+from gpen.galera.report import NO_INDEX, Choice, Page, Report
 from gpen.galera.writer import Reach, Writer, draining, withdrawn
 
 POKES = (0.0, 0.05, 0.1)  # seconds after a notify: a change may show some milliseconds later
+LAST_RANK = 99  # of a node that was just found
 GOODBYE = 0.5  # seconds for the last words to the nodes
+ERRAND = 2.0  # seconds until something is done again of which no outcome was seen
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Options:
     keep_sessions: bool = False
     keep_old_sessions: bool = False
     agree: str | None = None
+    name: str = "watcher"  # of this one, among those that agree
     discover: bool = False
     floor: int = 1
     forget: float = 60.0
@@ -72,9 +76,11 @@ class Watcher:
         self.cluster = Cluster(options.donor)
         self._access = access
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._ledger = Ledger(options.agree) if options.agree else None
+        self.ledger = Ledger(options.agree, options.name) if options.agree else None
         writer = Writer(options.prefer, options.failback)
-        self.election: Alone | Agreed = Agreed(writer, 2 * options.interval) if options.agree else Alone(writer)
+        self.election: Alone | Agreed = Alone(writer)
+        if options.agree:
+            self.election = Agreed(writer, options.name, 2 * options.interval)
         self._reach = Reach()
         self._discovery = Discovery(options.floor, options.forget)
         self._nodes: dict[str, Node] = {}
@@ -84,6 +90,7 @@ class Watcher:
         self._next_round = self._awake_since = time.monotonic()
         self._pokes: list[float] = []
         self._proposed: Choice | None = None
+        self._errands: dict[str, float] = {}  # what was begun, and until when it is waited for
         self.trouble = ""  # with the agreement
         self.after_pass: Callable[[], None] = lambda: None
         self._stopping = False
@@ -118,6 +125,7 @@ class Watcher:
         for node in self._nodes.values():
             node.stop()
         deadline = time.monotonic() + GOODBYE
+        self._leave_agreement()
         for node in self._nodes.values():
             node.join(max(0.0, deadline - time.monotonic()))
 
@@ -155,8 +163,8 @@ class Watcher:
             self.cluster.failed(address, *news)
         else:
             self.cluster.saw(address, news)
-            if isinstance(news.choice, str):
-                self._complain(news.choice)
+            if isinstance(news.page, str):
+                self._complain(news.page)
 
     def _from_balancer(self, balancer: Balancer, news: Sequence[Row] | str) -> None:
         self.post(partial(self._take_rows, balancer, news))
@@ -181,7 +189,7 @@ class Watcher:
         for address in wanted - set(self._nodes):
             self.cluster.add(address)
             self._nodes[address] = Node(address, self._access, self.options.interval, self.options.timeout,
-                                        self._from_node, self._ledger)
+                                        self._from_node, self.ledger)
             self._nodes[address].start()
         for address in set(self._nodes) - wanted:
             self._nodes.pop(address).stop()
@@ -205,8 +213,10 @@ class Watcher:
         for address, old, new in changes:
             if new is not None:
                 say(f"node {self.label(address)}: {_word(old)} -> {_word(new)}: {new.reason}")
-        before = self.election.current, now >= self.election.opens_at
+        before, refusal = (self.election.current, now >= self.election.opens_at), self.election.refusal
         self._settle_writer(now)
+        if self.election.refusal not in ("", refusal):
+            say(f"writer: {self.label(self.election.current)} stays: {self.election.refusal}")
         if self.election.current != before[0]:
             say(f"writer: {self.label(before[0])} -> {self.label(self.election.current)}")
         after = self.election.current, now >= self.election.opens_at
@@ -223,8 +233,11 @@ class Watcher:
         if self.options.discover:
             self._discovery.saw(self._nodes, members, self.cluster.answering(), now)
         for gpen in self.gpens:
-            others = self._discovery.commands(gpen.rows, members, now) if self.options.discover and gpen.rows else ()
-            gpen.balancer.want(self._plan(gpen, now), others)
+            others: Sequence[str] = ()
+            if self.options.discover and gpen.rows:
+                rank = LAST_RANK if gpen.balancer.is_writer else None
+                others = self._discovery.commands(gpen.rows, members, now, rank)
+            gpen.balancer.want(self._plan(gpen, now), others, self.election.version)
 
     def _settle_writer(self, now: float) -> None:
         """See to it that there is a writer."""
@@ -238,22 +251,51 @@ class Watcher:
                 self.election.take_over(used)
         self.election.settle(scene, now)
         if isinstance(self.election, Agreed):
-            self._propose(self.election.proposal)
+            self._take_part(self.election, scene, now)
 
-    def _propose(self, proposal: Choice | None) -> None:
-        if proposal is None or proposal is self._proposed:
+    def _take_part(self, election: Agreed, scene: Scene, now: float) -> None:
+        """Do in the agreement's tables what is due."""
+        ledger, proposal = self.ledger, election.proposal
+        if ledger is None or not scene.candidates:
             return
-        self._proposed = proposal
-        self._detail(f"proposes {self.label(proposal.writer)} as choice {proposal.version}")
-        assert self._ledger is not None
-        propose(self._ledger, self._access, proposal.writer, proposal,
-                lambda trouble: self.post(partial(self._take_outcome, proposal, trouble)))
+        helper = next(iter(scene.candidates))
+        if ledger.me not in scene.watchers and (scene.blank or scene.choices) and self._is_due("join", now):
+            self._errand(helper, ledger.join)
+        version = election.confirmation(scene)
+        if version is not None and self._is_due(f"confirm {version}", now):
+            self._errand(helper, lambda connection: ledger.confirm(connection, version))
+        if proposal is not None and proposal is not self._proposed and election.bearer is not None:
+            self._proposed = proposal
+            self._detail(f"proposes choice {proposal.version}: writer {self.label(proposal.writer)}, "
+                         f"heir {self.label(proposal.heir)}")
+            self._errand(election.bearer, lambda connection: ledger.write(connection, proposal),
+                         lambda: election.outcome(proposal, time.monotonic()))
+        if election.heir and not self._pokes:
+            self._pokes = [now + POKES[1]]  # the others' confirmations are waited for
 
-    def _take_outcome(self, proposal: Choice, trouble: str) -> None:
-        assert isinstance(self.election, Agreed)
-        self.election.outcome(proposal, time.monotonic())
-        self._complain(f"{trouble} (through {self.label(proposal.writer)})" if trouble else "")
-        self.poke()
+    def _is_due(self, errand: str, now: float) -> bool:
+        """Whether to do what is needed still: not again at once, for it takes a moment until it is seen."""
+        if now < self._errands.get(errand, now):
+            return False
+        self._errands = {other: until for other, until in self._errands.items() if now < until}
+        self._errands[errand] = now + ERRAND
+        return True
+
+    def _errand(self, node: str, work: Work, after: Callable[[], None] = lambda: None) -> None:
+        """Do something with a node, and look at the nodes when it is done."""
+
+        def done(trouble: str) -> None:
+            self._complain(f"{trouble} (through {self.label(node)})" if trouble else "")
+            after()
+            self.poke()
+
+        errand(self._access, node, work, lambda trouble: self.post(partial(done, trouble)))
+
+    def _leave_agreement(self) -> None:
+        """From now on the gpens are on their own: the others need not wait for this watcher."""
+        if self.ledger is not None:
+            for node in self.cluster.usable()[:1]:
+                errand(self._access, node, self.ledger.leave, lambda trouble: None).join(GOODBYE)
 
     def _detail(self, line: str) -> None:
         if self.options.verbose:
@@ -278,13 +320,22 @@ class Watcher:
         candidates = [node for node in usable if node not in barred] or usable
         reports = {node: self.cluster.report(node) for node in self.cluster.nodes if node in servers}
         indexes = {node: report.index if report else NO_INDEX for node, report in reports.items()}
-        choices = [report.choice for node, report in reports.items() if report and node in usable]
+        pages = [report.page for node, report in reports.items() if report and node in usable]
+        known = [page for page in pages if isinstance(page, Page)]
+        watchers: dict[str, int] = {}
+        for name, version in (pair for page in known for pair in page.watchers.items()):
+            watchers[name] = max(version, watchers.get(name, 0))
         members, answering = self.cluster.members(), self.cluster.answering()
         return Scene(
             order=self.election.order(indexes, candidates), candidates=candidates, present={*members, *answering},
-            choices=[choice for choice in choices if isinstance(choice, Choice)],
-            blank=bool(choices) and all(choice is None for choice in choices),
-            quorate=2 * len(answering) > len(members))
+            writable=self.cluster.writable(), choices=[page.choice for page in known if page.choice],
+            watchers=watchers, blank=bool(known) and not any(page.choice for page in known),
+            quorate=2 * len(answering) > len(members), told=self._told())
+
+    def _told(self) -> int:
+        """The newest choice that all gpens that there are have carried out."""
+        return min((gpen.balancer.told for gpen in self.gpens
+                    if gpen.balancer.is_writer and not gpen.balancer.absent), default=self.election.version)
 
     # --- plans --------------------------------------------------------------------------------------------------------
 
@@ -306,7 +357,8 @@ class Watcher:
         for node, verdict in verdicts.items():
             if node in ranks:
                 up, reason = self._role(node, verdict, now)
-                close = self._is_lost(verdict) or (node != writer and not kept and node not in leaving)
+                left = node != writer or bool(self.election.heir)
+                close = self._is_lost(verdict) or (left and not kept and node not in leaving)
                 plan[node] = Order(up, reason, ranks.index(node), close)
         return plan
 
@@ -316,6 +368,8 @@ class Watcher:
             return verdict.usable, verdict.reason
         if node != self.election.current:
             return False, f"standby: {self.election.current} is the writer"
+        if self.election.heir:
+            return False, f"hands over to {self.election.heir}"
         if now < self.election.opens_at:
             return False, "the writer in a moment: all watchers must have seen it"
         return True, verdict.reason

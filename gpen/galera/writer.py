@@ -68,11 +68,12 @@ class Reach:
         self._failing: dict[tuple[str, str], float] = {}  # gpen and node: since when
 
     def saw(self, gpen: str, rows: Iterable[Row], now: float) -> None:
-        """The servers of a gpen that runs with the writer. One that fails there for CUT_OFF seconds while another
-        does not, although its verdict is good, can't be reached from there."""
-        servers = [(node, row) for row in rows if (node := node_of(row))]
-        others = any(row["health"] == "up" for _, row in servers)
-        failing = {node for node, row in servers if others and row["health"] != "up" and row.get("verdict") == "up"}
+        """The servers of a gpen that goes with the writer. One that fails there for CUT_OFF seconds, although its
+        verdict is good, can't be reached from there; but when all such servers fail, it is the gpen that is cut off."""
+        well = [(node, row) for row in rows if row.get("verdict") == "up" and (node := node_of(row))]
+        failing = {node for node, row in well if row["health"] != "up"}
+        if len(failing) == len(well) > 1:
+            failing = set()
         for key in [key for key in self._failing if key[0] == gpen and key[1] not in failing]:
             del self._failing[key]
         for node in failing:

@@ -85,8 +85,8 @@ class Poller:
 
     def _pass(self) -> None:
         """Call the handlers of what is ready. When one thing comes soon after another, wait here for the next, which
-        spares the loop's own system calls and callbacks. With 8 MySQL clients a transaction of 20 queries took 492 us of
-        CPU instead of 535, and there were 904 a second instead of 804 (haproxy: 434 us, 790 a second; quartile and
+        spares the loop's own system calls and callbacks. With 8 MySQL clients a transaction of 20 queries took 492 us
+        of CPU instead of 535, and there were 904 a second instead of 804 (haproxy: 434 us, 790 a second; quartile and
         median of 8 rounds). A shorter LINGER, 1 ms, arms a hardware timer each time, and gains a quarter of that.
         """
         handlers, poll = self.handlers, self._epoll.poll

@@ -101,6 +101,13 @@ def test_nothing_is_said_before_every_node_was_seen() -> None:
         A: "up: Synced", B: "down: connection refused"}
 
 
+def test_a_node_that_is_added_holds_up_no_verdict() -> None:
+    cluster = Watched()
+    cluster.add("10.0.0.4:3306")
+    cluster.saw(A, DONOR)
+    assert cluster.after(0) == {A: "down: Donor/Desynced", "10.0.0.4:3306": "unknown"}
+
+
 @pytest.mark.parametrize(("donor", "expected"), [
     ("avoid", {A: "down: Donor/Desynced"}), ("use", {A: "up: Donor/Desynced"}), ("never", {A: "down: Donor/Desynced"})])
 def test_a_donor_while_there_is_better(donor: str, expected: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What contrib/galera brings: units that systemd takes, configurations that gpen takes, and a README that names them."""
+"""What contrib/galera brings: units that systemd takes, configurations that gpen takes, a README that names them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_the_gpens_are_units_like_any_other(name: str) -> None:
 
 
 def test_the_watcher_is_as_hardened() -> None:
-    hardening = re.compile(r"(Protect|Private|Restrict(?!\w*PreventExit)|SystemCall|Lock|Memory|NoNew|Remove|ProcSub)\w*=")
+    hardening = re.compile(r"(Protect|Private|RestrictA|RestrictN|SystemCall|Lock|Memory|NoNew|Remove|ProcSub)\w*=")
 
     def of(unit: Path) -> set[str]:
         return {line for line in settings(unit) if hardening.match(line)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ def start_writer(cluster: Cluster, gpen: Start, watcher: Start) -> Callable[...,
     """Start a gpen for writes and its watcher, who has node 1 as the writer."""
 
     def start(*options: str) -> tuple[Gpen, Watcher]:
+        if "--agree" in options:  # what tests of before have agreed counts for nothing
+            cluster.nodes[0].sql("DROP TABLE IF EXISTS agreed.gpen_writer, agreed.gpen_watcher")
         front = gpen(*WRITER, servers=[node.address for node in cluster.nodes])
         judge = watcher("--writer", front.control, "--prefer", cluster.nodes[0].address, *options)
         wait_until(lambda: writer(judge) == cluster.nodes[0].address and front.server(0)["verdict"] == "up"
@@ -147,13 +150,51 @@ def test_several_watchers_have_one_writer(cluster: Cluster, start_writer: Start,
     wait_until(lambda: [row["verdict"] for row in front.json("servers")] == ["down", "up", "down"],
                what="only the new writer being up")
     assert front.server(0)["verdict_reason"] == f"standby: {cluster.nodes[1].address} is the writer"
-    assert judge.command("move", "node1").returncode == 0  # as the next test wants it
+
+
+def test_the_writer_stays_while_a_watcher_hangs(
+        cluster: Cluster, start_writer: Start, gpen: Start, watcher: Start) -> None:
+    """Its gpen can't be told, and would go on using the old one. So nobody leaves it, and the operator is told why."""
+    front, judge = start_writer("--agree", "agreed")
+    other = gpen(*WRITER, servers=[node.address for node in cluster.nodes])
+    second = watcher("--writer", other.control, "--agree", "agreed")
+    wait_until(lambda: writer(second) == cluster.nodes[0].address and other.server(0)["verdict"] == "up",
+               what="the second agreeing")
+    second.process.send_signal(signal.SIGSTOP)
+    try:
+        refused = judge.command("move", "node2")
+    finally:
+        second.process.send_signal(signal.SIGCONT)
+    assert refused.returncode == 1
+    assert f"not confirmed within 2 s by {platform.node()}:{second.socket} (if one is gone for good: UPDATE `agreed`." \
+        in refused.stderr
+    wait_until(lambda: front.server(0)["verdict"] == "up" == other.server(0)["verdict"], what="the old writer in use")
+    assert front_of(front) == front_of(other) == [0]
+    moved = judge.command("move", "node2")
+    assert (moved.returncode, moved.stderr) == (0, "")
+    wait_until(lambda: front_of(front) == front_of(other) == [1], what="both following")
+
+
+def test_a_dead_writer_is_left_even_while_a_watcher_hangs(
+        cluster: Cluster, start_writer: Start, gpen: Start, watcher: Start) -> None:
+    front, judge = start_writer("--agree", "agreed")
+    second = watcher("--writer", gpen(*WRITER, servers=[node.address for node in cluster.nodes]).control,
+                     "--agree", "agreed")
+    wait_until(lambda: writer(second) is not None, what="the second agreeing")
+    second.process.send_signal(signal.SIGSTOP)
+    try:
+        cluster.nodes[0].kill()
+        wait_until(lambda: writer(judge) not in (None, cluster.nodes[0].address), what="another writer")
+        with session(front) as new:
+            assert node_of(new) in ("node2", "node3")
+    finally:
+        second.process.send_signal(signal.SIGCONT)
 
 
 def test_a_user_without_rights_is_told_which(cluster: Cluster, gpen: Start, watcher: Start) -> None:
     front = gpen(*WRITER, servers=[node.address for node in cluster.nodes])
     judge = watcher("--writer", front.control, "--agree", "app")
-    wait_until(lambda: "agreement: `app`.gpen_writer: SELECT command denied to user 'watcher'" in judge.stderr,
+    wait_until(lambda: "agreement: SELECT command denied to user 'watcher'" in judge.stderr,
                what="the log saying which right is missing")
     assert judge.stderr.count("agreement:") == 1
     assert [row["verdict"] for row in front.json("servers")] == [None] * 3

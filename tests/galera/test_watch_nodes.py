@@ -110,7 +110,7 @@ def test_a_watcher_that_did_not_run_blames_nobody(cluster: Cluster, gpen: Start,
     judge = watcher("--reader", front.control)
     wait_up(front)
     since = [row["verdict_since"] for row in front.json("servers")]
-    for _ in range(3):
+    for _ in range(2):
         judge.process.send_signal(signal.SIGSTOP)
         time.sleep(1.6)  # longer than --timeout
         judge.process.send_signal(signal.SIGCONT)

@@ -92,6 +92,11 @@ def test_new_nodes_get_the_lowest_free_numbers() -> None:
         "server 2 address 10.0.0.3 port 3306", "server 2 health down because new, not asked yet"]
 
 
+def test_where_prio_counts_new_nodes_come_last() -> None:
+    lines = Discovery(1, 60.0).commands([row(0, A)], [A, B], 100.0, 99)
+    assert lines[0] == "server 1 address 10.0.0.2 port 3306 prio 99"
+
+
 def test_members_without_an_address_are_skipped() -> None:
     assert found(row(0, A), members=[A, "AUTO", "AUTO:3306", "", A]) == []
 

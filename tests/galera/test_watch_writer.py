@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpen.galera.election import MOMENT, PATIENCE, Agreed, Alone, Scene
+from gpen.galera.agree import MOMENT, PATIENCE, REST, YIELD, Agreed
+from gpen.galera.election import Alone, Scene
 from gpen.galera.report import Choice
 from gpen.galera.writer import CUT_OFF, STEADY, Reach, Writer, draining, withdrawn
 
@@ -66,7 +70,7 @@ def test_failback_waits_until_the_preferred_is_steady() -> None:
 def test_a_move_of_the_operator_is_not_undone_by_failback() -> None:
     alone = Alone(Writer([A], failback=True))
     alone.settle(scene(A, B), 100)
-    alone.move(B, scene(A, B), 100)
+    alone.move(B)
     for now in (101, 102 + STEADY, 200):
         alone.settle(scene(A, B), now)
     assert alone.current == B
@@ -95,6 +99,14 @@ def test_a_gpen_that_reaches_nobody_says_nothing_of_a_node() -> None:
     assert reach.cut_off(200) == set()
 
 
+def test_the_agreed_writer_may_be_out_of_a_gpens_reach() -> None:
+    """There the others have no good verdict, and can't be compared."""
+    reach = Reach()
+    for now in (100, 100 + CUT_OFF):
+        reach.saw("gpen", [row(A, "down"), row(B, "down", verdict="down")], now)
+    assert reach.cut_off(100 + CUT_OFF) == {A}
+
+
 def test_what_the_operator_took_away() -> None:
     rows = [row(A, state="drain"), row(B, state="maint"), row(C)]
     assert withdrawn(rows) == {A, B} and draining(rows) == {A}
@@ -103,75 +115,142 @@ def test_what_the_operator_took_away() -> None:
 # --- agreed ----------------------------------------------------------------------------------------------------------
 
 
-def agreed(*preferred: str) -> Agreed:
-    return Agreed(Writer(preferred), HANDOVER)
+def agreed(*preferred: str, me: str = "w1") -> Agreed:
+    return Agreed(Writer(preferred), me, HANDOVER)
+
+
+def page(*candidates: str, choice: Choice | None = None, **more: Any) -> Scene:
+    """A scene that this watcher and another take part in, who have both carried out everything up to version 1."""
+    choices = {"choices": [choice]} if choice else {"blank": True}
+    return scene(*candidates, **({"writable": NODES, "watchers": {"w1": 1, "w2": 1}, "told": 1} | choices | more))
+
+
+def following(choice: Choice, *candidates: str) -> Agreed:
+    """A watcher whose gpens use the writer of a choice since the time 100."""
+    one = agreed()
+    one.take_over(choice.writer)
+    one.settle(page(*candidates, choice=choice), 100)
+    assert one.current == choice.writer and one.opens_at <= 100
+    return one
 
 
 def test_the_first_choice_is_what_is_in_use() -> None:
     one = agreed(A)
     one.take_over(C)
-    one.settle(scene(A, B, C, blank=True), 100)
+    one.settle(page(A, B, C), 100)
     assert one.proposal == Choice(1, C, (C, A, B)) and one.current is None
-    one.settle(scene(A, B, C, choices=[Choice(1, C)]), 101)
+    one.settle(page(A, B, C, choice=Choice(1, C)), 101)
     assert one.current == C and one.proposal is None and one.opens_at <= 101
 
 
-def test_nothing_is_proposed_before_the_table_was_read() -> None:
+@pytest.mark.parametrize("scene", [
+    scene(A, B, C, watchers={"w1": 0}),  # the table was not read
+    page(A, B, C, watchers={"w2": 0}),  # it does not take part yet
+    page(A, B, C, quorate=False),  # it does not hear from most of the nodes
+])
+def test_when_nothing_is_proposed(scene: Scene) -> None:
     one = agreed()
-    one.settle(scene(A, B, C), 100)
+    one.settle(scene, 100)
+    assert one.proposal is None and one.current is None
+
+
+def test_a_writer_that_works_is_left_when_all_have_confirmed() -> None:
+    one = following(Choice(1, A), A, B)
+    one.move(B)
+    one.settle(page(A, B, choice=Choice(1, A)), 200)
+    assert one.proposal == Choice(2, A, (A, B, C), B) and one.bearer == B
+    handing = Choice(2, A, (), B)
+    one.settle(page(A, B, choice=handing), 201)
+    assert one.proposal is None and one.opens_at == math.inf
+    assert one.confirmation(page(choice=handing)) is None  # its gpens have not been told yet
+    assert one.confirmation(page(choice=handing, told=2)) == 2
+    one.settle(page(A, B, choice=handing, watchers={"w1": 2, "w2": 1}), 201.1)
     assert one.proposal is None
+    one.settle(page(A, B, choice=handing, watchers={"w1": 2, "w2": 2}), 201.2)
+    assert one.proposal == Choice(3, B, (B, A, C))
+    one.settle(page(A, B, choice=Choice(3, B)), 201.3)
+    assert one.current == B and one.opens_at <= 201.3 and one.refusal == ""
 
 
-def test_who_does_not_hear_from_most_nodes_proposes_nothing() -> None:
-    one = agreed()
-    one.settle(scene(A, B, C, choices=[Choice(1, A)]), 100)
-    one.settle(scene(B, choices=[Choice(1, A)], quorate=False), 101)
+def test_a_writer_that_works_stays_when_somebody_does_not_confirm() -> None:
+    one = following(Choice(1, A), A, B)
+    one.move(B)
+    handing = Choice(2, A, (), B)
+    for now in (200, 200 + YIELD - 0.1):
+        one.settle(page(A, B, choice=handing, watchers={"w1": 2, "w2": 1}), now)
+        assert one.proposal is None
+    one.settle(page(A, B, choice=handing, watchers={"w1": 2, "w2": 1}), 200 + YIELD)
+    assert one.proposal == Choice(3, A, (A, B, C))
+    one.settle(page(A, B, choice=Choice(3, A)), 203)
+    assert one.current == A and one.opens_at <= 203
+    assert one.refusal == "not confirmed within 2 s by w2"
+    one.settle(page(B, choice=Choice(3, A)), 203 + REST - 1)  # by itself it does not try again for a while
+    assert one.proposal is None
+    one.settle(page(B, choice=Choice(3, A)), 203 + REST)
+    assert one.proposal == Choice(4, A, (A, B, C), B)
+
+
+def test_a_handover_is_called_off_when_the_heir_fails() -> None:
+    one = following(Choice(1, A), A, B)
+    one.settle(page(A, choice=Choice(2, A, (), B), watchers={"w1": 2, "w2": 2}), 200)
+    assert one.proposal == Choice(3, A, (A, B, C)) and "can't be the writer" in one.refusal
+
+
+def test_a_handover_is_concluded_when_the_writer_dies() -> None:
+    one = following(Choice(1, A), A, B)
+    one.settle(page(B, choice=Choice(2, A, (), B), writable=[B, C]), 200)
+    assert one.proposal == Choice(3, B, (B, A, C))
+
+
+def test_a_dead_writer_is_left_at_once() -> None:
+    one = following(Choice(1, A), A, B)
+    one.settle(page(B, choice=Choice(1, A), writable=[B, C]), 200)
+    assert one.proposal == Choice(2, B, (B, A, C)) and one.bearer == B
+
+
+def test_who_does_not_hear_from_most_nodes_leaves_it() -> None:
+    one = following(Choice(1, A), A, B)
+    one.settle(page(B, choice=Choice(1, A), writable=[B], quorate=False), 200)
     assert one.proposal is None and one.current == A
-    one.settle(scene(B, choices=[Choice(1, A)]), 102)
-    assert one.proposal == Choice(2, B, (B, A, C))
 
 
-def test_a_new_writer_is_used_when_all_have_seen_it() -> None:
-    one = agreed()
-    one.settle(scene(A, B, choices=[Choice(1, A)]), 100)
-    one.settle(scene(A, B, choices=[Choice(1, A), Choice(2, B)]), 200)
+def test_a_writer_is_used_when_all_have_read_of_it() -> None:
+    one = following(Choice(1, A), A, B)
+    one.settle(page(A, B, choice=Choice(2, B)), 200)
     assert one.current == B and one.opens_at == 200 + HANDOVER
 
 
-def test_a_new_writer_is_used_at_once_when_the_old_one_has_left_the_cluster() -> None:
-    one = agreed()
-    one.settle(scene(A, B, choices=[Choice(1, A)]), 100)
-    one.settle(scene(B, choices=[Choice(2, B)], present=[B, C]), 200)
+def test_a_writer_is_used_at_once_when_the_old_one_has_left_the_cluster() -> None:
+    one = following(Choice(1, A), A, B)
+    one.settle(page(B, choice=Choice(2, B), present=[B, C]), 200)
     assert one.opens_at <= 200
-    one.settle(scene(A, B, C, choices=[Choice(3, C)]), 300)
+    one.settle(page(A, B, C, choice=Choice(3, C)), 300)
     assert one.opens_at == 300 + HANDOVER
-    one.settle(scene(A, C, choices=[Choice(3, C)], present=[A, C]), 300.1)
+    one.settle(page(A, C, choice=Choice(3, C), present=[A, C]), 300.1)
     assert one.opens_at == 300.1
 
 
 def test_a_proposal_without_an_outcome_is_made_again() -> None:
-    one = agreed()
-    old = [Choice(1, A)]
-    one.settle(scene(A, B, C, choices=old), 100)
-    one.settle(scene(B, C, choices=old), 101)
+    one = following(Choice(1, A), A, B, C)
+    lost = {"choice": Choice(1, A), "writable": [B, C]}
+    one.settle(page(B, C, **lost), 101)
     first = one.proposal
-    one.settle(scene(B, C, choices=old), 101 + PATIENCE - 1)
+    one.settle(page(B, C, **lost), 101 + PATIENCE - 1)
     assert first is not None and one.proposal is first
-    one.settle(scene(C, choices=old), 105)  # whom it was to be written through has gone
+    one.settle(page(C, **lost), 105)  # through whom it was to be written has gone
     assert one.proposal == Choice(2, C, (C, A, B))
     second = one.proposal
     assert second is not None
     one.outcome(second, 106)
-    one.settle(scene(C, choices=old), 106 + MOMENT / 2)
+    one.settle(page(C, **lost), 106 + MOMENT / 2)
     assert one.proposal is second
-    one.settle(scene(C, choices=old), 106 + MOMENT)
+    one.settle(page(C, **lost), 106 + MOMENT)
     assert one.proposal == second and one.proposal is not second
 
 
 def test_a_table_that_was_emptied_gets_the_writer_of_now() -> None:
-    one = agreed(A)
-    one.settle(scene(A, B, choices=[Choice(5, B)]), 100)
-    one.settle(scene(A, B, blank=True), 101)
+    one = following(Choice(5, B), A, B)
+    one.settle(page(A, B), 101)
     assert one.proposal == Choice(1, B, (B, A, C))
 
 
@@ -180,41 +259,86 @@ class Table:
 
     def __init__(self) -> None:
         self.choice: Choice | None = None
+        self.watchers = {"w1": 0, "w2": 0}
 
     def write(self, proposal: Choice) -> None:
         if proposal.version == (self.choice.version if self.choice else 0) + 1:
             self.choice = proposal
 
     def seen(self) -> dict[str, Any]:
-        return {"choices": [self.choice] if self.choice else [], "blank": self.choice is None}
+        return {"choices": [self.choice] if self.choice else [], "blank": self.choice is None,
+                "watchers": dict(self.watchers)}
 
 
-def uses(one: Agreed, now: float) -> str | None:
-    """The node that this watcher's gpens use."""
-    return one.current if now >= one.opens_at else None
+class Party:
+    """A watcher with one gpen, which carries out at once what it is told."""
+
+    def __init__(self, table: Table, me: str, preferred: str) -> None:
+        self.one = agreed(preferred, me=me)
+        self._table, self._me = table, me
+        self._well: set[str] = set()
+        self._told = 0
+        self._using: str | None = None
+
+    def look(self, candidates: set[str], now: float, **more: Any) -> None:
+        """What a watcher does in a pass."""
+        self._well = candidates
+        seen = scene(*sorted(candidates), told=self._told, **self._table.seen(), **more)
+        self.one.settle(seen, now)
+        self._using, self._told = self.uses(now), self.one.version
+        version = self.one.confirmation(replace(seen, told=self._told))
+        if version is not None:
+            self._table.watchers[self._me] = version
+        if self.one.proposal is not None:
+            self._table.write(self.one.proposal)
+            self.one.outcome(self.one.proposal, now)
+
+    def uses(self, now: float, hangs: bool = False) -> str | None:
+        """The node that the gpen uses; of a watcher that hangs: what it was told last."""
+        if hangs:
+            return self._using
+        return self.one.current if now >= self.one.opens_at and self.one.current in self._well else None
 
 
 STEP = 0.25  # seconds: each watcher looks that often
+EASY = 24  # steps at the end, in which nothing is wrong
 SOME = st.sets(st.sampled_from(NODES))
-EVENTS = st.lists(st.tuples(SOME, SOME, SOME, st.booleans(), st.booleans()), max_size=30)
+EVENTS = st.lists(st.tuples(SOME, SOME, SOME, st.booleans()), max_size=30)
 
 
-@given(EVENTS)
-def test_two_watchers_never_use_two_nodes(events: Sequence[tuple[set[str], set[str], set[str], bool, bool]]) -> None:
-    """Whatever they think of the nodes, in whatever order they look and write, and whoever leaves the cluster (for two
-    looks at least: to come back takes a node longer)."""
-    table, watchers, now, left = Table(), [agreed(A), agreed(C)], 100.0, set[str]()
-    for first, second, gone, swapped, hears in [*events, *[(set(NODES), set(NODES), set(), False, True)] * 8]:
-        order = list(zip(watchers, (first, second), strict=True))
-        present = set(NODES) - gone - left
-        for position, (one, candidates) in enumerate(reversed(order) if swapped else order):
-            moment = now + position * STEP / 2
-            one.settle(scene(*sorted(candidates & present), quorate=hears or one is watchers[0], present=present,
-                             **table.seen()), moment)
-            assert len({uses(other, moment) for other in watchers} & present) <= 1
-            if one.proposal is not None:
-                table.write(one.proposal)
-                one.outcome(one.proposal, moment)
-        now, left = now + STEP, gone
+@given(EVENTS, st.booleans())
+def test_two_watchers_never_use_two_nodes(events: Sequence[tuple[set[str], set[str], set[str], bool]], hears: bool,
+                                          ) -> None:
+    """Whatever each thinks usable (and takes for dead, if it does not), whoever leaves the cluster, in whatever order
+    they look and write, and whether or not the second hears from most nodes."""
+    table = Table()
+    parties = [Party(table, "w1", A), Party(table, "w2", C)]
+    now = 100.0
+    for first, second, gone, swapped in [*events, *[(set(NODES), set(NODES), set(), False)] * EASY]:
+        looks, present = list(zip(parties, (first, second), strict=True)), set(NODES) - gone
+        for position, (party, candidates) in enumerate(reversed(looks) if swapped else looks):
+            moment, well = now + position * STEP / 2, candidates & present
+            assert len({other.uses(moment) for other in parties} & present) <= 1
+            party.look(well, moment, quorate=hears or party is parties[0], present=present, writable=well)
+            assert len({other.uses(moment) for other in parties} & present) <= 1
+        now += STEP
     assert table.choice is not None
-    assert {uses(one, now) for one in watchers} == {table.choice.writer}
+    assert [party.uses(now) for party in parties] == [table.choice.writer] * 2
+
+
+@given(st.lists(st.tuples(SOME, SOME), min_size=10, max_size=30), st.integers(0, 10), st.integers(0, 20))
+def test_a_watcher_that_hangs_never_leaves_its_gpen_on_another_node(
+        events: Sequence[tuple[set[str], set[str]]], begins: int, ends: int) -> None:
+    """As long as somebody could write on the old writer, it is not left without everybody."""
+    table = Table()
+    parties = hanging, _ = Party(table, "w1", A), Party(table, "w2", C)
+    for step, usable in enumerate([*events, *[(set(NODES), set(NODES))] * EASY]):
+        hangs = begins <= step < ends
+        for position, (party, candidates) in enumerate(zip(parties, usable, strict=True)):
+            moment = 100.0 + STEP * step + position * STEP / 2
+            if not (hangs and party is hanging):
+                party.look(candidates, moment, present=NODES, writable=NODES)
+            used = {other.uses(moment, hangs and other is hanging) for other in parties}
+            assert len(used - {None}) <= 1
+    assert table.choice is not None
+    assert [party.uses(moment) for party in parties] == [table.choice.writer] * 2

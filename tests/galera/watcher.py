@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.galera.cluster import WATCHER
-from tests.harness import PATIENCE, ROOT
+from tests.harness import PATIENCE, ROOT, wait_until
 
 COMMAND = [sys.executable, "-W", "error", str(ROOT / "contrib" / "galera" / "gpen-galera")]
 ENDING = 5.0
@@ -36,6 +36,12 @@ class Watcher:
         self.socket = directory / self.name
 
     def __enter__(self) -> Watcher:
+        try:
+            wait_until(lambda: self.running and self.socket.exists(), PATIENCE, f"{self.name} listening")
+        except AssertionError:
+            self.process.kill()
+            self.process.wait()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
