@@ -256,21 +256,22 @@ class Balancer:
         its = [session for session in self.sessions.values()
                if session.server is not None and session.server.number == number and session.lease is not None]
         for session in its:
-            self._part(session, Ending.KILLED)
+            if session.up is None and session.server is not None:
+                session.leave(session.server, Ending.KILLED)
+            else:
+                session.stop(Ending.KILLED)
         return len(its)
-
-    def _part(self, session: Session, ending: Ending) -> None:
-        assert session.server is not None
-        if session.up is None:
-            session.leave(session.server)
-        else:
-            session.stop(ending)
 
     def _condemned(self, server: Server) -> None:
         """A verdict has taken a server down. Clients that are just being connected to it go to another."""
+        closes = self.settings.on_down == "close"
         for session in list(self.sessions.values()):
-            if session.server is server and (session.up is None or self.settings.on_down == "close"):
-                self._part(session, Ending.SERVER_DOWN)
+            if session.server is not server:
+                continue
+            if session.up is None:
+                session.leave(server, Ending.SERVER_DOWN if closes else None)
+            elif closes:
+                session.stop(Ending.SERVER_DOWN)
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -472,8 +473,8 @@ def _runs_a_program(call: Call) -> bool:
 
 
 def _checks_of(configuration: Configuration) -> set[Check]:
-    default = configuration.settings.check
-    return {server.check or default for server in configuration.pool.servers.values()}
+    own = {server.check for server in configuration.pool.servers.values() if server.check is not None}
+    return {configuration.settings.check, *own}
 
 
 def check_programs(checks: set[Check], jail: process.Jail) -> None:

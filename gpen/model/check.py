@@ -70,7 +70,10 @@ def parse_check(words: Sequence[str]) -> Check:
 def _sending(words: Sequence[str]) -> tuple[Check, Sequence[str]]:
     if len(words) < 3 or words[1] != "expect" or not words[2]:
         raise ValueError("expected send STRING expect STRING")
-    _unescaped(words[0]), _unescaped(words[2])
+    for text in (words[0], words[2]):
+        if not text.isprintable():
+            raise ValueError(rf"{text!r}: control characters are written as \r, \n, \t, \0 and \xHH")
+        _unescaped(text)
     return Check("send", send=words[0], expect=words[2]), words[3:]
 
 
@@ -81,6 +84,8 @@ def _executing(words: Sequence[str]) -> tuple[Check, Sequence[str]]:
         program = shlex.split(words[0])
     except ValueError as error:
         raise ValueError(f"'{words[0]}': {str(error).lower()}") from None
+    if not words[0].isprintable():
+        raise ValueError(f"{words[0]!r} has characters that can't be printed")
     if not program or not program[0].startswith("/"):
         raise ValueError(f"'{words[0]}' does not begin with the absolute path of a program")
     return Check("exec", program=words[0]), words[1:]

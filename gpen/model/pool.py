@@ -194,11 +194,12 @@ class Pool:
             return f"its address {server.address} is not resolved"
         return None
 
-    def has_room(self) -> bool:
-        """Whether some client could be taken, by a server that is not full or by the emergency server."""
+    def has_room(self, emergency: bool = True) -> bool:
+        """Whether some client could be taken, by a server that is not full or (``emergency``) the emergency server."""
         now = self._clock()
         return any(server.sessions < max(server.max, server.hard) or not server.max
-                   for server in self._order if self._unavailable(server, now) is None) or bool(self._emergency(()))
+                   for server in self._order if self._unavailable(server, now) is None) or (
+                       emergency and self._emergency(()) is not None)
 
     def is_crowded(self) -> bool:
         """Whether servers are well, but full."""

@@ -17,9 +17,9 @@ from gpen.model.address import Endpoint
 from gpen.model.settings import Settings
 from gpen.wire import mysql
 from gpen.wire.poller import EPOLLIN, Poller
-from gpen.wire.sock import Socket, connect
+from gpen.wire.sock import Socket, connect, has_ended
 
-_PIECE_PAUSE = 0.002
+_PIECE_PAUSE = 0.01
 
 
 def dial(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float, header: bytes = b"") -> Socket:
@@ -48,14 +48,16 @@ def await_greeting(sock: Socket, settings: Settings, poller: Poller, seconds: fl
             raise OSError(errno.EPROTO, f"no first byte within {seconds:g} s")
         try:
             greeting = sock.recv(mysql.GREETING_BYTES, _socket.MSG_PEEK)
+        except BlockingIOError:
+            continue  # it was woken by an event of an earlier socket with the same number
         except ConnectionError:
             raise OSError(errno.EPROTO, "reset before its first byte") from None
         if not greeting:
             raise OSError(errno.EPROTO, "closed before its first byte")
         if not settings.mysql or mysql.is_whole(greeting):
             break
-        if time.monotonic() >= deadline:
-            raise OSError(errno.EPROTO, f"only {len(greeting)} bytes within {seconds:g} s")
+        if time.monotonic() >= deadline or has_ended(sock):
+            raise OSError(errno.EPROTO, f"no whole greeting, but {len(greeting)} bytes")
         gevent.sleep(_PIECE_PAUSE)
     refusal = mysql.refusal(greeting) if settings.mysql else None
     if refusal is not None:

@@ -30,6 +30,11 @@ def refusal(greeting: bytes) -> str | None:
     return f"greeted with error {code}: {''.join(c if c.isprintable() else '.' for c in text)}"
 
 
+def says(problem: str, code: int) -> bool:
+    """Whether what `refusal` said is this error."""
+    return problem.startswith(f"greeted with error {code}:")
+
+
 def is_whole(greeting: bytes) -> bool:
     """Whether so much of the first packet is here that ``refusal`` can say what it is."""
     return len(greeting) >= _HEADER

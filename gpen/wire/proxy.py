@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import _socket
 import ipaddress
-import select
 import struct
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gpen.model.address import normalize
-from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
+from gpen.wire.poller import EPOLLIN, Poller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +27,6 @@ _SHORTEST = 15  # "PROXY UNKNOWN\r\n"; version 2 begins with 16 bytes
 _LOCAL, _PROXY = 0x20, 0x21
 _STREAM4, _STREAM6, _UNIX = 0x11, 0x21, 0x31
 _UNIX_PATH = 108
-_PEEK_PAUSE = 0.25
 
 
 class Route(NamedTuple):
@@ -158,7 +155,14 @@ def _read_v1(reader: _Reader, start: bytes) -> Route | None:
     source, destination = (ipaddress.ip_address(word) for word in words[2:4])
     if (source.version, destination.version) != (version, version):
         raise ValueError(f"an address is not of {words[1]}")
-    return Route(normalize(str(source)), _port(words[4]), normalize(str(destination)), _port(words[5]))
+    return Route(_plain(source), _port(words[4]), _plain(destination), _port(words[5]))
+
+
+def _plain(address: Any) -> str:
+    """The text of an address; an IPv4 one that is written as IPv6 is IPv4, for access lists and memory."""
+    if getattr(address, "scope_id", None):
+        raise ValueError("an address has a scope, which means nothing elsewhere")
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def _port(word: str) -> int:
@@ -185,51 +189,29 @@ def _read_v2(reader: _Reader, start: bytes) -> Route | None:
         return None  # an unknown family or protocol: the connection's own address counts
     if length < 2 * size + 4:
         raise ValueError("the addresses are cut off")
-    source, destination = (str(ipaddress.ip_address(body[i : i + size])) for i in (0, size))
+    source, destination = (_plain(ipaddress.ip_address(body[i : i + size])) for i in (0, size))
     source_port, destination_port = struct.unpack("!HH", body[2 * size : 2 * size + 4])
-    return Route(normalize(source), source_port, normalize(destination), destination_port)
+    return Route(source, source_port, destination, destination_port)
 
 
-def _ends(fd: int) -> bool:
-    """Whether nothing more will come than what waits in the socket."""
-    poll = select.poll()
-    poll.register(fd, select.POLLRDHUP)
-    return bool(poll.poll(0))
+def guard(end: End, refuse: Callable[[], None]) -> None:
+    """Keep a header out that comes from a client who may not send one: a server might believe it.
 
-
-class Gate:
-    """Keeps a header out that comes from a client who may not send one: a server might believe it.
-
-    Stands before an End until the first bytes are seen to be something else. A client that stops in the middle of what
-    may be a header waits at the gate.
+    What may be the beginning of a header is passed on, but not its end: then ``refuse`` is called, in the hub, and what
+    comes from this End is dropped.
     """
+    further, seen = end.tap, b""
 
-    def __init__(self, end: End, poller: Poller, refuse: Callable[[], None]) -> None:
-        """``refuse`` is called, in the hub, when a header comes."""
-        self._end, self._poller, self._refuse = end, poller, refuse
-        poller.handlers[end.fd] = self._ready
-
-    def _ready(self, events: int) -> None:
-        end = self._end
-        if events & EPOLLOUT:
-            end.ready(EPOLLOUT)
-        if end.fd < 0 or not events & ~EPOLLOUT:
+    def tap(end: End, data: memoryview) -> None:
+        nonlocal seen
+        seen += bytes(data[: len(SIGNATURE) - len(seen)])
+        if seen.startswith((V1, SIGNATURE)):
+            end.peer.deaf = True
+            refuse()
             return
-        try:
-            start = end.sock.recv(len(SIGNATURE), _socket.MSG_PEEK)
-        except OSError:
-            start = b""  # reading again shows the End what is the matter
-        if start[: len(V1)] == V1 or start == SIGNATURE:
-            self._refuse()
-        elif start and (V1.startswith(start) or SIGNATURE.startswith(start)) and not _ends(end.fd):
-            end.pause()
-            timer = self._poller.loop.timer(_PEEK_PAUSE)
-            timer.start(self._look_again, timer)
-        else:
-            self._poller.handlers[end.fd] = end.ready
-            end.ready(events)
+        if not V1.startswith(seen) and not SIGNATURE.startswith(seen):
+            end.tap = further
+        if further is not None:
+            further(end, data)
 
-    def _look_again(self, timer: Any) -> None:
-        timer.close()
-        if self._end.fd >= 0:
-            self._end.resume()
+    end.tap = tap

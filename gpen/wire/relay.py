@@ -102,15 +102,6 @@ class End:
         if not self.peer.eof:
             self.peer._watch(self.peer._mask | EPOLLIN)
 
-    def pause(self) -> None:
-        """Read nothing from here for now."""
-        self._watch(self._mask & ~EPOLLIN)
-
-    def resume(self) -> None:
-        """Read again, if there is anything to come and the peer has room."""
-        if not self.eof and self.peer.pending is None:
-            self._watch(self._mask | EPOLLIN)
-
     def _forget(self) -> None:
         """Drop what refers back to this End or its session, so that they are freed without the garbage collector."""
         del self._relay, self._recv_into, self._send

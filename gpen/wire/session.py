@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import _socket
+import errno
 import logging
 import os
 import time
@@ -38,6 +39,7 @@ log = logging.getLogger("gpen")
 _SHORTAGE_PAUSE = 0.1
 STALLED_SECONDS = 10.0
 _HEADER_SECONDS = 3.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two attempts of a client that is held
 _FASTCLOSE = {"off": (), "up": ("up",), "down": ("down",), "both": ("up", "down")}
 
 
@@ -80,9 +82,9 @@ class Stop(Exception):
 class Session:
     """One client with its server. ``id`` is never used again; ``started`` is wall clock time, in seconds."""
 
-    __slots__ = ("_accepted", "_announced", "_front", "_greenlet", "_held", "_port", "_relaying", "_route", "address",
-                 "chosen", "client", "connected", "down", "ending", "finished", "id", "lease", "server", "stalled",
-                 "started", "up")
+    __slots__ = ("_accepted", "_announced", "_attempts", "_front", "_greenlet", "_held", "_port", "_problem",
+                 "_relaying", "_route", "address", "chosen", "client", "connected", "down", "ending", "finished", "id",
+                 "lease", "server", "stalled", "started", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
         self.id = id
@@ -104,6 +106,8 @@ class Session:
         self._greenlet: Any = None
         self._relaying = False
         self._held = 0.0  # since when it waits for a server, or did
+        self._attempts = 0
+        self._problem = ""  # why it did not get to a server last
         self._route: proxy.Route | None = None
         self._announced = False
 
@@ -146,21 +150,27 @@ class Session:
         """End the session from any other greenlet. Returns before it has ended; a second call does nothing."""
         get_hub().loop.run_callback(self._stop, ending)
 
-    def leave(self, server: Server) -> None:
+    def leave(self, server: Server, ending: Ending | None = None) -> None:
         """If the session is just being connected to this server, it goes to another, and the client does not notice.
-        Returns at once."""
-        get_hub().loop.run_callback(self._leave, server)
+        If it has got there by the time this takes effect, it has this ending, if any. Returns at once."""
+        get_hub().loop.run_callback(self._leave, server, ending)
 
-    def _leave(self, server: Server) -> None:
-        if self.up is None and self.lease is not None and self.server is server and not self.finished:
+    def _leave(self, server: Server, ending: Ending | None) -> None:
+        if self.lease is None or self.server is not server or self.finished:
+            return
+        if self.up is None:
             self._greenlet.throw(Condemned())
+        elif ending is not None:
+            self._stop(ending)
 
     def tend(self, now: float) -> None:
         """The janitor's visit: end the session when it is idle for too long, or when its last bytes don't move."""
         limit = self._front.settings.idle_timeout
+        if not self._relaying:
+            return
         if limit and self.idle(now) >= limit:
             self.stop(Ending.IDLE)
-        elif self.up is not None and self._relaying:
+        else:
             self._tend_last_bytes(now)
 
     def failed(self) -> None:
@@ -259,7 +269,7 @@ class Session:
         pool, hold = self._front.pool, self._front.hold
         if denied:
             return None if tried else pool.reserve_abuse()
-        if not hold:  # nobody would be overtaken
+        if not (hold and hold.is_stirred):  # else it would overtake
             lease = pool.reserve(client, self._port, tried)
             if lease is not None or not self._front.settings.hold:
                 return lease
@@ -272,11 +282,17 @@ class Session:
         front = self._front
         self._held = self._held or time.monotonic()
         self.server = None
-        tried.clear()
+        pause = 0.0
+        if tried:
+            self._attempts += 1
+            pause = min(_FIRST_PAUSE * 2 ** self._attempts, _LONGEST_PAUSE)
+            tried.clear()
         front.dialing -= 1
+        if front.settings.pending_max:
+            front.resume()
         front.poller.add(self.down.fd, EPOLLRDHUP, self._client_left)
         try:
-            return front.hold.wait(self.id, client, self._port, self._held)
+            return front.hold.wait(self.id, client, self._port, self._held, pause)
         finally:
             front.dialing += 1
             front.poller.remove(self.down.fd)
@@ -312,7 +328,10 @@ class Session:
                 if error.errno in sockets.SHORTAGES and time.monotonic() < deadline:
                     endpoints.insert(0, endpoint)
                     gevent.sleep(_SHORTAGE_PAUSE)
-                elif problem is None or problem.errno in sockets.LOCAL_ERRORS:
+                    continue
+                if error.errno == errno.EPROTO:  # it connected: the time for its greeting is none of the others'
+                    deadline = time.monotonic() + front.settings.timeout
+                if problem is None or problem.errno in sockets.LOCAL_ERRORS:
                     problem = error
         raise problem or OSError(0, "its name is not resolved")
 
@@ -340,6 +359,7 @@ class Session:
             lease.release()
             log.warning("server %s %s: not connected, by no fault of its own: %s", server.name, server.shown, reason)
             return Ending.LOCAL
+        self._problem = reason
         lease.fail(reason.lower())
         log.info("server %s %s: connect failed: %s", server.name, server.shown, reason.lower())
         self._front.unreachable(server)
@@ -355,13 +375,13 @@ class Session:
         down.start(up)
         up.start(down)
         if front.settings.accept_proxy != "off" and not self._announced:
-            proxy.Gate(down, front.poller, self._refuse_header)
+            proxy.guard(down, self._refuse_header)
         ending: Ending = front.poller.hub.switch()
         return ending
 
     def _refuse_header(self) -> None:
         log.info("session %d: a PROXY protocol header of %s, who may not send one", self.id, self.peername)
-        self._finish(Ending.PROXY_HEADER)
+        self.stop(Ending.PROXY_HEADER)
 
     def settle(self, end: End) -> None:
         """An End's word that it has ended, or has delivered its last byte: is the session over?"""
@@ -427,6 +447,8 @@ class Session:
         waited = f"; waited {self.finished - self._held:.0f} s" if self._held else ""
         match self.ending:
             case Ending.NO_SERVER if self._front.pool.is_crowded():
+                return mysql.error(mysql.TOO_MANY_CONNECTIONS, f"gpen: all servers are full{waited}")
+            case Ending.CONNECT_FAILED if mysql.says(self._problem, mysql.TOO_MANY_CONNECTIONS):
                 return mysql.error(mysql.TOO_MANY_CONNECTIONS, f"gpen: all servers are full{waited}")
             case Ending.NO_SERVER | Ending.CONNECT_FAILED:
                 return mysql.error(mysql.UNKNOWN_COMMAND, f"gpen: no server is usable{waited}")

@@ -10,6 +10,7 @@ import _socket
 import errno
 import functools
 import os
+import select
 import stat
 import struct
 import time
@@ -114,6 +115,13 @@ def endpoint_of(sock: Socket) -> str:
     if isinstance(name, str):
         return name
     return str(Address(name[0], name[1]))
+
+
+def has_ended(sock: Socket) -> bool:
+    """Whether nothing more will come than what waits in the socket."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 def prepare(sock: Socket, settings: Settings) -> None:

@@ -172,3 +172,17 @@ def test_a_verdict_moves_those_who_are_being_connected(gpen: Start, servers: Ser
             wait_until(lambda: [row["state"] for row in balancer.json("sessions")] == ["connecting"])
             balancer.ctl("server 0 health down")
             assert client.recv(1) == b"b"
+
+
+def test_a_mysql_server_that_closes_in_the_middle_of_its_greeting(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", "-O", "mysql", "-O", "greeting 15", servers=[servers(sending(b"abc")),
+                                                                         servers(naming("b2345678"))])
+    start = time.monotonic()
+    assert balancer.ask() == b"b2345678"
+    assert time.monotonic() - start < 10
+    assert balancer.server(0)["reason"] == "no whole greeting, but 3 bytes"
+
+
+def test_all_servers_say_that_they_are_full(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", "-O", "mysql", servers=[servers(sending(packet(1040, "Too many connections")))] * 2)
+    assert errors(balancer.ask()) == (1040, "gpen: all servers are full")

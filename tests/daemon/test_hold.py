@@ -172,3 +172,53 @@ def test_held_clients_are_not_pending(gpen: Start, servers: Serve) -> None:
         wait_held(balancer, 1)
         with balancer.connect("127.0.0.2") as other:
             assert other.recv(1) == b"a"
+
+
+def busy(balancer: Gpen, seconds: float = 1.0) -> float:
+    """The share of a processor that it uses meanwhile."""
+    before = balancer.cpu
+    time.sleep(seconds)  # how busy it is in that time is what is measured
+    return (balancer.cpu - before) / seconds
+
+
+def test_what_fails_and_is_not_blacklisted_is_not_tried_all_the_time(gpen: Start) -> None:
+    with refusing() as address, refusing() as emergency:
+        for options in (("-e", emergency), ("-b", "0"), ("-O", "source 192.0.2.1")):
+            balancer = gpen("-O", "hold 60", *options, servers=[address])
+            with balancer.connect():
+                wait_held(balancer, 1)
+                assert busy(balancer) < 0.3
+                assert balancer.stderr.count("\n") < 30
+
+
+def test_a_dead_emergency_server_does_not_stand_in_the_way(gpen: Start) -> None:
+    with refusing() as address, refusing() as emergency:
+        balancer = gpen("-r", "-O", "hold 20", "-e", emergency, servers=[address])
+        client = balancer.connect()
+        wait_held(balancer, 1)
+    host, _, port = address.rpartition(":")
+    with client, Server(naming("a"), host, int(port)):
+        assert client.recv(1) == b"a"
+
+
+def test_those_whom_nobody_may_serve_keep_nobody_out(gpen: Start, servers: Serve) -> None:
+    """Access list 1 of the only server that is left permits 127.0.0.2; the waiting room is full of others."""
+    balancer = gpen("-r", "-O", "hold 20", "-O", "hold_max 2", "-O", "acl 1 permit 127.0.0.2",
+                    servers=[servers(naming("a"))])
+    balancer.ctl("server 0 acl 1")
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(balancer.connect())
+        wait_held(balancer, 2)
+        with balancer.connect("127.0.0.2") as welcome:
+            assert welcome.recv(1) == b"a"
+
+
+def test_idle_timeout_is_for_sessions_that_have_a_server(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", "-O", "hold 20", "-O", "idle_timeout 0.5", servers=[servers(naming("a"))])
+    balancer.ctl("server 0 health down")
+    with balancer.connect() as client:
+        wait_held(balancer, 1)
+        wait_until(lambda: balancer.json("sessions")[0]["age"] > 2)
+        balancer.ctl("server 0 health up")
+        assert client.recv(1) == b"a"

@@ -70,3 +70,10 @@ def test_what_is_wrong(words: str, says: str) -> None:
 def test_what_is_wrong_with_the_check_of_a_server() -> None:
     with pytest.raises(ScriptError, match="server: check: 'ping' is not a check"):
         parse_line("server 0 check ping")
+
+
+@pytest.mark.parametrize("text", ["a\rb", "a\nb", "\x1b[0m"])
+def test_control_characters_are_escaped(text: str) -> None:
+    for words in (["send", text, "expect", "x"], ["send", "x", "expect", text], ["exec", f"/bin/{text}"]):
+        with pytest.raises(ValueError):
+            parse_check(words)
