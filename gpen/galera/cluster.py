@@ -112,7 +112,7 @@ class Cluster:
         later has no verdict until it was seen.
         """
         seen = {address: node for address, node in self._nodes.items() if node.seen}
-        self._begun = self._begun or len(seen) == len(self._nodes)
+        self._begun = self._begun or 0 < len(seen) == len(self._nodes)
         if not self._begun:
             return []
         self.view = self._majority()

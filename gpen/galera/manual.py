@@ -120,15 +120,23 @@ drain are left anyway). With --failback a preferred node that has been usable fo
 unless an operator has moved it away.
 """),
     ("AGREEMENT", """
-With --agree=SCHEMA the choice is the one row of the table SCHEMA.gpen_writer, which is made when it is missing; every
-watcher of the cluster gets the same option. A choice has a version; to change it is one UPDATE of the version that was
-read, and of two at a time Galera certifies one. A watcher that does not hear from more than half of the nodes changes
-nothing.
+With --agree=SCHEMA the choice is the one row of the table SCHEMA.gpen_writer; every watcher of the cluster gets the
+same option, and has a row in SCHEMA.gpen_watcher. The tables are made when they are missing. A choice has a version;
+to change it is one UPDATE of the version that was read, and of two at a time Galera certifies one. A watcher that does
+not hear from more than half of the nodes changes nothing.
 
-Each watcher tells its gpens that the writer alone is up. One that reads another choice takes the old writer away at
-once; it gives them the new one at once when the old one has left the cluster, and else two intervals later, when every
-watcher has read the choice. Where health_ttl is 0 it is set to 5: when all watchers are dead, gpen goes back to
-the order of prio.
+Each watcher tells its gpens that the writer alone is up. As long as somebody could still write on the old writer (a
+move, a donor, drain), it is left in steps: the choice names an heir; each watcher takes the old writer away from its
+gpens, closes the sessions there and confirms; when all have confirmed the heir is the writer. gpen's setting hold lets
+clients wait for that, a quarter to three quarters of a second. When a watcher or one of its gpens hangs and does not
+confirm within two seconds, the writer stays what it is, and status, move and the log name the one that is late. A
+writer that is dead, cut off or refuses is left at once, whoever hangs.
+
+A watcher that is ended by a signal takes itself off the list; one that was killed stays on it until it is started
+again with the same --socket, or until an operator sets its row to active = 0. A gpen without a watcher goes by its own
+prios, so start both together, and end the gpen before its watcher. Where health_ttl is 0 it is set to 5, so that when
+all watchers are dead gpen goes back to the order of prio. In the configuration of a gpen the lines server N health
+down because not told yet, one for each server, let it use none before the watcher has told it.
 """),
     ("RIGHTS", """
 The user of the watcher, of check and of serve needs to log in and nothing else. With --agree also SELECT, INSERT,

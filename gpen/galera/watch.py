@@ -87,7 +87,7 @@ class Watcher:
         self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer, is_writer and bool(options.agree)))
                       for is_writer, targets in ((False, options.readers), (True, options.writers))
                       for target in targets]
-        self._next_round = self._awake_since = time.monotonic()
+        self._next_round = self._awake_since = self._began = time.monotonic()
         self._pokes: list[float] = []
         self._proposed: Choice | None = None
         self._errands: dict[str, float] = {}  # what was begun, and until when it is waited for
@@ -209,7 +209,7 @@ class Watcher:
     # --- decisions ----------------------------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
-        changes = self.cluster.judge(now)
+        changes = self.cluster.judge(now) if self._has_met_all(now) else []
         for address, old, new in changes:
             if new is not None:
                 say(f"node {self.label(address)}: {_word(old)} -> {_word(new)}: {new.reason}")
@@ -224,6 +224,10 @@ class Watcher:
             self._detail(f"writer: {self.label(after[0])} is used now")
         if changes or before != after or now >= self._next_round:
             self._tell_all(now)
+
+    def _has_met_all(self, now: float) -> bool:
+        """Whether all gpens have answered, or had the time to: only then all nodes are known."""
+        return now - self._began > self.options.timeout or all(gpen.problem is not None for gpen in self.gpens)
 
     def _tell_all(self, now: float) -> None:
         self._next_round = now + self.options.interval

@@ -92,6 +92,7 @@ def test_a_node_by_its_own_account(said: dict[str, str], expected: tuple[Grade, 
 
 def test_nothing_is_said_before_every_node_was_seen() -> None:
     cluster = Cluster()
+    assert cluster.judge(99.0) == []  # there are none yet
     cluster.add(A)
     cluster.add(B)
     cluster.saw(A, WELL)
