@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
 
@@ -163,6 +164,15 @@ class Pair:
         wait_inserts(self.writer, inserts(self.writer) + RATE)
         return old
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """The first watcher does not run."""
+        self.watchers[0].process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.watchers[0].process.send_signal(signal.SIGCONT)
+
     def end(self) -> None:
         """End the load, and see that the inserts went to one writer after the other."""
         for load in self.loads:
@@ -203,11 +213,16 @@ def test_two_gpens_agree(cluster: Cluster, pair: Pair) -> None:
 
 
 def test_two_gpens_agree_while_a_watcher_hangs(cluster: Cluster, pair: Pair) -> None:
-    """The writer is moved through the other watcher meanwhile."""
-    frozen = pair.watchers[0].process
-    frozen.send_signal(signal.SIGSTOP)
-    pair.watchers[1].command("move", next(node.name for node in cluster.nodes if node is not pair.writer))
-    time.sleep(STALLED)
-    frozen.send_signal(signal.SIGCONT)
+    """The writer is not moved then, for the gpen that nobody tells would stay with the old one; but a dead one is."""
+    heir = next(node for node in cluster.nodes if node is not pair.writer)
+    with pair.hanging():
+        moved = pair.watchers[1].command("move", heir.name)
+    assert moved.returncode == 1 and "not confirmed" in moved.stderr, moved
+    pair.move(1, heir)
+    pair.wait_moved()
+
+    with pair.hanging():
+        pair.writer.kill()
+        time.sleep(STALLED)
     pair.wait_moved()
     pair.end()

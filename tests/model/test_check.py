@@ -10,7 +10,7 @@ from gpen.control.script import ScriptError, parse_line, words_of
 from gpen.model.check import Check, parse_check
 from gpen.model.settings import SETTINGS
 
-WORD = (st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_categories=("Cc", "Cs", "Zl", "Zp")))).filter(str.isprintable)
+WORD = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF)).filter(str.isprintable)
 
 
 @pytest.mark.parametrize(("line", "check"), [
