@@ -24,6 +24,7 @@ lint: $(VENV)/.test
 man: $(VENV)/.base
 	$(PY) -m gpen.control.manual gpen > man/gpen.1
 	$(PY) -m gpen.control.manual gpenctl > man/gpenctl.1
+	$(PY) -m gpen.galera.manual > man/gpen-galera.1
 	$(PY) -m gpen.control.completion bash > contrib/completion/gpen.bash
 	$(PY) -m gpen.control.completion zsh > contrib/completion/_gpen
 

@@ -51,7 +51,8 @@ def room_of(path: Path) -> str:
 
 
 def rooms_imported(path: Path) -> set[str]:
-    return {name.split(".")[1] for name in imports_of(path) if re.match(r"gpen\.(model|control|wire|daemon|ctl|galera)\b", name)}
+    rooms = rf"gpen\.({'|'.join(ROOMS)})\b"
+    return {name.split(".")[1] for name in imports_of(path) if re.match(rooms, name)}
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

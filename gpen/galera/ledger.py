@@ -1,0 +1,124 @@
+"""The two tables in which several watchers agree on the writer (the protocol is in agree.py).
+
+``gpen_writer`` has one row, the choice. A change is one UPDATE of the version that was read to the next: of two that
+are made at a time, on whichever nodes, Galera certifies one; the other finds a deadlock (1213) or no such version.
+``gpen_watcher`` has a row for each watcher, with the newest choice that its gpens have carried out.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from gpen.galera.access import Access
+from gpen.galera.report import Choice, Page
+
+if TYPE_CHECKING:
+    from pymysql.connections import Connection
+
+NO_TABLE = (1049, 1146)  # unknown database, no such table
+OUTRUN = (1213, 1205)  # somebody else was first
+SECONDS = 10.0  # longer than Galera takes to drop a node that is gone
+CREATE = (
+    "CREATE TABLE IF NOT EXISTS {schema}.gpen_writer (name VARCHAR(32) PRIMARY KEY, writer VARCHAR(255) NOT NULL, "
+    "heir VARCHAR(255) NOT NULL, succession TEXT NOT NULL, version BIGINT NOT NULL, changed TIMESTAMP NOT NULL "
+    "DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {schema}.gpen_watcher (name VARCHAR(255) PRIMARY KEY, version BIGINT NOT NULL, "
+    "active BOOLEAN NOT NULL) ENGINE=InnoDB",
+)
+
+Work = Callable[["Connection"], object]
+
+
+class Ledger:
+    """The tables, in a schema; ``me`` is how this watcher is called there."""
+
+    def __init__(self, schema: str, me: str) -> None:
+        """Raises ValueError for what is no name of a schema."""
+        if not re.fullmatch(r"[A-Za-z0-9_$-]{1,64}", schema):
+            raise ValueError(f"'{schema}' is not the name of a schema")
+        self.me = me
+        self._schema = f"`{schema}`"
+
+    def read(self, connection: Connection) -> Page | str:
+        """What the tables hold; a text: why they can't be read. Raises pymysql.err.Error when the connection ends."""
+        import pymysql
+
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SELECT version, writer, succession, heir FROM {self._schema}.gpen_writer")
+                row = cursor.fetchone()
+                cursor.execute(f"SELECT name, version FROM {self._schema}.gpen_watcher WHERE active")
+                watchers = dict(cursor.fetchall())
+        except pymysql.err.MySQLError as error:
+            if not connection.open:
+                raise
+            number, text = (*error.args, 0, "")[:2]
+            return Page() if number in NO_TABLE else str(text)
+        choice = Choice(int(row[0]), row[1], tuple(filter(None, row[2].split(","))), row[3]) if row else None
+        return Page(choice, watchers)
+
+    def join(self, connection: Connection) -> None:
+        """Take part: from now on the writer is not moved without this watcher. Makes the tables if there are none."""
+        with connection.cursor() as cursor:
+            cursor.execute("SET SESSION sql_notes = 0")  # that a table exists is not worth a warning
+            for statement in CREATE:
+                cursor.execute(statement.format(schema=self._schema))
+            cursor.execute(f"INSERT INTO {self._schema}.gpen_watcher (name, version, active) VALUES (%s, 0, 1) "
+                           "ON DUPLICATE KEY UPDATE active = 1", (self.me,))
+
+    def leave(self, connection: Connection) -> None:
+        """Take no part any more."""
+        with connection.cursor() as cursor:
+            cursor.execute(f"UPDATE {self._schema}.gpen_watcher SET active = 0 WHERE name = %s", (self.me,))
+
+    def confirm(self, connection: Connection, version: int) -> None:
+        """This choice has been carried out by all gpens of this watcher."""
+        with connection.cursor() as cursor:
+            cursor.execute(f"UPDATE {self._schema}.gpen_watcher SET version = %s WHERE name = %s", (version, self.me))
+
+    def write(self, connection: Connection, choice: Choice) -> None:
+        """Make this the choice, if it is the next version; else nothing happens.
+
+        Waits as long as the cluster can't certify. Raises pymysql.err.Error.
+        """
+        import pymysql
+
+        values = (choice.writer, choice.heir, ",".join(choice.succession), choice.version)
+        try:
+            with connection.cursor() as cursor:
+                if choice.version == 1:
+                    cursor.execute(f"INSERT IGNORE INTO {self._schema}.gpen_writer (writer, heir, succession, version, "
+                                   "name) VALUES (%s, %s, %s, %s, 'writer')", values)
+                else:
+                    cursor.execute(f"UPDATE {self._schema}.gpen_writer SET writer = %s, heir = %s, succession = %s, "
+                                   "version = %s WHERE version = %s", (*values, choice.version - 1))
+        except pymysql.err.OperationalError as error:
+            if error.args[0] not in OUTRUN:
+                raise
+
+    def removal(self, watcher: str) -> str:
+        """The SQL that takes a watcher off the list, for the operator."""
+        return f"UPDATE {self._schema}.gpen_watcher SET active = 0 WHERE name = '{watcher}'"
+
+
+def errand(access: Access, node: str, work: Work, tell: Callable[[str], None]) -> threading.Thread:
+    """Do something with a node, in a thread of its own, for it may take until the cluster has a new view. Then tell: an
+    empty text, or what went wrong."""
+
+    def run() -> None:
+        import pymysql
+
+        try:
+            with closing(access.connect(node, SECONDS, SECONDS)) as connection:
+                work(connection)
+            tell("")
+        except (OSError, pymysql.err.Error) as error:
+            tell(" ".join(str(error.args[-1] if error.args else error).split()))
+
+    thread = threading.Thread(target=run, name=f"errand to {node}", daemon=True)
+    thread.start()
+    return thread
