@@ -118,7 +118,8 @@ def test_in_single_bytes(gpen: Start, servers: Serve) -> None:
     b"PROXY TCP4 10.1.2.3 10.4.5.6 1000\r\n", b"PROXY TCP4 10.1.2.3 10.4.5.6 01000 2000\r\n",
     b"PROXY TCP4  10.1.2.3 10.4.5.6 1000 2000\r\n", b"PROXY TCP4 10.1.2.3 10.4.5.6 1000 2000\n" + b"x" * 20,
     b"PROXY TCP4 " + b"1" * 200, v2(0x11, b"short"), v2(0x11, V2[16:], 0x22), v2(0x11, V2[16:], 0x31),
-    b"PROXY TCP6 fe80::1%eth0 ::1 1000 2000\r\n", SIGNATURE + b"\x21\x11\xff\xff" + b"x" * 100, V1[:20], b"", b"\r\n\r\nnot it",
+    b"PROXY TCP6 fe80::1%eth0 ::1 1000 2000\r\n", SIGNATURE + b"\x21\x11\xff\xff" + b"x" * 100, V1[:20], b"",
+    b"\r\n\r\nnot it",
 ])
 def test_a_wrong_header_ends_the_session(gpen: Start, servers: Serve, start: bytes) -> None:
     balancer = gpen("-l", "gpen.log", *ACCEPT, servers=[servers(naming("secret"))])
