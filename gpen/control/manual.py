@@ -232,12 +232,13 @@ _CTL_STATUS = (
     ("1", "The daemon answered with an error, or standard output could not be written."),
     ("2", "Wrong usage."),
     ("3", "No connection to the daemon."),
+    ("130", "Ended by Ctrl-C."),
 )
 
 _CTL_EXAMPLES = (
     ("How are the servers?", "gpenctl /run/gpen.ctl servers"),
     ("Take server 1 out of service gently, and back:",
-     "gpenctl /run/gpen.ctl server 1 state drain\ngpenctl /run/gpen.ctl server 1 state ready"),
+     "gpenctl /run/gpen.ctl drain 1 30\ngpenctl /run/gpen.ctl server 1 state ready"),
     ("Add a server, and delete one:",
      "gpenctl /run/gpen.ctl server 3 address 10.0.0.4 port 3306 max 200\ngpenctl /run/gpen.ctl no server 0"),
     ("Who would serve that client, and why not the others?", "gpenctl /run/gpen.ctl explain 192.0.2.7"),
