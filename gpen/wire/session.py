@@ -31,7 +31,7 @@ from gpen.wire import sock as sockets
 from gpen.wire.dial import dial
 from gpen.wire.dummy import answer
 from gpen.wire.hold import Hold
-from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLRDHUP, Poller
+from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Poller
 from gpen.wire.relay import End, Tap
 
 log = logging.getLogger("gpen")
@@ -376,6 +376,11 @@ class Session:
         up.start(down)
         if front.settings.accept_proxy != "off" and not self._announced:
             proxy.guard(down, self._refuse_header)
+        if front.settings.greeting or front.settings.mysql:
+            up.ready(EPOLLIN)  # from now on the client has a server: nothing comes in between
+        if not self._relaying:  # that was all
+            assert self.ending is not None
+            return self.ending
         ending: Ending = front.poller.hub.switch()
         return ending
 
@@ -412,10 +417,12 @@ class Session:
             self.stop(self.ending or Ending.SERVER_RESET)
 
     def _finish(self, ending: Ending) -> None:
-        """Wake the greenlet to close; runs in the hub."""
+        """Wake the greenlet to close, unless it is itself at work: that is, in the hub."""
         if self._relaying:
             self._relaying = False
-            self._greenlet.switch(ending)
+            self.ending = ending
+            if gevent.getcurrent() is not self._greenlet:
+                self._greenlet.switch(ending)
 
     def _stop(self, ending: Ending) -> None:
         if self._relaying:
