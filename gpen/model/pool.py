@@ -184,7 +184,7 @@ class Pool:
         if server.state != "ready":
             return f"its state is {server.state}"
         if server.condemned:
-            return f"down: {server.condemned}"
+            return f"down for {self._wall() - self._condemned_since(server):.0f} s: {server.condemned}"
         if server.down_until:
             if now < server.down_until:
                 return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
@@ -193,6 +193,9 @@ class Pool:
         if not server.endpoints:
             return f"its address {server.address} is not resolved"
         return None
+
+    def _condemned_since(self, server: Server) -> float:
+        return min(verdict.since for verdict in server.verdicts.values() if not verdict.up)
 
     def has_room(self, emergency: bool = True) -> bool:
         """Whether some client could be taken, by a server that is not full or (``emergency``) the emergency server."""

@@ -25,7 +25,7 @@ def test_down_and_up() -> None:
     world.pool.judge(server, "command", False, "Donor/Desynced")
     assert world.numbers(3) == [1, 1, 1]
     assert server.health(world.clock()) == "down"
-    assert world.pool.refusal(server, world.client("192.0.2.1"), world.clock()) == "down: Donor/Desynced"
+    assert world.pool.refusal(server, world.client("192.0.2.1"), world.clock()) == "down for 0 s: Donor/Desynced"
     world.pool.judge(server, "command", True, "Synced")
     assert sorted(world.numbers(2)) == [0, 1]
     assert told(world) == [("down", "Donor/Desynced"), ("up", "Synced")]
