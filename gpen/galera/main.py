@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gpen import __version__
@@ -48,7 +48,21 @@ def run(words: list[str]) -> int:
     if command not in COMMANDS:
         read_usage(OVERVIEW, words)
         raise UsageError(f"'{command}' is no command: expected one of {', '.join(USAGES)}")
-    return COMMANDS[command](read_usage(USAGES[command], words, command))
+    return COMMANDS[command](read_usage(USAGES[command], list(spread(words)), command))
+
+
+def spread(words: list[str]) -> Iterator[str]:
+    """The words with ``--reader A B`` written as ``--reader A --reader B``: to docopt an option has one value."""
+    option, values = "", 0
+    for word in words:
+        if word.startswith("-"):
+            name, equals, _ = word.partition("=")
+            option, values = (name if name in ("--reader", "--writer") else ""), len(equals)
+        elif option:
+            values += 1
+            if values > 1:
+                yield option
+        yield word
 
 
 def read_usage(usage: str, words: list[str], command: str = "") -> Arguments:

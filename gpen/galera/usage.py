@@ -63,10 +63,10 @@ Usage:
 
 Options:
   --reader=CONTROL       A gpen that spreads connections over all usable nodes:
-                         the /PATH or HOST:PORT of its option -C. May be
-                         repeated.
+                         the /PATH or HOST:PORT of its option -C. For
+                         several, --reader A B or --reader A --reader B.
   --writer=CONTROL       A gpen that gives all connections to one node; it must
-                         run with -r -O prio. May be repeated.
+                         run with -r -O prio. Several: as with --reader.
 {LOGIN}\
   --interval=SEC         Between two questions to a node [default: 0.25].
   --timeout=SEC          A node that owes an answer for so long is not used
@@ -148,7 +148,8 @@ Exit status: 0 usable; 1 not usable; 2 wrong usage.
 
 Examples:
   gpen-galera check --defaults-file=/etc/gpen/galera.cnf 10.0.0.1:3306
-  gpenctl /run/gpen.ctl check exec "gpen-galera check --defaults-file=my.cnf"
+  PROGRAM="/usr/local/bin/gpen-galera check --defaults-file=/etc/gpen/my.cnf"
+  gpenctl /run/gpen.ctl check exec "$PROGRAM"
 """
 
 SERVE = f"""\

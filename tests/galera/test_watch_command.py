@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gpen.galera.access import AccessError, read_access
+from gpen.galera.main import spread
 from gpen.galera.manual import options_of, page
 from gpen.galera.usage import OVERVIEW, USAGES
 from tests.galera.watcher import COMMAND
@@ -156,3 +157,12 @@ def test_the_page_renders_without_warnings() -> None:
                           text=True, check=True, timeout=30, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8",
                                                                   "MANWIDTH": "100"})
     assert done.stderr == "" and "SEE ALSO" in done.stdout
+
+
+@pytest.mark.parametrize(("words", "spreads"), [
+    ("watch --reader A B --writer C D", "watch --reader A --reader B --writer C --writer D"),
+    ("watch --reader A --reader B C --discover", "watch --reader A --reader B --reader C --discover"),
+    ("watch --reader=A B --verbose", "watch --reader=A --reader B --verbose"), ("move node2", "move node2"),
+])
+def test_several_values_of_an_option(words: str, spreads: str) -> None:
+    assert " ".join(spread(words.split())) == spreads
