@@ -26,12 +26,13 @@ def gpen_page() -> str:
         ("DESCRIPTION", _paragraphs(_GPEN_DESCRIPTION)),
         ("OPTIONS", _options()),
         ("HOW A SERVER IS CHOSEN", _paragraphs(_CHOICE)),
+        ("HEALTH", _paragraphs(_HEALTH)),
         ("SESSION LOG", [*_paragraphs(_LOG), *_endings()]),
         ("SIGNALS", list(_terms(_SIGNALS))),
         ("FILES", list(_terms(_FILES))),
         ("EXIT STATUS", list(_terms(_GPEN_STATUS))),
         ("EXAMPLES", list(_examples(_GPEN_EXAMPLES))),
-        ("SEE ALSO", [r"\fBgpenctl\fR(1), \fBpen\fR(1), \fBpenctl\fR(1)"]),
+        ("SEE ALSO", [r"\fBgpenctl\fR(1), \fBgpen\-galera\fR(1), \fBpen\fR(1), \fBpenctl\fR(1)"]),
     ])
 
 
@@ -148,13 +149,28 @@ A client that client_acl denies gets the abuse server (-B), or is closed. Else, 
 server that it used last, as long as that is remembered (-c, -T). A new client gets a server by the first of these that
 is on: prio, weight (-W), leastconn, random, hash (-h); without any, the next one in turn.
 
-A server is passed over while it is blacklisted, full, drained, or its own access list denies the client. When a
-connection is refused, reset, unreachable or times out, the server is blacklisted (-b) and the rule chooses again among
-the others; when none is left, the emergency server (-e) is tried, and then the client is closed. With -s it is closed
-at the first failure. After the blacklist time one connection is the trial that decides whether the server is back; the
-others do not wait for it. A failure of this machine (no descriptors, no ports) is held against no server.
+A server is passed over while it is blacklisted, found down by a check or by 'server N health', full, drained, or while
+its own access list denies the client. When a connection is refused, reset, unreachable or times out, or when the
+server does not speak within greeting seconds, the server is blacklisted (-b) and the rule chooses again among the
+others; when none is left, the emergency server (-e) is tried; then the client waits for hold seconds, if that is set,
+and is closed. With -s the first failure is the last. After the blacklist time one connection is the trial that decides
+whether the server is back; the others do not wait for it. A failure of this machine (no descriptors, no ports) is held
+against no server.
 
 The command explain says which server a client would get, and why not the others.
+"""
+
+_HEALTH = """
+Beside the blacklist, which needs a client to find out, a server's health is what a check (the settings check and
+check_...) or somebody outside ('server N health up|down because ...') says of it: down, it gets no new clients; those
+that are just being connected to it go to another; on_down says what becomes of its sessions. health_ttl drops the word
+of somebody outside who has fallen silent.
+
+Where servers speak first, as those of MySQL and mail do, greeting sees to it that one which is connected but says
+nothing is left before the client notices; mysql adds that its errors are understood, and that a client which is turned
+away is told why. proxy_protocol tells servers who the client is; accept_proxy believes other balancers who say so.
+
+All of these are settings: gpenctl(1) describes them; -O sets them at start. gpen-galera(1) watches a Galera cluster.
 """
 
 _LOG = """
@@ -189,6 +205,8 @@ _GPEN_STATUS = (
 _GPEN_EXAMPLES = (
     ("In front of a Galera cluster:",
      "gpen -l gpen.log -p gpen.pid localhost:3306 10.0.0.1:3306 10.0.0.2:3306 10.0.0.3:3306"),
+    ("The same where nobody shall notice a node that is not well (see gpen-galera(1)):",
+     "gpen -r -C /run/gpen.ctl -O mysql -O 'greeting 1' -O 'hold 10' 3306 10.0.0.1 10.0.0.2 10.0.0.3"),
     ("Three web servers in turn, in the foreground, with a control socket:",
      "gpen -f -r -C /run/gpen.ctl 80 www1:8000 www2:8000 www3:8000"),
     ("One server preferred, the second when the first is down, and a page that says sorry:",

@@ -186,6 +186,7 @@ Options, with defaults in parentheses:
 
 Examples:
   gpen -l gpen.log -p gpen.pid localhost:3306 10.0.0.1:3306 10.0.0.2:3306 10.0.0.3:3306
+  gpen -r -O mysql -O 'greeting 1' -O 'hold 10' 3306 10.0.0.1 10.0.0.2   and nobody notices a node that is not well
   gpen -f -r -C /run/gpen.ctl 80 www1:8000 www2:8000          round robin, in the foreground
   gpen -h -x 10000 [::]:443 10.0.0.1 10.0.0.2 -e 10.0.0.9     by client address, with an emergency server
   gpen --check -F /etc/gpen/web.cfg                           is this file right?
