@@ -11,6 +11,19 @@ of several proposals Galera certifies one. The newest version counts, and these 
 3. A writer on which nobody can write, for it has left the cluster, refuses, or is gone, is left at once. Should it be a
    member even so, the new one is used after a while, when every watcher has read of it.
 4. Who does not hear from more than half of the cluster's nodes proposes nothing.
+5. Who follows a writer on which nobody can write is agreed as well: the first usable one of the choice's succession.
+   The gpens have their servers ranked so, and one whose watcher is dead goes there by itself, health_ttl seconds
+   later. The succession changes with the writer only, and keeps its order but for what the operator prefers.
+
+What rule 5 leaves open: such a gpen has the ranks of the last choice that its watcher brought, and uses the first
+server there that accepts connections. It parts from the others
+
+- when a writer that they have left accepts connections: it stays there, or goes back when that node returns;
+- when they pass over a node of the succession that accepts connections: a donor, a read_only one, one that is cut off;
+- when its watcher died after it had confirmed a choice with an heir: the others go on to the heir without it;
+- with a node that was not in the cluster yet when the choice was made: those rank last, in the order of each watcher.
+
+A watcher that was killed is on the list still, and confirms nothing, so a writer that works is not left meanwhile.
 """
 
 from __future__ import annotations
@@ -66,7 +79,11 @@ class Agreed:
         return math.inf if self.heir else self._waits_until
 
     def order(self, indexes: Mapping[str, int], usable: Collection[str]) -> list[str]:
-        return self._writer.order(indexes, usable)
+        """By preference, then as agreed before, then by local index; a node that returns finds its place again."""
+        agreed = self._choice.succession if self._choice else ()
+        places = {node: agreed.index(node) if node in agreed else len(agreed) + index
+                  for node, index in indexes.items()}
+        return self._writer.order(places, places)
 
     def take_over(self, node: str) -> None:
         self._used = node
@@ -142,12 +159,17 @@ class Agreed:
             return self._first(scene, now) if scene.blank else None
         if choice.heir:
             return self._conclusion(choice, scene, now)
-        target = self._pin if self._pin in scene.candidates else self._writer.choose(scene.order, scene.candidates, now)
-        if target is None or target == choice.writer:
-            return None
         if choice.writer not in scene.writable:
-            return self._with(target, "", scene)
-        return self._with(choice.writer, target, scene) if now >= self._rests_until else None
+            return self._succession(choice, scene)
+        target = self._pin if self._pin in scene.candidates else self._writer.choose(scene.order, scene.candidates, now)
+        if target is None or target == choice.writer or now < self._rests_until:
+            return None
+        return self._with(choice.writer, target, scene)
+
+    def _succession(self, choice: Choice, scene: Scene) -> Choice | None:
+        """Nobody can write on the writer: the next one that is usable, as the gpens were told."""
+        target = next((node for node in self.ranks(scene) if node in scene.candidates), choice.writer)
+        return self._with(target, "", scene) if target != choice.writer else None
 
     def _first(self, scene: Scene, now: float) -> Choice | None:
         """The first choice of all is what is in use."""
@@ -161,8 +183,10 @@ class Agreed:
         if choice.heir not in scene.candidates:
             self.refusal = f"{choice.heir} can't be the writer any more"
             return self._with(choice.writer, "", scene)
-        if choice.writer not in scene.writable or not late:
+        if not late:
             return self._with(choice.heir, "", scene)
+        if choice.writer not in scene.writable:
+            return self._succession(choice, scene)
         if now - self._since < YIELD:
             return None
         self.refusal = f"not confirmed within {YIELD:g} s by {', '.join(sorted(late))}"
@@ -175,4 +199,5 @@ class Agreed:
             self.proposal, self._expires = proposal, now + PATIENCE
 
     def _with(self, writer: str, heir: str, scene: Scene) -> Choice:
-        return Choice(self.version + 1, writer, tuple(ranked(writer, ranked(heir or None, scene.order))), heir)
+        succession = self.ranks(scene) if writer == self.current else ranked(writer, scene.order)
+        return Choice(self.version + 1, writer, tuple(succession), heir)

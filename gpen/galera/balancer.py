@@ -1,6 +1,7 @@
 """One gpen, told by a thread of its own; so that one that hangs delays no other.
 
 A round is one connection to the control socket: the plan's commands, and at least every second a look at the servers.
+What else is to be changed comes before, on a connection of its own, so that its refusal says nothing of the plan.
 """
 
 from __future__ import annotations
@@ -9,22 +10,23 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from gpen.ctl.link import LinkError, Target, ask
 from gpen.galera.log import say
-from gpen.galera.plan import Herald, Plan, Row
+from gpen.galera.plan import Changes, Herald, Plan, Row, misfit
 
 TIMEOUT = 2.0  # seconds that a gpen may take to answer
 LOOK = 1.0  # seconds between two looks at the servers
 TTL = 5  # seconds that verdicts last where they must not outlive the watchers
 REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's
 
-Tell = Callable[["Balancer", "Sequence[Row] | str"], None]
+Tell = Callable[["Balancer", "Sequence[Row] | None", str], None]
 
 
 class Balancer:
-    """Brings plans to the gpen at ``target``, and tells what its servers are, or why it can't be reached (from its own
-    thread)."""
+    """Brings plans to the gpen at ``target``, and tells its servers, None when it can't be reached, and what is wrong,
+    if anything (from its own thread)."""
 
     def __init__(self, target: Target, is_writer: bool, tell: Tell, needs_ttl: bool = False) -> None:
         """``needs_ttl``: its verdicts must not outlive the watchers (`health_ttl`)."""
@@ -36,11 +38,12 @@ class Balancer:
         self._met = False
         self.told = 0  # the newest choice of the writer that it has carried out
         self.absent = False  # nobody listens at its control socket, so there is no such gpen
-        self._wanted: tuple[Plan, Sequence[str], int] = ({}, (), 0)
+        self._wanted: tuple[Plan, Changes, int] = ({}, Changes(), 0)
         self._told: Plan = {}
         self._rows: Sequence[Row] = ()
         self._look_at = 0.0
         self._mending: list[str] = []
+        self._misfit = ""
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"gpen {target.text}", daemon=True)
@@ -58,9 +61,9 @@ class Balancer:
         self._stopping = True
         self._wake.set()
 
-    def want(self, plan: Plan, others: Sequence[str] = (), version: int = 0) -> None:
-        """Bring this plan to the gpen now, and these commands before it. ``version``: of the choice that it follows."""
-        self._wanted = plan, others, version
+    def want(self, plan: Plan, changes: Changes, version: int) -> None:
+        """Bring this plan to the gpen now, after these changes. ``version``: of the choice that the plan follows."""
+        self._wanted = plan, changes, version
         self._wake.set()
 
     def _run(self) -> None:
@@ -69,50 +72,55 @@ class Balancer:
             self._wake.clear()
             if self._stopping:
                 return
-            self._tell(self, self._round(*self._wanted))
+            self._tell(self, *self._round(*self._wanted))
 
-    def _round(self, plan: Plan, others: Sequence[str], version: int) -> Sequence[Row] | str:
-        """Tell the gpen the plan. Returns its servers as they were seen last, or what is wrong."""
+    def _round(self, plan: Plan, changes: Changes, version: int) -> tuple[Sequence[Row] | None, str]:
+        """Tell the gpen the plan. Returns its servers as they were seen last, and what is wrong."""
         if plan and self._rows and not self._met:
             self._herald.meet(plan, self._rows)
             self._met = True
-        commands = [*self._mending, *others, *self._herald.commands(plan, self._rows)]
-        looking = bool(self._mending or others) or plan != self._told or time.monotonic() >= self._look_at
+        chores = [*self._mending, *changes.commands(self._rows)]
+        commands = self._herald.commands(plan, changes.kept(self._rows))
+        looking = bool(chores) or plan != self._told or time.monotonic() >= self._look_at
         if not commands and not looking:
-            return self._rows
+            return self._rows, self._misfit
         try:
-            reply = ask(self.target, "\n".join([*commands, *self._questions(looking)]), TIMEOUT)
-            complaint = self._understand(reply, looking)
-            self.absent = False
+            unchanged = _refusal(ask(self.target, "\n".join(chores), TIMEOUT).splitlines()) if chores else ""
+            lines = ask(self.target, "\n".join([*commands, *self._questions(looking)]), TIMEOUT).splitlines()
+            if looking:
+                self._look(lines)
         except LinkError as error:
-            complaint = str(error)
             self.absent = isinstance(error.__context__, (ConnectionRefusedError, FileNotFoundError))
-        if complaint:
             self._look_at = 0.0
-            return complaint
-        if self._rows:
+            return None, str(error)
+        self.absent = False
+        untold = _refusal(lines)
+        if untold:
+            self._look_at = 0.0
+        elif self._rows:
             self._herald.done(plan)
             self._told, self.told = plan, version
-        return self._rows
+        refusal = unchanged or untold
+        return self._rows, f"{self.name}: {refusal}" if refusal else self._misfit
 
     def _questions(self, looking: bool) -> list[str]:
         if not looking:
             return []
-        return ["health_ttl", "servers json"] if self._needs_ttl else ["servers json"]
+        return [*["mode json"] * self.is_writer, *["health_ttl"] * self._needs_ttl, "servers json"]
 
-    def _understand(self, reply: str, looked: bool) -> str:
-        """Take the answers from the end of a reply. Returns what is wrong with it, or nothing."""
-        lines = reply.splitlines()
-        if looked:
-            try:
-                self._rows = json.loads(lines.pop())
-            except (IndexError, ValueError):
-                return f"{self.name}: no answer to 'servers json': is it a gpen?"
-            self._look_at = time.monotonic() + LOOK
-        if looked and self._needs_ttl and lines:
-            self._mend_ttl(lines.pop())
-        wrong = [line for line in lines if line.startswith(REFUSALS)]
-        return f"{self.name}: {wrong[0]}" if wrong else ""
+    def _look(self, lines: list[str]) -> None:
+        """Take the answers to the questions from the end of a reply. Raises LinkError when they aren't there."""
+        try:
+            self._rows = json.loads(lines.pop())
+            ttl = lines.pop() if self._needs_ttl else None
+            modes = lines.pop() if self.is_writer else "{}"
+        except (IndexError, ValueError):
+            raise LinkError(f"{self.name}: no answer to 'servers json': is it a gpen?") from None
+        self._look_at = time.monotonic() + LOOK
+        with suppress(ValueError):  # one that does not tell its modes gets its plans even so
+            self._misfit = misfit(self.name, json.loads(modes))
+        if ttl is not None:
+            self._mend_ttl(ttl)
 
     def _mend_ttl(self, ttl: str) -> None:
         mended, self._mending = bool(self._mending), []
@@ -121,3 +129,8 @@ class Balancer:
             if not mended:
                 say(f"gpen {self.name}: health_ttl was 0, so that a dead watcher's verdicts would last for ever; "
                     f"it is {TTL} now")
+
+
+def _refusal(lines: Sequence[str]) -> str:
+    """The first line that says that a command was refused."""
+    return next((line for line in lines if line.startswith(REFUSALS)), "")

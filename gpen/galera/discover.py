@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 
-from gpen.galera.plan import Row, node_of
+from gpen.galera.plan import Changes, Row, node_of
 from gpen.model.address import bracketed, parse_server
 
 
@@ -31,19 +31,19 @@ class Discovery:
         gone = {node for node in nodes if node not in members and node not in answering}
         self._gone_since = {node: self._gone_since.get(node, now) for node in gone}
 
-    def commands(self, rows: Sequence[Row], members: Iterable[str], now: float, rank: int | None = None) -> list[str]:
-        """The control commands for one gpen with these servers. ``rank``: the prio of new ones, where prio counts."""
+    def changes(self, rows: Sequence[Row], members: Iterable[str], now: float, rank: int | None = None) -> Changes:
+        """What to change at one gpen with these servers. ``rank``: the prio of new ones, where prio counts."""
         servers = {row["number"]: row for row in rows if row["number"] is not None}
-        return self._deletions(servers, now) + _additions(servers, members, rank)
+        return Changes(self._deletions(servers, now), _additions(servers, members, rank))
 
-    def _deletions(self, servers: dict[int, Row], now: float) -> list[str]:
+    def _deletions(self, servers: dict[int, Row], now: float) -> tuple[int, ...]:
         forgotten = [number for number, row in servers.items() if row["state"] == "ready"
                      and now - self._gone_since.get(node_of(row) or "", now) >= self._forget]
         spare = max(0, len(servers) - self._floor)
-        return [f"no server {number}" for number in forgotten[:spare]]
+        return tuple(forgotten[:spare])
 
 
-def _additions(servers: dict[int, Row], members: Iterable[str], rank: int | None) -> list[str]:
+def _additions(servers: dict[int, Row], members: Iterable[str], rank: int | None) -> tuple[str, ...]:
     known = {node_of(row) for row in servers.values()}
     known |= {f"{bracketed(row['host'])}:{row['port']}" for row in servers.values()}
     numbers = (number for number in count() if number not in servers)
@@ -53,7 +53,7 @@ def _additions(servers: dict[int, Row], members: Iterable[str], rank: int | None
             number = next(numbers)
             lines += [f"server {number} address {host} port {port}" + ("" if rank is None else f" prio {rank}"),
                       f"server {number} health down because new, not asked yet"]
-    return lines
+    return tuple(lines)
 
 
 def _place(member: str) -> tuple[str, int] | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from gpen.galera.access import Access
@@ -18,8 +18,10 @@ from gpen.galera.report import Choice, Page
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
+    from pymysql.cursors import Cursor
 
 NO_TABLE = (1049, 1146)  # unknown database, no such table
+NO_RIGHT = (1044, 1049, 1142)  # to the schema, which may not even exist, or to a table
 OUTRUN = (1213, 1205)  # somebody else was first
 SECONDS = 10.0  # longer than Galera takes to drop a node that is gone
 CREATE = (
@@ -57,13 +59,13 @@ class Ledger:
             if not connection.open:
                 raise
             number, text = (*error.args, 0, "")[:2]
-            return Page() if number in NO_TABLE else str(text)
+            return Page() if number in NO_TABLE else self.complaint(number, str(text), _user(connection))
         choice = Choice(int(row[0]), row[1], tuple(filter(None, row[2].split(","))), row[3]) if row else None
         return Page(choice, watchers)
 
     def join(self, connection: Connection) -> None:
         """Take part: from now on the writer is not moved without this watcher. Makes the tables if there are none."""
-        with connection.cursor() as cursor:
+        with self._cursor(connection) as cursor:
             cursor.execute("SET SESSION sql_notes = 0")  # that a table exists is not worth a warning
             for statement in CREATE:
                 cursor.execute(statement.format(schema=self._schema))
@@ -72,12 +74,12 @@ class Ledger:
 
     def leave(self, connection: Connection) -> None:
         """Take no part any more."""
-        with connection.cursor() as cursor:
+        with self._cursor(connection) as cursor:
             cursor.execute(f"UPDATE {self._schema}.gpen_watcher SET active = 0 WHERE name = %s", (self.me,))
 
     def confirm(self, connection: Connection, version: int) -> None:
         """This choice has been carried out by all gpens of this watcher."""
-        with connection.cursor() as cursor:
+        with self._cursor(connection) as cursor:
             cursor.execute(f"UPDATE {self._schema}.gpen_watcher SET version = %s WHERE name = %s", (version, self.me))
 
     def write(self, connection: Connection, choice: Choice) -> None:
@@ -89,7 +91,7 @@ class Ledger:
 
         values = (choice.writer, choice.heir, ",".join(choice.succession), choice.version)
         try:
-            with connection.cursor() as cursor:
+            with self._cursor(connection) as cursor:
                 if choice.version == 1:
                     cursor.execute(f"INSERT IGNORE INTO {self._schema}.gpen_writer (writer, heir, succession, version, "
                                    "name) VALUES (%s, %s, %s, %s, 'writer')", values)
@@ -100,9 +102,33 @@ class Ledger:
             if error.args[0] not in OUTRUN:
                 raise
 
+    def complaint(self, number: int, text: str, user: str) -> str:
+        """What a node says of a statement for the tables; where a right or the schema is missing, with the remedy."""
+        if number not in NO_RIGHT:
+            return text
+        return (f"{text}: CREATE DATABASE IF NOT EXISTS {self._schema}; "
+                f"GRANT SELECT, INSERT, UPDATE, CREATE ON {self._schema}.* TO '{user}'@'%'")
+
+    @contextmanager
+    def _cursor(self, connection: Connection) -> Iterator[Cursor]:
+        """A cursor whose errors have a remedy."""
+        import pymysql
+
+        try:
+            with connection.cursor() as cursor:
+                yield cursor
+        except pymysql.err.MySQLError as error:
+            number, text = (*error.args, 0, "")[:2]
+            raise type(error)(number, self.complaint(number, str(text), _user(connection))) from None
+
     def removal(self, watcher: str) -> str:
         """The SQL that takes a watcher off the list, for the operator."""
         return f"UPDATE {self._schema}.gpen_watcher SET active = 0 WHERE name = '{watcher}'"
+
+
+def _user(connection: Connection) -> str:
+    user = connection.user  # PyMySQL encodes it when it logs in
+    return user.decode(errors="replace") if isinstance(user, bytes) else str(user)
 
 
 def errand(access: Access, node: str, work: Work, tell: Callable[[str], None]) -> threading.Thread:

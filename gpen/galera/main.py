@@ -98,13 +98,14 @@ def watch(arguments: Arguments) -> int:
     options = watch_options(arguments)
     access = credentials(arguments)
     from gpen.galera.console import Console, ConsoleError
+    from gpen.galera.log import say
     from gpen.galera.requests import Requests
     from gpen.galera.watch import Watcher
 
     try:
         watcher = Watcher(options, access)
     except ValueError as error:
-        raise UsageError(f"--agree: {error}") from None
+        raise UsageError(str(error)) from None
     if arguments["--listen"]:
         hear(arguments["--listen"], lambda: watcher.post(watcher.poke))
     try:
@@ -117,6 +118,8 @@ def watch(arguments: Arguments) -> int:
         watcher.run()
     finally:
         console.close()
+    if not failures:
+        say("ended; the gpens keep what they know")
     return 1 if failures else 0
 
 

@@ -68,13 +68,22 @@ def _command(parts: dict[str, list[str]]) -> Iterator[str]:
     if "Exit status" in parts:
         yield from (".PP", _escape("Exit status: " + " ".join(parts["Exit status"])))
     if "Example" in parts:
-        yield from (".PP", "Example:", ".PP", ".RS 4", ".nf", *(_escape(line.strip()) for line in parts["Example"]),
-                    ".fi", ".RE")
+        yield from (".PP", "Example:", *_as_it_is(parts["Example"]))
 
 
 def _paragraphs(text: str) -> list[str]:
-    paragraphs: Iterable[str] = (" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
-    return [line for paragraph in paragraphs for line in (".PP", _escape(paragraph))]
+    """Paragraphs are filled, unless they are indented: those are to be copied."""
+    lines: list[str] = []
+    for paragraph in text.strip("\n").split("\n\n"):
+        if paragraph.startswith("    "):
+            lines += _as_it_is(paragraph.splitlines())
+        else:
+            lines += [".PP", _escape(" ".join(paragraph.split()))]
+    return lines
+
+
+def _as_it_is(lines: Iterable[str]) -> list[str]:
+    return [".PP", ".RS 4", ".nf", *(_escape(line.strip()) for line in lines), ".fi", ".RE"]
 
 
 def _escape(text: str) -> str:
@@ -130,20 +139,25 @@ move, a donor, drain), it is left in steps: the choice names an heir; each watch
 gpens, closes the sessions there and confirms; when all have confirmed the heir is the writer. gpen's setting hold lets
 clients wait for that, a quarter to three quarters of a second. When a watcher or one of its gpens hangs and does not
 confirm within two seconds, the writer stays what it is, and status, move and the log name the one that is late. A
-writer that is dead, cut off or refuses is left at once, whoever hangs.
+writer that is dead, cut off or refuses is left at once, whoever hangs, for the next usable node of the succession that
+the choice names: by --prefer, then as it was agreed before, first by wsrep_local_index.
 
 A watcher that is ended by a signal takes itself off the list; one that was killed stays on it until it is started
 again with the same --socket, or until an operator sets its row to active = 0. A gpen without a watcher goes by its own
-prios, so start both together, and end the gpen before its watcher. Where health_ttl is 0 it is set to 5, so that when
-all watchers are dead gpen goes back to the order of prio. In the configuration of a gpen the lines server N health
-down because not told yet, one for each server, let it use none before the watcher has told it.
+prios, so start both together, and end the gpen before its watcher. The prios are the succession: when a watcher was
+killed and then the writer dies, its gpen goes to the node that the others choose, health_ttl seconds later; but it
+returns to the dead writer when that comes back, and does not pass over a node that accepts connections and is not
+usable. Where health_ttl is 0 it is set to 5, so that when all watchers are dead gpen goes back to the order of prio. In
+the configuration of a gpen the lines server N health down because not told yet, one for each server, let it use none
+before the watcher has told it.
 """),
     ("RIGHTS", """
 The user of the watcher, of check and of serve needs to log in and nothing else. With --agree also SELECT, INSERT,
 UPDATE and CREATE on the schema, which must exist:
 
-CREATE USER watcher@'%' IDENTIFIED BY 'secret'; CREATE DATABASE gpen; GRANT SELECT, INSERT, UPDATE, CREATE ON gpen.* TO
-watcher@'%';
+    CREATE USER watcher@'%' IDENTIFIED BY 'secret';
+    CREATE DATABASE gpen;
+    GRANT SELECT, INSERT, UPDATE, CREATE ON gpen.* TO watcher@'%';
 """),
     ("ENVIRONMENT", """
 GPEN_GALERA_USER and GPEN_GALERA_PASSWORD: the credentials, where --defaults-file does not give them.

@@ -26,9 +26,11 @@ Options:
                          repeated. HOST is 127.0.0.1 unless given.
   -h --help              Show this.
 
-The arguments that Galera adds are not looked at. Exit status: 0, always.
+The arguments that Galera adds are not looked at.
+Exit status: 0, always.
 
-Example, in the [mariadbd] section of the node:
+Example:
+  # in the group [mariadbd] of each node's configuration
   wsrep_notify_cmd='gpen-galera notify --to balancer1:4570 --to balancer2:4570'
 """
 LOCAL = "127.0.0.1"

@@ -6,13 +6,15 @@ simply told the plan of now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpen.model.address import bracketed
 
 Row = Mapping[str, Any]  # of `servers json`
+
+_NEEDED = {"prio": "writes go to several nodes", "roundrobin": "clients that it remembers stay at the old writer"}
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,30 @@ def front(rows: Iterable[Row]) -> str | None:
     if not ranks or (len(ranks) > 1 and ranks[0][0] == ranks[1][0]):
         return None
     return ranks[0][1]
+
+
+def misfit(name: str, modes: Mapping[str, Any]) -> str:
+    """Why a gpen with these modes can't go with the writer, and the remedy; nothing when it can."""
+    for mode, effect in _NEEDED.items():
+        if not modes.get(mode, True):
+            return f"{name}: runs without {mode}: {effect}: gpenctl {name} {mode}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What to do with the servers of one gpen. ``deleted``: their numbers; ``added``: the commands for new ones."""
+
+    deleted: Collection[int] = ()
+    added: Sequence[str] = ()
+
+    def commands(self, rows: Iterable[Row]) -> list[str]:
+        """The lines that make the changes, as far as they are not made yet."""
+        return [*(f"no server {row['number']}" for row in rows if row["number"] in self.deleted), *self.added]
+
+    def kept(self, rows: Iterable[Row]) -> list[Row]:
+        """The servers that stay: of others nothing can be told."""
+        return [row for row in rows if row["number"] not in self.deleted]
 
 
 class Herald:

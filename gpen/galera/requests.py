@@ -94,9 +94,9 @@ class Requests:
     def _outcome(self, move: _Move, now: float) -> Answer | None:
         watcher = self._watcher
         label = watcher.label(move.target)
-        behind = [gpen.name for gpen in watcher.writer_gpens() if not gpen.problem and front(gpen.rows) != move.target]
+        behind = [gpen.name for gpen in watcher.writer_gpens() if not gpen.silent and front(gpen.rows) != move.target]
         if watcher.election.current == move.target and not behind and now >= watcher.election.opens_at:
-            silent = [gpen.name for gpen in watcher.writer_gpens() if gpen.problem]
+            silent = [gpen.name for gpen in watcher.writer_gpens() if gpen.silent]
             return {"done": f"{label} is the writer" + (f"; not told: {', '.join(silent)}" if silent else "")}
         refusal = watcher.election.refusal
         if now < move.deadline and not refusal:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from gpen.galera.agree import Agreed
 from gpen.galera.console import Answer
 from gpen.galera.plan import front, nodes_of
 from gpen.galera.watch import Gpen, Watcher
+
+CELL = 36  # characters of a text in a table; a longer one is told below as well
 
 Row = dict[str, Any]
 
@@ -72,13 +76,14 @@ def show(answer: Answer) -> str:
     """An answer as tables."""
     from tabulate import tabulate
 
-    nodes = [[row["node"], row["name"], row["state"] or "-", "yes" if row["usable"] else row["reason"], row["role"],
-              "-" if row["latency"] is None else f"{row['latency'] * 1000:.1f} ms",
+    nodes = [[row["node"], row["name"], row["state"] or "-", "yes" if row["usable"] else _short(row["reason"]),
+              row["role"], "-" if row["latency"] is None else f"{row['latency'] * 1000:.1f} ms",
               "-" if row["queue"] is None else row["queue"], _clock(row["since"])] for row in answer["nodes"]]
-    gpens = [[row["gpen"], row["kind"], row["problem"] or "answers", f"{row['up']} of {row['servers']}",
+    gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", f"{row['up']} of {row['servers']}",
               row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
     parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
-                      disable_numparse=True)]
+                      disable_numparse=True),
+             *_long({row["node"]: row["reason"] for row in answer["nodes"]})]
     if answer["agreed"] is not None:
         heir = f", hands over to {answer['heir']}" if answer["heir"] else ""
         parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']}){heir}")
@@ -86,7 +91,23 @@ def show(answer: Answer) -> str:
         parts.append(f"agreement: {answer['trouble']}")
     parts.append(tabulate(gpens, ["gpen", "kind", "answers", "servers up", "sessions", "in front"], "simple",
                           disable_numparse=True))
+    parts += _long({row["gpen"]: _problem(row) for row in answer["gpens"]})
     return "\n\n".join(parts)
+
+
+def _problem(row: Row) -> str:
+    """A gpen's problem without its name, which is in the table already."""
+    return str(row["problem"]).removeprefix(f"{row['gpen']}: ")
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, CELL, placeholder="...")
+
+
+def _long(texts: Mapping[str, str]) -> list[str]:
+    """What `_short` cuts, whole: a line each."""
+    lines = [f"{name}: {text}" for name, text in texts.items() if len(text) > CELL]
+    return ["\n".join(lines)] if lines else []
 
 
 def _clock(moment: float | None) -> str:

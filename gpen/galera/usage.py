@@ -73,8 +73,9 @@ Options:
                          [default: 1].
   --donor=POLICY         Donors and desynced nodes: avoid (used when nothing
                          better is left), use or never [default: avoid].
-  --prefer=NODES         HOST:PORT,HOST:PORT...: these become the writer before
-                         others, in this order; then by wsrep_local_index.
+  --prefer=NODES         HOST:PORT,HOST:PORT... with numeric HOSTs: these become
+                         the writer before others, in this order; then by
+                         wsrep_local_index.
   --failback             Go back to a preferred writer that is well again.
   --keep-sessions        Leave the sessions on a node that has lost its cluster,
                          is not ready or rejects queries. They fail there.

@@ -6,12 +6,14 @@ something changed and at each interval anyway, so that verdicts don't grow old (
 
 from __future__ import annotations
 
+import os
 import queue
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_address
 
 from gpen.ctl.link import Target
 from gpen.galera.access import Access
@@ -23,9 +25,10 @@ from gpen.galera.election import Alone, Scene
 from gpen.galera.ledger import Ledger, Work, errand
 from gpen.galera.log import say
 from gpen.galera.node import Node, Problem, silence
-from gpen.galera.plan import Order, Plan, Row, front, nodes_of
+from gpen.galera.plan import Changes, Order, Plan, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
 from gpen.galera.writer import Reach, Writer, draining, withdrawn
+from gpen.model.address import parse_server
 
 POKES = (0.0, 0.05, 0.1)  # seconds after a notify: a change may show some milliseconds later
 LAST_RANK = 99  # of a node that was just found
@@ -54,6 +57,42 @@ class Options:
     verbose: bool = False
 
 
+def _check(options: Options) -> None:
+    """Raises ValueError, in one line, for options that contradict each other or that nothing can come of."""
+    places: dict[object, str] = {}
+    for name, targets in (("--reader", options.readers), ("--writer", options.writers)):
+        for target in targets:
+            place, text = os.path.realpath(target.path) if target.path else (target.host, target.port), target.text
+            if place in places:
+                raise ValueError(f"{places[place]} {name}={text}: they are one gpen: give it once, as what it is")
+            places[place] = f"{name}={text}"
+    of_writers = {"--prefer": options.prefer, "--failback": options.failback, "--agree": options.agree,
+                  "--keep-old-sessions": options.keep_old_sessions}
+    for name, value in of_writers.items():
+        if value and not options.writers:
+            raise ValueError(f"{name}: there is no writer without a gpen that gets the writes: add --writer=CONTROL")
+    for node in options.prefer:
+        if not _is_numeric(node):
+            raise ValueError(f"--prefer: '{node}' is not HOST:PORT with a numeric HOST, as gpen-galera status shows "
+                             "nodes")
+
+
+def _is_numeric(node: str) -> bool:
+    """Whether this is how nodes are known: a numeric address with its port."""
+    try:
+        address = parse_server(node).address
+        return bool(address.port) and str(ip_address(address.host)) == address.host
+    except ValueError:
+        return False
+
+
+def _ledger(schema: str, me: str) -> Ledger:
+    try:
+        return Ledger(schema, me)
+    except ValueError as error:
+        raise ValueError(f"--agree: {error}") from None
+
+
 @dataclass
 class Gpen:
     """A gpen as it was seen last."""
@@ -61,6 +100,7 @@ class Gpen:
     balancer: Balancer
     rows: Sequence[Row] = ()
     problem: str | None = None  # None: not asked yet; empty: none
+    silent: bool = False  # it could not be reached
 
     @property
     def name(self) -> str:
@@ -71,12 +111,13 @@ class Watcher:
     """Watches the nodes that are servers of the gpens, and tells the gpens."""
 
     def __init__(self, options: Options, access: Access) -> None:
-        """Raises ValueError for a name of a schema that can't be one."""
+        """Raises ValueError, in one line, for options that make no sense."""
+        _check(options)
         self.options = options
         self.cluster = Cluster(options.donor)
         self._access = access
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.ledger = Ledger(options.agree, options.name) if options.agree else None
+        self.ledger = _ledger(options.agree, options.name) if options.agree else None
         writer = Writer(options.prefer, options.failback)
         self.election: Alone | Agreed = Alone(writer)
         if options.agree:
@@ -89,6 +130,7 @@ class Watcher:
                       for target in targets]
         self._next_round = self._awake_since = self._began = time.monotonic()
         self._pokes: list[float] = []
+        self._noted: str | None = None  # the writer of which the log tells
         self._proposed: Choice | None = None
         self._errands: dict[str, float] = {}  # what was begun, and until when it is waited for
         self.trouble = ""  # with the agreement
@@ -166,19 +208,19 @@ class Watcher:
             if isinstance(news.page, str):
                 self._complain(news.page)
 
-    def _from_balancer(self, balancer: Balancer, news: Sequence[Row] | str) -> None:
-        self.post(partial(self._take_rows, balancer, news))
+    def _from_balancer(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
+        self.post(partial(self._take_rows, balancer, rows, problem))
 
-    def _take_rows(self, balancer: Balancer, news: Sequence[Row] | str) -> None:
+    def _take_rows(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
         gpen = next(gpen for gpen in self.gpens if gpen.balancer is balancer)
-        before, gpen.problem = gpen.problem, news if isinstance(news, str) else ""
-        if isinstance(news, str):
-            if news != before:
-                say(f"gpen {news}")
+        if problem and problem != gpen.problem:
+            say(f"gpen {problem}")
+        elif gpen.problem and not problem:
+            say(f"gpen {gpen.name}: {'answers' if gpen.silent else 'well'} again")
+        gpen.problem, gpen.silent = problem, rows is None
+        if rows is None:
             return
-        if before:
-            say(f"gpen {gpen.name}: answers again")
-        gpen.rows = news
+        gpen.rows = rows
         self._watch_nodes()
         if balancer.is_writer:
             self._reach.saw(gpen.name, gpen.rows, time.monotonic())
@@ -213,12 +255,11 @@ class Watcher:
         for address, old, new in changes:
             if new is not None:
                 say(f"node {self.label(address)}: {_word(old)} -> {_word(new)}: {new.reason}")
-        before, refusal = (self.election.current, now >= self.election.opens_at), self.election.refusal
+        before, refusal = (self._noted, now >= self.election.opens_at), self.election.refusal
+        self._note_writer("moved by the operator")
         self._settle_writer(now)
         if self.election.refusal not in ("", refusal):
             say(f"writer: {self.label(self.election.current)} stays: {self.election.refusal}")
-        if self.election.current != before[0]:
-            say(f"writer: {self.label(before[0])} -> {self.label(self.election.current)}")
         after = self.election.current, now >= self.election.opens_at
         if after[1] and not before[1]:
             self._detail(f"writer: {self.label(after[0])} is used now")
@@ -237,11 +278,11 @@ class Watcher:
         if self.options.discover:
             self._discovery.saw(self._nodes, members, self.cluster.answering(), now)
         for gpen in self.gpens:
-            others: Sequence[str] = ()
+            changes = Changes()
             if self.options.discover and gpen.rows:
                 rank = LAST_RANK if gpen.balancer.is_writer else None
-                others = self._discovery.commands(gpen.rows, members, now, rank)
-            gpen.balancer.want(self._plan(gpen, now), others, self.election.version)
+                changes = self._discovery.changes(gpen.rows, members, now, rank)
+            gpen.balancer.want(self._plan(gpen, now), changes, self.election.version)
 
     def _settle_writer(self, now: float) -> None:
         """See to it that there is a writer."""
@@ -253,9 +294,39 @@ class Watcher:
             used = front(gpens[0].rows)
             if used is not None and self.cluster.verdict(used) is not None:
                 self.election.take_over(used)
+                self._note_writer("found in use")
         self.election.settle(scene, now)
+        self._note_writer(self._why_left(scene, now))
         if isinstance(self.election, Agreed):
             self._take_part(self.election, scene, now)
+
+    def _note_writer(self, why: str) -> None:
+        """Have the log tell of another writer."""
+        before, self._noted = self._noted, self.election.current
+        if before is None and self._noted:
+            say(f"writer: {self.label(self._noted)}, {why}")
+        elif before != self._noted:
+            say(f"writer: {self.label(before)} -> {self.label(self._noted)}: {why}")
+
+    def _why_left(self, scene: Scene, now: float) -> str:
+        """Why the writer of which the log tells is none any more."""
+        old, new, agreed = self._noted, self.election.current, isinstance(self.election, Agreed)
+        if old is None:
+            return "as agreed" if agreed else "the first choice"
+        if new is None:
+            return "the table of the choice is empty"
+        verdict = self.cluster.verdict(old)
+        if verdict is None or old not in scene.order:
+            return "it is no server any more"
+        if not verdict.usable:
+            return verdict.reason
+        if old in self._reach.cut_off(now):
+            return "a gpen does not reach it"
+        if old not in scene.candidates:
+            return "drain or maint"
+        if not agreed:
+            return "failback"
+        return "moved by an operator or by failback" if self.options.failback else "moved by the operator"
 
     def _take_part(self, election: Agreed, scene: Scene, now: float) -> None:
         """Do in the agreement's tables what is due."""

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from gpen.galera.access import AccessError, read_access
+from gpen.galera.ledger import Ledger
 from gpen.galera.main import spread
 from gpen.galera.manual import options_of, page
+from gpen.galera.status import show
 from gpen.galera.usage import OVERVIEW, USAGES
 from tests.galera.watcher import COMMAND
 from tests.harness import ROOT
@@ -135,6 +137,40 @@ def test_credentials_that_are_none(tmp_path: Path, text: str, expected: str) -> 
         read_access(write(tmp_path / "my.cnf", text), None, {})
 
 
+@pytest.mark.parametrize(("number", "text", "remedied"), [
+    (1142, "SELECT command denied to user 'u'@'10.0.0.9' for table `s`.`gpen_writer`", True),
+    (1044, "Access denied for user 'u'@'%' to database 's'", True),
+    (1049, "Unknown database 's'", True),
+    (1290, "The MariaDB server is running with the --read-only option", False),
+])
+def test_a_missing_right_has_a_remedy(number: int, text: str, remedied: bool) -> None:
+    remedy = ": CREATE DATABASE IF NOT EXISTS `s`; GRANT SELECT, INSERT, UPDATE, CREATE ON `s`.* TO 'u'@'%'"
+    assert Ledger("s", "w1").complaint(number, text, "u") == text + (remedy if remedied else "")
+
+
+# --- status ----------------------------------------------------------------------------------------------------------
+
+
+def test_long_texts_do_not_widen_the_tables() -> None:
+    denied, hung = "access denied for user 'watcher': " + "why " * 30, "/run/gpen.ctl: no answer within 2 s " + "x" * 99
+    node = {"node": "10.0.0.1:3306", "name": "node1", "state": None, "usable": None, "reason": denied.strip(),
+            "role": "writer", "latency": None, "queue": None, "since": None}
+    gpen = {"gpen": "/run/gpen.ctl", "kind": "writer", "problem": hung, "up": 0, "servers": 3, "sessions": 0,
+            "front": None}
+    shown = show({"nodes": [node], "gpens": [gpen], "agreed": None, "heir": None, "trouble": "", "writer": None})
+    nodes, reason, gpens, problem = shown.split("\n\n")
+    assert reason == f"10.0.0.1:3306: {denied.strip()}" and problem == hung
+    assert max(map(len, [*nodes.splitlines(), *gpens.splitlines()])) <= 120
+    assert "access denied for user 'watcher':..." in nodes and "no answer within 2 s..." in gpens
+
+
+def test_short_texts_are_told_once() -> None:
+    node = {"node": "10.0.0.1:3306", "name": "node1", "state": "Synced", "usable": False, "reason": "read_only",
+            "role": "reader", "latency": 0.001, "queue": 0, "since": 0.0}
+    shown = show({"nodes": [node], "gpens": [], "agreed": None, "heir": None, "trouble": "", "writer": None})
+    assert shown.count("read_only") == 1
+
+
 # --- the manual ------------------------------------------------------------------------------------------------------
 
 
@@ -166,3 +202,13 @@ def test_the_page_renders_without_warnings() -> None:
 ])
 def test_several_values_of_an_option(words: str, spreads: str) -> None:
     assert " ".join(spread(words.split())) == spreads
+
+
+def test_what_is_to_be_copied_keeps_its_lines() -> None:
+    shown = page().replace("\\-", "-")
+    for lines in ("CREATE DATABASE gpen;\nGRANT SELECT, INSERT, UPDATE, CREATE ON gpen.* TO",
+                  "# in the group [mariadbd] of each node's configuration\nwsrep_notify_cmd="):
+        before, _, after = shown.partition(lines)
+        assert after, lines
+        assert before.rpartition(".nf")[2].count(".fi") == 0 and after.index(".fi") < after.index(".SH")
+    assert "Show this.\n.PP\nExit status: 0, always.\n.PP\nExample:\n" in shown

@@ -52,6 +52,11 @@ def front_of(gpen: Gpen) -> list[int]:
     return [number for number, rank in enumerate(ranks(gpen)) if rank == min(ranks(gpen))]
 
 
+def changes(watcher: Watcher) -> list[str]:
+    """What the log says of the writer."""
+    return [line.partition("writer: ")[2] for line in watcher.stderr.splitlines() if "writer: " in line]
+
+
 def session(gpen: Gpen) -> pymysql.connections.Connection[Any]:
     assert isinstance(gpen.address, tuple)
     host, port = gpen.address
@@ -78,6 +83,47 @@ def test_a_move_ends_the_old_writers_sessions(start_writer: Start) -> None:
     with session(front) as new:
         assert node_of(new) == "node2"
     assert sorted(ranks(front)) == [0, 1, 2] and front_of(front) == [1]
+
+
+def test_the_log_says_why_the_writer_changes(cluster: Cluster, start_writer: Start) -> None:
+    front, judge = start_writer("--failback")
+    first, second, third = (f"{node.address} ({node.name})" for node in cluster.nodes)
+    assert changes(judge) == [f"{first}, the first choice"]
+    assert judge.command("move", "node2").returncode == 0
+    assert changes(judge)[1:] == [f"{first} -> {second}: moved by the operator"]
+    assert judge.command("move", "node1").returncode == 0
+    cluster.nodes[0].assign("read_only", 1)
+    wait_until(lambda: len(changes(judge)) == 4, what="another writer")
+    cluster.nodes[0].make_usual()
+    wait_until(lambda: len(changes(judge)) == 5, what="the failback")
+    other = changes(judge)[3].removeprefix(f"{first} -> ").removesuffix(": read_only")
+    assert other in (second, third)
+    assert changes(judge)[2:] == [f"{second} -> {first}: moved by the operator", f"{first} -> {other}: read_only",
+                                  f"{other} -> {first}: failback"]
+    assert front_of(front) == [0]
+
+
+def test_a_gpen_that_does_not_go_with_the_writer_is_told_how(cluster: Cluster, gpen: Start, watcher: Start) -> None:
+    """It is told the verdicts even so, and what the operator mends is seen."""
+    front = gpen(servers=[node.address for node in cluster.nodes])
+    judge = watcher("--writer", front.control)
+    wait_until(lambda: front_of(front) != [0, 1, 2] and [row["verdict"] for row in front.json("servers")] == ["up"] * 3,
+               what="ranks and verdicts")
+
+    def problem() -> str:
+        (row,) = json.loads(judge.command("status", "--json").stdout)["gpens"]
+        return str(row["problem"])
+
+    place = front.control
+    for mode, effect in (("prio", "writes go to several nodes"),
+                         ("roundrobin", "clients that it remembers stay at the old writer")):
+        expected = f"{place}: runs without {mode}: {effect}: gpenctl {place} {mode}"
+        wait_until(lambda expected=expected: problem() == expected, what="the problem")
+        assert judge.command("status").returncode == 1
+        assert judge.stderr.count(f"gpen {expected}\n") == 1
+        front.ctl(mode)
+    wait_until(lambda: problem() == "", what="no problem")
+    assert f"gpen {place}: well again" in judge.stderr
 
 
 def test_a_move_may_leave_the_old_writers_sessions(start_writer: Start) -> None:
@@ -113,6 +159,7 @@ def test_a_watcher_that_is_restarted_takes_the_writer_as_it_is(
         second = watcher("--writer", front.control, "--prefer", cluster.nodes[0].address)
         wait_until(lambda: writer(second) is not None, what="the second watcher having a writer")
         assert writer(second) == cluster.nodes[2].address
+        assert changes(second) == [f"{cluster.nodes[2].address} (node3), found in use"]
         assert node_of(kept) == "node3"
     assert front_of(front) == [2]
 
@@ -150,6 +197,9 @@ def test_several_watchers_have_one_writer(cluster: Cluster, start_writer: Start,
     wait_until(lambda: [row["verdict"] for row in front.json("servers")] == ["down", "up", "down"],
                what="only the new writer being up")
     assert front.server(0)["verdict_reason"] == f"standby: {cluster.nodes[1].address} is the writer"
+    for each in (judge, second):
+        assert changes(each)[-1] == (f"{cluster.nodes[0].address} (node1) -> {cluster.nodes[1].address} (node2): "
+                                     "moved by the operator")
 
 
 def test_the_writer_stays_while_a_watcher_hangs(

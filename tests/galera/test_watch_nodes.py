@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import signal
 import subprocess
 import time
@@ -13,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from gpen.ctl.link import parse_target
+from gpen.galera.balancer import Balancer
+from gpen.galera.plan import Changes, Order
 from tests.galera.cluster import Cluster, Node
 from tests.galera.watcher import COMMAND, Watcher
 from tests.harness import Gpen, wait_until
@@ -220,15 +224,47 @@ def test_the_socket_of_a_killed_watcher_is_taken_over(
 def test_servers_follow_the_cluster(cluster: Cluster, gpen: Start, watcher: Start) -> None:
     """From one server to all; a node that is gone is deleted after a while, and comes back by itself."""
     front = gpen("-r", servers=[cluster.nodes[0].address])
-    watcher("--reader", front.control, "--discover", "--forget", "2", "--floor", "2")
-    wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being found")
+    writer = gpen("-r", "-O", "prio", servers=[cluster.nodes[0].address])
+    judge = watcher("--reader", front.control, "--writer", writer.control, "--discover", "--forget", "2",
+                    "--floor", "2")
+    for each in (front, writer):
+        wait_up(each)
 
-    def servers() -> set[str]:
-        return {f"{row['address']}:{row['port']}" for row in front.json("servers")}
+    def servers(gpen: Gpen) -> set[str]:
+        return {f"{row['address']}:{row['port']}" for row in gpen.json("servers")}
 
-    assert servers() == set(addresses(cluster))
+    assert servers(front) == servers(writer) == set(addresses(cluster))
     cluster.nodes[2].stop()
-    wait_until(lambda: servers() == set(addresses(cluster)[:2]), what="the node being deleted")
+    for each in (front, writer):
+        wait_until(lambda each=each: servers(each) == set(addresses(cluster)[:2]), what="the node being deleted")
+    wait_until(lambda: len(status(judge)["nodes"]) == 2, what="the node being forgotten")
+    assert [(row["problem"], row["servers"], row["up"]) for row in status(judge)["gpens"]] == [("", 2, 2)] * 2
+    assert judge.command("status").returncode == 0
     cluster.nodes[2].start()
-    wait_up(front)
-    assert servers() == set(addresses(cluster))
+    for each in (front, writer):
+        wait_up(each)
+        assert servers(each) == set(addresses(cluster))
+    assert "error" not in judge.stderr
+
+
+def test_what_a_gpen_refuses_hides_nothing_else(gpen: Start) -> None:
+    """It is told; the servers are seen, and the plan is carried out unless the refusal is of that."""
+    front = gpen(servers=["127.0.0.1:1"])
+    news: queue.SimpleQueue[tuple[Any, str]] = queue.SimpleQueue()
+    balancer = Balancer(parse_target(front.control), False, lambda _, rows, problem: news.put((rows, problem)))
+    balancer.start()
+    try:
+        assert [row["number"] for row in news.get(timeout=10)[0]] == [0]
+        plan = {"127.0.0.1:1": Order(True, "Synced")}
+        balancer.want(plan, Changes((), ("server 5 prio 1", "server 1 address 127.0.0.1 port 2")), 1)
+        rows, problem = news.get(timeout=10)
+        assert [(row["number"], row["verdict"]) for row in rows] == [(0, "up"), (1, None)]
+        assert problem.startswith(f"{front.control}: error: server: there is no server 5") and balancer.told == 1
+        balancer.want(plan, Changes((1,)), 2)
+        assert news.get(timeout=10) == (front.json("servers"), "") and balancer.told == 2
+        front.ctl("no server 0")
+        balancer.want({"127.0.0.1:1": Order(False, "Donor")}, Changes(), 3)
+        rows, problem = news.get(timeout=10)
+        assert (rows, balancer.told) == ([], 2) and "there is no server 0" in problem
+    finally:
+        balancer.stop()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gpen.control.script import parse_line
+from gpen.ctl.link import parse_target
+from gpen.galera.access import read_access
 from gpen.galera.discover import Discovery
-from gpen.galera.plan import Herald, Order, Plan, front, node_of, nodes_of
+from gpen.galera.plan import Changes, Herald, Order, Plan, front, misfit, node_of, nodes_of
+from gpen.galera.watch import Options, Watcher
 
 A, B, C = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"
 UP, LOST = Order(True, "Synced"), Order(False, "non-Primary", close=True)
@@ -79,11 +84,50 @@ def test_any_reason_is_a_command() -> None:
     assert line == "server 0 health down because Host 'x' is no. blocked; see manual"
 
 
+def test_who_goes_with_the_writer_has_one_server_in_front_for_all_clients() -> None:
+    assert misfit("/w.ctl", {"prio": True, "roundrobin": True, "hash": True}) == ""
+    assert misfit("/w.ctl", {"prio": False, "roundrobin": False}) == (
+        "/w.ctl: runs without prio: writes go to several nodes: gpenctl /w.ctl prio")
+    assert misfit("/w.ctl", {"prio": True, "roundrobin": False}) == (
+        "/w.ctl: runs without roundrobin: clients that it remembers stay at the old writer: gpenctl /w.ctl roundrobin")
+
+
+# --- what makes no sense ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("readers", "writers", "more", "expected"), [
+    (["/a"], ["/a"], {}, "--reader=/a --writer=/a: they are one gpen: give it once"),
+    (["/a"], ["/b/../a"], {}, "--reader=/a --writer=/b/../a: they are one gpen: give it once"),
+    ([], ["db:1", "localhost:2", "db:1"], {}, "--writer=db:1 --writer=db:1: they are one gpen: give it once"),
+    (["/a"], [], {"agree": "gpen"}, "--agree: there is no writer without a gpen that gets the writes: add --writer="),
+    (["/a"], [], {"prefer": [A]}, "--prefer: there is no writer without"),
+    (["/a"], [], {"failback": True}, "--failback: there is no writer without"),
+    (["/a"], [], {"keep_old_sessions": True}, "--keep-old-sessions: there is no writer without"),
+    ([], ["/a"], {"prefer": [A, "node1:3306"]}, "--prefer: 'node1:3306' is not HOST:PORT with a numeric HOST, as "
+                                                "gpen-galera status shows nodes"),
+    ([], ["/a"], {"prefer": ["/run/mysqld.sock"]}, "--prefer: '/run/mysqld.sock' is not HOST:PORT"),
+    ([], ["/a"], {"agree": "a b"}, "--agree: 'a b' is not the name of a schema"),
+])
+def test_options_that_contradict_each_other(
+        readers: list[str], writers: list[str], more: dict[str, Any], expected: str) -> None:
+    access = read_access(None, None, {"GPEN_GALERA_USER": "u", "GPEN_GALERA_PASSWORD": "p"})
+    options = Options([*map(parse_target, readers)], [*map(parse_target, writers)], **more)
+    with pytest.raises(ValueError) as error:
+        Watcher(options, access)
+    assert str(error.value).startswith(expected) and "\n" not in str(error.value)
+
+
+def test_options_that_go_together() -> None:
+    access = read_access(None, None, {"GPEN_GALERA_USER": "u", "GPEN_GALERA_PASSWORD": "p"})
+    options = Options([parse_target("/a")], [parse_target("/b")], prefer=[A, "[::1]:3306"], failback=True, agree="gpen")
+    assert [gpen.name for gpen in Watcher(options, access).gpens] == ["/a", "/b"]
+
+
 # --- discovery -------------------------------------------------------------------------------------------------------
 
 
 def found(*rows: Any, members: Any = (A, B, C), floor: int = 1) -> list[str]:
-    return Discovery(floor, 60.0).commands(rows, members, 100.0)
+    return Discovery(floor, 60.0).changes(rows, members, 100.0).commands(rows)
 
 
 def test_new_nodes_get_the_lowest_free_numbers() -> None:
@@ -93,8 +137,8 @@ def test_new_nodes_get_the_lowest_free_numbers() -> None:
 
 
 def test_where_prio_counts_new_nodes_come_last() -> None:
-    lines = Discovery(1, 60.0).commands([row(0, A)], [A, B], 100.0, 99)
-    assert lines[0] == "server 1 address 10.0.0.2 port 3306 prio 99"
+    changes = Discovery(1, 60.0).changes([row(0, A)], [A, B], 100.0, 99)
+    assert changes.added[0] == "server 1 address 10.0.0.2 port 3306 prio 99"
 
 
 def test_members_without_an_address_are_skipped() -> None:
@@ -113,9 +157,9 @@ def gone(floor: int = 1, members: Any = (A,), answering: Any = (A,), rows: Any =
     """What is deleted of three servers after 60 s of this."""
     discovery = Discovery(floor, 60.0)
     discovery.saw([A, B, C], members, answering, 100.0)
-    assert discovery.commands(rows, members, 159.9) == []
+    assert discovery.changes(rows, members, 159.9) == Changes((), ())
     discovery.saw([A, B, C], members, answering, 160.0)
-    return discovery.commands(rows, members, 160.0)
+    return discovery.changes(rows, members, 160.0).commands(rows)
 
 
 def test_nodes_that_are_gone_are_deleted_after_a_while() -> None:
@@ -143,4 +187,11 @@ def test_a_node_that_comes_back_in_between_is_not_gone() -> None:
     discovery = Discovery(1, 60.0)
     for now, members in ((100.0, (A,)), (130.0, (A, B)), (131.0, (A,)), (165.0, (A,))):
         discovery.saw([A, B], members, (A,), now)
-    assert discovery.commands(ROWS[:2], (A,), 165.0) == []
+    assert discovery.changes(ROWS[:2], (A,), 165.0) == Changes((), ())
+
+
+def test_nothing_is_told_of_a_server_that_is_deleted_and_none_is_deleted_twice() -> None:
+    changes = Changes([1, 2])
+    assert changes.commands(ROWS) == ["no server 1", "no server 2"]
+    assert changes.commands(ROWS[:2]) == ["no server 1"]
+    assert Herald().commands({A: UP, B: UP, C: UP}, changes.kept(ROWS)) == ["server 0 health up because Synced"]

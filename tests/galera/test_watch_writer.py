@@ -22,8 +22,8 @@ HANDOVER = 0.5
 
 
 def scene(*candidates: str, **more: Any) -> Scene:
-    return Scene(order=[*candidates, *(node for node in NODES if node not in candidates)], candidates=candidates,
-                 **({"present": NODES} | more))
+    order = [*candidates, *(node for node in NODES if node not in candidates)]
+    return Scene(**({"order": order, "candidates": candidates, "present": NODES} | more))
 
 
 # --- alone -----------------------------------------------------------------------------------------------------------
@@ -208,6 +208,35 @@ def test_a_dead_writer_is_left_at_once() -> None:
     assert one.proposal == Choice(2, B, (B, A, C)) and one.bearer == B
 
 
+def test_a_dead_writer_is_followed_by_whom_the_gpens_were_told() -> None:
+    """Whatever order the nodes have by now: a gpen whose watcher is dead goes there by itself."""
+    one = following(Choice(1, A, (A, C, B)), A, B, C)
+    seen = page(B, C, choice=Choice(1, A, (A, C, B)), writable=[B, C])
+    assert one.ranks(seen) == [A, C, B]
+    one.move(B)
+    one.settle(seen, 200)
+    assert one.proposal == Choice(2, C, (C, B, A))
+
+
+def test_a_writer_that_dies_before_all_have_confirmed_has_no_heir() -> None:
+    one = following(Choice(1, A, (A, C, B)), A, B, C)
+    one.move(B)
+    one.settle(page(A, B, C, choice=Choice(1, A, (A, C, B))), 200)
+    assert one.proposal == Choice(2, A, (A, C, B), B)
+    handing = page(B, C, choice=one.proposal, writable=[B, C])
+    one.settle(handing, 201)
+    assert one.proposal == Choice(3, C, (C, B, A))
+
+
+def test_the_order_is_the_operators_then_as_agreed_then_by_local_index() -> None:
+    assert agreed().order(INDEXES, NODES) == [B, C, A]
+    one = following(Choice(1, A, (A, C)), A, B, C)
+    assert one.order(INDEXES, [B]) == [A, C, B]
+    one = agreed(B)
+    one.settle(page(A, B, C, choice=Choice(1, A, (A, C, B))), 100)
+    assert one.order(INDEXES, [A, C]) == [B, A, C]
+
+
 def test_who_does_not_hear_from_most_nodes_leaves_it() -> None:
     one = following(Choice(1, A), A, B)
     one.settle(page(B, choice=Choice(1, A), writable=[B], quorate=False), 200)
@@ -293,6 +322,10 @@ class Party:
             self._table.write(self.one.proposal)
             self.one.outcome(self.one.proposal, now)
 
+    def told(self) -> list[str]:
+        """How the gpen's servers are ranked."""
+        return self.one.ranks(scene(*NODES))
+
     def uses(self, now: float, hangs: bool = False) -> str | None:
         """The node that the gpen uses; of a watcher that hangs: what it was told last."""
         if hangs:
@@ -342,3 +375,35 @@ def test_a_watcher_that_hangs_never_leaves_its_gpen_on_another_node(
             assert len(used - {None}) <= 1
     assert table.choice is not None
     assert [party.uses(moment) for party in parties] == [table.choice.writer] * 2
+
+
+ORDERS = st.permutations(range(len(NODES)))  # each node's wsrep_local_index
+
+
+@given(st.sampled_from(NODES), st.sampled_from(NODES), ORDERS,
+       st.lists(st.tuples(ORDERS, st.sampled_from([None, *NODES]), SOME), max_size=10))
+def test_a_gpen_without_a_watcher_meets_the_others(
+        mine: str, theirs: str, began: Sequence[int],
+        events: Sequence[tuple[Sequence[int], str | None, set[str]]]) -> None:
+    """A watcher is killed, and its gpen goes by the ranks it was told; then nodes die for good, whatever local index
+    the others get, and whatever the operator wants."""
+    table = Table()
+    parties = killed, other = Party(table, "w1", mine), Party(table, "w2", theirs)
+    now, alive = 100.0, set(NODES)
+
+    def look(party: Party, indexes: Sequence[int]) -> None:
+        order = party.one.order(dict(zip(NODES, indexes, strict=True)), alive)
+        party.look(alive, now, order=order, present=NODES, writable=alive)
+
+    for _ in range(EASY):
+        now += STEP
+        for party in parties:
+            look(party, began)
+    for indexes, target, dying in events:
+        alive = alive - dying or alive
+        if target in alive:
+            other.one.move(target)
+        for _ in range(EASY):
+            now += STEP
+            look(other, indexes)
+        assert other.uses(now) == next(node for node in killed.told() if node in alive)

@@ -148,6 +148,8 @@ class Pair:
     def __init__(self, cluster: Cluster, writing: Callable[[], Gpen], watcher: Callable[..., Watcher],
                  load: Callable[..., Load]) -> None:
         self.cluster = cluster
+        # watchers of tests of before, which would be waited for
+        cluster.nodes[0].sql("DROP TABLE IF EXISTS agreed.gpen_writer, agreed.gpen_watcher")
         self.gpens = [writing(), writing()]
         self.watchers = [watcher("--writer", gpen.control, "--agree", "agreed") for gpen in self.gpens]
         self.writer = wait_writer(cluster, *self.gpens)
