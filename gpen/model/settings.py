@@ -110,8 +110,8 @@ _ALL = (
     # whether servers are well
     Setting("check", CHECK, OFF, "How servers are checked. connect: by half a TCP handshake, which the server's "
             "program never sees; greeting: by its first byte (a MySQL server counts that as an aborted connection); "
-            "send: by what it answers (\\r, \\n, \\t, \\0, \\xHH and \\\\ are understood); exec: by a program that gets "
-            "HOST:PORT behind its own arguments and GPEN_ADDRESS, "
+            "send: by what it answers (\\r, \\n, \\t, \\0, \\xHH and \\\\ are understood); exec: by a program that "
+            "gets HOST:PORT behind its own arguments and GPEN_ADDRESS, "
             "GPEN_HOST, GPEN_PORT and GPEN_SERVER in the environment: exit status 0 is good, its first line of output "
             "is the reason. exec can't be set over a TCP control port.",
             example='check send "PING\\r\\n" expect +PONG'),
