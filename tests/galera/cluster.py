@@ -26,6 +26,7 @@ from tests.harness import wait_until
 NODES = 3
 PORT = 3306
 GROUP_PORT = 4567
+REUNION_SECONDS = 10.0
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 SQL_SECONDS = 20.0
@@ -234,6 +235,14 @@ class Node:
         return str(self.sql(f"SHOW STATUS LIKE 'wsrep_{name}'")[0][1])
 
     @property
+    def is_primary(self) -> bool:
+        """Whether it is in the component that has the quorum."""
+        try:
+            return self.status("cluster_status") == "Primary"
+        except pymysql.MySQLError:
+            return False
+
+    @property
     def synced(self) -> bool:
         """Whether it would serve: Synced, ready and in the primary component."""
         try:
@@ -423,12 +432,25 @@ class Cluster:
 
     def mend(self) -> None:
         """Undo what a test may have done and left: all run, synced and writable, in one group."""
+        self._find_quorum()
         for node in self.nodes:
             if not node.running:
                 node.start()
         self.wait_whole()
         for node in self.nodes:
             node.make_usual()
+
+
+    def _find_quorum(self) -> None:
+        """On a busy machine nodes may lose each other for longer than their short timeouts, and then nobody has the
+        quorum: let one of those that run begin a new component, if they don't find together again."""
+        running = [node for node in self.nodes if node.running]
+        deadline = time.monotonic() + REUNION_SECONDS
+        while running and not any(node.is_primary for node in running):
+            if time.monotonic() > deadline:
+                running[0].option("pc.bootstrap=1")
+                deadline += REUNION_SECONDS
+            time.sleep(0.2)
 
 
 def claim_addresses() -> tuple[socket.socket, str]:

@@ -100,7 +100,7 @@ def test_the_log_says_why_the_writer_changes(cluster: Cluster, start_writer: Sta
     assert other in (second, third)
     assert changes(judge)[2:] == [f"{second} -> {first}: moved by the operator", f"{first} -> {other}: read_only",
                                   f"{other} -> {first}: failback"]
-    assert front_of(front) == [0]
+    wait_until(lambda: front_of(front) == [0], what="the failback at the gpen")
 
 
 def test_a_gpen_that_does_not_go_with_the_writer_is_told_how(cluster: Cluster, gpen: Start, watcher: Start) -> None:
