@@ -141,7 +141,7 @@ def test_a_move_may_leave_the_old_writers_sessions(start_writer: Start) -> None:
 def test_moves_that_are_refused(cluster: Cluster, start_writer: Start, name: str, expected: str) -> None:
     front, judge = start_writer()
     cluster.nodes[2].assign("read_only", 1)
-    wait_until(lambda: front.server(2)["verdict"] == "down", what="the third node being found unfit")
+    wait_until(lambda: front.server(2)["verdict_reason"] == "read_only", what="the third node being found unfit")
     refused = judge.command("move", name)
     assert refused.returncode == 1 and refused.stdout == ""
     assert expected in refused.stderr and refused.stderr.count("\n") == 1
