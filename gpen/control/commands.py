@@ -16,7 +16,7 @@ from typing import Any
 from gpen.model.acl import parse_entry
 from gpen.model.address import parse_host, parse_port
 from gpen.model.check import take_check
-from gpen.model.kinds import ACL, FILE, TEXT, seconds, whole
+from gpen.model.kinds import ACL, FILE, TEXT, one_of, seconds, whole
 from gpen.model.server import STATES
 from gpen.model.settings import SETTINGS, Setting
 
@@ -105,19 +105,8 @@ def _word(parse: Callable[[str], Any]) -> Take:
     return lambda words: (parse(words[0]), words[1:])
 
 
-SERVER_FIELDS: dict[str, Take] = {
-    "address": _word(parse_host),
-    "port": _word(parse_port),
-    "max": _word(_NUMBER.parse),
-    "hard": _word(_NUMBER.parse),
-    "weight": _word(_NUMBER.parse),
-    "prio": _word(_NUMBER.parse),
-    "acl": _word(ACL.parse),
-    "blacklist": _word(seconds().parse),
-    "state": _word(lambda text: _state(text)),
-    "check": lambda words: (None, words[1:]) if words[0] == "default" else take_check(words),
-    "health": lambda words: _health(words),
-}
+def _check(words: Sequence[str]) -> tuple[Any, Sequence[str]]:
+    return (None, words[1:]) if words[0] == "default" else take_check(words)
 
 
 def _health(words: Sequence[str]) -> tuple[tuple[bool, str], Sequence[str]]:
@@ -132,10 +121,19 @@ def _health(words: Sequence[str]) -> tuple[tuple[bool, str], Sequence[str]]:
     return (word == "up", TEXT.parse(" ".join(rest[1:]))), []
 
 
-def _state(text: str) -> str:
-    if text not in STATES:
-        raise ValueError(f"'{text}' is not one of {', '.join(STATES)}")
-    return text
+SERVER_FIELDS: dict[str, Take] = {
+    "address": _word(parse_host),
+    "port": _word(parse_port),
+    "max": _word(_NUMBER.parse),
+    "hard": _word(_NUMBER.parse),
+    "weight": _word(_NUMBER.parse),
+    "prio": _word(_NUMBER.parse),
+    "acl": _word(ACL.parse),
+    "blacklist": _word(seconds().parse),
+    "state": _word(one_of(*STATES).parse),
+    "check": _check,
+    "health": _health,
+}
 
 
 def _server(words: Sequence[str]) -> Arguments:

@@ -153,10 +153,6 @@ def reach(address: Address, timeout: float) -> socket.socket:
     return link
 
 
-def read_all(link: socket.socket) -> bytes:
-    return b"".join(chunks(link))
-
-
 def chunks(link: socket.socket) -> Iterator[bytes]:
     while chunk := link.recv(65536):
         yield chunk

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from gpen.control import units
+
 Record = dict[str, Any]
 
 
@@ -26,7 +28,6 @@ class Column(NamedTuple):
 
 # Values to text
 
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 SPANS = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
 
 
@@ -54,14 +55,7 @@ def limit(value: Any) -> str:
 
 
 def size(value: Any) -> str:
-    """Bytes, in the largest binary unit that leaves a digit before the point."""
-    if not is_number(value):
-        return plain(value)
-    unit = 0
-    while abs(value) >= 1024 and unit < len(UNITS) - 1:
-        value /= 1024
-        unit += 1
-    return f"{value:.1f} {UNITS[unit]}" if unit else f"{value:.0f} B"
+    return units.size(value) if is_number(value) else plain(value)
 
 
 def span(value: Any) -> str:

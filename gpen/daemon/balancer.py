@@ -256,22 +256,16 @@ class Balancer:
         its = [session for session in self.sessions.values()
                if session.server is not None and session.server.number == number and session.lease is not None]
         for session in its:
-            if session.up is None and session.server is not None:
-                session.leave(session.server, Ending.KILLED)
-            else:
-                session.stop(Ending.KILLED)
+            assert session.server is not None
+            session.leave(session.server, Ending.KILLED)
         return len(its)
 
     def _condemned(self, server: Server) -> None:
         """A verdict has taken a server down. Clients that are just being connected to it go to another."""
-        closes = self.settings.on_down == "close"
+        ending = Ending.SERVER_DOWN if self.settings.on_down == "close" else None
         for session in list(self.sessions.values()):
-            if session.server is not server:
-                continue
-            if session.up is None:
-                session.leave(server, Ending.SERVER_DOWN if closes else None)
-            elif closes:
-                session.stop(Ending.SERVER_DOWN)
+            if session.server is server:
+                session.leave(server, ending)
 
     # --- commands -------------------------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ class Checker:
     def _planned(self) -> _Plan:
         server, interval = self._server, self._settings.check_interval
         verdict = server.verdicts.get(_SOURCE)
-        is_well = verdict is not None and verdict.up and not (self._bad or server.condemned or server.down_until)
+        is_well = verdict is not None and verdict.up and not (self._bad or server.is_down)
         period = interval if is_well and self._checked > 0 else interval / FASTER
         return _Plan(server.check or self._settings.check, server.address, period)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gpen import __version__
 from gpen.control.reply import timestamp
 from gpen.control.script import Call, parse_words
+from gpen.control.units import size
 from gpen.model.address import bracketed
 
 if TYPE_CHECKING:
@@ -89,16 +90,6 @@ def _limits(row: dict[str, Any]) -> str:
     return f"{row['max'] or 'no limit'}" + (f" / {row['hard']}" if row["hard"] else "")
 
 
-def _size(count: int) -> str:
-    """Bytes as people read them."""
-    size, unit = float(count), "B"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
-            break
-        size /= 1024
-    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-
-
 def _call(name: str) -> Call:
     return parse_words([name])
 
@@ -124,7 +115,7 @@ def _table(columns: Iterable[tuple[str, str, str]], rows: list[dict[str, Any]]) 
 def _cells(columns: list[tuple[str, str, str]], row: dict[str, Any]) -> str:
     cells = []
     for key, title, kind in columns:
-        value = "" if row[key] is None else _size(row[key]) if kind == "n bytes" else str(row[key])
+        value = "" if row[key] is None else size(row[key]) if kind == "n bytes" else str(row[key])
         style = value if kind == "health" else kind
         cells.append(f'<td class="{escape(style)}" data-name="{escape(title)}">{escape(value)}</td>')
     return "".join(cells)

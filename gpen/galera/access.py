@@ -13,13 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gpen.galera.report import MYSQL_PORT
 from gpen.model.address import Address, parse_server
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
 
 USER, PASSWORD = "GPEN_GALERA_USER", "GPEN_GALERA_PASSWORD"
-MYSQL_PORT = 3306
 
 # A node that is stopped keeps its connections for good, and is waited for: to close one and open the next would leave
 # a trace in its log for each. A machine that is gone answers no keepalive within these seconds, and is noticed so.

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 
 from gpen.galera.plan import Changes, Row, node_of
-from gpen.model.address import bracketed, parse_server
+from gpen.galera.report import MYSQL_PORT
+from gpen.model.address import Address, parse_server
 
 
 class Discovery:
@@ -45,24 +46,23 @@ class Discovery:
 
 def _additions(servers: dict[int, Row], members: Iterable[str], rank: int | None) -> tuple[str, ...]:
     known = {node_of(row) for row in servers.values()}
-    known |= {f"{bracketed(row['host'])}:{row['port']}" for row in servers.values()}
+    known |= {str(Address(row["host"], row["port"])) for row in servers.values()}
     numbers = (number for number in count() if number not in servers)
     lines = []
-    for host, port in dict.fromkeys(filter(None, map(_place, members))):
-        if f"{bracketed(host)}:{port}" not in known:
-            number = next(numbers)
-            lines += [f"server {number} address {host} port {port}" + ("" if rank is None else f" prio {rank}"),
+    for place in dict.fromkeys(filter(None, map(_place, members))):
+        if str(place) not in known:
+            number, prio = next(numbers), "" if rank is None else f" prio {rank}"
+            lines += [f"server {number} address {place.host} port {place.port}{prio}",
                       f"server {number} health down because new, not asked yet"]
     return tuple(lines)
 
 
-def _place(member: str) -> tuple[str, int] | None:
-    """Host and port of a member; None for AUTO, which a node says that does not know its own address."""
+def _place(member: str) -> Address | None:
+    """Where a member is; None for AUTO, which a node says that does not know its own address."""
     try:
-        spec = parse_server(member, 3306)
+        address = parse_server(member, MYSQL_PORT).address
     except ValueError:
         return None
-    address = spec.address
     if address.host.upper() == "AUTO" or not address.host or not isinstance(address.port, int):
         return None
-    return address.host, address.port or 3306
+    return Address(address.host, address.port or MYSQL_PORT)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpen.model.address import bracketed
+from gpen.model.address import Address
 
 Row = Mapping[str, Any]  # of `servers json`
 
@@ -36,7 +36,7 @@ def node_of(row: Row) -> str | None:
     host, port = row["address"], row["port"]
     if row["number"] is None or not host or host.startswith("/") or not port:
         return None
-    return f"{bracketed(host)}:{port}"
+    return str(Address(host, port))
 
 
 def nodes_of(rows: Iterable[Row]) -> set[str]:

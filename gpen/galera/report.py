@@ -21,6 +21,7 @@ QUERY = (
     + "".join(f" UNION ALL SELECT '{name}', CAST(@@{name} AS CHAR)" for name in _VARIABLES)
 )
 
+MYSQL_PORT = 3306
 DONOR, SYNCED = 2, 4  # wsrep_local_state
 NO_INDEX = 1 << 30  # sorts behind every wsrep_local_index
 

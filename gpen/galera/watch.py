@@ -277,12 +277,13 @@ class Watcher:
         members = self.cluster.members()
         if self.options.discover:
             self._discovery.saw(self._nodes, members, self.cluster.answering(), now)
+        ranks = self.election.ranks(self.scene(now)) if self.election.current else []
         for gpen in self.gpens:
             changes = Changes()
             if self.options.discover and gpen.rows:
                 rank = LAST_RANK if gpen.balancer.is_writer else None
                 changes = self._discovery.changes(gpen.rows, members, now, rank)
-            gpen.balancer.want(self._plan(gpen, now), changes, self.election.version)
+            gpen.balancer.want(self._plan(gpen, ranks, now), changes, self.election.version)
 
     def _settle_writer(self, now: float) -> None:
         """See to it that there is a writer."""
@@ -414,25 +415,22 @@ class Watcher:
 
     # --- plans --------------------------------------------------------------------------------------------------------
 
-    def _plan(self, gpen: Gpen, now: float) -> Plan:
+    def _plan(self, gpen: Gpen, ranks: Sequence[str], now: float) -> Plan:
         verdicts = {node: verdict for node in self.cluster.nodes if (verdict := self.cluster.verdict(node))}
         if gpen.balancer.is_writer:
-            return self._writer_plan(gpen, verdicts, now)
+            return self._writer_plan(gpen, ranks, verdicts, now)
         return {node: Order(verdict.usable, verdict.reason, close=self._is_lost(verdict))
                 for node, verdict in verdicts.items()}
 
-    def _writer_plan(self, gpen: Gpen, verdicts: dict[str, Verdict], now: float) -> Plan:
-        writer = self.election.current
-        if writer is None:
-            return {}
-        ranks = self.election.ranks(self.scene(now))
+    def _writer_plan(self, gpen: Gpen, ranks: Sequence[str], verdicts: dict[str, Verdict], now: float) -> Plan:
+        """Nothing as long as there is no writer, and so no ranks."""
         kept = self.options.keep_old_sessions
         leaving = draining(gpen.rows)
         plan = {}
         for node, verdict in verdicts.items():
             if node in ranks:
                 up, reason = self._role(node, verdict, now)
-                left = node != writer or bool(self.election.heir)
+                left = node != self.election.current or bool(self.election.heir)
                 close = self._is_lost(verdict) or (left and not kept and node not in leaving)
                 plan[node] = Order(up, reason, ranks.index(node), close)
         return plan

@@ -237,7 +237,7 @@ class Pool:
         server.reason = cause
         if server.name in SPECIAL or server.deleted:
             return
-        if not server.down_until and not server.condemned:
+        if not server.is_down:
             self.note(server, "down", f"{cause}; blacklisted for {self.settings.blacklist:g} s")
         server.blamed = self._clock()
         server.down_until = server.blamed + self.settings.blacklist
@@ -271,7 +271,7 @@ class Pool:
         turned = old is None or old.up != up
         since = self._wall() if old is None or turned else old.since
         server.verdicts[source] = Verdict(up, reason, since, self._clock())
-        was_down = bool(server.condemned or server.down_until)
+        was_down = server.is_down
         if turned and up:
             self._clear(server)
         self._weigh(server, was_down, reason)
@@ -279,7 +279,7 @@ class Pool:
     def withdraw(self, server: Server, source: str, event: str, cause: str) -> None:
         """The verdict of this source counts no more."""
         if source in server.verdicts:
-            was_down = bool(server.condemned or server.down_until)
+            was_down = server.is_down
             verdict = server.verdicts.pop(source)
             self.note(server, event, f"the verdict {'up' if verdict.up else 'down'} ({verdict.reason}) {cause}")
             self._weigh(server, was_down, "no verdict says otherwise")
@@ -296,9 +296,8 @@ class Pool:
         """Draw the conclusion from all verdicts."""
         was_condemned = bool(server.condemned)
         server.condemned = next((v.reason for v in server.verdicts.values() if not v.up), "")
-        is_down = bool(server.condemned or server.down_until)
-        if is_down != was_down:
-            self.note(server, "down" if is_down else "up", server.condemned or cause)
+        if server.is_down != was_down:
+            self.note(server, "down" if server.is_down else "up", server.condemned or cause)
         if server.condemned and not was_condemned:
             self.on_condemned(server)
 

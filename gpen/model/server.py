@@ -81,6 +81,11 @@ class Server:
         return 0 < self.max <= self.sessions
 
     @property
+    def is_down(self) -> bool:
+        """Whether a verdict or the blacklist says so, be it for one connection's trial."""
+        return bool(self.condemned or self.down_until)
+
+    @property
     def verdict(self) -> tuple[str, Verdict] | None:
         """The verdict that counts, a bad one before a good one, and by whom."""
         return min(self.verdicts.items(), key=lambda item: item[1].up, default=None)

@@ -19,13 +19,12 @@ from gpen.model.address import Endpoint
 from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.model.settings import Settings
-from gpen.wire.dial import await_greeting
-from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
+from gpen.wire.dial import await_greeting, reach
+from gpen.wire.poller import EPOLLIN, EPOLLOUT, FOR_EVER, Poller
 from gpen.wire.program import Flood, Program
 from gpen.wire.proxy import local_header
 from gpen.wire.sock import LOCAL_ERRORS, Socket, connect
 
-_FOR_EVER = 1e9  # the time of a check is kept outside, for all of its steps together
 _MOST = 65536  # bytes of an answer that are looked at
 _PIECE = 16384
 _SHOWN = 40  # characters
@@ -59,7 +58,7 @@ class Prober:
             share = (deadline - time.monotonic()) / (len(endpoints) - number)
             late = CheckFailed(f"{'not done' if check.kind == 'exec' else 'no answer'} within {seconds:g} s")
             try:
-                with gevent.Timeout(max(share, 0), late):
+                with gevent.Timeout(max(share, 0), late):  # for all of its steps together
                     return self._attempt(check, endpoint)
             except CheckFailed as failure:
                 problem = problem or failure
@@ -80,12 +79,12 @@ class Prober:
 
     def _knock(self, endpoint: Endpoint) -> str:
         """Half a handshake. MySQL counts a client that connects and goes away as an error, and may block it."""
-        connect(endpoint, self._settings, self._poller, _FOR_EVER, unseen=True).close()
+        connect(endpoint, self._settings, self._poller, FOR_EVER, unseen=True).close()
         return "listens"
 
     def _await_greeting(self, endpoint: Endpoint) -> str:
         with contextlib.closing(self._connected(endpoint)) as sock:
-            await_greeting(sock, self._settings, self._poller, _FOR_EVER)
+            await_greeting(sock, self._settings, self._poller, FOR_EVER)
         return "greeted"
 
     def _ask(self, check: Check, endpoint: Endpoint) -> str:
@@ -95,20 +94,15 @@ class Prober:
         return f"answered '{check.expect[:_SHOWN]}'"
 
     def _connected(self, endpoint: Endpoint) -> Socket:
-        sock = connect(endpoint, self._settings, self._poller, _FOR_EVER)
-        try:
-            self._send(sock, local_header(self._settings.proxy_protocol))
-        except BaseException:
-            sock.close()
-            raise
-        return sock
+        header = local_header(self._settings.proxy_protocol)
+        return reach(endpoint, self._settings, self._poller, FOR_EVER, header)
 
     def _send(self, sock: Socket, data: bytes) -> None:
         while data:
             try:
                 data = data[sock.send(data) :]
             except BlockingIOError:
-                self._poller.wait(sock.fileno(), EPOLLOUT, _FOR_EVER)
+                self._poller.wait(sock.fileno(), EPOLLOUT, FOR_EVER)
 
     def _await_answer(self, sock: Socket, check: Check) -> None:
         """Read until the answer has come, in whatever pieces."""
@@ -132,7 +126,7 @@ class Prober:
                 data: bytes = sock.recv(_PIECE)
                 return data
             except BlockingIOError:
-                self._poller.wait(sock.fileno(), EPOLLIN, _FOR_EVER)
+                self._poller.wait(sock.fileno(), EPOLLIN, FOR_EVER)
 
     def _execute(self, check: Check, endpoint: Endpoint) -> str:
         if self._program is not None and not self._program.is_over:

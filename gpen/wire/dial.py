@@ -28,12 +28,22 @@ def dial(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float,
 
     Raises OSError, with EPROTO when the server was reached but did not greet as it should.
     """
+    sock = reach(endpoint, settings, poller, seconds, header)
+    try:
+        if settings.greeting or settings.mysql:
+            await_greeting(sock, settings, poller, settings.greeting or settings.timeout)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def reach(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float, header: bytes) -> Socket:
+    """A connection to a server within so many seconds, that has got the header. Switches greenlets. Raises OSError."""
     sock = connect(endpoint, settings, poller, seconds)
     try:
         if header:
             sock.send(header)  # the first bytes of a connection always find room
-        if settings.greeting or settings.mysql:
-            await_greeting(sock, settings, poller, settings.greeting or settings.timeout)
     except BaseException:
         sock.close()
         raise

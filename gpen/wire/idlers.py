@@ -14,13 +14,11 @@ from gpen.model.client import Client
 from gpen.model.pool import Lease
 from gpen.wire import sock as sockets
 from gpen.wire.dial import dial
-from gpen.wire.poller import EPOLLIN
+from gpen.wire.poller import EPOLLIN, FOR_EVER
 from gpen.wire.proxy import local_header
 from gpen.wire.session import Front
 
 log = logging.getLogger("gpen")
-
-_FOR_EVER = 1e9
 
 
 class Idlers:
@@ -68,7 +66,7 @@ class Idlers:
         lease.connected()
         self.connected += 1
         try:
-            while self._front.poller.wait(sock.fileno(), EPOLLIN, _FOR_EVER) and sock.recv(65536):
+            while self._front.poller.wait(sock.fileno(), EPOLLIN, FOR_EVER) and sock.recv(65536):
                 pass
         except OSError as error:
             log.debug("idler of server %s: %s", lease.server.name, error.strerror)

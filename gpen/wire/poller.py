@@ -18,9 +18,10 @@ from typing import Any
 import gevent
 from gevent.hub import get_hub
 
-__all__ = ["EPOLLERR", "EPOLLHUP", "EPOLLIN", "EPOLLOUT", "EPOLLRDHUP", "Handler", "Poller"]
+__all__ = ["EPOLLERR", "EPOLLHUP", "EPOLLIN", "EPOLLOUT", "EPOLLRDHUP", "FOR_EVER", "Handler", "Poller"]
 
 Handler = Callable[[int], object]
+FOR_EVER = 1e9  # seconds that nobody waits to the end of
 BATCH = 64  # no more, so that the memory for them is at hand (glibc's tcache)
 LINGER = 0.01  # seconds between two events that come soon after each other
 TURN = 0.002  # seconds of such events, before timers and all that is not watched here get their turn

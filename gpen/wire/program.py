@@ -14,9 +14,8 @@ from collections.abc import Mapping
 
 import gevent
 
-from gpen.wire.poller import EPOLLIN, Poller
+from gpen.wire.poller import EPOLLIN, FOR_EVER, Poller
 
-_FOR_EVER = 1e9
 _PIECE = 65536
 _HEAD = 4096  # bytes that a first line may have before it is cut
 _FLOOD = 1 << 20
@@ -54,7 +53,7 @@ class Program:
     def outcome(self) -> tuple[int, str]:
         """Wait until it ends, and return its exit status (a signal's number below 0) and the first line of its output:
         at most 200 characters, those that can be printed. Switches greenlets. Raises Flood."""
-        self._poller.wait(self._pidfd, EPOLLIN, _FOR_EVER)
+        self._poller.wait(self._pidfd, EPOLLIN, FOR_EVER)
         while b"\n" not in self._head and self._take():
             pass
         if self._read > _FLOOD:

@@ -94,7 +94,7 @@ def read_header(sock: Any, poller: Poller, seconds: float) -> Route | None:
     start = reader.read(_SHORTEST, _check_start)
     try:
         return _read_v1(reader, start) if start.startswith(V1) else _read_v2(reader, start)
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise HeaderError(f"malformed: {error}") from None
 
 
@@ -177,7 +177,7 @@ def _read_v2(reader: _Reader, start: bytes) -> Route | None:
         raise ValueError(f"version and command are {command:#04x}")
     if length > _V2_MOST:
         raise ValueError(f"it is longer than {_V2_MOST} bytes")
-    body = reader.read(length) if length else b""
+    body = reader.read(length)
     if command == _LOCAL:
         return None
     if family == _UNIX:

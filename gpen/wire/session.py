@@ -152,7 +152,7 @@ class Session:
 
     def leave(self, server: Server, ending: Ending | None = None) -> None:
         """If the session is just being connected to this server, it goes to another, and the client does not notice.
-        If it has got there by the time this takes effect, it has this ending, if any. Returns at once."""
+        If it is there, or by the time this takes effect, it has this ending, if any. Returns at once."""
         get_hub().loop.run_callback(self._leave, server, ending)
 
     def _leave(self, server: Server, ending: Ending | None) -> None:

@@ -222,6 +222,15 @@ class Node:
         """Set a global variable."""
         self.sql(f"SET GLOBAL {variable} = {value}")
 
+    @contextlib.contextmanager
+    def desynced(self) -> Iterator[None]:
+        """As long as this lasts it is desynced, as a donor is."""
+        self.assign("wsrep_desync", 1)
+        try:
+            yield
+        finally:
+            self.assign("wsrep_desync", 0)
+
     def make_usual(self) -> None:
         """Give the variables that tests turn their usual values."""
         for variable, value in USUAL.items():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import queue
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from gpen.ctl.link import parse_target
 from gpen.galera.balancer import Balancer
 from gpen.galera.plan import Changes, Order
-from tests.galera.cluster import Cluster, Node
+from tests.galera.cluster import Cluster
 from tests.galera.watcher import COMMAND, Watcher
 from tests.harness import Gpen, wait_until
 
@@ -90,19 +89,10 @@ def test_a_notify_is_heard_at_once(cluster: Cluster, gpen: Start, watcher: Start
     front = gpen("-r", servers=addresses(cluster))
     watcher("--reader", front.control, "--listen", place, *SLOW)
     wait_up(front)
-    with desynced(node):
+    with node.desynced():
         assert command("notify", "--to", place, "--status", "donor", "--index", "1").returncode == 0
         wait_until(lambda: verdicts(front) == ["up", "down", "up"], 3, "the donor being left")
         assert reasons(front)[1] == "Donor/Desynced"
-
-
-@contextlib.contextmanager
-def desynced(node: Node) -> Iterator[None]:
-    node.assign("wsrep_desync", 1)
-    try:
-        yield
-    finally:
-        node.assign("wsrep_desync", 0)
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:

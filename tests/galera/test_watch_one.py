@@ -30,20 +30,11 @@ def check(address: str, *options: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-@contextmanager
-def desynced(node: Node) -> Iterator[None]:
-    node.assign("wsrep_desync", 1)
-    try:
-        yield
-    finally:
-        node.assign("wsrep_desync", 0)
-
-
 def test_check_says_how_a_node_is(cluster: Cluster) -> None:
     node = cluster.nodes[0]
     assert check(node.address) == (0, "Synced\n")
     assert check(str(node.directory / "sql")) == (0, "Synced\n")
-    with desynced(node):
+    with node.desynced():
         assert check(node.address) == (1, "Donor/Desynced\n")
         assert check(node.address, "--available-when-donor") == (0, "Donor/Desynced\n")
         assert check(node.address, AVAILABLE_WHEN_DONOR="1") == (0, "Donor/Desynced\n")
@@ -52,7 +43,7 @@ def test_check_says_how_a_node_is(cluster: Cluster) -> None:
     assert check(node.address) == (1, "read_only\n")
     assert check(node.address, "--available-when-readonly") == (0, "Synced, read_only\n")
     assert check(node.address, AVAILABLE_WHEN_READONLY="1") == (0, "Synced, read_only\n")
-    with desynced(node):  # neither of the two allows both
+    with node.desynced():  # neither of the two allows both
         assert check(node.address, AVAILABLE_WHEN_READONLY="1")[0] == 1
         assert check(node.address, AVAILABLE_WHEN_READONLY="1", AVAILABLE_WHEN_DONOR="1")[0] == 0
 
@@ -120,7 +111,7 @@ def test_serve_for_a_node_that_hangs(cluster: Cluster) -> None:
 def test_serve_has_clusterchecks_settings(cluster: Cluster) -> None:
     node = cluster.nodes[1]
     node.assign("read_only", 1)
-    with serving(node, "--available-when-donor", AVAILABLE_WHEN_READONLY="1") as host, desynced(node):
+    with serving(node, "--available-when-donor", AVAILABLE_WHEN_READONLY="1") as host, node.desynced():
         wait_until(lambda: request(host) == (200, "Donor/Desynced, read_only\n"), 2, "200")
 
 
