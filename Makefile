@@ -25,6 +25,8 @@ man: $(VENV)/.base
 	$(PY) -m gpen.control.manual gpen > man/gpen.1
 	$(PY) -m gpen.control.manual gpenctl > man/gpenctl.1
 	$(PY) -m gpen.galera.manual > man/gpen-galera.1
+	$(PY) -m gpen.netlog.manual gpenlog > man/gpenlog.1
+	$(PY) -m gpen.netlog.manual gpenlogd > man/gpenlogd.1
 	$(PY) -m gpen.control.completion bash > contrib/completion/gpen.bash
 	$(PY) -m gpen.control.completion zsh > contrib/completion/_gpen
 

@@ -1,4 +1,4 @@
-"""gpen: a small TCP load balancer that understands the services behind it.
+"""gpen: a small load balancer for TCP and UDP that understands the services behind it.
 
 A tour of the sources, in the order in which they are best read:
 
@@ -8,9 +8,11 @@ A tour of the sources, in the order in which they are best read:
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back
 4. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
    ``poller.py`` says when; ``listener.py`` and ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a
-   server, ``check.py`` asks whether that is well
+   server, ``check.py`` asks whether that is well; ``tls.py`` and ``http.py`` are sides of a session that speak more
+   than bytes; ``flow.py`` and ``datagram.py`` are UDP
 5. ``daemon/balancer.py``  owns all of these and runs the commands; ``process.py`` makes it a daemon
-6. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own
+6. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;
+   ``netlog/``: gpenlog and gpenlogd
 
 Imports run daemon -> control, wire -> model, never back (tests/test_laws.py holds this).
 """

@@ -18,9 +18,12 @@ from gpen.control.commands import OPTIONS, Option
 from gpen.control.configuration import Configuration
 from gpen.control.script import Call, ScriptError, parse_line, parse_words, read_file
 from gpen.daemon import process
-from gpen.daemon.balancer import Balancer, check_directory
+from gpen.daemon.balancer import Balancer, check_directory, check_extras, make_terminator
+from gpen.daemon.countries import open_countries
 from gpen.daemon.names import Names
-from gpen.model.address import parse_listen, parse_server
+from gpen.daemon.sessionlog import SessionLog
+from gpen.model.address import network_address, parse_listen, parse_server
+from gpen.model.settings import Settings
 from gpen.wire.resolve import ResolveError, resolve
 from gpen.wire.sock import ListenError
 
@@ -49,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         configuration = configure(arguments)
         if arguments["--check"]:
             _check_names(configuration)
+            _check_files(configuration.settings)
             print("configuration is valid")
             return 0
     except (ScriptError, process.StartError) as error:
@@ -182,9 +186,20 @@ def _check(configuration: Configuration) -> None:
     if settings.control and "/" not in settings.control and os.geteuid() == 0 and not settings.user:
         raise ScriptError(f"control: will not open the control port '{settings.control}' as root: give a user to "
                           "change to (-u USER), or use a unix socket (-C /PATH)")
+    configuration.check()
+    _check_tls(settings)
     process.check_user(settings)
     for name in ("log", "pid_file", "web_stats"):
-        check_directory(name, settings.get(name))
+        if name != "log" or not network_address(settings.log or ""):
+            check_directory(name, settings.get(name))
+    check_extras(settings)
+
+
+def _check_tls(settings: Settings) -> None:
+    """Raises ScriptError for settings of TLS that would be in vain: who asks for client certificates gets them."""
+    for name in ("ssl_key", "ssl_ca_file", "ssl_ca_path", "ssl_require_peer", "ssl_sni_path"):
+        if settings.get(name) and not settings.ssl_certificate:
+            raise ScriptError(f"{name}: TLS needs a certificate: give ssl_certificate (-E FILE)")
 
 
 def _check_names(configuration: Configuration) -> None:
@@ -194,9 +209,15 @@ def _check_names(configuration: Configuration) -> None:
     for name, address in (("listen", settings.listen), ("control", settings.control)):
         try:
             if address:
-                resolve(parse_listen(address), settings.timeout)
+                resolve(parse_listen(address), settings.timeout, settings.udp and name == "listen")
         except ResolveError as error:
             raise ScriptError(f"{name}: {error}") from None
+
+
+def _check_files(settings: Settings) -> None:
+    """Raises ScriptError for certificates, keys or a country database that can't be used."""
+    make_terminator(settings, process.Jail())
+    open_countries(settings.geoip_db)
 
 
 def run(configuration: Configuration, file: str | None, command_line: str) -> int:
@@ -253,7 +274,7 @@ def _files_of(balancer: Balancer, pid_file: process.PidFile | None) -> list[str 
     """What must belong to the user that gpen runs as: files to reopen, sockets and the pid file to remove."""
     settings = balancer.settings
     files: list[str | int] = [pid_file.fileno()] if pid_file is not None else []
-    if balancer.session_log is not None:
+    if isinstance(balancer.session_log, SessionLog):
         files.append(balancer.session_log.fileno())
     return files + [path for path in (settings.listen or "", settings.control or "") if "/" in path]
 

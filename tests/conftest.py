@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import Certificates, make_certificates
 from tests.harness import LOCAL, Gpen, Server
 
 
@@ -36,6 +37,10 @@ def gpen(tmp_path: Path, servers: object) -> Iterator[Callable[..., Gpen]]:
         yield start
 
 
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Authorities and certificates, made once for all tests."""
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -23,6 +23,7 @@ ROOMS = {
     "wire": {"wire", "model"},
     "daemon": {"daemon", "control", "wire", "model"},
     "ctl": {"control", "model"},  # gpenctl starts at once: without gevent
+    "netlog": {"netlog", "daemon", "control", "model"},
     "galera": {"control", "model", "ctl"},  # the watcher is a client of the control socket like any other
 }
 IMPURE = {"gevent", "greenlet", "socket", "_socket", "ssl", "select", "selectors", "asyncio", "threading"}
@@ -91,6 +92,8 @@ def test_the_model_has_no_clock_of_its_own() -> None:
 @pytest.mark.parametrize(("module", "absent"), [
     ("gpen.ctl.main", ("gevent", "greenlet", "ssl")),
     ("gpen.galera.main", ("gevent", "greenlet", "ssl", "pymysql")),
+    ("gpen.netlog.sender", ("gevent", "greenlet", "ssl")),
+    ("gpen.netlog.collector", ("gevent", "greenlet", "ssl")),
     ("gpen.control.configuration", ("gevent", "greenlet", "socket")),
     ("gpen.control.reply", ("gevent", "greenlet", "socket")),
     ("gpen.model.pool", ("gevent", "greenlet", "socket")),
@@ -122,11 +125,12 @@ def test_a_session_has_one_exit() -> None:
 
 
 def test_leases_end_where_they_began() -> None:
-    """A place on a server is given back by its session, where it dialled in vain or at its end, or by its idler."""
+    """A place on a server is given back by its session, flow or idler: where it dialled in vain, or at its end."""
     ends = {(path.relative_to(PACKAGE).as_posix(), function.name) for path in FILES for function in functions(path)
             if any(re.search(r"lease\.(release|fail)$", call) for call in calls_in(function))}
     assert {(file, name) for file, name in ends if file != "wire/idlers.py"} == {
-        ("wire/session.py", "_unreached"), ("wire/session.py", "_settle_accounts")}
+        ("wire/session.py", "_unreached"), ("wire/flow.py", "_unreached"),
+        ("wire/conversation.py", "_settle_accounts")}
 
 
 def test_places_are_counted_in_the_pool_only() -> None:

@@ -12,9 +12,11 @@ import pytest
 
 from gpen.control.commands import COMMANDS, OPTIONS
 from gpen.control.manual import gpen_page, gpenctl_page
+from gpen.netlog.manual import gpenlog_page, gpenlogd_page
 
 MAN = Path(__file__).resolve().parent.parent / "man"
-PAGES = [("gpen.1", gpen_page), ("gpenctl.1", gpenctl_page)]
+PAGES = [("gpen.1", gpen_page), ("gpenctl.1", gpenctl_page), ("gpenlog.1", gpenlog_page),
+         ("gpenlogd.1", gpenlogd_page)]
 
 
 @pytest.mark.parametrize("name, page", PAGES)

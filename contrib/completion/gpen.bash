@@ -1,12 +1,13 @@
 # Completion of gpen and gpenctl in bash, made from gpen's command table by
 #   python -m gpen.control.completion bash
 
-_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client_acl clients_max close conn_max connection control control_access control_acl control_mode debug delayed_forward drain dummy emergency epoll events exit exit_enabled explain foreground greeting hash health_ttl help hold hold_max idle_timeout idlers include keepalive kqueue leastconn listen log log_format mode multi_accept mysql on_down peek pending_max pid pid_file poll prio proxy_protocol random recent roundrobin select server servers sessions socket source status stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight write"
+_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client_acl clients_max close conn_max connection control control_access control_acl control_mode debug delayed_forward drain dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting hash health_ttl help hold hold_max http http_header_max idle_timeout idlers include keepalive kqueue leastconn listen log log_format mode multi_accept mysql on_down peek pending_max pid pid_file poll prio proxy_protocol random recent roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path status stubborn tcp_fastclose tcp_nodelay timeout tracking udp udp_replies udp_timeout udp_unanswered user web_stats weight write"
 
 # What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.
 _gpen_after() {
     case "$1 $2 $3" in
         "acl 1 "*) echo "permit deny" ;;
+        "acl 2 "*) echo "country" ;;
         "check 0 "*) echo "off connect greeting send exec" ;;
         "chroot 0 "*) echo "DIR" ;;
         "close 0 "*) echo "server" ;;
@@ -22,9 +23,9 @@ _gpen_after() {
         "explain 0 "*) ;;
         "explain "*" json") ;;
         "explain "*) echo "json" ;;
+        "geoip_db 0 "*) echo "FILE" ;;
         "help 0 "*) echo "NAME" ;;
         "include 0 "*) echo "FILE" ;;
-        "log 0 "*) echo "FILE" ;;
         "log_format 0 "*) echo "session pen json" ;;
         "mode "*" json") ;;
         "mode "*) echo "json" ;;
@@ -50,6 +51,11 @@ _gpen_after() {
         "servers "*) echo "json" ;;
         "sessions "*" json") ;;
         "sessions "*) echo "json" ;;
+        "ssl_ca_file 0 "*) echo "FILE" ;;
+        "ssl_ca_path 0 "*) echo "DIR" ;;
+        "ssl_certificate 0 "*) echo "FILE" ;;
+        "ssl_key 0 "*) echo "FILE" ;;
+        "ssl_sni_path 0 "*) echo "DIR" ;;
         "tcp_fastclose 0 "*) echo "off up down both" ;;
         "user 0 "*) echo "USER" ;;
         "web_stats 0 "*) echo "FILE" ;;
@@ -60,9 +66,9 @@ _gpen_after() {
 # What the argument of option $1 is; fails for an option without one.
 _gpen_value() {
     case $1 in
-        -b | -B | -c | -e | -i | -m | -q | -S | -T | -t | -x) ;;
-        -C | -F | -l | -p | -w) echo "FILE" ;;
-        -j) echo "DIR" ;;
+        -A | -j) echo "DIR" ;;
+        -b | -B | -c | -e | -i | -L | -l | -m | -q | -S | -T | -t | -x) ;;
+        -C | -E | -F | -G | -K | -p | -w) echo "FILE" ;;
         -O | -o) echo "NAME" ;;
         -u) echo "USER" ;;
         *) return 1 ;;
@@ -106,7 +112,7 @@ _gpen() {
     if wanted=$(_gpen_value "${words[${#words[@]} - 2]}"); then
         _gpen_reply "$wanted"
     elif [[ $cur == -* ]]; then
-        _gpen_reply "--check --help --version -a -b -B -c -C -d -D -e -f -F -h -i -j -l -m -n -O -o -p -P -q -Q -r -s -S -T -t -u -W -w -x -X"
+        _gpen_reply "--check --help --version -A -a -b -B -c -C -d -D -e -E -f -F -G -h -H -i -j -K -L -l -m -n -O -o -p -P -q -Q -r -R -s -S -T -t -U -u -W -w -x -X -Z"
     elif [[ $cur == [/.~]* ]]; then
         _gpen_reply FILE
     fi
@@ -143,7 +149,7 @@ _gpenctl_command() {
     elif [[ $1 != no ]]; then
         _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
     elif (($# == 2)); then
-        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client_acl clients_max conn_max control control_access control_acl control_mode debug delayed_forward dummy emergency epoll exit_enabled foreground greeting hash health_ttl hold hold_max idle_timeout idlers keepalive kqueue leastconn listen log log_format multi_accept mysql on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source stubborn tcp_fastclose tcp_nodelay timeout tracking user web_stats weight"
+        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client_acl clients_max conn_max control control_access control_acl control_mode debug delayed_forward dummy emergency epoll exit_enabled foreground geoip_db greeting hash health_ttl hold hold_max http http_header_max idle_timeout idlers keepalive kqueue leastconn listen log log_format multi_accept mysql on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking udp udp_replies udp_timeout udp_unanswered user web_stats weight"
     fi
 }
 

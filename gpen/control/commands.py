@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpen.model.acl import parse_entry
+from gpen.model.acl import parse_country, parse_entry
 from gpen.model.address import parse_host, parse_port
 from gpen.model.check import take_check
 from gpen.model.kinds import ACL, FILE, TEXT, one_of, seconds, whole
@@ -172,14 +172,13 @@ def _close(words: Sequence[str]) -> Arguments:
 
 
 def _acl(words: Sequence[str]) -> Arguments:
-    if len(words) < 3:
-        raise ValueError("expected N permit|deny ADDRESS")
-    number = ACL.parse(words[0])
-    if words[2] == "country":
-        raise ValueError("country: GeoIP is not in this version of gpen: use addresses or networks")
+    if len(words) < 3 or (words[2] == "country" and len(words) < 4):
+        raise ValueError("expected N permit|deny ADDRESS, or N permit|deny country CC")
     if len(words) > 4:
         raise ValueError(f"'{words[4]}' is too much: expected N permit|deny ADDRESS [MASK]")
-    return {"number": number, "entry": parse_entry(*words[1:4])}
+    number = ACL.parse(words[0])
+    is_country = words[2] == "country"
+    return {"number": number, "entry": parse_country(words[1], words[3]) if is_country else parse_entry(*words[1:4])}
 
 
 def _help(words: Sequence[str]) -> Arguments:
@@ -225,9 +224,11 @@ _COMMANDS = [
             "'no server N' deletes it: its sessions go on, the numbers of the others stay.", _server, "operate",
             one("number", _NUMBER.parse, "no server N"), "no server N", configures=True,
             example="server 2 address 10.0.0.3 port 3306 max 100"),
-    Command("acl", "acl N permit|deny ADDRESS [MASK]", "Add an entry to access list N (0 to 9): an IPv4 address with "
-            "an optional mask, a network as ADDRESS/LENGTH, or an IPv6 address or network. The first match decides; "
-            "without one, the opposite of the last entry of the client's family. 'no acl N' empties the list.",
+    Command("acl", "acl N permit|deny ADDRESS [MASK] | acl N permit|deny country CC", "Add an entry to access list N "
+            "(0 to 9): an IPv4 address with an optional mask, a network as ADDRESS/LENGTH, an IPv6 address or network, "
+            "or all addresses of a country (two letters, ISO 3166-1; needs geoip_db). The first match decides; "
+            "without one, the opposite of the last entry of the client's family; a country's entry is of both. "
+            "'no acl N' empties the list.",
             _acl, "admin", one("number", ACL.parse, "no acl N"), "no acl N", configures=True,
             example="acl 1 permit 10.0.0.0/8"),
     Command("close", "close N | close server N", "End session N, or all sessions of server N.", _close, "operate",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from gpen.control.script import Call, parse_lines
+from gpen.control.script import Call, ScriptError, parse_lines
 from gpen.model.address import Address, ServerSpec, parse_listen
 from gpen.model.client import ClientTable
 from gpen.model.pool import SPECIAL, Pool
@@ -17,6 +17,8 @@ from gpen.model.server import Server
 from gpen.model.settings import SETTINGS, Settings
 from gpen.model.words import quote
 
+UDP_LACKS = ("http", "ssl_certificate", "mysql", "greeting", "hold", "proxy_protocol", "accept_proxy", "idlers",
+             "dummy")
 _SERVER_OPTIONS = ("max", "hard", "weight", "prio", "acl")
 
 
@@ -47,6 +49,22 @@ class Configuration:
         for call in [*parse_lines(self.dump(), "the configuration in force"), *calls]:
             copy.run(call)
         return copy
+
+    def check(self) -> None:
+        """Raises ScriptError for what each line allows, but not all of them together."""
+        settings = self.settings
+        for name in UDP_LACKS if settings.udp else ():
+            if settings.get(name) != SETTINGS[name].default:
+                raise ScriptError(f"{name}: it is for TCP, and this gpen balances UDP (-U)")
+        places = [settings.listen or "", *(str(server.address) for server in self.pool.all_servers())]
+        if settings.udp and any("/" in place for place in places):
+            raise ScriptError(f"udp: needs HOST:PORT, not a unix socket: {next(p for p in places if '/' in p)}")
+        if settings.ssl_certificate and settings.ssl_require_peer and not (settings.ssl_ca_file or settings.ssl_ca_path
+                                                                           or settings.ssl_sni_path):
+            raise ScriptError("ssl_require_peer: by whose word is a certificate valid? give ssl_ca_file (-G) or "
+                              "ssl_ca_path (-A)")
+        if not settings.geoip_db and any(access.names_countries for access in self.pool.acls):
+            raise ScriptError("acl: country needs a database that knows countries: give geoip_db FILE first")
 
     def dump(self) -> Iterator[str]:
         """The commands that make this configuration."""

@@ -96,7 +96,11 @@ def _sessions(rows: Sequence[Row]) -> str:
     return "".join(
         f"{row['id']} client {row['client']} server {row['server'] if row['server'] is not None else '-'} "
         f"addr {row['server_address'] or '-'} state {row['state']} age {row['age']:.1f} idle {row['idle']:.1f} "
-        f"up {row['up']} down {row['down']}\n" for row in rows)
+        f"up {row['up']} down {row['down']}{_tls(row)}\n" for row in rows)
+
+
+def _tls(row: Row) -> str:
+    return f" tls {row['tls']} {row['cipher']} {row['sni'] or '-'}" if row["tls"] else ""
 
 
 def _mode(modes: Mapping[str, bool]) -> str:
@@ -173,7 +177,7 @@ def _first_sentence(command: Command) -> str:
 def usage(version: str) -> str:
     """gpen's ``--help``, from which docopt parses the command line."""
     rows = "\n".join(_option_row(option) for option in OPTIONS)
-    return f"""gpen {version}: a load balancer for TCP services
+    return f"""gpen {version}: a load balancer for TCP and UDP services
 
 Usage:
   gpen [options] [-d...] [-O COMMAND]... [-o COMMAND]... [LISTEN [SERVER...]]
@@ -189,6 +193,8 @@ Examples:
   gpen -r -O mysql -O 'greeting 1' -O 'hold 10' 3306 10.0.0.1 10.0.0.2   and nobody notices a node that is not well
   gpen -f -r -C /run/gpen.ctl 80 www1:8000 www2:8000          round robin, in the foreground
   gpen -h -x 10000 [::]:443 10.0.0.1 10.0.0.2 -e 10.0.0.9     by client address, with an emergency server
+  gpen -U -r -O 'udp_replies 1' 53 10.0.0.1 10.0.0.2          name servers
+  gpen -r -H -E www.pem 443 www1:8000 www2:8000               TLS, and servers that know their clients
   gpen --check -F /etc/gpen/web.cfg                           is this file right?
   gpenctl /run/gpen.ctl servers                               ask and change a running gpen
 """

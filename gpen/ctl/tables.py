@@ -124,6 +124,14 @@ def how_long(server: Record) -> str:
     return since(server.get("verdict_since" if verdict and verdict == server.get("health") else "since"))
 
 
+def tls(server: Record) -> str:
+    """What the clients of a server agreed on with us, the most common first."""
+    agreed = server.get("tls")
+    if not isinstance(agreed, dict):
+        return ""
+    return ", ".join(f"{text} ({count})" for text, count in sorted(agreed.items(), key=lambda item: -item[1]))
+
+
 def check(server: Record) -> str:
     kind = plain(server.get("check"))
     return "" if kind == "off" else kind
@@ -173,6 +181,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         figure("failures", "failures", 9),
         text("verdict by", "verdict_by", 13),
         Column("check", check, 14),
+        Column("tls", tls, 15),
     ),
     "recent": (
         text("client", "address"),
@@ -192,6 +201,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         figure("idle", "idle", 4, span),
         figure("to server", "up", 5, size),
         figure("to client", "down", 5, size),
+        text("tls", "tls", 6),
+        text("cipher", "cipher", 8),
+        text("sni", "sni", 7),
     ),
     "events": (
         figure("time", "time", 0, moment),
@@ -211,8 +223,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 EMPTY = {"recent": "clients in that time"}
 FIELDS = {  # the headings of a CSV without rows
     "servers": "number name address host port state health reason since blacklisted sessions max hard weight prio acl "
-    "sx rx total failures verdict verdict_by verdict_reason verdict_since check held",
-    "sessions": "id client server server_address state age idle up down",
+    "sx rx total failures verdict verdict_by verdict_reason verdict_since check held tls",
+    "sessions": "id client server server_address state age idle up down tls cipher sni",
     "recent": "address connects sx rx server idle",
     "events": "time server event cause",
 }

@@ -12,6 +12,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from itertools import count
 from typing import Any
 
@@ -26,24 +27,29 @@ from gpen.control.configuration import Configuration
 from gpen.control.script import Call, ScriptError, UnknownCommand, parse_line, read_file
 from gpen.daemon import janitor, process
 from gpen.daemon.checks import Checks, unusable
+from gpen.daemon.countries import Countries, open_countries
 from gpen.daemon.files import write_whole
 from gpen.daemon.names import Names
 from gpen.daemon.queries import Queries
-from gpen.daemon.sessionlog import SessionLog, dump_tap, request_tap, session_line
+from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
 from gpen.daemon.status import status_page
-from gpen.model.address import Address, Endpoint, parse_listen
+from gpen.model.address import Address, Endpoint, network_address, parse_listen
 from gpen.model.check import Check
+from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.server import Server
+from gpen.model.settings import SETTINGS, Settings
 from gpen.wire import sock as sockets
 from gpen.wire.control import ControlServer
+from gpen.wire.conversation import Conversation, Some, Watch
+from gpen.wire.datagram import DatagramListener
 from gpen.wire.hold import Hold
 from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
 from gpen.wire.poller import Poller
-from gpen.wire.relay import Tap
 from gpen.wire.resolve import ResolveError, prepare_lookups, resolve
 from gpen.wire.session import Session
+from gpen.wire.tls import Terminator, TlsError
 from gpen.wire.workers import Workers
 
 log = logging.getLogger("gpen")
@@ -51,12 +57,13 @@ log = logging.getLogger("gpen")
 FAREWELL_SECONDS = 5.0
 DUMP_LEVEL = 2
 KEPT_WORKERS = 128
+EXTRAS = (("http", "httptools", "http"), ("geoip_db", "maxminddb", "geoip"))  # setting, its package, and who brings it
 
 
 class Balancer:
     """One load balancer. Made from a Configuration, it opens everything in ``open`` and serves until ``stop``."""
 
-    listener: Listener
+    listener: Listener | DatagramListener
     control: ControlServer | None
 
     def __init__(self, configuration: Configuration, file: str | None = None, command_line: str = "") -> None:
@@ -70,13 +77,15 @@ class Balancer:
         self.command_line = command_line
         self.jail = process.Jail()
         self.poller = Poller()
-        self.sessions: dict[int, Session] = {}
+        self.sessions: dict[int, Conversation] = {}
         self.dialing = 0
         self.session_limit = process.sessions_within_limit()
         self.endings: Counter[str] = Counter()
         self.total = 0
         self.started = time.time()
-        self.session_log: SessionLog | None = None
+        self.session_log: AnyLog | None = None
+        self.tls: Terminator | None = None
+        self._countries = Countries(self.pool, self.clients)
         self.control = None
         self.hold = Hold(self)
         self.idlers = Idlers(self)
@@ -102,7 +111,10 @@ class Balancer:
         settings = self.settings
         process.set_debug(settings.debug)
         check_programs(_checks_of(self.configuration), self.jail)
+        self.configuration.check()
         self.names.adopt(self.names.resolve(self.configuration, patient=True))
+        self.tls = make_terminator(settings, self.jail)
+        self._countries.adopt(open_countries(settings.geoip_db))
         if settings.chroot:
             prepare_lookups(settings.timeout)
         assert settings.listen is not None
@@ -110,7 +122,7 @@ class Balancer:
         if settings.control:
             self._open_control(settings.control)
         if settings.log:
-            self.session_log = SessionLog(settings.log)
+            self.session_log = self._open_log(settings.log)
 
     def serve(self, ready: Callable[[], None]) -> None:
         """Accept clients until ``stop``; then close everything. ``ready`` is called when clients and signals are
@@ -146,7 +158,7 @@ class Balancer:
 
     def close(self) -> None:
         """Stop accepting, end all sessions, then close control socket and log. Switches greenlets."""
-        listener: Listener | None = getattr(self, "listener", None)
+        listener: Listener | DatagramListener | None = getattr(self, "listener", None)
         if listener is not None:
             listener.close()
             self._unlink_socket(listener.bound_to)
@@ -186,14 +198,17 @@ class Balancer:
         given = self.settings.listen or ""
         return self.listener.bound_to if parse_listen(given).port == 0 and "/" not in given else given
 
-    def _listener(self, text: str) -> Listener:
+    def _listener(self, text: str) -> Listener | DatagramListener:
         address = parse_listen(text)
-        endpoint = _resolved("listen", address, self.settings.timeout)[0]
+        endpoint = _resolved("listen", address, self.settings.timeout, self.settings.udp)[0]
         old = getattr(self, "listener", None)
-        sock = sockets.listen(address, endpoint, self.settings.backlog, old.socket if old is not None else None)
+        beside = old.socket if old is not None else None
+        if self.settings.udp:
+            return DatagramListener(sockets.receive_datagrams(address, endpoint, beside), self)
+        sock = sockets.listen(address, endpoint, self.settings.backlog, beside)
         if address.path:
             self._socket_files[address.path] = os.stat(address.path)
-        return Listener(sock, self.poller, self.settings.multi_accept, self._workers, self._begin, self._no_room)
+        return Listener(sock, self.poller, self.settings.multi_accept, self._workers, self._begin, self.no_room)
 
     def _open_control(self, text: str) -> None:
         address = parse_listen(text, "127.0.0.1")
@@ -212,25 +227,30 @@ class Balancer:
     # --- sessions (what wire/session.py asks of its Front) --------------------------------------------------------
 
     def _begin(self, sock: Any, peer: Any) -> Any:
-        session = Session(next(self._ids), self, sock, peer)
+        return self.begin(lambda number: Session(number, self, sock, peer)).run
+
+    def begin(self, make: Callable[[int], Some]) -> Some:
+        """Make a session or flow of a fresh number, and count it."""
+        session = make(next(self._ids))
         self.sessions[session.id] = session
         self.total += 1
-        return session.run
+        return session
 
-    def _no_room(self) -> bool:
+    def no_room(self) -> bool:
+        """Whether no session may begin now."""
         limit = self.settings.pending_max
         if limit and self.dialing >= limit:
             return True
         return len(self.sessions) >= min(self.settings.conn_max, self.session_limit)
 
-    def tap(self, session: Session) -> Tap | None:
+    def watch(self, session: Conversation) -> Watch | None:
         """What shall see the bytes of a session: pen's request log, the dumps of debug 2, or nothing."""
-        tap = None
-        if self.session_log is not None and self.settings.log_format == "pen":
-            tap = request_tap(session, lambda: self.session_log)
-        return dump_tap(session, self.settings, tap) if self.settings.debug >= DUMP_LEVEL else tap
+        watch = None
+        if isinstance(self.session_log, NetworkLog) or (self.session_log and self.settings.log_format == "pen"):
+            watch = request_watch(session, lambda: self.session_log)
+        return dump_watch(session, self.settings, watch) if self.settings.debug >= DUMP_LEVEL else watch
 
-    def ended(self, session: Session) -> None:
+    def ended(self, session: Conversation) -> None:
         """A session is over: forget it, log it, and let the next client in."""
         del self.sessions[session.id]
         assert session.ending is not None
@@ -300,7 +320,7 @@ class Balancer:
         """Why a control client of this address is refused; None when it is not."""
         number = self.settings.control_acl
         is_local = not address or address == "::1" or address.startswith("127.")
-        if (number is None and is_local) or self.pool.permits(number or 0, address or "unix"):
+        if (number is None and is_local) or self.pool.permits(number or 0, Client(address or "unix", -1)):
             return None
         return reply.error(f"access list {number or 0} (control_acl) denies {address}")
 
@@ -369,14 +389,20 @@ class Balancer:
         opened: dict[str, Any] = {}
         if new.listen is None:
             raise ScriptError("no listen: gpen needs an address to listen on")
+        rehearsed.check()
+        check_extras(new)
         check_programs(_checks_of(rehearsed) - _checks_of(self.configuration), self.jail)
         if new.web_stats != old.web_stats:
             check_directory("web_stats", new.web_stats and self.jail.path(new.web_stats))
+        if tls_settings(new) != tls_settings(old):
+            opened["tls"] = make_terminator(new, self.jail)
+        if new.geoip_db != old.geoip_db:
+            opened["countries"] = open_countries(new.geoip_db and self.jail.path(new.geoip_db))
         if new.listen != old.listen:
             opened["listen"] = self._listener(new.listen)
         try:
             if new.log != old.log:
-                opened["log"] = SessionLog(self.jail.path(new.log)) if new.log else None
+                opened["log"] = self._open_log(new.log) if new.log else None
         except OSError:
             if "listen" in opened:
                 opened["listen"].close()
@@ -387,6 +413,10 @@ class Balancer:
     def _adopt(self, opened: dict[str, Any]) -> None:
         """Put what was opened in the place of what was in use. Does not switch."""
         settings = self.settings
+        if "tls" in opened:
+            self.tls = opened["tls"]
+        if "countries" in opened:
+            self._countries.adopt(opened["countries"])
         if "log" in opened:
             if self.session_log is not None:
                 self.session_log.close()
@@ -397,8 +427,7 @@ class Balancer:
             old.empty()
             old.close()
             self._unlink_socket(old.bound_to)
-        self.listener.socket.listen(settings.backlog)
-        self.listener.max_accept = settings.multi_accept
+        self.listener.tune(settings)
         self.listener.resume()
         control = self.jail.path(self._control_address)
         if "/" in control and os.path.exists(control):
@@ -427,6 +456,7 @@ class Balancer:
                 self.session_log.reopen(self.jail)
             except OSError as error:
                 log.error("can't reopen the log '%s': %s; the old file stays", self.session_log.path, error.strerror)
+        self._reload_files()
         if self.file is None:
             return
         try:
@@ -435,6 +465,26 @@ class Balancer:
             log.info("read '%s' again", self.file)
         except (ScriptError, sockets.ListenError, OSError) as error:
             log.error("%s; nothing of '%s' was changed", error, self.file)
+
+    def _reload_files(self) -> None:
+        """Take up certificates, keys and the country database as they are now; what is broken leaves the old in
+        force."""
+        settings = self.settings
+        try:
+            self.tls = make_terminator(settings, self.jail)
+        except ScriptError as error:
+            log.error("%s; the old certificates stay in force", error)
+        try:
+            self._countries.adopt(open_countries(settings.geoip_db and self.jail.path(settings.geoip_db)))
+        except ScriptError as error:
+            log.error("%s; the old database stays in force", error)
+
+    def _open_log(self, target: str) -> AnyLog:
+        """The log: a file, or where its datagrams go. Raises ScriptError or OSError."""
+        address = network_address(target)
+        if address is None:
+            return SessionLog(self.jail.path(target))
+        return NetworkLog(target, _resolved("log", address, self.settings.timeout, datagrams=True)[0])
 
     def _counts_at_start_only(self, call: Call) -> bool:
         """Whether a line of the file waits for the next start; told when it would change something."""
@@ -471,12 +521,32 @@ def _checks_of(configuration: Configuration) -> set[Check]:
     return {configuration.settings.check, *own}
 
 
+def tls_settings(settings: Settings) -> list[object]:
+    """The values of the settings that make a TLS context."""
+    return [settings.get(name) for name in SETTINGS if name.startswith("ssl_") and name != "ssl_handshake"]
+
+
+def make_terminator(settings: Settings, jail: process.Jail) -> Terminator | None:
+    """What ends the clients' TLS with these settings, if they speak it. Raises ScriptError."""
+    try:
+        return Terminator(settings, jail.path) if settings.ssl_certificate else None
+    except TlsError as error:
+        raise ScriptError(str(error)) from None
+
+
 def check_programs(checks: set[Check], jail: process.Jail) -> None:
     """Raises ScriptError when the program of a check can't be run."""
     for check in checks:
         reason = unusable(check, jail)
         if reason is not None:
             raise ScriptError(f"check: {reason}")
+
+
+def check_extras(settings: Settings) -> None:
+    """Raises ScriptError when a setting needs a package that is not installed."""
+    for name, module, extra in EXTRAS:
+        if settings.get(name) and find_spec(module) is None:
+            raise ScriptError(f"{name}: needs the package {module}: pip install 'gpen[{extra}]'")
 
 
 def check_directory(name: str, path: str | None) -> None:
@@ -486,8 +556,8 @@ def check_directory(name: str, path: str | None) -> None:
         raise ScriptError(f"{name}: the directory '{directory}' does not exist")
 
 
-def _resolved(name: str, address: Address, seconds: float) -> tuple[Endpoint, ...]:
+def _resolved(name: str, address: Address, seconds: float, datagrams: bool = False) -> tuple[Endpoint, ...]:
     try:
-        return resolve(address, seconds)
+        return resolve(address, seconds, datagrams)
     except ResolveError as error:
         raise ScriptError(f"{name}: {error}") from None

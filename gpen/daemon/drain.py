@@ -11,7 +11,7 @@ import gevent
 from gpen.control.script import Call
 from gpen.model.ending import Ending
 from gpen.model.server import Server
-from gpen.wire.session import Session
+from gpen.wire.conversation import Conversation
 
 if TYPE_CHECKING:
     from gpen.daemon.balancer import Balancer
@@ -47,8 +47,8 @@ class _Drain:
         self._server = server
         self._call = call
         self._total = -1
-        self._seen: set[Session] = set()
-        self._left: list[Session] = []
+        self._seen: set[Conversation] = set()
+        self._left: list[Conversation] = []
 
     def report(self) -> Iterator[str]:
         name, seconds = self._call["number"], self._call["seconds"]
@@ -96,7 +96,7 @@ class _Drain:
             gevent.sleep(LOOK_SECONDS)
 
 
-def _is_on(session: Session, server: Server) -> bool:
+def _is_on(session: Conversation, server: Server) -> bool:
     return not session.finished and session.lease is not None and session.lease.server is server
 
 

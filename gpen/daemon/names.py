@@ -44,7 +44,7 @@ class Names:
                             if server.endpoints}
         fresh = [server for server in configuration.pool.all_servers() if server.address not in known]
         lookups = Greenlets(LOOKUPS_AT_ONCE)
-        results = lookups.imap(lambda server: _looked_up(server, configuration.settings.timeout), fresh)
+        results = lookups.imap(lambda server: _looked_up(server, configuration.settings), fresh)
         for server, result in zip(fresh, list(results), strict=True):
             if not isinstance(result, ResolveError):
                 known[server.address] = result
@@ -79,7 +79,7 @@ class Names:
     def _refresh(self, server: Server) -> None:
         address = server.address
         try:
-            endpoints = resolve(address, self._settings.timeout)
+            endpoints = resolve(address, self._settings.timeout, self._settings.udp)
         except ResolveError as error:
             log.warning("server %s: %s; its last known address stays", server.name, error)
             return
@@ -88,12 +88,12 @@ class Names:
             self._pool.resolved(server, endpoints)
 
 
-def _looked_up(server: Server, seconds: float) -> tuple[Endpoint, ...] | ResolveError:
+def _looked_up(server: Server, settings: Settings) -> tuple[Endpoint, ...] | ResolveError:
     """The endpoints of a server, or why there are none."""
     if not server.address.path and not server.address.port:
         return ResolveError(f"'{server.address.host}' needs a port")
     try:
-        return resolve(server.address, seconds)
+        return resolve(server.address, settings.timeout, settings.udp)
     except ResolveError as error:
         return error
 

@@ -121,7 +121,7 @@ class PidFile:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._fd)
-            raise StartError(f"pid file '{path}' is locked: gpen runs already, with pid {pid.decode()}") from None
+            raise StartError(f"pid file '{path}' is locked: it runs already, with pid {pid.decode()}") from None
         if pid and not pid.isdigit():
             os.close(self._fd)
             raise StartError(f"pid file '{path}' holds something else than a pid: will not overwrite it")
@@ -231,12 +231,12 @@ class _Syslog(logging.handlers.SysLogHandler):
         self.socket = fresh
 
 
-def syslog() -> logging.Handler:
-    """The way to syslog, open from now on; without a syslog on this machine, the way to nowhere."""
+def syslog(name: str = "gpen") -> logging.Handler:
+    """The way to syslog under this name, open from now on; without a syslog on this machine, the way to nowhere."""
     if not os.path.exists("/dev/log"):
         return logging.NullHandler()
     handler = _Syslog("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
-    handler.setFormatter(logging.Formatter(f"gpen[{os.getpid()}]: %(message)s"))
+    handler.setFormatter(logging.Formatter(f"{name}[{os.getpid()}]: %(message)s"))
     return handler
 
 

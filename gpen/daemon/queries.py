@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from gpen.control import reply
 from gpen.control.script import Call
 from gpen.daemon.drain import drain
+from gpen.daemon.sessionlog import tls_fields
 from gpen.daemon.status import status_page
 from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
-from gpen.wire.session import Session
+from gpen.wire.conversation import Conversation
 
 if TYPE_CHECKING:
     from gpen.daemon.balancer import Balancer
@@ -39,9 +41,10 @@ class Queries:
         self._settings = balancer.settings
 
     def servers(self, call: Call) -> list[Row]:
-        live = self._live_bytes()
+        live, agreed = self._live_bytes(), self._live_tls()
         now = time.monotonic()
-        return [self._server_row(server, live.get(id(server), (0, 0)), now) for server in self._pool.all_servers()]
+        return [self._server_row(server, live.get(id(server), (0, 0)), now) | {"tls": agreed.get(id(server), {})}
+                for server in self._pool.all_servers()]
 
     def sessions(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
@@ -53,7 +56,7 @@ class Queries:
         for session in self._balancer.sessions.values():
             if session.client is not None:
                 sx, rx = live.get(session.client.number, (0, 0))
-                live[session.client.number] = (sx + session.down.sent, rx + session.down.received)
+                live[session.client.number] = (sx + session.to_client, rx + session.from_client)
         seen = takewhile(lambda client: now - client.last <= call["seconds"], list(self._balancer.clients))
         return (_client_row(client, live.get(client.number, (0, 0)), now) for client in seen)
 
@@ -64,7 +67,7 @@ class Queries:
         settings, pool, address = self._settings, self._pool, call["address"]
         now = time.monotonic()
         client = self._balancer.clients.glimpse(address, now, settings.tracking)
-        if not pool.permits(settings.client_acl, address):
+        if not pool.permits(settings.client_acl, client):
             server, why = pool.special.get("abuse"), f"access list {settings.client_acl} (client_acl) denies it"
         else:
             dice = pool.random.getstate()
@@ -92,18 +95,16 @@ class Queries:
             if number < self._settings.conn_max:
                 row |= {"state": 0, "downfd": -1, "upfd": -1, "client": 0, "server": 0, "pend": 0}
             return row
-        up, down, server = session.up, session.down, session.server
-        waiting = len(down.pending or b"") + len((up and up.pending) or b"")
+        server, (down, up) = session.server, session.descriptors
         return row | {
-            "state": _pen_state(session), "downfd": down.fd, "upfd": up.fd if up else -1,
+            "state": _pen_state(session), "downfd": down, "upfd": up,
             "client": session.client.number if session.client else -1,
-            "server": server.number if server and server.number is not None else -1, "pend": waiting,
+            "server": server.number if server and server.number is not None else -1, "pend": session.waiting,
         }
 
     def socket(self, call: Call) -> str:
         fd = call["number"]
-        owner = next((s.id for s in self._balancer.sessions.values() if fd in (s.down.fd, s.up.fd if s.up else -1)),
-                     -1)
+        owner = next((session.id for session in self._balancer.sessions.values() if fd in session.descriptors), -1)
         return f"Socket {fd} belongs to connection {owner}\n"
 
     def close(self, call: Call) -> str:
@@ -169,10 +170,18 @@ class Queries:
         been given to another one since."""
         live: dict[int, tuple[int, int]] = {}
         for session in self._balancer.sessions.values():
-            if session.server is not None and session.up is not None:
+            if session.server is not None and session.connected:
                 sx, rx = live.get(id(session.server), (0, 0))
-                live[id(session.server)] = (sx + session.up.sent, rx + session.up.received)
+                live[id(session.server)] = (sx + session.to_server, rx + session.from_server)
         return live
+
+    def _live_tls(self) -> dict[int, Counter[str]]:
+        """How many of a server's clients have which TLS version and cipher and asked for which name."""
+        agreed: dict[int, Counter[str]] = {}
+        for session in self._balancer.sessions.values() if self._settings.ssl_certificate else ():
+            if session.server is not None and session.secured is not None:
+                agreed.setdefault(id(session.server), Counter())[str(session.secured)] += 1
+        return agreed
 
     def _why(self, server: Server | None, client: Client) -> str:
         if server is None:
@@ -226,15 +235,16 @@ def _client_row(client: Client, live: tuple[int, int], now: float) -> Row:
             "idle": round(now - client.last, 1)}
 
 
-def _session_row(session: Session, now: float) -> Row:
+def _session_row(session: Conversation, now: float) -> Row:
     server = session.server
     return {"id": session.id, "client": session.peername, "server": server.label if server else None,
             "server_address": server.shown if server else None, "state": session.state,
-            "age": round(session.age(now), 3), "idle": round(session.idle(now), 3), "up": session.sent_up,
-            "down": session.down.sent}
+            "age": round(session.age(now), 3), "idle": round(session.idle(now), 3), "up": session.to_server,
+            "down": session.to_client, **tls_fields(session)}
 
 
-def _pen_state(session: Session) -> int:
-    if session.up is None:
+def _pen_state(session: Conversation) -> int:
+    if not session.connected:
         return _CONNECTING
-    return _CONNECTED | (_CLOSED_UP if session.up.eof else 0) | (_CLOSED_DOWN if session.down.eof else 0)
+    up, down = session.ended_sides
+    return _CONNECTED | (_CLOSED_UP if up else 0) | (_CLOSED_DOWN if down else 0)

@@ -1,4 +1,5 @@
-"""The session log: one line at each session's end, as text or JSON, or pen's line for each request.
+"""The session log: one line at each session's end, as text or JSON, or pen's line for each request; and pen's log
+over the network.
 
 Every line is written at once with one system call to a file that is opened for appending: nothing is lost when gpen
 is killed, and at rotation (HUP) the old file has every line up to the moment when the new one takes over.
@@ -9,18 +10,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable
 
 from gpen.control.reply import timestamp
 from gpen.daemon.process import Jail
+from gpen.model.address import Endpoint
 from gpen.model.settings import Settings
-from gpen.wire.relay import End, Tap
-from gpen.wire.session import Session
+from gpen.wire.conversation import Conversation, Watch
 
 log = logging.getLogger("gpen")
 
-REQUEST_BYTES = 100
+REQUEST_BYTES = 100  # in a line of the log, as in pen's
+NETWORK_BYTES = 1000  # in a datagram; gpenlogd compares the first 900
 DUMP_BYTES = 256
 
 
@@ -51,8 +54,50 @@ class SessionLog:
                 log.error("can't write the log '%s': %s", self.path, error.strerror)
             self._failed = True
 
+    def write_request(self, client: str, server: str, request: bytes) -> None:
+        """pen's line for a request: client, time, server, the first line of what came."""
+        self.write(f"{client} {int(time.time())} {server} {_first_line(request[:REQUEST_BYTES])}\n")
+
     def close(self) -> None:
         os.close(self._fd)
+
+
+class NetworkLog:
+    """A log elsewhere, which gets a datagram for each request in pen's format: gpenlogd(1), penlogd(1)."""
+
+    def __init__(self, target: str, endpoint: Endpoint) -> None:
+        self.path = target
+        self._sock = socket.socket(endpoint.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._sock.connect(endpoint.sockaddr)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def reopen(self, jail: Jail) -> None:
+        """There is nothing to rotate here."""
+
+    def write(self, line: str) -> None:
+        """Lines of sessions are for files."""
+
+    def write_request(self, client: str, server: str, request: bytes) -> None:
+        """One datagram; lost when nobody listens there, as datagrams are."""
+        line = request.split(b"\n", 1)[0].split(b"\r", 1)[0]
+        datagram = b"+ %s %s %s\n" % (client.encode(), server.encode(), line)
+        for _ in range(2):
+            try:
+                self._sock.send(datagram)
+                return
+            except ConnectionRefusedError:
+                continue  # that was about the one before: nobody listened
+            except OSError as error:
+                log.debug("can't log to %s: %s", self.path, error.strerror)
+                return
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+AnyLog = SessionLog | NetworkLog
 
 
 def _open(path: str) -> int:
@@ -60,7 +105,7 @@ def _open(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
 
 
-def session_line(session: Session, settings: Settings) -> str:
+def session_line(session: Conversation, settings: Settings) -> str:
     """The line for a session that has ended, in the format of log_format."""
     fields = _fields(session)
     if settings.log_format == "json":
@@ -69,10 +114,11 @@ def session_line(session: Session, settings: Settings) -> str:
     place = f"{server.name} {server.shown}" if server is not None else "- -"
     return (f"{fields['client']} {fields['started']} server {place} "
             f"choose {fields['choose']:.6f} connect {fields['connect']:.6f} total {fields['total']:.6f} "
-            f"up {fields['up']} down {fields['down']} {fields['ending']}\n")
+            f"up {fields['up']} down {fields['down']} {fields['ending']}"
+            + (f" {session.secured}\n" if session.secured else "\n"))
 
 
-def _fields(session: Session) -> dict[str, object]:
+def _fields(session: Conversation) -> dict[str, object]:
     choose, connect, total = session.timings()
     server, ending = session.server, session.ending
     return {
@@ -83,25 +129,33 @@ def _fields(session: Session) -> dict[str, object]:
         "choose": round(choose, 6),
         "connect": round(connect, 6),
         "total": round(total, 6),
-        "up": session.sent_up,
-        "down": session.down.sent,
+        "up": session.to_server,
+        "down": session.to_client,
         "ending": ending.value if ending is not None else None,
+        **tls_fields(session),
     }
 
 
-def request_tap(session: Session, current: Callable[[], SessionLog | None]) -> Tap:
-    """Logs the first line of what the client sends at a time, as pen does: client, time, server, request.
+def tls_fields(session: Conversation) -> dict[str, str | None]:
+    """What a session's TLS handshake agreed on, for JSON; each None without one."""
+    agreed = session.secured
+    if agreed is None:
+        return dict.fromkeys(("tls", "cipher", "sni"))
+    return {"tls": agreed.version, "cipher": agreed.cipher, "sni": agreed.sni or None}
+
+
+def request_watch(session: Conversation, current: Callable[[], AnyLog | None]) -> Watch:
+    """Logs the first line of what the client sends at a time, as pen does.
 
     ``current`` gives the log of that moment: a session outlives the log that it began with.
     """
 
-    def tap(end: End, data: memoryview) -> None:
+    def watch(whence: str, data: memoryview) -> None:
         session_log = current()
-        if session_log is not None and end is session.down and session.server is not None:
-            request = _first_line(bytes(data[:REQUEST_BYTES]))
-            session_log.write(f"{session.address} {int(time.time())} {session.server.shown_host} {request}\n")
+        if session_log is not None and whence == "client" and session.server is not None:
+            session_log.write_request(session.address, session.server.shown_host, bytes(data[:NETWORK_BYTES]))
 
-    return tap
+    return watch
 
 
 def _first_line(data: bytes) -> str:
@@ -109,15 +163,14 @@ def _first_line(data: bytes) -> str:
     return "".join(chr(byte) if 32 <= byte < 127 else "." for byte in line)
 
 
-def dump_tap(session: Session, settings: Settings, further: Tap | None) -> Tap:
+def dump_watch(session: Conversation, settings: Settings, further: Watch | None) -> Watch:
     """Shows the bytes of a session in the diagnostics (debug 2), as text (``ascii``) or hex, then passes them on."""
 
-    def tap(end: End, data: memoryview) -> None:
+    def watch(whence: str, data: memoryview) -> None:
         shown = bytes(data[:DUMP_BYTES])
         text = "".join(chr(b) if 32 <= b < 127 else "." for b in shown) if settings.ascii else shown.hex(" ")
-        whence = "client" if end is session.down else "server"
         log.debug("session %d: %d bytes from the %s: %s", session.id, len(data), whence, text)
         if further is not None:
-            further(end, data)
+            further(whence, data)
 
-    return tap
+    return watch

@@ -48,7 +48,7 @@ _CLIENTS = (
 _SESSIONS = (
     ("id", "Session", "n"), ("client", "Client", ""), ("server", "Server", ""), ("server_address", "Address", ""),
     ("state", "State", ""), ("age", "Age, s", "n"), ("idle", "Idle, s", "n"), ("up", "To server", "n bytes"),
-    ("down", "To client", "n bytes"),
+    ("down", "To client", "n bytes"), ("secured", "TLS", "why"),
 )
 
 
@@ -57,7 +57,7 @@ def status_page(queries: Queries) -> str:
     summary = queries.summary()
     servers = [_server(row) for row in queries.servers(_call("servers"))]
     clients = list(islice(queries.recent(_call("recent")), MOST_ROWS + 1))
-    sessions = list(islice(queries.sessions(_call("sessions")), MOST_ROWS + 1))
+    sessions = [row | {"secured": _secured(row)} for row in islice(queries.sessions(_call("sessions")), MOST_ROWS + 1)]
     now = timestamp(time.time())
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -71,6 +71,10 @@ Servers are chosen by {escape(summary['rule'])}.</p>
 <h2>Sessions</h2>{_table(_SESSIONS, sessions)}
 </body></html>
 """
+
+
+def _secured(session: dict[str, Any]) -> str:
+    return " ".join(filter(None, (session["tls"], session["cipher"], session["sni"])))
 
 
 def _server(row: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _SERVICE = re.compile(r"[0-9+_-]*[A-Za-z][A-Za-z0-9+_-]*")
 _COUNT = re.compile(r"[0-9]{1,9}")
+_NETWORK = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/\[\]:]+):[0-9]+")
 MAX_PATH = 107  # sun_path of a unix socket holds 108 bytes with its end mark (unix(7))
 
 
@@ -81,6 +82,11 @@ def parse_listen(text: str, default_host: str = "0.0.0.0") -> Address:
     if not port or "[" in host or "]" in host:
         raise ValueError(f"'{text}' is not an address: expected [HOST:]PORT, [IPV6]:PORT or /PATH")
     return Address(host=_host(host, text) if host else default_host, port=parse_port(port))
+
+
+def network_address(text: str) -> Address | None:
+    """Read ``HOST:PORT``; None for what is the name of a file (./HOST:PORT is one). Raises ValueError."""
+    return parse_listen(text) if _NETWORK.fullmatch(text) else None
 
 
 def parse_server(text: str, default_port: int | str = 0) -> ServerSpec:

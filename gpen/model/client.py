@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 class Client:
     """One remembered client. ``sx`` bytes were sent to it, ``rx`` received from it, by sessions that have ended."""
 
-    __slots__ = ("address", "connects", "last", "number", "rx", "server", "sx")
+    __slots__ = ("address", "connects", "country", "last", "number", "rx", "server", "sx")
 
     def __init__(self, address: str, number: int) -> None:
         self.address = address
         self.number = number
         self.server: Server | None = None
+        self.country: str | None = None  # as the pool has looked it up; empty when nobody knows
         self.last = 0.0
         self.connects = 0
         self.sx = 0
@@ -70,6 +71,11 @@ class ClientTable:
         """Forget the least recently seen until ``limit`` remain."""
         while len(self._clients) > limit:
             self._clients.popitem(last=False)
+
+    def forget_countries(self) -> None:
+        """Whoever tells countries has changed."""
+        for client in self._clients.values():
+            client.country = None
 
     def glimpse(self, address: str, now: float, tracking: float) -> Client:
         """The client as ``touch`` would find it, without remembering that it was asked for."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from gpen.model.address import parse_listen, parse_server
+from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.check import USAGE, parse_check
 
 MOST = 2**31 - 1  # what the kernel takes, where a number gets that far
-_NETWORK_LOG = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/\[\]]+):[0-9]+")
 _WHOLE = re.compile("-?[0-9]{1,10}")
 
 
@@ -55,7 +54,7 @@ def seconds(zero: bool = True) -> Kind:
     return Kind("S", parse, lambda value: format(Decimal(str(value)), "f"))  # never as 1e-05, which is not read back
 
 
-def one_of(*choices: str) -> Kind:
+def one_of(*choices: str, metavar: str = "") -> Kind:
     """One of the given words."""
 
     def parse(text: str) -> str:
@@ -63,7 +62,7 @@ def one_of(*choices: str) -> Kind:
             raise ValueError(f"'{text}' is not one of {', '.join(choices)}")
         return text
 
-    return Kind("|".join(choices), parse, choices=choices)
+    return Kind(metavar or "|".join(choices), parse, choices=choices)
 
 
 def _mode(text: str) -> int:
@@ -86,16 +85,34 @@ def _ip(text: str) -> str:
 
 
 def _log(text: str) -> str:
-    if _NETWORK_LOG.fullmatch(text):
-        raise ValueError(f"'{text}': logging over the network is not in this version of gpen (a file of that name: "
-                         f"./{text})")
+    network_address(text)
     return _text(text)
+
+
+def words(*choices: str) -> Kind:
+    """Some of the given words."""
+
+    def parse(texts: Sequence[str]) -> tuple[str, ...]:
+        for text in texts:
+            if text not in choices:
+                raise ValueError(f"'{text}' is not one of {', '.join(choices)}")
+        return tuple(dict.fromkeys(texts))
+
+    return Kind("OPTION...", parse, " ".join, choices=choices, many=True)
+
+
+def _protocols(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not all(name.isascii() and name.isprintable() and 0 < len(name) < 256 for name in names):
+        raise ValueError(f"'{text}' is not a list of ALPN protocols: expected something like h2,http/1.1")
+    return names
 
 
 FLAG = Kind("", lambda text: True)
 TEXT = Kind("TEXT", _text)
 FILE = Kind("FILE", _text)
-LOG = Kind("FILE", _log)
+LOG = Kind("FILE|HOST:PORT", _log)
+ALPN = Kind("NAME,NAME...", _protocols, ",".join)
 DIRECTORY = Kind("DIR", _text)
 USER = Kind("USER", _text)
 IP = Kind("ADDRESS", _ip)

@@ -53,6 +53,18 @@ class Lease:
         if self.server.trial is self:
             self._pool.restore(self.server, "a connection succeeded")
 
+    def unanswered(self) -> None:
+        """A flow has got no reply there, where one was due: so many in a row are held against the server, and one on
+        trial at once. What is blacklisted already, or has moved, is not blamed again."""
+        server, limit = self.server, self._pool.settings.udp_unanswered
+        is_trial = server.trial is self
+        if not limit or server.address is not self._address or (server.down_until and not is_trial):
+            return
+        server.unanswered += 1
+        if server.unanswered >= limit or is_trial:
+            self._pool.blame(server, f"{server.unanswered} {'flow' if server.unanswered == 1 else 'flows'} in a row "
+                                     "unanswered")
+
     def release(self) -> None:
         """Give the place back: the session is over, or the attempt ended without a verdict on the server."""
         if not self.is_open:
@@ -82,6 +94,7 @@ class Pool:
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.random = random.Random()
         self.on_condemned: Callable[[Server], object] = lambda server: None  # called when a verdict takes a server down
+        self.country_of: Callable[[str], str] = lambda address: ""  # the country of an address, where it is known
         self._clock = clock
         self._wall = wall
         self._order: list[Server] = []
@@ -174,8 +187,7 @@ class Pool:
             if not (returning and server.sessions < server.hard):
                 limit = f"hard {server.hard}" if returning and server.hard > server.max else f"max {server.max}"
                 return f"full: {server.sessions} sessions, {limit}"
-        access = self.acls[server.acl]
-        if access.entries and not access.permits(client.address):
+        if not self.permits(server.acl, client):
             return f"its access list {server.acl} denies the client"
         return None
 
@@ -225,9 +237,15 @@ class Pool:
                 return name
         return "round robin"
 
-    def permits(self, number: int, address: str) -> bool:
-        """Whether access list ``number`` lets this address in."""
-        return self.acls[number].permits(address)
+    def permits(self, number: int, client: Client) -> bool:
+        """Whether access list ``number`` lets this client in."""
+        access = self.acls[number]
+        return not access.entries or access.permits(client.address, lambda: self._country(client))
+
+    def _country(self, client: Client) -> str:
+        if client.country is None:
+            client.country = self.country_of(client.address)
+        return client.country
 
     # --- verdicts -------------------------------------------------------------------------------------------------
 

@@ -54,6 +54,7 @@ class Server:
         self.sessions = 0
         self.total = 0
         self.failures = 0
+        self.unanswered = 0  # flows in a row that ended without an answer
         self.sx = 0
         self.rx = 0
 

@@ -13,6 +13,7 @@ from gpen.model.check import OFF, Check
 from gpen.model.kinds import (
     ACL,
     ACL_OR_OFF,
+    ALPN,
     CHECK,
     CONTROL,
     DIRECTORY,
@@ -29,6 +30,7 @@ from gpen.model.kinds import (
     one_of,
     seconds,
     whole,
+    words,
 )
 from gpen.model.words import quote
 
@@ -38,7 +40,8 @@ class Setting:
     """One setting.
 
     ``flag`` is its option of pen's command line, ``reply`` how its value is answered (None: pen answers nothing when
-    it is set), ``startup`` that it counts only when the daemon starts, ``missing`` why it can't be switched on.
+    it is set), ``startup`` that it counts only when the daemon starts, ``adds`` that setting it adds to its words,
+    ``missing`` why it can't be switched on.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Setting:
     flag: str = ""
     reply: str | None = "{}"
     startup: bool = False
+    adds: bool = False
     missing: str = ""
     example: str = ""
 
@@ -63,7 +67,7 @@ class Setting:
         """The command that gives the setting this value; the inverse of parsing it."""
         if self.is_flag:
             return self.name if value else f"no {self.name}"
-        if value is None:
+        if value is None or (self.adds and not value):
             return f"no {self.name}"
         return f"{self.name} {self.show(value) if self.kind.many else quote(self.show(value))}"
 
@@ -72,9 +76,12 @@ def _flag(name: str, help: str, flag: str = "", **more: Any) -> Setting:
     return Setting(name, FLAG, False, help, flag, **more)
 
 
-def _later(name: str, what: str, flag: str = "", kind: Kind = TEXT) -> Setting:
-    return Setting(name, kind, None if kind is not FLAG else False, f"{what}: not in this version of gpen.", flag,
-                   reply=None, missing=f"{what} is not in this version of gpen")
+def _missing(name: str, why: str, kind: Kind = TEXT) -> Setting:
+    return Setting(name, kind, None if kind is not FLAG else False, f"{why}.", reply=None, missing=why)
+
+
+_NOT_YET = "{} is not in this version of gpen"
+_PENS_PROTOCOLS = ("ssl23", "ssl3", "ssl2", "tls1")
 
 
 _ALL = (
@@ -82,10 +89,11 @@ _ALL = (
     Setting("listen", LISTEN, None, "The address where clients connect: [HOST:]PORT, [IPV6]:PORT or /PATH. Without a "
             "host, all IPv4 addresses; [::]:PORT takes IPv4 and IPv6. Changing it opens the new socket first.",
             example="listen [::]:3306"),
-    Setting("conn_max", whole(1), 500, "Most sessions at one time. The excess waits in the kernel's backlog.", "-x"),
+    Setting("conn_max", whole(1), 500, "Most sessions at one time. The excess waits in the kernel's backlog; a new flow "
+            "of UDP takes the place of the one that was idle for longest.", "-x"),
     Setting("backlog", whole(1), 500, "How many connections the kernel keeps waiting for us (listen(2)).", "-q",
             reply=None),
-    Setting("multi_accept", whole(1), 100, "Most connections accepted at one wake-up.", "-m", reply=None),
+    Setting("multi_accept", whole(1), 100, "Most connections accepted, or datagrams read, at one wake-up.", "-m", reply=None),
     Setting("pending_max", whole(0), 0, "Most connections to servers under way at one time; while there are more, no "
             "client is accepted. 0 = no limit.", reply=None),
     Setting("client_acl", ACL, 0, "The access list that clients are checked against."),
@@ -107,6 +115,14 @@ _ALL = (
             example="emergency 10.0.0.9:80"),
     Setting("abuse", SPEC, None, "The server for clients that client_acl denies; without it they are closed.", "-B",
             example="abuse 127.0.0.1:8403"),
+    # UDP
+    _flag("udp", "Balance UDP instead of TCP: a flow is what one client address and port sends; it has one server.",
+          "-U", startup=True),
+    Setting("udp_timeout", seconds(zero=False), 30, "A flow ends when it had no datagram for so long."),
+    Setting("udp_replies", whole(0), 0, "How many replies each datagram of a client gets: a flow ends with the last of "
+            "them; 1 suits DNS. 0 = replies aren't counted, and a server that sends none is well."),
+    Setting("udp_unanswered", whole(0), 3, "A server that leaves so many flows in a row without any reply is "
+            "blacklisted, where udp_replies says that replies are due. 0 = never."),
     # whether servers are well
     Setting("check", CHECK, OFF, "How servers are checked. connect: by half a TCP handshake, which the server's "
             "program never sees; greeting: by its first byte (a MySQL server counts that as an aborted connection); "
@@ -154,8 +170,46 @@ _ALL = (
     Setting("idlers", whole(0, 1000), 0, "Spare connections kept open to the servers, so that one that is gone is "
             "noticed before a client comes. Answers how many are open, and how many are wanted.",
             reply="Idlers: {}"),
+    # HTTP
+    _flag("http", "The clients speak HTTP/1: add X-Forwarded-For and X-Forwarded-Proto to every request, refuse "
+          "requests that are ambiguous (400) or too large (431), and say so when no server can be had (503). Needs "
+          "pip install 'gpen[http]'.", "-H"),
+    Setting("http_header_max", whole(256, 1 << 20), 16384, "Most bytes of a request's header, its first line included.",
+            reply=None),
+    # TLS
+    Setting("ssl_certificate", FILE, None, "The certificate, with its chain behind it, in PEM: clients speak TLS.",
+            "-E", example="ssl_certificate /etc/gpen/www.pem"),
+    Setting("ssl_key", FILE, None, "The private key of the certificate, in PEM; unset: in the same file.", "-K"),
+    Setting("ssl_ca_file", FILE, None, "The authorities that clients' certificates are checked against, in PEM.", "-G"),
+    Setting("ssl_ca_path", DIRECTORY, None, "The same, a directory of hashed files (openssl rehash).", "-A"),
+    _flag("ssl_require_peer", "Turn clients away, in the handshake, that have no valid certificate of ssl_ca_file or "
+          "ssl_ca_path.", "-R"),
+    Setting("ssl_protocol", one_of("tls1.2", "tls1.3", *_PENS_PROTOCOLS, metavar="VERSION"), None, "The only "
+            "version of TLS that is spoken, tls1.2 or tls1.3; unset: both. pen's old names (ssl23, ssl3, ssl2, tls1) "
+            "mean both: those versions are broken and gone.", "-L", reply=None),
+    Setting("ssl_ciphers", TEXT, None, "Which ciphers TLS 1.2 may use, in OpenSSL's notation; unset: the modern ones "
+            "of the library. TLS 1.3 has its own.", reply=None, example="ssl_ciphers ECDHE+AESGCM:ECDHE+CHACHA20"),
+    Setting("ssl_option", words("no_sslv2", "no_sslv3", "no_tlsv1", "no_tlsv1.1", "no_tlsv1.2", "no_tlsv1.3",
+                                "cipher_server_preference", "no_ticket"), (), "Adds options of TLS: versions that are "
+            "not spoken (those before 1.2 never are), the server's order of ciphers, no session tickets.", reply=None,
+            adds=True, example="ssl_option no_tlsv1.2"),
+    Setting("ssl_sni_path", DIRECTORY, None, "A directory with certificates for names that clients ask for (SNI): "
+            "DOMAIN.crt, DOMAIN.key, and DOMAIN.ca if it has an authority of its own; *.DOMAIN.crt is for all names "
+            "one level below. Other names get ssl_certificate.", reply=None),
+    Setting("ssl_alpn", ALPN, None, "The protocols that are offered in the handshake (ALPN), the best first.",
+            reply=None, example="ssl_alpn http/1.1"),
+    Setting("ssl_handshake", seconds(zero=False), 10, "How long a client may take for its TLS handshake."),
+    _flag("ssl_compat", "Accepted for pen's sake: OpenSSL's workarounds for other programs' faults are always on.",
+          "-Z"),
+    Setting("ssl_client_renegotiation_interval", seconds(), 3600, "Accepted for pen's sake, without effect: no client "
+            "may renegotiate.", reply=None),
+    # where clients are
+    Setting("geoip_db", FILE, None, "The MaxMind database (.mmdb) that tells the country of an address, for 'acl N "
+            "permit|deny country CC'. Read again at signal HUP. Needs pip install 'gpen[geoip]'.",
+            example="geoip_db /usr/share/GeoIP/GeoLite2-Country.mmdb"),
     # what it tells
-    Setting("log", LOG, None, "The file that gets a line for each session.", "-l", example="log /var/log/gpen.log"),
+    Setting("log", LOG, None, "The file that gets a line for each session; or HOST:PORT, where pen's datagram for each "
+            "request goes (gpenlogd, penlogd).", "-l", example="log /var/log/gpen.log"),
     Setting("log_format", one_of("session", "pen", "json"), "session", "What the log holds: a line at each session's "
             "end, as text or JSON, or pen's line for each request."),
     Setting("web_stats", FILE, None, "The file that gets the HTML status page at signal USR1.", "-w"),
@@ -178,25 +232,13 @@ _ALL = (
     Setting("user", USER, None, "The user to run as once the sockets are open.", "-u", startup=True),
     Setting("chroot", DIRECTORY, None, "The directory to be confined to once the files are open.", "-j",
             startup=True),
-    # what is not here yet
-    _later("http", "HTTP mode (X-Forwarded-For)", "-H", FLAG),
-    _later("udp", "UDP", "-U", FLAG),
-    _later("transparent", "Transparent mode", kind=FLAG),
-    _later("tarpit_acl", "Direct server return"),
-    _later("dsr_if", "Direct server return"),
-    _later("dsr_ip", "Direct server return"),
-    _later("ssl_certificate", "TLS", "-E", FILE),
-    _later("ssl_key", "TLS", "-K", FILE),
-    _later("ssl_ca_file", "TLS", "-G", FILE),
-    _later("ssl_ca_path", "TLS", "-A", DIRECTORY),
-    _later("ssl_compat", "TLS", "-Z", FLAG),
-    _later("ssl_require_peer", "TLS", "-R", FLAG),
-    _later("ssl_protocol", "TLS", "-L"),
-    _later("ssl_ciphers", "TLS"),
-    _later("ssl_client_renegotiation_interval", "TLS"),
-    _later("ssl_ocsp_response", "TLS"),
-    _later("ssl_option", "TLS"),
-    _later("ssl_sni_path", "TLS"),
+    # what is not here
+    _missing("transparent", _NOT_YET.format("Transparent mode"), FLAG),
+    _missing("tarpit_acl", _NOT_YET.format("Direct server return")),
+    _missing("dsr_if", _NOT_YET.format("Direct server return")),
+    _missing("dsr_ip", _NOT_YET.format("Direct server return")),
+    _missing("ssl_ocsp_response", "OCSP stapling is not possible with Python's ssl module; authorities have begun to "
+             "give it up for certificates that live for days"),
 )
 
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
@@ -237,6 +279,24 @@ class Settings:
     hold_max: int
     proxy_protocol: str
     accept_proxy: int | str
+    udp: bool
+    udp_timeout: float
+    udp_replies: int
+    udp_unanswered: int
+    http: bool
+    http_header_max: int
+    ssl_certificate: str | None
+    ssl_key: str | None
+    ssl_ca_file: str | None
+    ssl_ca_path: str | None
+    ssl_require_peer: bool
+    ssl_protocol: str | None
+    ssl_ciphers: str | None
+    ssl_option: tuple[str, ...]
+    ssl_sni_path: str | None
+    ssl_alpn: tuple[str, ...] | None
+    ssl_handshake: float
+    geoip_db: str | None
     idle_timeout: float
     source: str | None
     tcp_fastclose: str
@@ -271,4 +331,6 @@ class Settings:
     def set(self, name: str, value: Any) -> None:
         """Give the setting a value that its kind has read, or None for its default."""
         setting = SETTINGS[name]
+        if setting.adds and value is not None:
+            value = tuple(dict.fromkeys((*self.get(name), *value)))
         setattr(self, name, setting.default if value is None else value)

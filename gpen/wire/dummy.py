@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpen.model.ending import Ending
-from gpen.wire.poller import EPOLLIN, Poller
+from gpen.wire.poller import BUFFER_SIZE, EPOLLIN, Poller
 from gpen.wire.relay import End
 
 MAX_REQUEST = 64 * 1024
@@ -16,9 +16,10 @@ def answer(client: End, poller: Poller, seconds: float) -> Ending:
     """Read requests (without bodies) and answer each until the client closes or stays silent for so many seconds
     (0: a minute). Switches greenlets. The caller closes the socket."""
     sock, request = client.sock, b""
+    buffer = memoryview(bytearray(BUFFER_SIZE))
     try:
         while True:
-            piece = _receive(sock, poller, seconds or _PATIENCE)
+            piece = _receive(client, poller, buffer, seconds or _PATIENCE)
             if piece is None:
                 return Ending.IDLE
             request += piece
@@ -27,19 +28,19 @@ def answer(client: End, poller: Poller, seconds: float) -> Ending:
                 return Ending.ANSWERED
             while b"\r\n\r\n" in request:
                 head, _, request = request.partition(b"\r\n\r\n")
-                client.sent += sock.send(_page(sock, head))
+                client.say(_page(sock, head))
                 if b"connection: close" in head.lower() or head.split(b"\r\n")[0].endswith(b"HTTP/1.0"):
                     return Ending.ANSWERED
     except OSError:
         return Ending.CLIENT_RESET
 
 
-def _receive(sock: Any, poller: Poller, seconds: float) -> bytes | None:
+def _receive(client: End, poller: Poller, buffer: memoryview, seconds: float) -> bytes | None:
     while True:
         try:
-            return bytes(sock.recv(16384))
+            return bytes(buffer[: client.receive(buffer)])
         except BlockingIOError:
-            if not poller.wait(sock.fileno(), EPOLLIN, seconds):
+            if not poller.wait(client.fd, EPOLLIN, seconds):
                 return None
 
 

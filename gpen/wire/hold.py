@@ -16,7 +16,7 @@ from gpen.model.client import Client
 from gpen.model.pool import Lease
 
 if TYPE_CHECKING:
-    from gpen.wire.session import Front
+    from gpen.wire.conversation import Front
 
 PERIOD = 0.1
 MOST_REFUSED = 50  # of those who wait, at one stir; the others get their turn at the next look

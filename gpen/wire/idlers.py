@@ -13,10 +13,10 @@ import gevent
 from gpen.model.client import Client
 from gpen.model.pool import Lease
 from gpen.wire import sock as sockets
+from gpen.wire.conversation import Front
 from gpen.wire.dial import dial
 from gpen.wire.poller import EPOLLIN, FOR_EVER
 from gpen.wire.proxy import local_header
-from gpen.wire.session import Front
 
 log = logging.getLogger("gpen")
 

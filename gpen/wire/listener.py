@@ -10,6 +10,7 @@ import _socket
 from collections.abc import Callable
 from typing import Any
 
+from gpen.model.settings import Settings
 from gpen.wire.acceptor import Acceptor
 from gpen.wire.poller import EPOLLIN, Poller
 from gpen.wire.sock import Socket, endpoint_of
@@ -54,6 +55,11 @@ class Listener(Acceptor):
 
     def full(self) -> bool:
         return self._no_room()
+
+    def tune(self, settings: Settings) -> None:
+        """Take up changed settings."""
+        self.socket.listen(settings.backlog)
+        self.max_accept = settings.multi_accept
 
     def empty(self) -> None:
         """Accept all that wait in the backlog now, room or not: closing the socket would reset them."""

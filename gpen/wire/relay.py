@@ -44,7 +44,9 @@ class End:
     """
 
     __slots__ = ("_mask", "_poller", "_recv_into", "_relay", "_send", "active", "deaf", "eof", "fd", "peer", "pending",
-                 "received", "reset", "sent", "sock", "tap")
+                 "received", "reset", "sent", "sock", "tap", "truncated")
+
+    must_say_goodbye = False  # whether its protocol has a word for the end, so that a mere close is not enough
 
     peer: End
 
@@ -63,6 +65,7 @@ class End:
         self.eof = False
         self.deaf = False
         self.reset = False
+        self.truncated = False  # it ended without saying so, which TLS can tell
         self.tap: Tap | None = None
 
     def start(self, peer: End) -> None:
@@ -167,7 +170,7 @@ class End:
         self.pending = None
         self._watch(self._mask & ~EPOLLOUT)
         if self.peer.eof:
-            self._half_close()
+            self.half_close()
             self._relay.settle(self.peer)
         else:
             self.peer._watch(self.peer._mask | EPOLLIN)
@@ -177,8 +180,8 @@ class End:
         self.eof = True
         self._watch(self._mask & ~EPOLLIN)
         peer = self.peer
-        if peer.pending is None and not (peer.eof and self.pending is None):
-            peer._half_close()
+        if peer.pending is None and (peer.must_say_goodbye or not (peer.eof and self.pending is None)):
+            peer.half_close()
         self._relay.settle(self)
 
     def _lost(self) -> None:
@@ -206,7 +209,31 @@ class End:
         else:
             self.reset = True
 
-    def _half_close(self) -> None:
+    def say(self, words: bytes) -> None:
+        """Send a few last words of our own; whoever is gone or takes nothing needs none. Does not switch."""
+        try:
+            self.sent += self.sock.send(words) if words else 0
+        except OSError:
+            return
+
+    def receive(self, view: memoryview) -> int:
+        """Read outside of the relay, as recv_into does. Raises OSError. Does not switch."""
+        return int(self._recv_into(view))
+
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether something of this side waits in memory already, where no event tells of it."""
+        return False
+
+    def has_spoken(self) -> bool:
+        """Whether bytes wait in the socket, unread."""
+        try:
+            return bool(self.sock.recv(1, _socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def half_close(self) -> None:
+        """Nothing more will be sent to this side."""
         if self.deaf:
             return
         try:

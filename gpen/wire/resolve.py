@@ -26,14 +26,15 @@ class ResolveError(Exception):
         self.temporary = temporary
 
 
-def resolve(address: Address, seconds: float) -> tuple[Endpoint, ...]:
-    """All endpoints of an address, IPv4 first. Switches greenlets unless the address is numeric.
+def resolve(address: Address, seconds: float, datagrams: bool = False) -> tuple[Endpoint, ...]:
+    """All endpoints of an address, IPv4 first, for TCP or UDP (``datagrams``). Switches greenlets unless the address is
+    numeric.
 
     Raises ResolveError.
     """
     if address.path:
         return (Endpoint(socket.AF_UNIX, address.path, address.path, 0),)
-    port = port_number(address)
+    port = port_number(address, datagrams)
     numeric = _numeric(address.host, port)
     return (numeric,) if numeric else _named(address.host, port, seconds)
 
@@ -46,12 +47,12 @@ def prepare_lookups(seconds: float) -> None:
         pass  # nothing but the attempt is wanted
 
 
-def port_number(address: Address) -> int:
+def port_number(address: Address, datagrams: bool = False) -> int:
     """The port as a number. Raises ResolveError for a service that is not known."""
     if isinstance(address.port, int):
         return address.port
     try:
-        return socket.getservbyname(address.port, "tcp")
+        return socket.getservbyname(address.port, "udp" if datagrams else "tcp")
     except OSError:
         raise ResolveError(f"'{address.port}' is not a port, nor a service in /etc/services") from None
 

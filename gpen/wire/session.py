@@ -1,6 +1,7 @@
 """One TCP conversation: from the accepted client to its line in the log, in a greenlet of its own.
 
     announce  a PROXY protocol header, where one is due      switches
+    secure    the TLS handshake, where clients speak TLS     switches
     admit     access list, client memory                     one step
     dial      reserve a place or wait for one, connect,      switches
               greeting, fail over
@@ -10,61 +11,38 @@
 
 from __future__ import annotations
 
-import _socket
 import errno
 import logging
 import os
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import gevent
 from gevent.hub import get_hub
 
-from gpen.model.address import bracketed, normalize
-from gpen.model.client import Client, ClientTable
+from gpen.model.address import normalize
+from gpen.model.client import Client
 from gpen.model.ending import Ending
-from gpen.model.pool import SPECIAL, Lease, Pool
+from gpen.model.pool import SPECIAL, Lease
 from gpen.model.server import Server
-from gpen.model.settings import Settings
 from gpen.wire import mysql, proxy
 from gpen.wire import sock as sockets
+from gpen.wire.conversation import Conversation, Front, Watch
 from gpen.wire.dial import dial
 from gpen.wire.dummy import answer
-from gpen.wire.hold import Hold
-from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Poller
+from gpen.wire.http import Forwarded, HttpEnd, page
+from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP
 from gpen.wire.relay import End, Tap
+from gpen.wire.tls import HandshakeError, Terminator, TlsEnd
 
 log = logging.getLogger("gpen")
 
 _SHORTAGE_PAUSE = 0.1
 STALLED_SECONDS = 10.0
 _HEADER_SECONDS = 3.0
+_LINGER_SECONDS = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two attempts of a client that is held
 _FASTCLOSE = {"off": (), "up": ("up",), "down": ("down",), "both": ("up", "down")}
-
-
-class Front(Protocol):
-    """What a session needs of its balancer."""
-
-    settings: Settings
-    pool: Pool
-    clients: ClientTable
-    poller: Poller
-    hold: Hold
-    sessions: dict[int, Session]
-    dialing: int  # sessions that are being connected to a server
-
-    def tap(self, session: Session) -> Tap | None:
-        """What shall see the bytes of this session, if anything."""
-
-    def resume(self) -> None:
-        """There may be room for another client."""
-
-    def unreachable(self, server: Server) -> None:
-        """A connect to this server failed."""
-
-    def ended(self, session: Session) -> None:
-        """The session is over and its sockets are closed."""
 
 
 class Condemned(Exception):
@@ -79,29 +57,17 @@ class Stop(Exception):
         self.ending = ending
 
 
-class Session:
-    """One client with its server. ``id`` is never used again; ``started`` is wall clock time, in seconds."""
+class Session(Conversation):
+    """One TCP client with its server."""
 
-    __slots__ = ("_accepted", "_announced", "_attempts", "_front", "_greenlet", "_held", "_port", "_problem",
-                 "_relaying", "_route", "address", "chosen", "client", "connected", "down", "ending", "finished", "id",
-                 "lease", "server", "stalled", "started", "up")
+    __slots__ = ("_announced", "_attempts", "_greenlet", "_held", "_problem", "_relaying", "_route", "_status", "down",
+                 "stalled", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
-        self.id = id
-        self._front = front
-        self._accepted = time.monotonic()
-        self.started = time.time()
-        if isinstance(peer, tuple):
-            self.address, self._port = normalize(peer[0]), peer[1]
-        else:
-            self.address, self._port = "unix", 0
+        address, port = (normalize(peer[0]), peer[1]) if isinstance(peer, tuple) else ("unix", 0)
+        super().__init__(id, front, address, port)
         self.down = End(sock, front.poller, self)
         self.up: End | None = None
-        self.client: Client | None = None
-        self.lease: Lease | None = None
-        self.server: Server | None = None
-        self.ending: Ending | None = None
-        self.chosen = self.connected = self.finished = 0.0
         self.stalled = (0, 0.0)
         self._greenlet: Any = None
         self._relaying = False
@@ -110,49 +76,58 @@ class Session:
         self._problem = ""  # why it did not get to a server last
         self._route: proxy.Route | None = None
         self._announced = False
+        self._status = 0  # of HTTP, that refuses the client's request
 
     # --- what others ask ------------------------------------------------------------------------------------------
-
-    @property
-    def peername(self) -> str:
-        """The client's address and port."""
-        return f"{bracketed(self.address)}:{self._port}" if self._port else self.address
 
     @property
     def state(self) -> str:
         if self.up is None:
             if self.lease is not None:
                 return "connecting"
-            return "held" if self._held else "choosing"
+            if self._held:
+                return "held"
+            return "handshake" if self.client is None else "choosing"
         if self.down.deaf or self.up.deaf:
             return "ending"
         return "half-closed" if self.down.eof or self.up.eof else "open"
 
     @property
-    def sent_up(self) -> int:
+    def descriptors(self) -> tuple[int, int]:
+        return self.down.fd, self.up.fd if self.up is not None else -1
+
+    @property
+    def to_server(self) -> int:
         return self.up.sent if self.up is not None else 0
 
-    def age(self, now: float) -> float:
-        """Seconds since the client was accepted; ``now`` is monotonic time."""
-        return (self.finished or now) - self._accepted
+    @property
+    def from_server(self) -> int:
+        return self.up.received if self.up is not None else 0
+
+    @property
+    def to_client(self) -> int:
+        return self.down.sent
+
+    @property
+    def from_client(self) -> int:
+        return self.down.received
+
+    @property
+    def waiting(self) -> int:
+        ends = (self.down, self.up) if self.up is not None else (self.down,)
+        return sum(len(end.pending or b"") for end in ends)
+
+    @property
+    def ended_sides(self) -> tuple[bool, bool]:
+        return self.up is not None and self.up.eof, self.down.eof
 
     def idle(self, now: float) -> float:
-        """Seconds since a byte moved, or since the client was accepted."""
         return max(now - max(self.down.active, self.up.active if self.up else 0), 0.0)
 
-    def timings(self) -> tuple[float, float, float]:
-        """Seconds to choose the server, to connect to it, and in all; 0 for a step that was not reached."""
-        choose = (self.chosen or self.finished) - self._accepted
-        connect = (self.connected or self.finished) - self.chosen if self.chosen else 0.0
-        return choose, connect, self.finished - self._accepted
-
     def stop(self, ending: Ending) -> None:
-        """End the session from any other greenlet. Returns before it has ended; a second call does nothing."""
         get_hub().loop.run_callback(self._stop, ending)
 
     def leave(self, server: Server, ending: Ending | None = None) -> None:
-        """If the session is just being connected to this server, it goes to another, and the client does not notice.
-        If it is there, or by the time this takes effect, it has this ending, if any. Returns at once."""
         get_hub().loop.run_callback(self._leave, server, ending)
 
     def _leave(self, server: Server, ending: Ending | None) -> None:
@@ -205,6 +180,8 @@ class Session:
             sockets.prepare(self.down.sock, settings)
         if settings.accept_proxy != "off" and not self._announce():
             return Ending.PROXY_HEADER
+        if front.tls is not None and not self._secure(front.tls):
+            return Ending.TLS
         if settings.dummy:
             return answer(self.down, front.poller, settings.idle_timeout)
         denied = self._admit()
@@ -220,7 +197,7 @@ class Session:
     def _announce(self) -> bool:
         """Learn from a proxy who the client is; False when it does not say so as it should."""
         front, number = self._front, self._front.settings.accept_proxy
-        if not front.pool.permits(int(number), self.address):
+        if not front.pool.permits(int(number), Client(self.address, -1)):
             return True
         self._announced = True
         try:
@@ -232,12 +209,17 @@ class Session:
             self.address, self._port = self._route.source or "unix", self._route.source_port
         return True
 
-    def _admit(self) -> bool:
-        """Look the client up; True when the access list denies it."""
+    def _secure(self, tls: Terminator) -> bool:
+        """The TLS handshake; False when it failed."""
         front = self._front
-        settings = front.settings
-        self.client = front.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
-        return not front.pool.permits(settings.client_acl, self.address)
+        try:
+            channel = tls.accept(self.down.sock, front.poller, front.settings.ssl_handshake)
+        except HandshakeError as error:
+            log.info("session %d: TLS handshake of %s: %s", self.id, self.peername, error)
+            return False
+        self.secured = channel.secured
+        self.down = TlsEnd(self.down.sock, front.poller, self, channel)
+        return True
 
     def _dial(self, denied: bool) -> Any:
         """A socket that is connected to a server, or why there is none."""
@@ -301,7 +283,7 @@ class Session:
         """The client has ended its side, or all. One that spoke may wait for an answer behind a half-close; one that
         said nothing, or would not speak first, is gone."""
         settings, down = self._front.settings, self.down
-        if not events & (EPOLLERR | EPOLLHUP) and not (settings.greeting or settings.mysql) and _has_spoken(down):
+        if not events & (EPOLLERR | EPOLLHUP) and not (settings.greeting or settings.mysql) and down.has_spoken():
             self._front.poller.change(down.fd, 0)
         else:
             self._stop(Ending.CLIENT_RESET if events & EPOLLERR else Ending.CLIENT_CLOSED)
@@ -367,10 +349,10 @@ class Session:
 
     def _relay(self, sock: Any) -> Ending:
         front, down = self._front, self.down
-        self.up = up = End(sock, front.poller, self)
-        tap = front.tap(self)
-        if tap is not None:
-            down.tap = up.tap = tap
+        self.up = up = self._server_end(sock)
+        watch = front.watch(self)
+        if watch is not None:
+            down.tap, up.tap = _shows(watch, "client"), _shows(watch, "server")
         self._relaying = True
         down.start(up)
         up.start(down)
@@ -378,11 +360,26 @@ class Session:
             proxy.guard(down, self._refuse_header)
         if front.settings.greeting or front.settings.mysql:
             up.ready(EPOLLIN)  # from now on the client has a server: nothing comes in between
+        if self._relaying and down.holds_bytes:
+            down.ready(EPOLLIN)  # they came behind its handshake
         if not self._relaying:  # that was all
             assert self.ending is not None
             return self.ending
         ending: Ending = front.poller.hub.switch()
         return ending
+
+    def _server_end(self, sock: Any) -> End:
+        settings, poller = self._front.settings, self._front.poller
+        if not settings.http:
+            return End(sock, poller, self)
+        scheme = "http" if self.secured is None else "https"
+        return HttpEnd(sock, poller, self, Forwarded(self.address, scheme), settings.http_header_max)
+
+    def refuse(self, status: int, reason: str) -> None:
+        """An HttpEnd's word that the client's request gets this status instead of an answer."""
+        log.info("session %d: HTTP request of %s refused (%d): %s", self.id, self.peername, status, reason)
+        self._status = status
+        self.stop(Ending.BAD_REQUEST)
 
     def _refuse_header(self) -> None:
         log.info("session %d: a PROXY protocol header of %s, who may not send one", self.id, self.peername)
@@ -392,9 +389,9 @@ class Session:
         """An End's word that it has ended, or has delivered its last byte: is the session over?"""
         up, down = self.up, self.down
         assert up is not None
-        closed = _ending_of(end is down, reset=False)
+        closed = Ending.CLIENT_CLOSED if end is down else Ending.SERVER_CLOSED
         if self.ending is None or (end.reset and self.ending is closed):  # a close may turn out to be a reset
-            self.ending = _ending_of(end is down, end.reset)
+            self.ending = closed if not (end.reset or end.truncated) else _ending_of(end, end is down)
         if end.eof and not end.deaf and self._closes_fast(end):
             end.mute()
         if up.pending is not None or down.pending is not None:
@@ -433,22 +430,46 @@ class Session:
     def _close(self) -> None:
         self._relaying = False
         self.finished = time.monotonic()
-        if self.up is None and self._front.settings.mysql:
-            self._explain()
-        self.down.close()
+        words = self._last_words()
+        self.down.say(words)
         if self.up is not None:
             self.up.close()
         self._settle_accounts()
+        if words and self._front.settings.http:
+            self._linger()
+        self.down.close()
         self._greenlet = None
         self._front.ended(self)
 
-    def _explain(self) -> None:
-        """Tell a MySQL client why it gets no server."""
-        packet = self._mysql_error()
+    def _last_words(self) -> bytes:
+        """What a client is told that gets no server, or asked for what it can't have."""
+        settings = self._front.settings
+        if settings.http:
+            return self._http_page()
+        return self._mysql_error() if settings.mysql and self.up is None else b""
+
+    def _http_page(self) -> bytes:
+        match self.ending:
+            case Ending.BAD_REQUEST if self._status:
+                return page(self._status)
+            case Ending.DENIED:
+                return page(403)
+            case Ending.NO_SERVER | Ending.CONNECT_FAILED | Ending.LOCAL | Ending.SHUTDOWN if self.up is None:
+                return page(503)
+        return b""
+
+    def _linger(self) -> None:
+        """Read what the client still sends, for a moment: to close with unread bytes is to reset, and that may overtake
+        our last words."""
+        down, poller = self.down, self._front.poller
+        deadline = time.monotonic() + _LINGER_SECONDS
+        down.half_close()
+        poller.remove(down.fd)
         try:
-            self.down.sent += self.down.sock.send(packet) if packet else 0
+            while poller.wait(down.fd, EPOLLIN, deadline - time.monotonic()) and down.sock.recv(65536):
+                pass
         except OSError:
-            return  # gone, or it takes nothing: then it needs no explanation
+            return  # gone
 
     def _mysql_error(self) -> bytes:
         waited = f"; waited {self.finished - self._held:.0f} s" if self._held else ""
@@ -467,25 +488,9 @@ class Session:
                 return mysql.error(mysql.SHUTTING_DOWN, "gpen: shutting down")
         return b""
 
-    def _settle_accounts(self) -> None:
-        up, down = self.up, self.down
-        if self.client is not None:
-            self.client.sx += down.sent
-            self.client.rx += down.received
-        if self.lease is None:
-            return
-        self.lease.release()
-        if up is not None:
-            self.lease.server.sx += up.sent
-            self.lease.server.rx += up.received
 
-
-def _has_spoken(end: End) -> bool:
-    """Whether bytes wait in the socket, unread."""
-    try:
-        return bool(end.sock.recv(1, _socket.MSG_PEEK))
-    except OSError:
-        return False
+def _shows(watch: Watch, whence: str) -> Tap:
+    return lambda end, data: watch(whence, data)
 
 
 def _is_last(end: End) -> bool:
@@ -493,7 +498,8 @@ def _is_last(end: End) -> bool:
     return end.deaf and not end.peer.unacknowledged()
 
 
-def _ending_of(is_client: bool, reset: bool) -> Ending:
-    if is_client:
-        return Ending.CLIENT_RESET if reset else Ending.CLIENT_CLOSED
-    return Ending.SERVER_RESET if reset else Ending.SERVER_CLOSED
+def _ending_of(end: End, is_client: bool) -> Ending:
+    """How a side ended that did not just close."""
+    if not end.reset:
+        return Ending.TRUNCATED
+    return Ending.CLIENT_RESET if is_client else Ending.SERVER_RESET

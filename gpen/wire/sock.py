@@ -7,6 +7,7 @@ than the system calls do.
 from __future__ import annotations
 
 import _socket
+import contextlib
 import errno
 import functools
 import os
@@ -14,6 +15,7 @@ import select
 import stat
 import struct
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import gevent
@@ -33,6 +35,9 @@ LOCAL_ERRORS = frozenset({
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _RETRY_SECONDS = 0.05
 _IP_BIND_ADDRESS_NO_PORT = 24
+IP_PKTINFO = 8  # the socket module of Python 3.10 does not name it (ip(7))
+_SO_RCVBUFFORCE = 33  # socket(7)
+_RECEIVE_BUFFER = 4 << 20  # bytes: some 5,000 small datagrams
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -56,12 +61,80 @@ def listen(address: Address, endpoint: Endpoint, backlog: int, old: Socket | Non
         raise ListenError(f"can't listen on {address}: {error.strerror}{_remedy(error)}") from None
 
 
-def _bound_beside(old: Socket, endpoint: Endpoint, backlog: int) -> Socket:
-    old.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+def receive_datagrams(address: Address, endpoint: Endpoint, old: Socket | None = None) -> Socket:
+    """A non-blocking UDP socket bound to an address, for clients; ``old`` as with ``listen``. Raises ListenError."""
     try:
-        sock = _bound(endpoint, backlog, share_port=True)
+        try:
+            return _receiver(endpoint, share_port=False)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or old is None:
+                raise
+        with _sharing_port(old):
+            return _receiver(endpoint, share_port=True)
+    except OSError as error:
+        raise ListenError(f"can't listen on {address}: {error.strerror}{_remedy(error)}") from None
+
+
+def _receiver(endpoint: Endpoint, share_port: bool) -> Socket:
+    sock = _socket.socket(endpoint.family, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
+    try:
+        if endpoint.family == _socket.AF_INET6:
+            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, int(endpoint.host != "::"))
+        if endpoint.host == "::":
+            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO, 1)
+        elif endpoint.host == "0.0.0.0":
+            sock.setsockopt(_socket.IPPROTO_IP, IP_PKTINFO, 1)
+        _enlarge(sock)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, int(share_port))
+        sock.bind(endpoint.sockaddr)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _enlarge(sock: Socket) -> None:
+    """Let the kernel keep more datagrams than it would: beyond its limit if we may."""
+    try:
+        sock.setsockopt(_socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    except OSError:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, _RECEIVE_BUFFER)
+
+
+def send_datagrams(endpoint: Endpoint, settings: Settings) -> Socket:
+    """A non-blocking UDP socket that is connected to a server. Raises OSError. Does not switch."""
+    sock = _socket.socket(endpoint.family, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
+    try:
+        # the most that net.core.rmem_max allows: by default 277 small replies find room, while we do something else
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        if settings.source:
+            _bind_source(sock, endpoint, settings.source)
+        sock.connect(endpoint.sockaddr)
+        if endpoint.port >= _first_ephemeral_port() and _is_own_end(sock, endpoint.port):
+            raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    except BlockingIOError:  # the kernel found no free port
+        sock.close()
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from None
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+@contextlib.contextmanager
+def _sharing_port(sock: Socket) -> Iterator[None]:
+    """Let another socket be bound to the same port, this once."""
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+    try:
+        yield
     finally:
-        old.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
+
+
+def _bound_beside(old: Socket, endpoint: Endpoint, backlog: int) -> Socket:
+    with _sharing_port(old):
+        sock = _bound(endpoint, backlog, share_port=True)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
     return sock
 
@@ -231,7 +304,8 @@ def _first_ephemeral_port() -> int:
 
 def _is_own_end(sock: Socket, port: int) -> bool:
     """Whether a socket is connected to itself: what the kernel makes of a connect to a port of this machine where
-    nobody listens, when it picks that very port as our own (TCP's simultaneous open, RFC 9293 section 3.5)."""
+    nobody listens, when it picks that very port as our own (in TCP, RFC 9293 section 3.5 calls it simultaneous open).
+    """
     name = sock.getsockname()
     return bool(name[1] == port and name == sock.getpeername())
 

@@ -9,6 +9,7 @@ import mmap
 import os
 import selectors
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -97,22 +98,47 @@ def send_zeros(sock: socket.socket, zeros: int) -> None:
 
 def sink(front: tuple[str, int], seconds: float) -> None:
     """Read several streams for `seconds`, print the bytes that came. MSG_TRUNC: the kernel copies nothing."""
+    count([connect(address(CLIENT_NET, number), front) for number in range(BULK_STREAMS)], seconds)
+
+
+def count(socks: list[socket.socket], seconds: float) -> None:
+    """Print the bytes that come within so many seconds."""
     scratch = mmap.mmap(-1, BULK_CHUNK)
     moved = 0
     with selectors.DefaultSelector() as selector:
-        for number in range(BULK_STREAMS):
-            sock = connect(address(CLIENT_NET, number), front)
+        for sock in socks:
             sock.setblocking(False)
             selector.register(sock, selectors.EVENT_READ)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for key, _ in selector.select(timeout=0.1):
                 assert isinstance(key.fileobj, socket.socket)
-                count = key.fileobj.recv_into(scratch, BULK_CHUNK, socket.MSG_TRUNC)
-                if not count:
+                came = key.fileobj.recv_into(scratch, BULK_CHUNK, socket.MSG_TRUNC)
+                if not came:
                     raise ConnectionError("closed before the end")
-                moved += count
+                moved += came
     print(moved)
+
+
+def tls_sink(front: tuple[str, int], seconds: float) -> None:
+    """As sink, over TLS: the handshakes are done, but what comes then is counted without being decrypted."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    socks = [connect(address(CLIENT_NET, number), front) for number in range(BULK_STREAMS)]
+    for sock in socks:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing)
+        done = False
+        while not done:
+            try:
+                tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                pass
+            sock.sendall(outgoing.read())
+            if not done:
+                incoming.write(sock.recv(1 << 14))
+    count(socks, seconds)
 
 
 def main(name: str, place: str, *amount: str) -> None:
@@ -121,8 +147,8 @@ def main(name: str, place: str, *amount: str) -> None:
     try:
         if name == "source":
             source(where)
-        elif name == "sink":
-            sink(where, float(amount[0]))
+        elif name in ("sink", "tls-sink"):
+            {"sink": sink, "tls-sink": tls_sink}[name](where, float(amount[0]))
         else:
             {"fill": fill, "idle": idle}[name](where, int(amount[0]))
     except OSError as error:

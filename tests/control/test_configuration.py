@@ -33,7 +33,7 @@ def state_of(configuration: Configuration) -> dict[str, Any]:
         "settings": {name: configuration.settings.get(name) for name in SETTINGS},
         "servers": {n: [getattr(server, field) for field in SERVER_FIELDS] for n, server in pool.servers.items()},
         "special": {n: [getattr(server, field) for field in SERVER_FIELDS] for n, server in pool.special.items()},
-        "acls": [[(str(e), e.permit, e.family, e.network, e.mask) for e in access.entries] for access in pool.acls],
+        "acls": [access.entries for access in pool.acls],
     }
 
 
@@ -60,7 +60,8 @@ VALUES: dict[int, SearchStrategy[str]] = {
     id(kinds.TEXT): words, id(kinds.FILE): words, id(kinds.DIRECTORY): words, id(kinds.USER): words,
     id(kinds.IP): st.ip_addresses().map(str), id(kinds.MODE): st.integers(0, 0o777).map(lambda mode: f"{mode:o}"),
     id(kinds.LISTEN): listens, id(kinds.CONTROL): listens, id(kinds.SPEC): specs,
-    id(kinds.ACL): st.integers(0, 9).map(str),
+    id(kinds.ACL): st.integers(0, 9).map(str), id(kinds.LOG): words | st.just("[::1]:514"),
+    id(kinds.ALPN): st.sampled_from(["h2", "h2,http/1.1"]),
 }
 
 
@@ -91,6 +92,7 @@ def fits(kind: kinds.Kind, text: str) -> bool:
 
 settings_lines = st.one_of([line_of(setting) for setting in SETTINGS.values() if not setting.missing])
 networks = st.one_of(
+    st.sampled_from(["country SE", "country de"]),
     st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str),
     st.builds(lambda ip, length: f"{ip}/{length}", st.ip_addresses(v=4), st.integers(0, 32)),
     st.builds(lambda ip, length: f"{ip}/{length}", st.ip_addresses(v=6), st.integers(0, 128)),

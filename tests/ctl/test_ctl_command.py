@@ -427,7 +427,7 @@ def test_what_is_no_table_is_shown_as_it_is(gpenctl: Run, daemon: Daemon) -> Non
 @pytest.mark.parametrize(
     ("command", "answer", "fields"),
     [
-        ("sessions", "[]\n", "id,client,server,server_address,state,age,idle,up,down\n"),
+        ("sessions", "[]\n", "id,client,server,server_address,state,age,idle,up,down,tls,cipher,sni\n"),
         ("recent", "[]\n", "address,connects,sx,rx,server,idle\n"),
         ("recent", "", "address,connects,sx,rx,server,idle\n"),  # of a pen
         ("events 5", "[]\n", "time,server,event,cause\n"),

@@ -42,8 +42,7 @@ class Balancer:
         """Start it on two ports that were free just now; False when somebody else was quicker to take one."""
         options, servers = self._arguments
         self.port, self.control_port = free_ports(2)
-        user = ["-u", "nobody"] if os.geteuid() == 0 else []
-        command = [*PROGRAMS[self.kind], "-f", *user, "-C", self.control, *options, f"127.0.0.1:{self.port}", *servers]
+        command = [*_as_nobody(self.kind, "-U" in options), "-C", self.control, *options, f"127.0.0.1:{self.port}", *servers]
         with self.stderr_file.open("w") as stderr:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)
         return bool(wait_until(lambda: self.process.poll() is not None or self._answers()) and self._answers())
@@ -130,6 +129,17 @@ class Balancer:
             sock.close()
         wait_until(lambda: not any(self.sessions()), what="the end of all sessions")
         return dict(Counter(name for _, name in opened))
+
+
+def _as_nobody(kind: str, udp: bool) -> list[str]:
+    """The program in the foreground; root becomes nobody. pen -U is nobody from the start: it binds its port again for
+    each client, which only the user may who has bound it first."""
+    command = [*PROGRAMS[kind], "-f"]
+    if os.geteuid() != 0:
+        return command
+    if kind == PEN and udp:
+        return ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups", *command]
+    return [*command, "-u", "nobody"]
 
 
 def free_ports(count: int) -> list[int]:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tests.harness import Gpen, Server, connect, hold, read_all, wait_until
 
@@ -87,8 +88,9 @@ def server_of(uploads: Digests) -> Callable[[socket.socket], None]:
     return serve
 
 
-def transfer(address: tuple[str, int] | str, number: int, uploads: Digests) -> str:
-    """Do transfer ``number``; returns what was wrong with it, if anything."""
+def transfer(address: tuple[str, int] | str, number: int, uploads: Digests,
+             connect: Callable[..., Any] = connect) -> str:
+    """Do transfer ``number`` on a socket that ``connect`` makes; returns what was wrong with it, if anything."""
     order = number % len(ORDERS)
     client, _, goes_up, goes_down = ORDERS[order]
     up = random.Random(number).choice(SIZES) if goes_up else 0

@@ -1,0 +1,199 @@
+"""From the ssl_* settings to ssl.SSLContexts: certificates, keys, authorities, versions and ciphers.
+
+Everything is read when the contexts are made, the directory of authorities too: that is before privileges are dropped
+and a chroot is entered, and no file is asked for in a handshake.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import ssl
+from collections.abc import Callable, Iterable
+
+import gevent
+
+from gpen.model.settings import Settings
+
+log = logging.getLogger("gpen")
+
+Path = Callable[[str], str]  # from a file's name to where it is found in a chroot
+
+_VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
+_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # what openssl rehash makes
+_TICKETS = 1  # sent behind a handshake of TLS 1.3: each of OpenSSL's two costs a signature's tenth
+_TIMES = {9: "is not valid yet", 10: "has expired"}  # verify codes of OpenSSL (x509_vfy.h)
+_OF_ANOTHER = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}  # the last: of another kind
+_ALL_CIPHERS = "ALL:@SECLEVEL=0"
+
+
+class TlsError(Exception):
+    """Certificates, keys or settings that make no TLS: one line that names the setting, the file and the reason."""
+
+
+def main_context(settings: Settings, path: Path) -> ssl.SSLContext:
+    """The context of ssl_certificate. Raises TlsError."""
+    certificate = settings.ssl_certificate
+    assert certificate is not None
+    if settings.ssl_protocol is not None and settings.ssl_protocol not in _VERSIONS:
+        log.warning("ssl_protocol: %s means TLS 1.2 and 1.3 now: the versions of its time are broken and gone",
+                    settings.ssl_protocol)
+    return _context(settings, path, ("ssl_certificate", certificate), ("ssl_key", settings.ssl_key), _authorities(
+        settings, path))
+
+
+def contexts_by_name(settings: Settings, path: Path) -> dict[str, ssl.SSLContext]:
+    """The contexts of the certificates in ssl_sni_path, by domain in small letters. Switches greenlets, since there may
+    be thousands. Raises TlsError."""
+    directory = settings.ssl_sni_path
+    found: dict[str, ssl.SSLContext] = {}
+    if directory is None:
+        return found
+    files = set(_listed("ssl_sni_path", directory, path))
+    authorities = _authorities(settings, path)
+    for file in sorted(file for file in files if file.endswith(".crt")):
+        domain = file.removesuffix(".crt")
+        certificate, key, own = (os.path.join(directory, domain + suffix) for suffix in (".crt", ".key", ".ca"))
+        found[domain.lower()] = _context(
+            settings, path, ("ssl_sni_path", certificate),
+            ("ssl_sni_path", key if f"{domain}.key" in files else None),
+            [_text("ssl_sni_path", own, path)] if f"{domain}.ca" in files else authorities)
+        gevent.sleep(0)
+    return found
+
+
+def _context(settings: Settings, path: Path, certificate: tuple[str, str], key: tuple[str, str | None],
+             authorities: Iterable[str]) -> ssl.SSLContext:
+    """A context with this certificate; it and its key come with the name of the setting that named them.
+
+    Without ssl_require_peer nobody is asked for a certificate, as with pen: the authorities then but complete the chain
+    of our own.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _choose_versions(context, settings)
+    context.num_tickets = _TICKETS
+    options = settings.ssl_option
+    context.options |= ssl.OP_NO_RENEGOTIATION | (ssl.OP_NO_TICKET if "no_ticket" in options else 0)
+    if "cipher_server_preference" not in options:  # a client knows best which cipher its processor is fast at
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    if settings.ssl_ciphers is not None:
+        try:
+            context.set_ciphers(settings.ssl_ciphers)
+        except ssl.SSLError:
+            raise TlsError(f"ssl_ciphers: '{settings.ssl_ciphers}' names no cipher of TLS 1.2 that there is: see "
+                           "openssl ciphers -v") from None
+    if settings.ssl_alpn:
+        context.set_alpn_protocols(list(settings.ssl_alpn))
+    chain = _load_pair(context, path, certificate, key)
+    for text in authorities:
+        context.load_verify_locations(cadata=text)
+    _rehearse(context, *certificate, chain)
+    if settings.ssl_require_peer:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _choose_versions(context: ssl.SSLContext, settings: Settings) -> None:
+    only, options = settings.ssl_protocol, settings.ssl_option
+    wanted = [only] if only in _VERSIONS else _VERSIONS
+    spoken = [_VERSIONS[name] for name in wanted if name.replace("tls", "no_tlsv") not in options]
+    if not spoken:
+        raise TlsError(f"ssl_option: {' '.join(options)} leaves no version of TLS to speak"
+                       + (f", with ssl_protocol {only}" if only else ""))
+    context.minimum_version, context.maximum_version = spoken[0], spoken[-1]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _load_pair(context: ssl.SSLContext, path: Path, certificate: tuple[str, str], key: tuple[str, str | None]) -> str:
+    """Load a certificate and its key, which is in the same file unless it has its own; returns the certificate's PEM.
+    Raises TlsError."""
+    setting, file = certificate
+    key_setting, key_file = key[0] if key[1] else setting, key[1] or file
+    chain = _text(setting, file, path)
+    if "-----BEGIN CERTIFICATE-----" not in chain:
+        raise TlsError(f"{setting}: '{file}' holds no certificate in PEM")
+    if "PRIVATE KEY-----" not in _text(key_setting, key_file, path):
+        remedy = "" if key[1] else ": put it there, or in a file of its own"
+        raise TlsError(f"{key_setting}: '{key_file}' holds no private key in PEM{remedy}")
+
+    def encrypted() -> str:
+        raise TlsError(f"{key_setting}: '{key_file}' is encrypted, and nobody is there to give the password: "
+                       "decrypt it with openssl pkey")
+
+    try:
+        context.load_cert_chain(path(file), path(key_file), encrypted)
+    except ssl.SSLError as error:
+        if error.reason in _OF_ANOTHER:
+            raise TlsError(f"{key_setting}: '{key_file}' does not belong to the certificate '{file}'") from None
+        raise TlsError(f"{setting}: '{file}' with the key '{key_file}' can't be used: {reason_of(error)}") from None
+    except OSError as error:
+        raise TlsError(f"{setting}: can't read '{file}': {error.strerror}") from None
+    return chain
+
+
+def _authorities(settings: Settings, path: Path) -> list[str]:
+    """The PEM of ssl_ca_file and of all hashed files of ssl_ca_path. Raises TlsError."""
+    texts = [_authority("ssl_ca_file", settings.ssl_ca_file, path)] if settings.ssl_ca_file else []
+    directory = settings.ssl_ca_path
+    if directory:
+        hashed = [name for name in _listed("ssl_ca_path", directory, path) if _HASHED.fullmatch(name)]
+        if not hashed:
+            raise TlsError(f"ssl_ca_path: '{directory}' has no certificates under hashed names: run openssl rehash")
+        texts += [_authority("ssl_ca_path", os.path.join(directory, name), path) for name in sorted(hashed)]
+    return texts
+
+
+def _authority(setting: str, file: str, path: Path) -> str:
+    """The text of a file of authorities, tried. Raises TlsError."""
+    text = _text(setting, file, path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
+    except ssl.SSLError as error:
+        raise TlsError(f"{setting}: '{file}' holds no certificates in PEM: {reason_of(error)}") from None
+    return text
+
+
+def _text(setting: str, file: str, path: Path) -> str:
+    try:
+        with open(path(file), "rb") as opened:
+            return opened.read().decode("ascii", "ignore")
+    except OSError as error:
+        raise TlsError(f"{setting}: can't read '{file}': {error.strerror}") from None
+
+
+def _listed(setting: str, directory: str, path: Path) -> list[str]:
+    try:
+        return os.listdir(path(directory))
+    except OSError as error:
+        raise TlsError(f"{setting}: can't read '{directory}': {error.strerror}") from None
+
+
+def reason_of(error: ssl.SSLError) -> str:
+    """What OpenSSL has against something, in small words."""
+    return (error.reason or error.strerror or str(error)).lower().replace("_", " ")
+
+
+def _rehearse(context: ssl.SSLContext, setting: str, file: str, chain: str) -> None:
+    """Shake hands with ourselves as far as to where a client looks at the certificate: warns of one that is out of
+    date, and raises TlsError where no client could come to that."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.set_ciphers(_ALL_CIPHERS)
+    client.load_verify_locations(cadata=chain)
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    visitor, host = client.wrap_bio(back, there), context.wrap_bio(there, back, server_side=True)
+    for side in (visitor, host, visitor):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError as error:
+            if error.verify_code in _TIMES:
+                log.warning("%s: the certificate '%s' %s", setting, file, _TIMES[error.verify_code])
+        except ssl.SSLError as error:
+            raise TlsError(f"{setting}: no client can use the certificate '{file}' with these ssl_ settings: "
+                           f"{reason_of(error)}") from None

@@ -1,0 +1,177 @@
+"""What a TCP session and a UDP flow have in common: who talks with whom, since when, and what it comes to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+from gpen.model.address import bracketed
+from gpen.model.client import Client, ClientTable
+from gpen.model.ending import Ending
+from gpen.model.pool import Lease, Pool
+from gpen.model.server import Server
+from gpen.model.settings import Settings
+from gpen.wire.poller import Poller
+
+if TYPE_CHECKING:
+    from gpen.wire.datagram import DatagramListener
+    from gpen.wire.hold import Hold
+    from gpen.wire.listener import Listener
+    from gpen.wire.tls import Terminator
+
+Some = TypeVar("Some", bound="Conversation")
+Watch = Callable[[str, memoryview], None]  # whence (client, server), and the bytes
+
+
+class Front(Protocol):
+    """What conversations need of their balancer."""
+
+    settings: Settings
+    pool: Pool
+    clients: ClientTable
+    poller: Poller
+    listener: Listener | DatagramListener
+    hold: Hold
+    tls: Terminator | None  # where clients speak TLS
+    sessions: dict[int, Conversation]
+    dialing: int  # sessions that are being connected to a server
+
+    def begin(self, make: Callable[[int], Some]) -> Some:
+        """Make a conversation of a fresh number, and count it."""
+
+    def no_room(self) -> bool:
+        """Whether none may begin now."""
+
+    def watch(self, session: Conversation) -> Watch | None:
+        """What shall see the bytes of this session, if anything."""
+
+    def resume(self) -> None:
+        """There may be room for another client."""
+
+    def unreachable(self, server: Server) -> None:
+        """A connect to this server failed."""
+
+    def ended(self, session: Conversation) -> None:
+        """It is over and its sockets are closed."""
+
+
+class Secured(NamedTuple):
+    """What a TLS handshake agreed on; ``sni`` is the name that the client asked for, or empty."""
+
+    version: str
+    cipher: str
+    sni: str
+
+    def __str__(self) -> str:
+        return f"{self.version} {self.cipher} {self.sni or '-'}"
+
+
+class Conversation:
+    """One client with its server. ``id`` is never used again; ``started`` is wall clock time, in seconds."""
+
+    __slots__ = ("_accepted", "_front", "_port", "address", "chosen", "client", "connected", "ending", "finished", "id",
+                 "lease", "secured", "server", "started")
+
+    def __init__(self, id: int, front: Front, address: str, port: int) -> None:
+        self.id = id
+        self._front = front
+        self._accepted = time.monotonic()
+        self.started = time.time()
+        self.address, self._port = address, port
+        self.client: Client | None = None
+        self.lease: Lease | None = None
+        self.server: Server | None = None
+        self.ending: Ending | None = None
+        self.secured: Secured | None = None
+        self.chosen = self.connected = self.finished = 0.0
+
+    @property
+    def peername(self) -> str:
+        """The client's address and port."""
+        return f"{bracketed(self.address)}:{self._port}" if self._port else self.address
+
+    @property
+    def state(self) -> str:
+        """A word for how far it is."""
+        raise NotImplementedError
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """Of the client's socket and the server's; -1 where there is none of its own."""
+        raise NotImplementedError
+
+    @property
+    def to_server(self) -> int:
+        """Bytes that were sent to the server."""
+        raise NotImplementedError
+
+    @property
+    def from_server(self) -> int:
+        """Bytes that were received from the server."""
+        raise NotImplementedError
+
+    @property
+    def to_client(self) -> int:
+        """Bytes that were sent to the client."""
+        raise NotImplementedError
+
+    @property
+    def from_client(self) -> int:
+        """Bytes that were received from the client."""
+        raise NotImplementedError
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that could not be passed on yet."""
+        raise NotImplementedError
+
+    @property
+    def ended_sides(self) -> tuple[bool, bool]:
+        """Whether the server, and whether the client, will send nothing more."""
+        return False, False
+
+    def age(self, now: float) -> float:
+        """Seconds since the client came; ``now`` is monotonic time."""
+        return (self.finished or now) - self._accepted
+
+    def idle(self, now: float) -> float:
+        """Seconds since a byte moved, or since the client came."""
+        raise NotImplementedError
+
+    def timings(self) -> tuple[float, float, float]:
+        """Seconds to choose the server, to connect to it, and in all; 0 for a step that was not reached."""
+        choose = (self.chosen or self.finished) - self._accepted
+        connect = (self.connected or self.finished) - self.chosen if self.chosen else 0.0
+        return choose, connect, self.finished - self._accepted
+
+    def stop(self, ending: Ending) -> None:
+        """End it, from anywhere. May return before it has ended; a second call does nothing."""
+        raise NotImplementedError
+
+    def leave(self, server: Server, ending: Ending | None = None) -> None:
+        """If it is just being connected to this server, it goes to another, and the client does not notice. If it is
+        there, or by the time this takes effect, it has this ending, if any. Returns at once."""
+        raise NotImplementedError
+
+    def tend(self, now: float) -> None:
+        """The janitor's visit."""
+        raise NotImplementedError
+
+    def _admit(self) -> bool:
+        """Look the client up; True when the access list denies it."""
+        front = self._front
+        settings = front.settings
+        self.client = front.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
+        return not front.pool.permits(settings.client_acl, self.client)
+
+    def _settle_accounts(self) -> None:
+        """Give the place on the server back, and add up what was moved."""
+        if self.client is not None:
+            self.client.sx += self.to_client
+            self.client.rx += self.from_client
+        if self.lease is None:
+            return
+        self.lease.release()
+        self.lease.server.sx += self.to_server
+        self.lease.server.rx += self.from_server

@@ -1,0 +1,155 @@
+"""The front socket of UDP: knows the flow of each datagram, begins flows, and makes room for them.
+
+Replies leave through the same socket. One that is bound to all addresses is told by the kernel which of them a client
+has asked (IP_PKTINFO of ip(7), RFC 3542 section 6), and answers with that one.
+"""
+
+from __future__ import annotations
+
+import _socket
+import logging
+import struct
+from collections import OrderedDict
+from itertools import islice
+from typing import Any
+
+from gpen.model.ending import Ending
+from gpen.model.settings import Settings
+from gpen.wire.conversation import Front
+from gpen.wire.flow import Answer, Flow
+from gpen.wire.poller import EPOLLIN
+from gpen.wire.sock import IP_PKTINFO, Socket, endpoint_of
+
+log = logging.getLogger("gpen")
+
+LOOK = 64  # flows that are asked whether they wait for an answer, before one gives way
+FULL = 20_000  # datagrams: more than the kernel keeps for us
+_ANCILLARY = 64  # bytes: more than the kernel's word on one address needs
+
+
+class DatagramListener:
+    """``flows`` by the client's address, and ours where there are several; the one that was idle for longest first."""
+
+    def __init__(self, sock: Socket, front: Front) -> None:
+        self.socket = sock
+        self.bound_to = endpoint_of(sock)
+        self.flows: OrderedDict[Any, Flow] = OrderedDict()
+        self._front = front
+        self._most = front.settings.multi_accept
+        host, self._port = sock.getsockname()[:2]
+        self._own = _socket.inet_pton(sock.family, host.partition("%")[0])
+        self._everywhere = not any(self._own)
+        self._receive = sock.recvfrom_into
+        if self._everywhere:
+            self._receive = self._receive_at6 if sock.family == _socket.AF_INET6 else self._receive_at4
+        self._closing = False
+        self._short = False
+
+    def start(self) -> None:
+        """Read datagrams from now on."""
+        self._front.poller.add(self.socket.fileno(), EPOLLIN, lambda events: self._read(self._most))
+
+    def resume(self) -> None:
+        """There is always room: see make_room."""
+
+    def tune(self, settings: Settings) -> None:
+        """Take up changed settings."""
+        self._most = settings.multi_accept
+
+    def empty(self) -> None:
+        """Read all that waits in the socket now: closing it would lose them."""
+        self._read(FULL)
+
+    def close(self) -> None:
+        """Begin no more flows. Those that are there go on, and the socket is closed when the last has ended."""
+        self._closing = True
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._closing and not self.flows and self.socket.fileno() >= 0:
+            self._front.poller.remove(self.socket.fileno())
+            self.socket.close()
+
+    def forget(self, key: Any) -> None:
+        """A flow has ended."""
+        self.flows.pop(key, None)
+        self._close_if_unused()
+
+    def tell_shortage(self, error: OSError) -> None:
+        """A flow can't begin, by this machine's fault: told once, until one can."""
+        if not self._short:
+            log.warning("can't reach servers for now: %s; datagrams are dropped", error.strerror)
+            self._short = True
+
+    def make_room(self) -> None:
+        """End the flow that was idle for longest; rather one that waits for no answer."""
+        now = self._front.poller.now
+        longest = list(islice(self.flows.values(), LOOK))
+        idle = [flow for flow in longest if not flow.is_needed(now)] or longest
+        # without any, all are of the listener before
+        victim = idle[0] if idle else next(iter(self._front.sessions.values()))
+        victim.stop(Ending.EVICTED)
+
+    def _read(self, most: int) -> None:
+        """Pass so many datagrams on."""
+        view, flows, receive = self._front.poller.view, self.flows, self._receive
+        for _ in range(most):
+            try:
+                count, key = receive(view)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("can't receive from clients: %s", error.strerror)
+                return
+            flow = flows.get(key) or self._begin(key)
+            if flow is not None:
+                try:
+                    flow.send(view[:count])
+                except Exception:
+                    flow.failed()
+
+    def _receive_at4(self, view: memoryview) -> tuple[int, Any]:
+        count, ancillary, _, peer = self.socket.recvmsg_into((view,), _ANCILLARY)
+        return count, (peer, ancillary[0][2][4:8])  # ipi_spec_dst: ours, also where the datagram was a broadcast
+
+    def _receive_at6(self, view: memoryview) -> tuple[int, Any]:
+        count, ancillary, _, peer = self.socket.recvmsg_into((view,), _ANCILLARY)
+        return count, (peer, ancillary[0][2][:16])
+
+    def _begin(self, key: Any) -> Flow | None:
+        """A new flow with a server; None when there is none."""
+        front = self._front
+        if self._closing and not self._is_covered():
+            return None
+        peer, ours = key if self._everywhere else (key, self._own)
+        if peer[1] == self._port and _socket.inet_pton(self.socket.family, peer[0].partition("%")[0]) == ours:
+            return None  # forged: our own answers would come back to us for ever
+        crowded = front.no_room()
+        flow = front.begin(lambda number: Flow(number, front, self, key, peer, self._answer_to(key)))
+        try:
+            if flow.open(crowded):
+                self._short = False
+                self.flows[key] = flow
+                return flow
+        except Exception:
+            flow.failed()
+        return None
+
+    def _is_covered(self) -> bool:
+        """Whether the listener in our place takes what comes for our address, once we are closed: until then it comes
+        here."""
+        other = self._front.listener
+        return (isinstance(other, DatagramListener) and other is not self and other._everywhere
+                and other._port == self._port)
+
+    def _answer_to(self, key: Any) -> Answer:
+        """How to send to a client."""
+        if not self._everywhere:
+            sendto = self.socket.sendto
+            return lambda data: sendto(data, key)
+        (peer, ours), send = key, self.socket.sendmsg
+        if len(ours) == 4:
+            ancillary = [(_socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4x", 0, ours))]
+        else:
+            ancillary = [(_socket.IPPROTO_IPV6, _socket.IPV6_PKTINFO, struct.pack("=16sI", ours, 0))]
+        return lambda data: send((data,), ancillary, 0, peer)

@@ -1,0 +1,371 @@
+"""One UDP flow: what one client's address and port sends, and what comes back.
+
+Nothing here switches greenlets: all happens in handlers of the poller, and a flow is over as soon as it is stopped.
+
+A datagram is never held up. What a full socket does not take is lost, as on any full queue, and clients of UDP know
+that. But what a server refuses (an ICMP message says so) goes to the next one: for that, a flow keeps the last
+datagrams that it had no answer to.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gpen.model.address import normalize
+from gpen.model.ending import Ending
+from gpen.model.pool import SPECIAL, Lease
+from gpen.model.server import Server
+from gpen.wire import sock as sockets
+from gpen.wire.conversation import Conversation, Front, Watch
+from gpen.wire.poller import EPOLLIN
+
+if TYPE_CHECKING:
+    from gpen.wire.datagram import DatagramListener
+
+log = logging.getLogger("gpen")
+
+MOST_REPLIES = 64  # at one wake-up
+KEPT_DATAGRAMS, KEPT_BYTES = 8, 1 << 16
+REFUSAL_SECONDS = 1.0  # a refusal that has not come by then does not come
+
+# what costs one datagram, and says nothing of the server: it is too large, or there is no room for it
+_HARMLESS = sockets.LOCAL_ERRORS | {errno.EMSGSIZE, errno.EAGAIN}
+
+Answer = Callable[[memoryview], int]  # sends a datagram to the client
+
+
+class Flow(Conversation):
+    """One UDP client with its server. ``key`` is what its listener knows it by."""
+
+    __slots__ = ("_active", "_answer", "_asked", "_denied", "_endpoint", "_fd", "_from_client", "_from_server", "_kept",
+                 "_kept_bytes", "_listener", "_proven", "_recv_into", "_replies", "_send", "_sock", "_to_client",
+                 "_to_server", "_tried", "_untried", "_watch", "key")
+
+    def __init__(self, id: int, front: Front, listener: DatagramListener, key: Any, peer: Any, answer: Answer) -> None:
+        super().__init__(id, front, normalize(peer[0]), peer[1])
+        self.key = key
+        self._listener = listener
+        self._answer = answer
+        self._active = self._accepted
+        self._denied = False
+        self._tried: list[Server] = []  # that could not be reached
+        self._untried: list[Any] = []  # endpoints of its server
+        self._endpoint: Any = None
+        self._sock: Any = None
+        self._fd = -1
+        self._asked = self._replies = 0  # datagrams to this server, and from it
+        self._proven = False  # that this server is there
+        self._kept: deque[bytes] = deque()
+        self._kept_bytes = 0
+        self._from_client = self._from_server = self._to_client = self._to_server = 0
+        self._watch: Watch | None = None
+
+    # --- what others ask ------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        return "open" if self.connected else "choosing"
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        return -1, self._fd
+
+    @property
+    def to_server(self) -> int:
+        return self._to_server
+
+    @property
+    def from_server(self) -> int:
+        return self._from_server
+
+    @property
+    def to_client(self) -> int:
+        return self._to_client
+
+    @property
+    def from_client(self) -> int:
+        return self._from_client
+
+    @property
+    def waiting(self) -> int:
+        return 0
+
+    def idle(self, now: float) -> float:
+        return max(now - self._active, 0.0)
+
+    def is_needed(self, now: float) -> bool:
+        """Whether a datagram still waits for its answer; as long as a connect may take, and then no more."""
+        settings = self._front.settings
+        replies = settings.udp_replies
+        waits = self._replies < self._asked * replies if replies else bool(self._kept)
+        return waits and now - self._active < settings.timeout
+
+    def stop(self, ending: Ending) -> None:
+        if not self.finished:
+            self.ending = ending
+            self._close()
+
+    def leave(self, server: Server, ending: Ending | None = None) -> None:
+        """A flow is never just being connected: it stays with its server, as a TCP session does, or ends."""
+        if ending is not None and self.server is server:
+            self.stop(ending)
+
+    def tend(self, now: float) -> None:
+        """The janitor's visit: end the flow when it is silent for too long; take silence for consent, where servers
+        need not reply: what was sent a while ago and not refused has arrived."""
+        settings = self._front.settings
+        idle = now - self._active
+        if idle >= settings.udp_timeout:
+            self.stop(Ending.UNANSWERED if settings.udp_replies and not self._replies else Ending.SILENT)
+        elif not settings.udp_replies and now - self.connected >= REFUSAL_SECONDS:
+            if not self._proven:
+                self._prove()
+            if idle >= REFUSAL_SECONDS:
+                self._forget_kept()
+
+    def failed(self) -> None:
+        """gpen itself failed, and the exception is being handled: it costs this flow."""
+        log.exception("flow %d of %s failed", self.id, self.peername)
+        if self._front.settings.abort_on_error:
+            os.abort()
+        self.stop(Ending.ERROR)
+
+    # --- its life -------------------------------------------------------------------------------------------------
+
+    def open(self, crowded: bool) -> bool:
+        """Find a server; False when there is none, and the flow is over. When all is ``crowded``, another flow has to
+        give way."""
+        self._denied = self._admit()
+        ending = Ending.DENIED if self._denied else Ending.NO_SERVER
+        problem = self._dial(ending, crowded)
+        if problem is not None:
+            self.stop(problem)
+            return False
+        self._watch = self._front.watch(self)
+        return True
+
+    def send(self, data: memoryview) -> None:
+        """Send a datagram of the client to the server."""
+        self._active = self._front.poller.now
+        self._listener.flows.move_to_end(self.key)
+        self._asked += 1
+        self._from_client += len(data)
+        self._keep(data)
+        if self._watch is not None:
+            self._watch("client", data)
+        try:
+            self._to_server += self._send(data)
+        except OSError as error:
+            if error.errno not in _HARMLESS:
+                self._fail_over(error)
+
+    def _keep(self, data: memoryview) -> None:
+        kept = self._kept
+        kept.append(bytes(data))
+        self._kept_bytes += len(data)
+        while self._kept_bytes > KEPT_BYTES or len(kept) > KEPT_DATAGRAMS:
+            self._kept_bytes -= len(kept.popleft())
+
+    def _forget_kept(self) -> None:
+        self._kept.clear()
+        self._kept_bytes = 0
+
+    def _ready(self, events: int) -> None:
+        """The poller's handler: replies, or a refusal."""
+        try:
+            self._read()
+        except Exception:
+            self.failed()
+
+    def _read(self) -> None:
+        view, replies = self._front.poller.view, self._front.settings.udp_replies
+        for _ in range(MOST_REPLIES):
+            try:
+                count = self._recv_into(view)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in _HARMLESS:
+                    self._fail_over(error)
+                return
+            self._pass_on(view[:count])
+            if replies and self._replies >= self._asked * replies:
+                self.stop(Ending.REPLIED)
+                return
+
+    def _pass_on(self, data: memoryview) -> None:
+        """A reply: to the client."""
+        self._active = self._front.poller.now
+        self._listener.flows.move_to_end(self.key)
+        self._replies += 1
+        self._from_server += len(data)
+        server = self.server
+        assert server is not None
+        server.unanswered = 0
+        if not self._proven:
+            self._prove()
+        if not self._front.settings.udp_replies:
+            self._forget_kept()
+        if self._watch is not None:
+            self._watch("server", data)
+        try:
+            self._to_client += self._answer(data)
+        except OSError:
+            return
+
+    def _prove(self) -> None:
+        """The server is there, at this address."""
+        self._proven = True
+        self._tried.clear()
+        lease = self.lease
+        assert lease is not None
+        lease.connected()
+        if self._endpoint in lease.server.endpoints[1:]:
+            self._front.pool.prefer(lease.server, self._endpoint)
+
+    # --- its server -----------------------------------------------------------------------------------------------
+
+    def _dial(self, ending: Ending, crowded: bool = False) -> Ending | None:
+        """Connect to a server. None, or why there is none: ``ending``, or what was wrong with the last that was
+        tried."""
+        client = self.client
+        assert client is not None
+        while True:
+            lease = self._reserve(crowded)
+            if lease is None:
+                return ending
+            crowded = False
+            self.lease = lease
+            self.server = server = lease.server
+            self.chosen = time.monotonic()
+            self._untried = list(server.endpoints)
+            error = self._connect()
+            if error is None:
+                self.connected = self.chosen
+                if server.name not in SPECIAL:
+                    self._front.clients.stick(client, server)
+                return None
+            ending = self._unreached(lease, error)
+            if error.errno in sockets.SHORTAGES:
+                return ending
+
+    def _reserve(self, crowded: bool) -> Lease | None:
+        """A place on a server. Where gpen is crowded, another flow gives way for it: but not in vain."""
+        lease = self._reserve_one()
+        if crowded and (lease is not None or (not self._denied and self._front.pool.is_crowded())):
+            self._listener.make_room()
+            lease = lease or self._reserve_one()
+        return lease
+
+    def _reserve_one(self) -> Lease | None:
+        pool = self._front.pool
+        if self._denied:
+            return None if self._tried else pool.reserve_abuse()
+        assert self.client is not None
+        return pool.reserve(self.client, self._port, self._tried)
+
+    def _connect(self) -> OSError | None:
+        """Connect to the next address of the server that there is a way to."""
+        problem = OSError(0, "its name is not resolved")
+        while self._untried:
+            self._endpoint = self._untried.pop(0)
+            try:
+                sock = sockets.send_datagrams(self._endpoint, self._front.settings)
+            except OSError as error:
+                problem = error
+                continue
+            self._sock, self._fd = sock, sock.fileno()
+            self._recv_into, self._send = sock.recv_into, sock.send
+            self._proven = False
+            self._front.poller.add(self._fd, EPOLLIN, self._ready)
+            return None
+        return problem
+
+    def _disconnect(self) -> None:
+        if self._sock is not None:
+            self._front.poller.closed(self._fd)
+            self._sock.close()
+            del self._recv_into, self._send
+            self._sock, self._fd = None, -1
+
+    def _fail_over(self, problem: OSError | None) -> None:
+        """The server refuses what it was sent: all that has no answer goes to its next address, or the next server."""
+        while problem is not None:
+            self._read_rest()
+            waiting = self._unanswered()
+            lease = self.lease
+            assert lease is not None
+            self._disconnect()
+            if self._connect() is not None:
+                ending = self._dial(self._unreached(lease, problem))
+                if ending is not None:
+                    self.stop(ending)
+                    return
+            problem = self._send_again(waiting)
+
+    def _read_rest(self) -> None:
+        """Replies that came before the refusal stand behind it in the socket."""
+        view = self._front.poller.view
+        try:
+            for _ in range(MOST_REPLIES):
+                self._pass_on(view[:self._recv_into(view)])
+        except OSError:
+            return
+
+    def _unanswered(self) -> list[bytes]:
+        """The datagrams that had no answer yet, as far as they are kept."""
+        replies = self._front.settings.udp_replies
+        if not replies:
+            return list(self._kept)
+        return list(self._kept)[max(len(self._kept) - max(self._asked - self._replies // replies, 0), 0):]
+
+    def _send_again(self, datagrams: list[bytes]) -> OSError | None:
+        """Send to a new server what the one before has refused; the error when this one refuses it as well."""
+        self._asked, self._replies = len(datagrams), 0
+        for data in datagrams:
+            try:
+                self._to_server += self._send(data)
+            except OSError as error:
+                if error.errno not in _HARMLESS:
+                    return error
+        return None
+
+    def _unreached(self, lease: Lease, error: OSError) -> Ending:
+        """Pass the verdict on a server that refused: its fault, or this machine's."""
+        server, reason = lease.server, (error.strerror or str(error)).lower()
+        self.lease = None
+        self._tried.append(server)
+        server.sx += self._to_server
+        server.rx += self._from_server
+        self._to_server = self._from_server = 0
+        if error.errno in sockets.LOCAL_ERRORS:
+            lease.release()
+            self._listener.tell_shortage(error)
+            return Ending.LOCAL
+        lease.fail(reason)
+        log.info("server %s %s: %s", server.name, server.shown, reason)
+        self._front.unreachable(server)
+        return Ending.CONNECT_FAILED
+
+    def _close(self) -> None:
+        self.finished = time.monotonic()
+        self._disconnect()
+        self._judge()
+        self._settle_accounts()
+        self._listener.forget(self.key)
+        self._front.ended(self)
+
+    def _judge(self) -> None:
+        """Tell the pool of a server that had its time to reply, where replies are due, and did not."""
+        settings, lease = self._front.settings, self.lease
+        if lease is None or self._replies or not settings.udp_replies:
+            return
+        patient = self.ending is Ending.EVICTED and self.finished - self.connected >= settings.timeout
+        if patient or self.ending is Ending.UNANSWERED:
+            lease.unanswered()

@@ -1,0 +1,377 @@
+"""TLS: ended here, so that servers see plain bytes.
+
+The library's TLS (ssl.SSLObject) reads and writes memory only; sockets are waited for in gevent's loop, by the poller,
+as everywhere. gevent.ssl's SSLSocket is the other way to let greenlets cooperate: it needs two of them a session, and
+its unwrap() waits for the client's goodbye, and loses what the client still says before it. Here no call of TLS ever
+touches a socket: to say goodbye is to write a close_notify, and either side may go on behind the other's.
+
+A close_notify is passed on as a half-close, and a half-close as a close_notify. A server that ends by a reset, or is
+taken away by a command or a limit, gets none said in its name: its client can tell that the end is missing. A client
+that ends without one is `truncated`; what it sent is delivered.
+
+Sessions are resumed by ticket, or by number where ssl_option has no_ticket. All names lead to the same servers, so
+there is no harm in resuming under one name what began under another.
+"""
+
+from __future__ import annotations
+
+import _socket
+import re
+import ssl
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gpen.model.settings import Settings
+from gpen.wire.contexts import TlsError, contexts_by_name, main_context, reason_of
+from gpen.wire.conversation import Secured
+from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
+from gpen.wire.relay import End, Relay
+
+__all__ = ["Channel", "HandshakeError", "Terminator", "TlsEnd", "TlsError"]
+
+_RECORD = 16384  # most plain bytes of a record
+_PIECE = 32768  # most bytes read from a client at once, for they stay in OpenSSL's memory until the session ends
+_TICKETS_BEHIND = "TLSv1.3"  # the version whose tickets come behind its handshake
+_ODD = re.compile(r"[^A-Za-z0-9.:_*-]")  # what in a client's word could confuse a log
+_HINTS = {
+    "http request": "it speaks HTTP, not TLS",
+    "wrong version number": "it does not speak TLS",
+    "callback failed": "the name that it asks for is not ASCII",
+    "peer did not return a certificate": "it has no certificate, and ssl_require_peer wants one",
+}
+
+
+class HandshakeError(Exception):
+    """A client's handshake that failed: says why."""
+
+
+class _ClientTls(ssl.SSLObject):
+    """The TLS of one client, which knows the name that the client asked for."""
+
+    sni = ""
+
+
+class Channel:
+    """The TLS of one client after its handshake, and the memory that it reads from and writes into."""
+
+    __slots__ = ("incoming", "outgoing", "secured", "tls")
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
+        self.tls: Any = context.wrap_bio(self.incoming, self.outgoing, server_side=True)
+        self.secured = Secured("", "", "")
+
+    def step(self) -> None:
+        """Go on with the handshake as far as what has come allows; ``secured`` has a version when it is done. Raises
+        ssl.SSLError."""
+        tls = self.tls
+        hook, sys.unraisablehook = sys.unraisablehook, _not_raised
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        finally:
+            sys.unraisablehook = hook
+        self.secured = Secured(tls.version(), tls.cipher()[0], _ODD.sub("?", tls.sni))
+
+
+def _not_raised(problem: Any) -> None:
+    """A name that Python can't read fails the handshake, but has no traceback to show: clients could fill a log."""
+    if not isinstance(problem.exc_value, UnicodeDecodeError):
+        sys.__unraisablehook__(problem)
+
+
+class Terminator:
+    """What clients' handshakes are made with: certificates by name, keys, authorities, versions and ciphers."""
+
+    def __init__(self, settings: Settings, path: Callable[[str], str]) -> None:
+        """Read all files that the settings name; ``path`` tells where a file is found in a chroot. Switches greenlets.
+        Raises TlsError."""
+        self._context = main_context(settings, path)
+        self._by_name = contexts_by_name(settings, path)
+        self._context.sslobject_class = _ClientTls
+        self._context.sni_callback = self._named
+
+    def accept(self, sock: Any, poller: Poller, seconds: float) -> Channel:
+        """Do a client's handshake within so many seconds. Switches greenlets. Raises HandshakeError.
+
+        The tickets of TLS 1.3 come behind the client's last word. They go out at once, for they also acknowledge that
+        word, and a client without TCP_NODELAY waits with its request for that (40 ms, if nothing is sent). Where the
+        request is here already, they wait for the answer: so that this need not wait for their acknowledgement.
+        """
+        channel = Channel(self._context)
+        incoming, outgoing = channel.incoming, channel.outgoing
+        deadline = time.monotonic() + seconds
+        try:
+            while not channel.secured.version:
+                incoming.write(_receive(sock, poller, deadline))
+                channel.step()
+                if channel.secured.version != _TICKETS_BEHIND or not incoming.pending:
+                    _send(sock, outgoing.read(), poller, deadline)
+        except TimeoutError:
+            raise HandshakeError(f"not done in {seconds:g} s") from None
+        except ssl.SSLError as error:
+            _reject(sock, outgoing.read())
+            raise HandshakeError(_told(error)) from None
+        except OSError as error:
+            raise HandshakeError((error.strerror or str(error)).lower()) from None
+        return channel
+
+    def _named(self, tls: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        """OpenSSL's question which certificate this name shall see."""
+        if name is None:
+            return
+        assert isinstance(tls, _ClientTls)
+        tls.sni = name
+        if self._by_name:
+            domain = name.lower()
+            chosen = self._by_name.get(domain) or self._by_name.get(f"*.{domain.partition('.')[2]}")
+            if chosen is not None:
+                tls.context = chosen
+
+
+def _receive(sock: Any, poller: Poller, deadline: float) -> bytes:
+    """The next bytes of a client. Switches greenlets. Raises OSError, and TimeoutError behind the deadline."""
+    while True:
+        try:
+            data: bytes = sock.recv(_PIECE)
+        except BlockingIOError:
+            _wait(sock, poller, EPOLLIN, deadline)
+            continue
+        if not data:
+            raise ConnectionError("it closed the connection")
+        return data
+
+
+def _send(sock: Any, data: bytes, poller: Poller, deadline: float) -> None:
+    """Send all of it. Switches greenlets. Raises OSError, and TimeoutError behind the deadline."""
+    while data:
+        try:
+            data = data[sock.send(data):]
+        except BlockingIOError:
+            _wait(sock, poller, EPOLLOUT, deadline)
+
+
+def _wait(sock: Any, poller: Poller, mask: int, deadline: float) -> None:
+    if not poller.wait(sock.fileno(), mask, deadline - time.monotonic()):
+        raise TimeoutError
+
+
+def _reject(sock: Any, alert: bytes) -> None:
+    """Tell a client why, if it listens. What it still sends is read: to close with unread bytes is to reset, and that
+    may overtake the alert."""
+    try:
+        if alert:
+            sock.send(alert)
+        sock.shutdown(_socket.SHUT_WR)
+        sock.recv(_PIECE)
+    except OSError:
+        return
+
+
+def _told(error: ssl.SSLError) -> str:
+    """Why a handshake failed, for those who know the client and not OpenSSL."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid: {error.verify_message}"
+    reason = reason_of(error)
+    _, alert, said = reason.partition(" alert ")
+    return f"it says: {said}" if alert else _HINTS.get(reason, reason)
+
+
+class TlsEnd(End):
+    """The client's side of a session that speaks TLS.
+
+    ``received`` and ``sent`` count plain bytes; ``pending`` is TLS's, for what is encrypted is sent: as long as there
+    is any, the server is not read.
+    """
+
+    __slots__ = ("_ended_well", "_failure", "_heard", "_incoming", "_notified", "_outgoing", "_tickets", "_tls")
+
+    must_say_goodbye = True
+
+    def __init__(self, sock: Any, poller: Poller, relay: Relay, channel: Channel) -> None:
+        super().__init__(sock, poller, relay)
+        self._tls = channel.tls
+        self._incoming = channel.incoming
+        self._outgoing = channel.outgoing
+        self._recv_into = self._decrypt_into
+        self._send = self._encrypt
+        self._tickets = channel.outgoing.pending  # bytes that wait for data to go with
+        self._heard = b""  # of the client, before anybody read it
+        self._ended_well = False  # the client has sent its close_notify
+        self._failure: OSError | None = None  # of what it sent
+        self._notified = False  # it was sent ours
+
+    # --- from the client ----------------------------------------------------------------------------------------------
+
+    @property
+    def holds_bytes(self) -> bool:
+        return bool(self._heard) or self._ended_well or self._incoming.pending > 0
+
+    def _read(self) -> None:
+        super()._read()
+        if self.eof or self.fd < 0:
+            return
+        if self._failure is not None:  # these came behind data, and no event will tell of them
+            self._lost()
+        elif self._ended_well:
+            self._ended()
+
+    def _decrypt_into(self, view: memoryview) -> int:
+        """As recv_into: the plain bytes of all whole records that have come; 0 at the end, whether or not it was
+        said. Raises OSError."""
+        if self._heard:
+            heard, self._heard = self._heard, b""
+            view[: len(heard)] = heard
+            return len(heard)
+        try:
+            came = self.sock.recv_into(view, _PIECE)
+        except BlockingIOError:
+            came = -1
+        if came > 0:
+            self._incoming.write(view[:came])
+        count = self._decrypt(view)
+        if self._outgoing.pending > self._tickets:
+            self._answer()
+        if count or self._ended_well:
+            return count
+        if self._failure is not None:
+            raise self._failure
+        if came:
+            raise BlockingIOError
+        self.truncated = True
+        return 0
+
+    def _decrypt(self, view: memoryview) -> int:
+        incoming, read = self._incoming, self._tls.read
+        count = 0
+        try:
+            while incoming.pending:
+                piece = read(_RECORD, view[count:])
+                if not piece:
+                    self._ended_well = True
+                    break
+                count += piece
+        except ssl.SSLWantReadError:
+            pass  # the rest of a record is to come
+        except ssl.SSLZeroReturnError:
+            self._ended_well = True
+        except ssl.SSLError as error:
+            self._failure = error
+            self._alert()
+        return count
+
+    def _answer(self) -> None:
+        """Send what TLS itself has to say to the client: that it may not renegotiate, that keys were changed. One that
+        keeps asking and does not read would have that pile up."""
+        answers = self._outgoing.read()
+        if self._notified:
+            return
+        try:
+            if self.pending is not None:
+                raise ConnectionError("it asks TLS for answers and reads none")
+            self._put((answers,))
+        except OSError as error:
+            self._failure = error
+
+    def _alert(self) -> None:
+        """Tell the client what is wrong with what it sent."""
+        if self.pending is None:
+            try:
+                self.sock.send(self._outgoing.read())
+            except OSError:
+                return
+
+    def has_spoken(self) -> bool:
+        """Whether the client has sent a byte that nobody has read: its goodbye is none."""
+        if not self._heard:
+            view = self._poller.view
+            try:
+                self._heard = bytes(view[: self._decrypt_into(view)])
+            except OSError:
+                return False
+        return bool(self._heard)
+
+    # --- to the client ------------------------------------------------------------------------------------------------
+
+    def _encrypt(self, view: memoryview) -> int:
+        """As send, but all of it is taken. Raises OSError."""
+        write, take = self._tls.write, self._outgoing.read
+        size = len(view)
+        if size <= _RECORD:
+            write(view)
+            self._put((take(),))
+            return size
+        records = []
+        for start in range(0, size, _RECORD):  # one by one, for outgoing's memory keeps its largest size: 22 KB, not 175
+            write(view[start : start + _RECORD])
+            records.append(take())
+        self._put(records)
+        return size
+
+    def _put(self, records: Sequence[bytes]) -> None:
+        """Send records of TLS; what finds no room waits, and the server with it. Raises OSError."""
+        try:
+            sent = self.sock.send(records[0]) if len(records) == 1 else self.sock.sendmsg(records)
+        except BlockingIOError:
+            sent = 0
+        if sent == sum(map(len, records)) or not hasattr(self, "peer"):
+            return  # without a server these are last words, which wait for nobody
+        self.pending = memoryview(b"".join(records))[sent:]
+        self._watch(self._mask | EPOLLOUT)
+        self.peer._watch(self.peer._mask & ~EPOLLIN)
+
+    def _flush(self) -> None:
+        assert self.pending is not None
+        try:
+            sent = self.sock.send(self.pending)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._deafen()
+            return
+        self.active = self._poller.now
+        if sent < len(self.pending):
+            self.pending = self.pending[sent:]
+        else:
+            self._flushed()
+
+    def say(self, words: bytes) -> None:
+        """Send a few last words of our own, unless others wait for room. Does not switch."""
+        if words and self.pending is None and not self._notified:
+            try:
+                self.sent += self._encrypt(memoryview(words))
+            except OSError:
+                return
+
+    def half_close(self) -> None:
+        """Nothing more will be sent to this side: its close_notify, and behind that an end of input."""
+        if self.deaf:
+            return
+        if not self._notified:
+            self._notified = True
+            if not (hasattr(self, "peer") and self.peer.reset):
+                self._say_goodbye()
+        if self.pending is None:
+            super().half_close()
+
+    def _say_goodbye(self) -> None:
+        held = self._incoming.read()  # or unwrap() would look there for the client's close_notify
+        try:
+            self._tls.unwrap()
+        except ssl.SSLError:
+            pass  # it has not come
+        self._incoming.write(held)
+        try:
+            self._put((self._outgoing.read(),))
+        except OSError:
+            self.deaf = True
+
+    def close(self) -> None:
+        """Close the socket; a client that got no server is told that this was all."""
+        if self.fd >= 0 and not hasattr(self, "peer"):
+            self.half_close()
+        super().close()

@@ -1,0 +1,230 @@
+"""Measures gpen's TLS beside haproxy's and nginx's: `python -m tests.bench.tls --help`.
+
+Full handshakes: several openssl s_time open connections, each for one request, and resume no session (wrk does: it
+keeps each connection's session for the next). Their side of a handshake takes more of the load's core than a balancer's
+takes of its own, so that balancers wait, and the rate says less than how many handshakes a second of their CPU time is
+good for. Bulk: streams that are read without being decrypted, which leaves the reader faster than any balancer.
+All three speak TLS 1.3 with the cipher that OpenSSL's client likes best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+from tests.bench import load, report
+from tests.bench.__main__ import raise_descriptor_limit
+from tests.bench.measure import CpuTime, Neighbours, cpu_time
+from tests.bench.process import BenchError
+from tests.bench.proxies import GPEN, GPEN_PATH, HAPROXY, MAX_SESSIONS, NGINX, Proxy, nginx_stream_module
+from tests.bench.run import progress, rotated, say
+from tests.bench.trials import MEGABYTE, SOURCE_PORT, Ground, Plan, Sample
+from tests.certificates import Authority
+
+CLIENTS = 8
+KINDS = {"rsa": "RSA 2048", "ec": "ECDSA P-256"}
+HANDSHAKES_AT_LEAST, BULK_AT_LEAST = 0.7, 0.8
+
+HAPROXY_CONFIG = """\
+global
+    nbthread 1
+    maxconn {max_sessions}
+    ssl-default-bind-options ssl-min-ver TLSv1.3
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 10m
+    timeout server 10m
+listen bench
+    bind {front} ssl crt {certificate}
+    server only {server}
+"""
+
+NGINX_CONFIG = """\
+{load_module}
+daemon off;
+pid {directory}/nginx-stream.pid;
+error_log stderr crit;
+worker_processes 1;
+worker_rlimit_nofile {descriptors};
+events {{ worker_connections {descriptors}; }}
+stream {{
+    access_log off;
+    ssl_protocols TLSv1.3;
+    ssl_certificate {certificate};
+    ssl_certificate_key {certificate};
+    server {{ listen {front} ssl backlog=4096; proxy_pass {server}; }}
+}}
+"""
+
+
+def haproxy_command(certificate: Path, front: str, server: str, directory: Path) -> list[str]:
+    config = directory / "haproxy-tls.cfg"
+    config.write_text(HAPROXY_CONFIG.format(front=front, server=server, max_sessions=MAX_SESSIONS,
+                                            certificate=certificate))
+    return ["haproxy", "-db", "-f", str(config)]
+
+
+def nginx_command(certificate: Path, front: str, server: str, directory: Path) -> list[str]:
+    config, module = directory / "nginx-tls.conf", nginx_stream_module()
+    config.write_text(NGINX_CONFIG.format(
+        front=front, server=server, directory=directory, certificate=certificate,
+        load_module=f"load_module {module};" if module else "", descriptors=2 * MAX_SESSIONS + 100))
+    return ["nginx", "-p", str(directory), "-e", "stderr", "-c", str(config)]
+
+
+def gpen_command(certificate: Path, front: str, server: str, directory: Path) -> list[str]:
+    return [sys.executable, GPEN_PATH, "-f", "-r", "-x", str(MAX_SESSIONS), "-L", "tls1.3", "-E", str(certificate),
+            front, server]
+
+
+COMMANDS = ((HAPROXY, haproxy_command), (NGINX, nginx_command), (GPEN, gpen_command))
+
+
+def proxies(certificate: Path) -> list[Proxy]:
+    """The balancers that are installed, with this certificate and key."""
+    return [Proxy(proxy.name, partial(command, certificate), proxy.version, proxy.missing)
+            for proxy, command in COMMANDS if proxy.missing() is None]
+
+
+def handshakes(ground: Ground, proxy: Proxy) -> Sample:
+    """Full handshakes a second, with one request on each connection."""
+    seconds = ground.plan.seconds
+    with ground.proxy(proxy) as run:
+        began, before = time.monotonic(), cpu_time(run.pid)
+        done = s_time(run.front, seconds)
+        used, elapsed = cpu_time(run.pid) - before, time.monotonic() - began
+        each = CpuTime(used.user / done, used.system / done)
+        return Sample(done / elapsed, cpu=each, busy=used.total / elapsed)
+
+
+def s_time(front: str, seconds: int) -> int:
+    """How many connections several openssl s_time made, one after the other each. Raises BenchError."""
+    command = ["openssl", "s_time", "-connect", front, "-new", "-www", "/", "-time", str(seconds), "-no-CAfile",
+               "-no-CApath", "-no-CAstore"]
+    clients = [subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True) for _ in range(CLIENTS)]
+    done = 0
+    for client in clients:
+        text = client.communicate(timeout=seconds + 30)[0]
+        found = re.search(r"^(\d+) connections in \d+ real", text, re.MULTILINE)
+        if found is None or client.returncode:
+            raise BenchError(f"{' '.join(command)}: {text.strip()[-200:]}")
+        done += int(found[1])
+    return done
+
+
+def bulk(ground: Ground, proxy: Proxy) -> Sample:
+    """Megabytes encrypted and sent for each second of the balancer's CPU time."""
+    seconds = ground.plan.seconds
+    with ground.proxy(proxy, SOURCE_PORT) as run:
+        began, before = time.monotonic(), cpu_time(run.pid)
+        moved = int(load.output_of(load.helper("tls-sink", run.front, str(seconds)), seconds + 30))
+        used, elapsed = cpu_time(run.pid) - before, time.monotonic() - began
+        return Sample(moved / MEGABYTE / used.total, busy=used.total / elapsed)
+
+
+Trials = dict[str, tuple[Callable[[Ground, Proxy], Sample], str, float]]  # by title; kind of key, and the target
+TRIALS: Trials = {
+    **{f"handshakes/s, {title}": (handshakes, kind, HANDSHAKES_AT_LEAST) for kind, title in KINDS.items()},
+    "bulk MB/CPU s": (bulk, "ec", BULK_AT_LEAST),
+}
+Samples = dict[str, dict[str, list[Sample]]]
+
+
+def measure(plan: Plan, directory: Path) -> Samples:
+    """Every trial of every balancer in turns; each round begins with another balancer."""
+    ground, authority = Ground(directory, plan), Authority(directory, "bench")
+    balancers = {kind: proxies(chained(authority, kind)) for kind in KINDS}
+    samples: Samples = {title: {proxy.name: [] for proxy in balancers["ec"]} for title in TRIALS}
+    with ground.servers():
+        for number in range(plan.rounds):
+            for title, (trial, kind, _) in TRIALS.items():
+                for proxy in rotated(balancers[kind], number):
+                    sample = trial(ground, proxy)
+                    samples[title][proxy.name].append(sample)
+                    progress(number, plan.rounds, title, proxy.name, sample)
+    return samples
+
+
+def chained(authority: Authority, kind: str) -> Path:
+    """A certificate with its authority's behind it, and its key, in one file."""
+    pair = authority.issue("localhost", kind=kind, file=kind)
+    file = authority.directory / f"{kind}.pem"
+    file.write_bytes(b"".join(part.read_bytes() for part in (pair.certificate, authority.certificate, pair.key)))
+    return file
+
+
+def table(samples: Samples) -> report.Table:
+    """A row for each balancer; behind each figure its ratio to the best other one, and the CPU time."""
+    names = list(next(iter(samples.values())))
+    columns = [["", *names]]
+    for title, row in samples.items():
+        best = best_other(row)
+        columns.append([title, *(report.value_cell(row, name, best) for name in names)])
+        if any(sample.cpu for sample in row[names[0]]):
+            columns.append(["CPU µs (user)", *(report.cpu_cell(row[name]) for name in names)])
+            columns.append(["core busy", *(f"{median(sample.busy or 0 for sample in row[name]):.0%}"
+                                           for name in names)])
+    header, *rows = [list(cells) for cells in zip(*columns, strict=True)]
+    return report.Table(header, rows)
+
+
+def best_other(row: report.Row) -> str | None:
+    others = [name for name in row if name != GPEN.name]
+    return max(others, key=lambda name: report.middle(row[name]), default=None)
+
+
+def targets(samples: Samples) -> report.Table:
+    rows = []
+    for title, (_, _, wanted) in TRIALS.items():
+        row = samples[title]
+        for figure, by in ((title, row), (f"{title}, a CPU second", by_cpu_time(row))):
+            best = best_other(by)
+            if best is not None:
+                ratio = report.ratio(by[GPEN.name], by[best])
+                rows.append(report.Target(f"{figure}, of {best}'s", wanted, ratio).row())
+    return report.Table(["target", "wanted", "measured", ""], rows)
+
+
+def by_cpu_time(row: report.Row) -> report.Row:
+    """The same trials, as how often a second of CPU time was good for it; empty where that was measured already."""
+    return {name: [Sample(1 / sample.cpu.total) for sample in samples if sample.cpu]
+            for name, samples in row.items() if all(sample.cpu for sample in samples)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.tls", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="of each measure (5)")
+    parser.add_argument("--seconds", type=int, default=2, help="of each trial (2)")
+    parser.add_argument("--markdown", action="store_true", help="tables as they stand in the README")
+    options = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        sys.exit("bench: needs two cores: one for the balancer, one for the load")
+    os.sched_setaffinity(0, {cores[1]})
+    raise_descriptor_limit()
+    plan = Plan(options.rounds, options.seconds, 0, 0, cores[0])
+    neighbours = Neighbours()
+    with tempfile.TemporaryDirectory(prefix="gpen-bench-") as directory:
+        os.chmod(directory, 0o755)  # nginx's worker is another user
+        try:
+            samples = measure(plan, Path(directory))
+        except BenchError as error:
+            sys.exit(f"bench: {error}")
+    say(f"other programs used {neighbours.share():.0%} of the machine meanwhile")
+    for shown in (table(samples), targets(samples)):
+        print((shown.markdown() if options.markdown else shown.text()) + "\n")
+
+
+if __name__ == "__main__":
+    main()

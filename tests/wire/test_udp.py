@@ -1,0 +1,446 @@
+"""Datagrams both ways: of every size, between every two addresses, in flows of their own that end."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.datagrams import (
+    LARGEST,
+    DatagramServer,
+    ask,
+    client,
+    echo,
+    endings,
+    is_silent,
+    naming,
+    refusing,
+    silence,
+    tell,
+)
+from tests.harness import Gpen, needs_root, seeing, wait_until
+
+Start = Callable[..., Gpen]
+Serve = Callable[..., DatagramServer]
+
+SIZES = [0, 1, 1472, 20000, LARGEST]
+
+
+@pytest.fixture
+def servers() -> Iterator[Serve]:
+    with ExitStack() as stack:
+        yield lambda *arguments, **options: stack.enter_context(DatagramServer(*arguments, **options))
+
+
+# --- addresses and sizes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "0", "[::1]:0", "[::]:0"])
+@pytest.mark.parametrize("at", ["127.0.0.1", "::1"])
+def test_every_size(gpen: Start, servers: Serve, listen: str, at: str) -> None:
+    balancer = gpen("-U", servers=[servers(echo, at=at)], listen=listen)
+    with client(balancer) as sock:
+        for size in SIZES:
+            data = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
+            sock.send(data)
+            assert sock.recv(1 << 17) == data
+        row, = balancer.json("sessions")
+        assert (row["up"], row["down"], row["state"]) == (sum(SIZES), sum(SIZES), "open")
+
+
+@pytest.mark.parametrize("listen", ["0", "[::]:0"])
+def test_the_address_that_was_asked_answers(gpen: Start, servers: Serve, listen: str) -> None:
+    """A client with one port asks several addresses of ours: so many flows, and each answers from its own."""
+    server = servers(echo)
+    balancer = gpen("-U", servers=[server], listen=listen)
+    port = int(balancer.address[1])
+    asked = ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(20)
+        sock.bind(("127.0.0.1", 0))
+        for host in asked * 2:
+            sock.sendto(host.encode(), (host, port))
+            assert sock.recvfrom(100) == (host.encode(), (host, port))
+    assert len(set(server.clients)) == len(balancer.json("sessions")) == 3
+    assert {row["client"].rpartition(":")[0] for row in balancer.json("sessions")} == {"127.0.0.1"}
+
+
+def test_both_families_at_once(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-U", servers=[servers(echo)], listen="[::]:0")
+    port = int(balancer.address[1])
+    assert ask(("127.0.0.1", port), b"four") == b"four"
+    assert ask(("::1", port), b"six") == b"six"
+    assert [row["client"].rpartition(":")[0] for row in balancer.json("sessions")] == ["127.0.0.1", "[::1]"]
+
+
+def test_one_that_is_too_large_for_the_server_is_dropped(gpen: Start, servers: Serve) -> None:
+    """IPv6 has room for 20 bytes more: nobody is to blame, and the flow goes on."""
+    balancer = gpen("-U", servers=[servers(echo)], listen="[::1]:0")
+    with client(balancer) as sock:
+        for data in (b"a" * (LARGEST + 10), b"b"):
+            sock.send(data)
+        assert sock.recv(100) == b"b"
+    assert (balancer.server(0)["health"], balancer.server(0)["failures"]) == ("up", 0)
+
+
+# --- flows -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_flow_for_each_port(gpen: Start, servers: Serve) -> None:
+    server = servers(echo)
+    balancer = gpen("-U", servers=[server])
+    with client(balancer) as a, client(balancer) as b:
+        for number in range(50):
+            for sock in (a, b):
+                sock.send(b"%d" % number)
+        for sock in (a, b):
+            assert [sock.recv(10) for _ in range(50)] == [b"%d" % number for number in range(50)]
+    assert len(set(server.clients)) == len(balancer.json("sessions")) == 2
+    assert balancer.server(0)["sessions"] == 2
+
+
+def test_replies_are_not_counted_by_default(gpen: Start, servers: Serve) -> None:
+    """Three for one, and some later, out of the blue."""
+    server = servers(lambda data: [data] * 3)
+    balancer = gpen("-U", servers=[server])
+    with client(balancer) as sock:
+        sock.send(b"x")
+        assert [sock.recv(10) for _ in range(3)] == [b"x"] * 3
+        server.socket.sendto(b"news", server.clients[0])
+        assert sock.recv(10) == b"news"
+    assert len(balancer.json("sessions")) == 1
+
+
+@pytest.mark.parametrize("replies", [1, 3])
+def test_a_flow_ends_with_its_last_reply(gpen: Start, servers: Serve, replies: int) -> None:
+    server = servers(lambda data: [data] * replies)
+    balancer = gpen("-U", "-l", "gpen.log", "-O", f"udp_replies {replies}", servers=[server])
+    before = balancer.fds()
+    with client(balancer) as sock:
+        for number in range(5):
+            sock.send(b"%d" % number)
+            assert [sock.recv(10) for _ in range(replies)] == [b"%d" % number] * replies
+            wait_until(lambda: not balancer.json("sessions"))
+    assert endings(balancer, 5) == ["replied"] * 5
+    assert balancer.fds() == before
+
+
+def test_every_datagram_of_a_flow_has_its_reply(gpen: Start, servers: Serve) -> None:
+    """A resolver asks for A and AAAA from one port: the first answer does not end the flow."""
+    server = servers()
+    balancer = gpen("-U", "-O", "udp_replies 1", servers=[server])
+    with client(balancer) as sock:
+        for kind in (b"A", b"AAAA", b"MX"):
+            sock.send(kind)
+        wait_until(lambda: len(server.received) == 3)
+        for answer in (b"a", b"b", b"c"):
+            assert len(balancer.json("sessions")) == 1
+            server.socket.sendto(answer, server.clients[0])
+            assert sock.recv(10) == answer
+        wait_until(lambda: not balancer.json("sessions"))
+
+
+@pytest.mark.parametrize(("options", "reply", "ending"), [
+    ([], echo, "silent"), ([], silence, "silent"), (["udp_replies 1"], silence, "unanswered"),
+    (["udp_replies 2"], echo, "silent")])
+def test_silence_ends_a_flow(gpen: Start, servers: Serve, options: list[str], reply: Callable[[bytes], list[bytes]],
+                             ending: str) -> None:
+    settings = [word for line in ["udp_timeout 1.2", *options] for word in ("-O", line)]
+    balancer = gpen("-U", "-l", "gpen.log", *settings, servers=[servers(reply)])
+    tell(balancer)
+    assert endings(balancer, 1) == [ending]
+    assert 1.2 <= float(balancer.log.split(" total ")[1].split()[0]) < 5
+
+
+def test_a_flow_that_speaks_goes_on(gpen: Start, servers: Serve) -> None:
+    """Either side's word counts."""
+    server = servers(echo)
+    balancer = gpen("-U", "-l", "gpen.log", "-O", "udp_timeout 1.2", servers=[server])
+    with client(balancer) as a, client(balancer) as b:
+        for sock in (a, b):
+            sock.send(b"x")
+            assert sock.recv(10) == b"x"
+        for _ in range(6):
+            assert is_silent(a, 0.4)
+            a.send(b"x")
+            assert a.recv(10) == b"x"
+            server.socket.sendto(b"news", server.clients[1])
+            assert b.recv(10) == b"news"
+        assert not balancer.log
+    assert endings(balancer, 2) == ["silent"] * 2
+
+
+def test_descriptors_come_back(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-U", "-x", "100", "-l", "gpen.log", "-O", "udp_replies 1", servers=[servers(echo)])
+    before, address = balancer.fds(), balancer.address
+    assert not isinstance(address, str)
+    for number in range(300):
+        assert ask(address, b"%d" % number, f"127.0.1.{number % 250 + 1}") == b"%d" % number
+    balancer.ctl("udp_replies 0", "udp_timeout 0.5")
+    for number in range(300):
+        assert ask(address, b"%d" % number) == b"%d" % number
+        assert number % 50 or balancer.fds() <= before + 101  # and the control socket's
+    wait_until(lambda: not balancer.json("sessions"))
+    assert balancer.fds() == before
+    assert endings(balancer, 300).count("replied") == 300
+    balancer.wait_idle()
+
+
+# --- conn_max --------------------------------------------------------------------------------------------------------
+
+
+def test_the_longest_idle_gives_way(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-U", "-x", "3", "-l", "gpen.log", servers=[servers(echo)])
+    with ExitStack() as stack:
+        socks = [stack.enter_context(client(balancer, f"127.0.0.{number}")) for number in range(1, 6)]
+        for number in (0, 1, 2, 0, 3, 0, 4):
+            socks[number].send(b"%d" % number)
+            assert socks[number].recv(10) == b"%d" % number
+        hosts = [row["client"].rpartition(":")[0] for row in balancer.json("sessions")]
+        assert sorted(hosts) == ["127.0.0.1", "127.0.0.4", "127.0.0.5"]
+        assert endings(balancer, 2) == ["evicted"] * 2
+        assert [line.split(":")[0] for line in balancer.log.splitlines()] == ["127.0.0.2", "127.0.0.3"]
+
+
+def test_who_waits_for_an_answer_gives_way_last(gpen: Start, servers: Serve) -> None:
+    server = servers(lambda data: [] if data == b"slow" else [data])
+    balancer = gpen("-U", "-x", "2", "-l", "gpen.log", servers=[server])
+    with client(balancer, "127.0.0.2") as slow, client(balancer, "127.0.0.3") as quick:
+        slow.send(b"slow")
+        wait_until(lambda: server.received)
+        quick.send(b"quick")
+        assert quick.recv(10) == b"quick"
+        assert ask(balancer, b"new", "127.0.0.4") == b"new"
+        assert endings(balancer, 1) == ["evicted"]
+        assert balancer.log.startswith("127.0.0.3:")
+        server.socket.sendto(b"at last", server.clients[0])
+        assert slow.recv(10) == b"at last"
+
+
+def test_all_wait(gpen: Start, servers: Serve) -> None:
+    """Then the one that waits for longest gives way, and every datagram reaches the server."""
+    server = servers()
+    balancer = gpen("-U", "-x", "2", "-l", "gpen.log", servers=[server])
+    for number in range(1, 6):
+        tell(balancer, b"%d" % number, f"127.0.0.{number}")
+        wait_until(lambda number=number: len(server.received) == number)
+    assert endings(balancer, 3) == ["evicted"] * 3
+    assert [line.split(":")[0] for line in balancer.log.splitlines()] == ["127.0.0.1", "127.0.0.2", "127.0.0.3"]
+    assert balancer.server(0)["sessions"] == 2
+
+
+def test_nobody_gives_way_in_vain(gpen: Start, servers: Serve) -> None:
+    """A client that is denied, or that no server may take, ends no other flow; one that a full server takes does."""
+    balancer = gpen("-U", "-x", "1", "-l", "gpen.log", "-O", "acl 1 deny 127.0.0.9", "-O", "client_acl 1",
+                    servers=[f"{servers(echo).address}:1"])
+    with client(balancer, "127.0.0.2") as sock, client(balancer, "127.0.0.9") as denied:
+        sock.send(b"x")
+        assert sock.recv(10) == b"x"
+        denied.send(b"x")
+        assert is_silent(denied)
+        balancer.ctl("server 0 state drain")
+        tell(balancer, b"x", "127.0.0.3")
+        assert endings(balancer, 2) == ["denied", "no-server"]
+        sock.send(b"y")
+        assert sock.recv(10) == b"y"
+        balancer.ctl("server 0 state ready")
+        assert ask(balancer, b"z", "127.0.0.3") == b"z"
+        assert balancer.json("sessions")[0]["client"].startswith("127.0.0.3:")
+
+
+def test_many_clients_through_few_flows(gpen: Start, servers: Serve) -> None:
+    """Each from its own port, more at a time than a wake-up reads; nobody loses an answer."""
+    balancer = gpen("-U", "-x", "50", "-m", "20", servers=[servers(echo)])
+    before = balancer.fds()
+    for _ in range(60):
+        with ExitStack() as stack:
+            socks = [stack.enter_context(client(balancer)) for _ in range(45)]
+            for number, sock in enumerate(socks):
+                sock.send(b"%d" % number)
+            for number, sock in enumerate(socks):
+                assert sock.recv(10) == b"%d" % number
+    assert len(balancer.json("sessions")) <= 50
+    assert balancer.fds() <= before + 51
+
+
+@needs_root
+def test_a_forged_sender_makes_no_loop(gpen: Start, servers: Serve) -> None:
+    """A datagram that seems to come from where it goes to: an answer would be taken for a question, and so on."""
+    server = servers(echo)
+    for listen in ("127.0.0.1:0", "0"):
+        balancer = gpen("-U", servers=[server], listen=listen)
+        port = int(balancer.address[1])
+        here = socket.inet_aton("127.0.0.1")
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+            packet = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 32, 0, 0, 64, socket.IPPROTO_UDP, 0, here, here)
+            raw.sendto(packet + struct.pack("!HHHH4s", port, port, 12, 0, b"loop"), ("127.0.0.1", 0))
+        assert ask(("127.0.0.1", port), b"x") == b"x"
+    assert server.received == [b"x"] * 2
+
+
+# --- the listening socket, and shortages -----------------------------------------------------------------------------
+
+
+def test_the_listening_address_moves(gpen: Start, servers: Serve) -> None:
+    """Flows of the old address go on, both ways; nobody else is served there; the socket closes with the last."""
+    balancer = gpen("-U", "-l", "gpen.log", servers=[servers(echo)])
+    before, old = balancer.fds(), balancer.address
+    assert not isinstance(old, str)
+    with client(old) as sock:
+        sock.send(b"before")
+        assert sock.recv(10) == b"before"
+        balancer.ctl("listen 127.0.0.2:0")
+        sock.send(b"after")
+        assert sock.recv(10) == b"after"
+        assert ask(balancer, b"new") == b"new"
+        with client(old) as late:
+            late.send(b"late")
+            assert is_silent(late)
+        balancer.ctl("udp_timeout 0.5")
+        wait_until(lambda: not balancer.json("sessions"))
+        assert balancer.fds() == before
+        sock.send(b"too late")
+        with pytest.raises(ConnectionRefusedError):
+            sock.recv(10)
+
+
+def test_to_all_addresses_and_back(gpen: Start, servers: Serve) -> None:
+    """The port stays: whoever asks the old address is served, be it through the old socket or the new."""
+    balancer = gpen("-U", servers=[servers(echo)])
+    port = int(balancer.address[1])
+    with client(balancer) as old:
+        for listen in (f"0.0.0.0:{port}", f"127.0.0.1:{port}", f"[::]:{port}"):
+            old.send(b"old")
+            assert old.recv(10) == b"old"
+            assert balancer.ctl(f"listen {listen}") == f"{listen}\n"
+            for number in range(3):
+                old.send(b"%d" % number)
+                assert old.recv(10) == b"%d" % number
+                assert ask(("127.0.0.1", port), b"new") == b"new"
+    assert ask(("::1", port), b"six") == b"six"
+
+
+def test_no_descriptors(gpen: Start, servers: Serve) -> None:
+    """Told once; no server is blamed, those who have a flow are served, and all are when there are some again."""
+    balancer = gpen("-U", servers=[servers(echo), servers(echo)])
+    hard = resource.prlimit(balancer.pid, resource.RLIMIT_NOFILE)[1]
+    with client(balancer) as sock, client(balancer) as late:
+        sock.send(b"x")
+        assert sock.recv(10) == b"x"
+        resource.prlimit(balancer.pid, resource.RLIMIT_NOFILE, (balancer.fds(), hard))
+        for _ in range(20):
+            late.send(b"x")
+        assert is_silent(late)
+        sock.send(b"y")
+        assert sock.recv(10) == b"y"
+        resource.prlimit(balancer.pid, resource.RLIMIT_NOFILE, (1000, hard))
+        late.send(b"z")
+        assert late.recv(10) == b"z"
+    assert balancer.stderr.count("datagrams are dropped") == 1
+    assert [(row["health"], row["failures"]) for row in balancer.json("servers")] == [("up", 0)] * 2
+
+
+def test_an_end_leaves_nothing_open(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-U", "-l", "gpen.log", servers=[servers(echo)])
+    for _ in range(3):
+        assert ask(balancer, b"x") == b"x"
+    assert balancer.stop() == 0
+    assert endings(balancer, 3) == ["shutdown"] * 3
+
+
+# --- servers that refuse ---------------------------------------------------------------------------------------------
+
+
+def test_a_refusal_goes_to_the_next_server(gpen: Start, servers: Serve) -> None:
+    with refusing() as address:
+        balancer = gpen("-U", "-r", "-l", "gpen.log", servers=[address, servers(naming("b"))])
+        for _ in range(4):
+            assert ask(balancer) == b"b"
+        row = balancer.server(0)
+    assert (row["health"], row["reason"], row["failures"], row["sessions"]) == ("down", "connection refused", 1, 0)
+    assert "connection refused" in balancer.stderr
+    assert [event["cause"] for event in balancer.json("events")][-1] == "connection refused; blacklisted for 30 s"
+
+
+@pytest.mark.parametrize("replies", [0, 1])
+def test_what_had_no_answer_goes_to_the_next_server(gpen: Start, servers: Serve, replies: int) -> None:
+    """And what had one does not."""
+    a, b = servers(lambda data: [data] if data.startswith(b"answered") else []), servers(echo)
+    balancer = gpen("-U", "-r", "-O", f"udp_replies {replies}", servers=[a, b])
+    datagrams = [b"", b"x" * LARGEST] if not replies else [b"one", b"two", b""]
+    with client(balancer) as sock:
+        sock.send(b"answered")
+        assert sock.recv(100) == b"answered"
+        if replies:  # the flow is over: the next begins at a again
+            assert ask(balancer, b"other") == b"other"
+        for data in datagrams:
+            sock.send(data)
+        wait_until(lambda: a.received == [b"answered", *datagrams])
+        a.close()
+        sock.send(b"last")
+        assert [sock.recv(1 << 17) for _ in range(len(datagrams) + 1)] == [*datagrams, b"last"]
+    assert [data for data in b.received if data != b"other"] == [*datagrams, b"last"]
+    assert balancer.server(0)["reason"] == "connection refused"
+
+
+def test_a_flow_survives_one_server_after_another(gpen: Start, servers: Serve) -> None:
+    those = [servers(naming(name)) for name in "abc"]
+    balancer = gpen("-U", "-l", "gpen.log", servers=those)
+    with client(balancer) as sock:
+        for server, name in zip(those, (b"a", b"b", b"c"), strict=True):
+            sock.send(b"who?")
+            assert sock.recv(10) == name
+            server.close()
+        sock.send(b"who?")
+        assert endings(balancer, 1) == ["connect-failed"]
+        sock.send(b"who?")
+        assert endings(balancer, 2)[1] == "no-server"
+    assert [row["sx"] for row in balancer.json("servers")][:2] == [8, 8]  # with what was refused
+    assert [row["rx"] for row in balancer.json("servers")] == [1, 1, 1]
+
+
+def test_replies_before_a_refusal_arrive(gpen: Start, servers: Serve) -> None:
+    server = servers(echo)
+    balancer = gpen("-U", servers=[server])
+    with client(balancer) as sock:
+        for number in range(1, 20):
+            sock.send(b"%d" % number)
+        assert [sock.recv(10) for _ in range(19)] == [b"%d" % number for number in range(1, 20)]
+        server.close()
+        sock.send(b"x")
+        assert is_silent(sock)
+
+
+@needs_root
+def test_the_next_address_of_a_name(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    """Two addresses, and the first refuses: no fault of the server, and the second is preferred from then on."""
+    (tmp_path / "hosts").write_text("127.0.0.1 both\n::1 both\n")
+    server = servers(naming("six"), at="::1")
+    balancer = gpen("-U", "-r", servers=[f"both:{server.port}"], wrapper=seeing({"/etc/hosts": tmp_path / "hosts"}))
+    with client(balancer) as sock:
+        sock.send(b"who?")
+        assert sock.recv(10) == b"six"
+    assert (balancer.server(0)["health"], balancer.server(0)["failures"]) == ("up", 0)
+    assert balancer.server(0)["address"] == "::1"
+    server.close()
+    tell(balancer)
+    wait_until(lambda: balancer.server(0)["health"] == "down")
+
+
+@needs_root
+def test_no_route(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    """In a network of its own with a loopback interface, a server elsewhere is unreachable."""
+    balancer = gpen("-U", "-l", "gpen.log", servers=["192.0.2.1:53"],
+                    wrapper=("unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$0" "$@"'))
+    address = balancer.address
+    code = f"import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b'x', {address!r})"
+    subprocess.run(["nsenter", "-t", str(balancer.pid), "-n", "python3", "-c", code], check=True, timeout=20)
+    assert endings(balancer, 1) == ["connect-failed"]
+    assert balancer.server(0)["reason"] == "network is unreachable"
