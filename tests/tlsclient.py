@@ -23,7 +23,7 @@ class TlsClient:
 
     def __init__(self, address: tuple[str, int] | str, context: ssl.SSLContext, name: str | None = "localhost", *,
                  sock: socket.socket | None = None, seconds: float = 20.0, fin: bool = True) -> None:
-        """Connect, unless there is a socket, and shake hands. ``fin``: behind our close_notify TCP's stream ends too."""
+        """Connect, unless there is a socket, and shake hands. ``fin``: behind our close_notify TCP's stream ends."""
         self.begin(sock or connect(address, seconds=seconds), context, name, fin)
         try:
             while not self.step():

@@ -89,11 +89,12 @@ _ALL = (
     Setting("listen", LISTEN, None, "The address where clients connect: [HOST:]PORT, [IPV6]:PORT or /PATH. Without a "
             "host, all IPv4 addresses; [::]:PORT takes IPv4 and IPv6. Changing it opens the new socket first.",
             example="listen [::]:3306"),
-    Setting("conn_max", whole(1), 500, "Most sessions at one time. The excess waits in the kernel's backlog; a new flow "
-            "of UDP takes the place of the one that was idle for longest.", "-x"),
+    Setting("conn_max", whole(1), 500, "Most sessions at one time. The excess waits in the kernel's backlog; a new "
+            "flow of UDP takes the place of the one that was idle for longest.", "-x"),
     Setting("backlog", whole(1), 500, "How many connections the kernel keeps waiting for us (listen(2)).", "-q",
             reply=None),
-    Setting("multi_accept", whole(1), 100, "Most connections accepted, or datagrams read, at one wake-up.", "-m", reply=None),
+    Setting("multi_accept", whole(1), 100, "Most connections accepted, or datagrams read, at one wake-up.", "-m",
+            reply=None),
     Setting("pending_max", whole(0), 0, "Most connections to servers under way at one time; while there are more, no "
             "client is accepted. 0 = no limit.", reply=None),
     Setting("client_acl", ACL, 0, "The access list that clients are checked against."),

@@ -99,7 +99,8 @@ class DatagramListener:
             except BlockingIOError:
                 return
             except OSError as error:
-                log.warning("can't receive from clients: %s", error.strerror)
+                if self.socket.fileno() >= 0:  # else it was closed just now, with its last flow
+                    log.warning("can't receive from clients: %s", error.strerror)
                 return
             flow = flows.get(key) or self._begin(key)
             if flow is not None:

@@ -1,8 +1,8 @@
 """One TCP conversation: from the accepted client to its line in the log, in a greenlet of its own.
 
     announce  a PROXY protocol header, where one is due      switches
-    secure    the TLS handshake, where clients speak TLS     switches
     admit     access list, client memory                     one step
+    secure    the TLS handshake, where clients speak TLS     switches
     dial      reserve a place or wait for one, connect,      switches
               greeting, fail over
     relay     until both ends are done                       switches
@@ -87,10 +87,15 @@ class Session(Conversation):
                 return "connecting"
             if self._held:
                 return "held"
-            return "handshake" if self.client is None else "choosing"
+            return "handshake" if self._is_unknown else "choosing"
         if self.down.deaf or self.up.deaf:
             return "ending"
         return "half-closed" if self.down.eof or self.up.eof else "open"
+
+    @property
+    def _is_unknown(self) -> bool:
+        """Whether the client has yet to introduce itself: by a PROXY header, or in its TLS handshake."""
+        return self.client is None or (self._front.tls is not None and self.secured is None)
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -180,11 +185,13 @@ class Session(Conversation):
             sockets.prepare(self.down.sock, settings)
         if settings.accept_proxy != "off" and not self._announce():
             return Ending.PROXY_HEADER
+        denied = self._admit()
+        if denied and "abuse" not in front.pool.special:
+            return Ending.DENIED  # at once: a TLS handshake costs more than the rest of a session
         if front.tls is not None and not self._secure(front.tls):
             return Ending.TLS
         if settings.dummy:
             return answer(self.down, front.poller, settings.idle_timeout)
-        denied = self._admit()
         front.dialing += 1
         try:
             sock = self._dial(denied)
@@ -444,6 +451,8 @@ class Session(Conversation):
     def _last_words(self) -> bytes:
         """What a client is told that gets no server, or asked for what it can't have."""
         settings = self._front.settings
+        if self._is_unknown and self._front.tls is not None:
+            return b""  # it would take them for TLS
         if settings.http:
             return self._http_page()
         return self._mysql_error() if settings.mysql and self.up is None else b""

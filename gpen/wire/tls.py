@@ -98,9 +98,8 @@ class Terminator:
     def accept(self, sock: Any, poller: Poller, seconds: float) -> Channel:
         """Do a client's handshake within so many seconds. Switches greenlets. Raises HandshakeError.
 
-        The tickets of TLS 1.3 come behind the client's last word. They go out at once, for they also acknowledge that
-        word, and a client without TCP_NODELAY waits with its request for that (40 ms, if nothing is sent). Where the
-        request is here already, they wait for the answer: so that this need not wait for their acknowledgement.
+        The tickets of TLS 1.3, which come behind it, wait for the first bytes that go to the client: one that only
+        sends, and closes with tickets unread, would thereby reset its connection and throw away what it has sent.
         """
         channel = Channel(self._context)
         incoming, outgoing = channel.incoming, channel.outgoing
@@ -109,8 +108,10 @@ class Terminator:
             while not channel.secured.version:
                 incoming.write(_receive(sock, poller, deadline))
                 channel.step()
-                if channel.secured.version != _TICKETS_BEHIND or not incoming.pending:
+                if channel.secured.version != _TICKETS_BEHIND:
                     _send(sock, outgoing.read(), poller, deadline)
+                elif not incoming.pending and sock.family != _socket.AF_UNIX:
+                    _acknowledge(sock)
         except TimeoutError:
             raise HandshakeError(f"not done in {seconds:g} s") from None
         except ssl.SSLError as error:
@@ -158,6 +159,12 @@ def _send(sock: Any, data: bytes, poller: Poller, deadline: float) -> None:
 def _wait(sock: Any, poller: Poller, mask: int, deadline: float) -> None:
     if not poller.wait(sock.fileno(), mask, deadline - time.monotonic()):
         raise TimeoutError
+
+
+def _acknowledge(sock: Any) -> None:
+    """Acknowledge the handshake's last word at once: a client without TCP_NODELAY waits for that before it sends its
+    request, 40 ms if nothing goes to it."""
+    sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_QUICKACK, 1)
 
 
 def _reject(sock: Any, alert: bytes) -> None:
@@ -306,7 +313,7 @@ class TlsEnd(End):
             self._put((take(),))
             return size
         records = []
-        for start in range(0, size, _RECORD):  # one by one, for outgoing's memory keeps its largest size: 22 KB, not 175
+        for start in range(0, size, _RECORD):  # one by one: outgoing's memory keeps its largest size, 22 KB and not 175
             write(view[start : start + _RECORD])
             records.append(take())
         self._put(records)

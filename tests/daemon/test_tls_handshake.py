@@ -358,6 +358,21 @@ def test_a_hundred_that_are_stuck_delay_nobody(secure: Start, servers: Serve, ce
     assert " killed\n" in balancer.log
 
 
+@each_version
+def test_nobody_waits_for_acknowledgements(secure: Start, servers: Serve, certificates: Certificates,
+                                           version: ssl.TLSVersion) -> None:
+    """A client without TCP_NODELAY sends its request when the end of its handshake is acknowledged."""
+    balancer = secure(servers=[servers(http)])
+    context, took = trusting(certificates.authority.certificate, version), []
+    for _ in range(9):
+        with TlsClient(balancer.address, context) as client:
+            began = time.monotonic()
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            assert client.read_all().endswith(b"hello")
+            took.append(time.monotonic() - began)
+    assert sorted(took)[len(took) // 2] < 0.03
+
+
 @pytest.mark.parametrize(("said", "told"), [
     (b"GET / HTTP/1.0\r\n\r\n", "it speaks HTTP, not TLS"),
     (b"SSH-2.0-OpenSSH_9.2\r\n", "it does not speak TLS"),
@@ -440,3 +455,22 @@ def test_the_dummy_speaks_tls(gpen: Start, certificates: Certificates) -> None:
     balancer = gpen("-O", "dummy", *certificates.server.options, servers=["127.0.0.1:9"])
     done = curl(balancer, "--cacert", certificates.authority.certificate)
     assert (done.returncode, "gpen's dummy server" in done.stdout) == (0, True), done.stderr
+
+
+def test_a_client_that_is_denied_costs_no_handshake(gpen: Start, servers: Serve, certificates: Certificates) -> None:
+    balancer = gpen(*certificates.server.options, "-O", "acl 1 deny 127.0.0.2", "-O", "client_acl 1", "-l", "gpen.log",
+                    servers=[servers(echo)])
+    with balancer.connect(source="127.0.0.2") as denied:
+        assert denied.recv(1) == b""
+    balancer.wait_idle()
+    assert balancer.log.endswith(" denied\n")
+
+
+def test_nothing_plain_is_said_to_a_client_in_its_handshake(gpen: Start, servers: Serve, certificates: Certificates,
+                                                            ) -> None:
+    """Not even why it is closed, in HTTP mode."""
+    balancer = gpen(*certificates.server.options, "-H", servers=[servers(echo)])
+    with balancer.connect() as stuck:
+        wait_until(lambda: [row["state"] for row in balancer.json("sessions")] == ["handshake"], what="the handshake")
+        balancer.stop()
+        assert stuck.recv(100) == b""

@@ -42,7 +42,8 @@ class Balancer:
         """Start it on two ports that were free just now; False when somebody else was quicker to take one."""
         options, servers = self._arguments
         self.port, self.control_port = free_ports(2)
-        command = [*_as_nobody(self.kind, "-U" in options), "-C", self.control, *options, f"127.0.0.1:{self.port}", *servers]
+        place = f"127.0.0.1:{self.port}"
+        command = [*_as_nobody(self.kind, "-U" in options), "-C", self.control, *options, place, *servers]
         with self.stderr_file.open("w") as stderr:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr)
         return bool(wait_until(lambda: self.process.poll() is not None or self._answers()) and self._answers())
