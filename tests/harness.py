@@ -204,15 +204,10 @@ class Gpen:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
 
-def root_only() -> None:
-    """Skip the test for anybody but root: it needs namespaces, devices or another user."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can do what this test needs")
-
-
 def seeing(mounts: Mapping[str, Path]) -> tuple[str, ...]:
     """The wrapper that shows a command these files or directories in the places of others."""
-    root_only()
+    if os.geteuid() != 0:
+        pytest.skip("only root can show a command other files than there are")
     binds = "".join(f"mount --bind {shown} {place} && " for place, shown in mounts.items())
     return ("unshare", "--mount", "sh", "-c", f'{binds}exec "$0" "$@"')
 

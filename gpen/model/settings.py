@@ -145,7 +145,8 @@ _ALL = (
     # connections
     Setting("timeout", seconds(zero=False), 3, "How long a connection to a server, or the lookup of a name, may take.",
             "-t"),
-    Setting("idle_timeout", seconds(), 0, "Close sessions that moved no byte for so long. 0 = never.",
+    Setting("idle_timeout", seconds(), 0, "Close sessions that moved no byte for so long. 0 = never. Flows of UDP have "
+            "udp_timeout instead.",
             reply="Idle timeout: {} seconds"),
     Setting("greeting", seconds(), 0, "The server speaks first, within so many seconds: one that closes, resets or "
             "stays silent before its first byte has failed, and the client is given to the next. 0 = off.",

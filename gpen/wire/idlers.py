@@ -66,7 +66,7 @@ class Idlers:
         lease.connected()
         self.connected += 1
         try:
-            while self._front.poller.wait(sock.fileno(), EPOLLIN, FOR_EVER) and sock.recv(65536):
+            while self._front.poller.wait(sock.fileno(), EPOLLIN, FOR_EVER) and _is_open(sock):
                 pass
         except OSError as error:
             log.debug("idler of server %s: %s", lease.server.name, error.strerror)
@@ -81,3 +81,11 @@ class Idlers:
         else:
             lease.fail((error.strerror or str(error)).lower())
             self._front.unreachable(lease.server)
+
+
+def _is_open(sock: Any) -> bool:
+    """Whether the server has not ended the connection; what it says is dropped. Raises OSError."""
+    try:
+        return bool(sock.recv(65536))
+    except BlockingIOError:
+        return True  # it was woken by an event of an earlier socket with the same number
