@@ -43,9 +43,14 @@ Answer = Callable[[memoryview], int]  # sends a datagram to the client
 class Flow(Conversation):
     """One UDP client with its server. ``key`` is what its listener knows it by."""
 
-    __slots__ = ("_active", "_answer", "_asked", "_denied", "_endpoint", "_fd", "_from_client", "_from_server", "_kept",
-                 "_kept_bytes", "_listener", "_proven", "_recv_into", "_replies", "_send", "_sock", "_to_client",
-                 "_to_server", "_tried", "_untried", "_watch", "key")
+    __slots__ = ("_active", "_answer", "_asked", "_denied", "_endpoint", "_fd", "_kept", "_kept_bytes", "_listener",
+                 "_proven", "_recv_into", "_replies", "_send", "_sock", "_tried", "_untried", "_watch", "from_client",
+                 "from_server", "key", "to_client", "to_server")
+
+    from_client: int
+    from_server: int
+    to_client: int
+    to_server: int
 
     def __init__(self, id: int, front: Front, listener: DatagramListener, key: Any, peer: Any, answer: Answer) -> None:
         super().__init__(id, front, normalize(peer[0]), peer[1])
@@ -63,7 +68,7 @@ class Flow(Conversation):
         self._proven = False  # that this server is there
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
-        self._from_client = self._from_server = self._to_client = self._to_server = 0
+        self.from_client = self.from_server = self.to_client = self.to_server = 0
         self._watch: Watch | None = None
 
     # --- what others ask ------------------------------------------------------------------------------------------
@@ -75,22 +80,6 @@ class Flow(Conversation):
     @property
     def descriptors(self) -> tuple[int, int]:
         return -1, self._fd
-
-    @property
-    def to_server(self) -> int:
-        return self._to_server
-
-    @property
-    def from_server(self) -> int:
-        return self._from_server
-
-    @property
-    def to_client(self) -> int:
-        return self._to_client
-
-    @property
-    def from_client(self) -> int:
-        return self._from_client
 
     @property
     def waiting(self) -> int:
@@ -155,12 +144,12 @@ class Flow(Conversation):
         self._active = self._front.poller.now
         self._listener.flows.move_to_end(self.key)
         self._asked += 1
-        self._from_client += len(data)
+        self.from_client += len(data)
         self._keep(data)
         if self._watch is not None:
             self._watch("client", data)
         try:
-            self._to_server += self._send(data)
+            self.to_server += self._send(data)
         except OSError as error:
             if error.errno not in _HARMLESS:
                 self._fail_over(error)
@@ -204,7 +193,7 @@ class Flow(Conversation):
         self._active = self._front.poller.now
         self._listener.flows.move_to_end(self.key)
         self._replies += 1
-        self._from_server += len(data)
+        self.from_server += len(data)
         server = self.server
         assert server is not None
         server.unanswered = 0
@@ -215,7 +204,7 @@ class Flow(Conversation):
         if self._watch is not None:
             self._watch("server", data)
         try:
-            self._to_client += self._answer(data)
+            self.to_client += self._answer(data)
         except OSError:
             return
 
@@ -330,7 +319,7 @@ class Flow(Conversation):
         self._asked, self._replies = len(datagrams), 0
         for data in datagrams:
             try:
-                self._to_server += self._send(data)
+                self.to_server += self._send(data)
             except OSError as error:
                 if error.errno not in _HARMLESS:
                     return error
@@ -341,9 +330,9 @@ class Flow(Conversation):
         server, reason = lease.server, (error.strerror or str(error)).lower()
         self.lease = None
         self._tried.append(server)
-        server.sx += self._to_server
-        server.rx += self._from_server
-        self._to_server = self._from_server = 0
+        server.sx += self.to_server
+        server.rx += self.from_server
+        self.to_server = self.from_server = 0
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()
             self._listener.tell_shortage(error)
