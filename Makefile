@@ -1,11 +1,11 @@
-# make demo | test | bench | lint | man | clean
+# make demo | test | bench | bench-udp | bench-tls | lint | man | clean
 # Everything goes into a virtual environment of its own (.venv); nothing else is needed than Python 3.10 or newer.
 
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo test bench lint man clean
+.PHONY: demo test bench bench-udp bench-tls lint man clean
 
 demo: $(VENV)/.base
 	$(PY) contrib/demo.py
@@ -15,6 +15,12 @@ test: $(VENV)/.test
 
 bench: $(VENV)/.base
 	$(PY) -m tests.bench $(BENCH)
+
+bench-udp: $(VENV)/.base
+	$(PY) -m tests.bench.dns $(BENCH)
+
+bench-tls: $(VENV)/.base
+	$(PY) -m tests.bench.tls $(BENCH)
 
 lint: $(VENV)/.test
 	$(PY) -m ruff check .

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -215,8 +216,10 @@ def seeing(mounts: Mapping[str, Path]) -> tuple[str, ...]:
 def open_to_all(directory: Path) -> None:
     """Let another user, whom gpen becomes, make and remove files in a directory of pytest's."""
     directory.chmod(0o777)
-    for parent in directory.parents[:2]:
-        parent.chmod(0o755)
+    for parent in directory.parents:
+        if parent.owner() != directory.owner() or parent == Path(tempfile.gettempdir()):
+            return
+        parent.chmod(parent.stat().st_mode | 0o055)
 
 
 def run_gpen(*arguments: str, directory: Path | None = None, wrapper: Sequence[str] = (),

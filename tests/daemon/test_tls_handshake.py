@@ -68,7 +68,8 @@ def http(sock: socket.socket) -> None:
 
 
 def secured(balancer: Gpen) -> list[list[str]]:
-    """TLS version, cipher and name of each line in the log; whatever else its end is."""
+    """TLS version, cipher and name of each line in the log, once all sessions have one; whatever else its end is."""
+    balancer.wait_idle()
     wait_until(lambda: balancer.log.endswith("\n"), what="a line in the session log")
     return [line.split()[-3:] for line in balancer.log.splitlines()]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.certificates import Authority, Pair
-from tests.harness import PATIENCE, Server, connect
+from tests.harness import PATIENCE, Server, connect, open_to_all
 from tests.pen.balancers import Balancer, needs_pen
 from tests.pen.conftest import Start
 
@@ -22,8 +22,7 @@ POLL = ("-O", "poll")
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    for parent in (tmp_path, *tmp_path.parents[:2]):
-        parent.chmod(0o755)  # pen reads certificates as the user that it has become
+    open_to_all(tmp_path)  # pen reads certificates as the user that it has become
     return Authority(tmp_path, "trusted")
 
 
