@@ -187,7 +187,8 @@ def _check(configuration: Configuration) -> None:
         raise ScriptError(f"control: will not open the control port '{settings.control}' as root: give a user to "
                           "change to (-u USER), or use a unix socket (-C /PATH)")
     configuration.check()
-    _check_tls(settings)
+    if settings.ssl_key and not settings.ssl_certificate:
+        log.warning("ssl_key: without a certificate (-E FILE) there is no TLS")
     process.check_user(settings)
     for name in ("log", "pid_file", "web_stats"):
         if name != "log" or not network_address(settings.log or ""):
@@ -195,21 +196,16 @@ def _check(configuration: Configuration) -> None:
     check_extras(settings)
 
 
-def _check_tls(settings: Settings) -> None:
-    """Raises ScriptError for settings of TLS that would be in vain: who asks for client certificates gets them."""
-    for name in ("ssl_key", "ssl_ca_file", "ssl_ca_path", "ssl_require_peer", "ssl_sni_path"):
-        if settings.get(name) and not settings.ssl_certificate:
-            raise ScriptError(f"{name}: TLS needs a certificate: give ssl_certificate (-E FILE)")
-
-
 def _check_names(configuration: Configuration) -> None:
     """Raises ScriptError for a name of a host or a service that does not exist."""
     settings = configuration.settings
     Names(configuration.pool, settings).resolve(configuration, patient=True)
-    for name, address in (("listen", settings.listen), ("control", settings.control)):
+    log_address = network_address(settings.log or "")
+    for name, address in (("listen", settings.listen and parse_listen(settings.listen)), ("log", log_address),
+                          ("control", settings.control and parse_listen(settings.control))):
         try:
             if address:
-                resolve(parse_listen(address), settings.timeout, settings.udp and name == "listen")
+                resolve(address, settings.timeout, name == "log" or (settings.udp and name == "listen"))
         except ResolveError as error:
             raise ScriptError(f"{name}: {error}") from None
 
@@ -246,7 +242,7 @@ def _serve(balancer: Balancer, detached: process.Detached | None) -> int:
     pid_file = process.PidFile(settings.pid_file) if settings.pid_file else None
     syslog = process.syslog() if detached is not None else None  # while /dev/log is in sight
     try:
-        process.raise_descriptor_limit(settings.conn_max)
+        process.raise_descriptor_limit(settings)
         try:
             balancer.open()
             balancer.jail = process.confine(settings, _files_of(balancer, pid_file))

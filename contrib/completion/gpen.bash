@@ -26,6 +26,7 @@ _gpen_after() {
         "geoip_db 0 "*) echo "FILE" ;;
         "help 0 "*) echo "NAME" ;;
         "include 0 "*) echo "FILE" ;;
+        "log 0 "*) echo "FILE" ;;
         "log_format 0 "*) echo "session pen json" ;;
         "mode "*" json") ;;
         "mode "*) echo "json" ;;
@@ -55,6 +56,8 @@ _gpen_after() {
         "ssl_ca_path 0 "*) echo "DIR" ;;
         "ssl_certificate 0 "*) echo "FILE" ;;
         "ssl_key 0 "*) echo "FILE" ;;
+        "ssl_option 0 "*) echo "no_tlsv1.2 no_tlsv1.3 cipher_server_preference no_ticket" ;;
+        "ssl_protocol 0 "*) echo "tls1.2 tls1.3" ;;
         "ssl_sni_path 0 "*) echo "DIR" ;;
         "tcp_fastclose 0 "*) echo "off up down both" ;;
         "user 0 "*) echo "USER" ;;
@@ -67,8 +70,9 @@ _gpen_after() {
 _gpen_value() {
     case $1 in
         -A | -j) echo "DIR" ;;
-        -b | -B | -c | -e | -i | -L | -l | -m | -q | -S | -T | -t | -x) ;;
-        -C | -E | -F | -G | -K | -p | -w) echo "FILE" ;;
+        -b | -B | -c | -e | -i | -m | -q | -S | -T | -t | -x) ;;
+        -C | -E | -F | -G | -K | -l | -p | -w) echo "FILE" ;;
+        -L) echo "tls1.2 tls1.3" ;;
         -O | -o) echo "NAME" ;;
         -u) echo "USER" ;;
         *) return 1 ;;

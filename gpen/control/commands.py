@@ -31,7 +31,7 @@ class Command:
 
     ``parse`` reads the words behind the name (``parse_no`` those behind ``no NAME``) and raises ValueError; ``access``
     is what a control client needs; ``configures`` says that it may stand in a configuration file; ``json`` that it
-    takes the word json at its end.
+    takes the word json at its end; ``is_ignored`` that it has no effect.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Command:
     json: bool = False
     example: str = ""
     setting: Setting | None = None
+    is_ignored: bool = False
 
     @property
     def negatable(self) -> bool:
@@ -244,7 +245,8 @@ _COMMANDS = [
             one("file", FILE.parse, "a FILE"), "admin", configures=True, example="include /etc/gpen/servers.cfg"),
     Command("exit", "exit", "Stop gpen. Only with option -X.", nothing, "admin"),
     # without effect
-    *(Command(name, name, _NO_EFFECT, anything, parse_no=anything, usage_no=f"no {name}", configures=True)
+    *(Command(name, name, _NO_EFFECT, anything, parse_no=anything, usage_no=f"no {name}", configures=True,
+              is_ignored=True)
       for name in ("epoll", "kqueue", "poll", "select", "block", "delayed_forward", "peek")),
 ]
 

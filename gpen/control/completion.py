@@ -90,7 +90,8 @@ def rows(command: Command) -> Iterator[tuple[str, str]]:
 
 def _offer(word: str = "") -> str:
     """What a shell can offer for a word of a usage line; nothing where only the user knows."""
-    return word.replace("|", " ") if word.islower() or word in KINDS else ""
+    kind, *_ = word.split("|")
+    return kind if kind in KINDS else word.replace("|", " ") if word.islower() else ""
 
 
 # --- pieces of both scripts ---------------------------------------------------------------------------------
@@ -228,7 +229,7 @@ def _value_function(name: str, options: Iterable[Option]) -> str:
     flags: dict[str, list[str]] = {}
     for option in options:
         if option.argument:
-            flags.setdefault(ARGUMENTS.get(option.argument, ""), []).append(option.flag)
+            flags.setdefault(ARGUMENTS.get(option.argument) or _offer(option.argument), []).append(option.flag)
     cases = [f"        {' | '.join(group)}) {_echo(words)};;" for words, group in flags.items()]
     return "\n".join((f"{name}() {{", "    case $1 in", *cases, "        *) return 1 ;;", "    esac", "}"))
 

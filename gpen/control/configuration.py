@@ -19,6 +19,7 @@ from gpen.model.words import quote
 
 UDP_LACKS = ("http", "ssl_certificate", "mysql", "greeting", "hold", "proxy_protocol", "accept_proxy", "idlers",
              "dummy")
+TLS_ONLY = ("ssl_ca_file", "ssl_ca_path", "ssl_require_peer", "ssl_sni_path")  # who asks for these must get them
 _SERVER_OPTIONS = ("max", "hard", "weight", "prio", "acl")
 
 
@@ -30,6 +31,7 @@ class Configuration:
         self.settings = Settings()
         self.pool = Pool(self.settings, clock, wall)
         self.clients = ClientTable()
+        self.ignored: set[str] = set()  # commands without effect that were run
         self._clocks = (clock, wall)
 
     def run(self, call: Call) -> None:
@@ -39,6 +41,8 @@ class Configuration:
             self._set(name, call["value"])
         elif name == "server":
             self._delete_server(call) if call.no else self._change_server(call)
+        elif call.command.is_ignored:
+            self.ignored.add(name)
         elif name == "acl":
             entries = self.pool.acls[call["number"]].entries
             entries.clear() if call.no else entries.append(call["entry"])
@@ -59,12 +63,22 @@ class Configuration:
         places = [settings.listen or "", *(str(server.address) for server in self.pool.all_servers())]
         if settings.udp and any("/" in place for place in places):
             raise ScriptError(f"udp: needs HOST:PORT, not a unix socket: {next(p for p in places if '/' in p)}")
-        if settings.ssl_certificate and settings.ssl_require_peer and not (settings.ssl_ca_file or settings.ssl_ca_path
-                                                                           or settings.ssl_sni_path):
-            raise ScriptError("ssl_require_peer: by whose word is a certificate valid? give ssl_ca_file (-G) or "
-                              "ssl_ca_path (-A)")
+        self._check_tls()
+        if settings.http and (settings.greeting or settings.mysql):
+            raise ScriptError(f"{'mysql' if settings.mysql else 'greeting'}: servers of HTTP (-H) don't speak first")
         if not settings.geoip_db and any(access.names_countries for access in self.pool.acls):
             raise ScriptError("acl: country needs a database that knows countries: give geoip_db FILE first")
+
+    def _check_tls(self) -> None:
+        settings = self.settings
+        for name in TLS_ONLY if not settings.ssl_certificate else ():
+            if settings.get(name):
+                raise ScriptError(f"{name}: TLS needs a certificate: give ssl_certificate (-E FILE)")
+        if settings.ssl_require_peer and not (settings.ssl_ca_file or settings.ssl_ca_path or settings.ssl_sni_path):
+            raise ScriptError("ssl_require_peer: by whose word is a certificate valid? give ssl_ca_file (-G) or "
+                              "ssl_ca_path (-A)")
+        if settings.http and "h2" in (settings.ssl_alpn or ()):
+            raise ScriptError("ssl_alpn: HTTP mode (-H) speaks HTTP/1 only: leave h2 out")
 
     def dump(self) -> Iterator[str]:
         """The commands that make this configuration."""

@@ -56,35 +56,45 @@ TCP session, and a socket of its own to it. Replies come from the address that t
 has several. sessions, servers, recent, drain, close, limits and access lists mean flows.
 
 A flow ends when it had no datagram for udp_timeout seconds, or when each of its datagrams had udp_replies replies,
-which frees its place at once: 1 suits DNS. At conn_max the flow that was idle for longest gives way, rather one that
-waits for no answer. A server whose machine refuses a datagram (ICMP) is blacklisted, and the flow's unanswered
-datagrams go to the next; so is one that leaves udp_unanswered flows in a row without a reply, where udp_replies
-expects one.
+which frees its place at once: 1 suits DNS, with an udp_timeout of a few seconds. At conn_max the flow that was idle
+for longest gives way, rather one that waits for no answer. A server whose machine refuses a datagram (ICMP) is
+blacklisted, and the flow's unanswered datagrams go to the next; so is one that leaves udp_unanswered flows in a row
+without a reply within udp_timeout, where udp_replies expects one. Without udp_replies, silence says nothing.
 
 What is for streams is refused with -U: TLS, http, mysql, greeting, hold, the PROXY protocol, idlers, dummy, unix
-sockets. Checks are made over TCP, or by a program (check exec).
+sockets. Checks are made over TCP, or by a program (check exec). Name servers are asked over TCP as well: that needs a
+second gpen.
 """
 
 TLS = """
-With -E clients speak TLS 1.2 or 1.3, and servers plain bytes. The handshake comes first, within ssl_handshake
-seconds, then a server is chosen. A client's close_notify is passed on as a half-close, and a server's half-close as a
-close_notify; a client that ends without one is logged as client-truncated, and what it sent is delivered.
+With -E clients speak TLS 1.2 or 1.3, and servers plain bytes. The file holds the certificate, then its chain, and the
+key unless -K names another file: what ACME clients call fullchain.pem and privkey.pem. The handshake comes first,
+within ssl_handshake seconds, then a server is chosen; a client that client_acl denies is closed before it, unless
+there is an abuse server. Clients in their handshake count as sessions. A client's close_notify is passed on as a
+half-close, and a server's half-close as a close_notify; a client that ends without one is logged as client-truncated,
+and what it sent is delivered.
 
 ssl_sni_path names a directory with certificates for other names. With -R a client needs a certificate of the
-authorities of -G or -A. All ssl_ settings can be changed at runtime, and HUP reads the files again; sessions that run
+authorities of -G or -A. ssl_ settings can be changed at runtime, and HUP reads the files again; sessions that run
 keep what they have, and a file that is broken leaves the old one in force. Keys are read before gpen becomes another
-user (-u), who must be able to read them at HUP.
+user (-u), who must be able to read them at HUP: give that user the right, or restart after a renewal. 'include FILE'
+sets several settings in one step, such as a certificate and its key.
 
-The bytes that -dd shows are what the servers see: plain. Not here: OCSP stapling, and TLS to the servers.
+The bytes that -dd shows are what the servers see: plain; so are the reasons of failed handshakes that -d shows. Not
+here: OCSP stapling, and TLS to the servers.
 """
 
 HTTP = """
 With -H each request, not only the first of a connection, gets X-Forwarded-For, with the client's address behind what
-is there, and X-Forwarded-Proto, http or https. A request that two programs could understand in two ways (both
-Content-Length and Transfer-Encoding, two lengths, bad line ends, and the like) is answered 400, one with a header
-larger than http_header_max 431, and the connection is closed. When no server can be had the answer is 503, and 403
-for a client that client_acl denies. Requests on one connection go to the server one after the other. After an Upgrade
-that the server grants (WebSocket), bytes pass as they are.
+is there (so that only the last address in it is to be trusted), and X-Forwarded-Proto, http or https, in the place of
+what is there. A request that two programs could understand in two ways (both Content-Length and Transfer-Encoding,
+two lengths, bad line ends, and the like) is answered 400, one with a header larger than http_header_max 431, and the
+connection is closed. When no server can be had the answer is 503, and 403 for a client that client_acl denies (over
+TLS it is closed instead).
+
+Requests on one connection go to the server one after the other. Chunks are cut anew; their extensions and trailers
+are left out, as is an upgrade to HTTP/2. After an Upgrade that the server grants (WebSocket), bytes pass as they are.
+Slow requests have no limit but idle_timeout.
 """
 
 LOG = """

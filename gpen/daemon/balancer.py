@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +80,7 @@ class Balancer:
         self.poller = Poller()
         self.sessions: dict[int, Conversation] = {}
         self.dialing = 0
-        self.session_limit = process.sessions_within_limit()
+        self.session_limit = process.sessions_within_limit(self.settings)
         self.endings: Counter[str] = Counter()
         self.total = 0
         self.started = time.time()
@@ -99,6 +100,7 @@ class Balancer:
         self.names = Names(self.pool, self.settings)
         self._janitor: Any = None
         self._control_address = ""
+        self._told: set[str] = set()
         self._socket_files: dict[str, os.stat_result] = {}
 
     # --- opening and closing --------------------------------------------------------------------------------------
@@ -112,6 +114,7 @@ class Balancer:
         process.set_debug(settings.debug)
         check_programs(_checks_of(self.configuration), self.jail)
         self.configuration.check()
+        self._tell_what_is_old()
         self.names.adopt(self.names.resolve(self.configuration, patient=True))
         self.tls = make_terminator(settings, self.jail)
         self._countries.adopt(open_countries(settings.geoip_db))
@@ -427,14 +430,25 @@ class Balancer:
             old.empty()
             old.close()
             self._unlink_socket(old.bound_to)
+        self._tell_what_is_old()
         self.listener.tune(settings)
         self.listener.resume()
         control = self.jail.path(self._control_address)
         if "/" in control and os.path.exists(control):
             os.chmod(control, settings.control_mode)
         process.set_debug(settings.debug)
-        process.raise_descriptor_limit(settings.conn_max)
-        self.session_limit = process.sessions_within_limit()
+        process.raise_descriptor_limit(settings)
+        self.session_limit = process.sessions_within_limit(self.settings)
+
+    def _tell_what_is_old(self) -> None:
+        """Say once of each of pen's words that has no effect, or means something else now."""
+        old = dict.fromkeys(self.configuration.ignored, "accepted for pen's sake, without effect")
+        protocol = self.settings.ssl_protocol
+        if protocol and not protocol.startswith("tls1."):
+            old[f"ssl_protocol {protocol}"] = "means TLS 1.2 and 1.3 now: the versions of its time are broken and gone"
+        for words in sorted(old.keys() - self._told):
+            log.warning("%s: %s", words, old[words])
+        self._told |= old.keys()
 
     # --- files and signals ----------------------------------------------------------------------------------------
 
@@ -545,7 +559,7 @@ def check_programs(checks: set[Check], jail: process.Jail) -> None:
 def check_extras(settings: Settings) -> None:
     """Raises ScriptError when a setting needs a package that is not installed."""
     for name, module, extra in EXTRAS:
-        if settings.get(name) and find_spec(module) is None:
+        if settings.get(name) and module not in sys.modules and find_spec(module) is None:
             raise ScriptError(f"{name}: needs the package {module}: pip install 'gpen[{extra}]'")
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+import os
+import stat
+from contextlib import suppress
 
 from gpen.control.script import ScriptError
 from gpen.model.client import ClientTable
 from gpen.model.pool import Pool
 
-if TYPE_CHECKING:
+with suppress(ImportError):  # an extra; now, for a chroot may hide it later
     import maxminddb
+
+log = logging.getLogger("gpen")
 
 
 class Countries:
@@ -18,12 +23,14 @@ class Countries:
     def __init__(self, pool: Pool, clients: ClientTable) -> None:
         self._clients = clients
         self._reader: maxminddb.Reader | None = None
+        self._is_damaged = False
         pool.country_of = self.of
 
     def adopt(self, reader: maxminddb.Reader | None) -> None:
         """Ask this database from now on, or none."""
         if self._reader is not None or reader is not None:
             self._reader = reader
+            self._is_damaged = False
             self._clients.forget_countries()
 
     def of(self, address: str) -> str:
@@ -32,9 +39,19 @@ class Countries:
             record = self._reader.get(address) if self._reader is not None else None
         except ValueError:
             return ""  # no IP address, or one of a family that the database does not have
+        except Exception as error:  # the reader raises whatever damage leads it to
+            self._tell_damage(address, error)
+            return ""
         country = record.get("country") if isinstance(record, dict) else None
         code = country.get("iso_code") if isinstance(country, dict) else None
         return code if isinstance(code, str) else ""
+
+
+    def _tell_damage(self, address: str, error: Exception) -> None:
+        """Once for each database."""
+        if not self._is_damaged:
+            log.error("geoip_db: damaged, no country for %s (and others): %s", address, error)
+            self._is_damaged = True
 
 
 def open_countries(path: str | None) -> maxminddb.Reader | None:
@@ -45,11 +62,13 @@ def open_countries(path: str | None) -> maxminddb.Reader | None:
     """
     if not path:
         return None
-    import maxminddb
-
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ScriptError(f"geoip_db: '{path}' is not a regular file")
         return maxminddb.open_database(path, maxminddb.MODE_MEMORY)
     except OSError as error:
         raise ScriptError(f"geoip_db: can't read '{path}': {error.strerror}") from None
-    except (maxminddb.InvalidDatabaseError, ValueError):
-        raise ScriptError(f"geoip_db: '{path}' is not a MaxMind database (.mmdb)") from None
+    except ScriptError:
+        raise
+    except Exception:  # as with a lookup
+        raise ScriptError(f"geoip_db: '{path}' is not a MaxMind database (.mmdb), or a damaged one") from None

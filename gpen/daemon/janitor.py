@@ -20,7 +20,7 @@ def run(balancer: Balancer) -> None:
     """Tend sessions and limits for ever. Switches greenlets."""
     while True:
         gevent.sleep(PERIOD)
-        balancer.session_limit = sessions_within_limit()
+        balancer.session_limit = sessions_within_limit(balancer.settings)
         balancer.names.insist()
         balancer.idlers.tend()
         balancer.pool.expire()

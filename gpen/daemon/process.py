@@ -138,9 +138,10 @@ class PidFile:
         os.close(self._fd)
 
 
-def raise_descriptor_limit(sessions: int) -> None:
-    """Raise RLIMIT_NOFILE to what so many sessions need, as far as this user may; warn when it is not enough."""
-    wanted = 2 * sessions + RESERVED_DESCRIPTORS
+def raise_descriptor_limit(settings: Settings) -> None:
+    """Raise RLIMIT_NOFILE to what conn_max needs, as far as this user may; warn when it is not enough."""
+    sessions = settings.conn_max
+    wanted = _each(settings) * sessions + RESERVED_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
         return
@@ -148,17 +149,23 @@ def raise_descriptor_limit(sessions: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
     except (ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-    room = sessions_within_limit()
+    room = sessions_within_limit(settings)
     if room < sessions:
-        log.warning("conn_max %d needs %d descriptors, the limit is %d: %d sessions at a time, the rest waits; "
-                    "raise it with ulimit -n or LimitNOFILE", sessions, wanted, min(wanted, hard), room)
+        log.warning("conn_max %d needs %d descriptors, the limit is %d: %d %s; raise it with ulimit -n or "
+                    "LimitNOFILE", sessions, wanted, min(wanted, hard), room,
+                    "flows at a time" if settings.udp else "sessions at a time, the rest waits")
 
 
-def sessions_within_limit() -> int:
-    """How many sessions RLIMIT_NOFILE allows now."""
+def _each(settings: Settings) -> int:
+    """Descriptors of a session, or of a flow."""
+    return 1 if settings.udp else 2
+
+
+def sessions_within_limit(settings: Settings) -> int:
+    """How many sessions, or flows, RLIMIT_NOFILE allows now."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     spare = min(RESERVED_DESCRIPTORS, soft // 2)
-    return max((soft - spare) // 2, 1)
+    return max((soft - spare) // _each(settings), 1)
 
 
 def check_user(settings: Settings) -> None:

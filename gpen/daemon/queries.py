@@ -67,7 +67,8 @@ class Queries:
         settings, pool, address = self._settings, self._pool, call["address"]
         now = time.monotonic()
         client = self._balancer.clients.glimpse(address, now, settings.tracking)
-        if not pool.permits(settings.client_acl, client):
+        denied = not pool.permits(settings.client_acl, client)
+        if denied:
             server, why = pool.special.get("abuse"), f"access list {settings.client_acl} (client_acl) denies it"
         else:
             dice = pool.random.getstate()
@@ -81,7 +82,8 @@ class Queries:
             "server_address": server.shown if server else None,
             "why": why,
             "others": [{"server": other.label, "address": other.shown,
-                        "why_not": self._why_not(other, server, client, now)} for other in others],
+                        "why_not": why if denied and other.name not in SPECIAL else
+                        self._why_not(other, server, client, now)} for other in others],
         }
 
     def mode(self, call: Call) -> dict[str, bool]:
@@ -151,7 +153,12 @@ class Queries:
         return {"listen": balancer.listen_address, "sessions": len(balancer.sessions), "held": len(balancer.hold),
                 "conn_max": self._settings.conn_max, "clients": len(balancer.clients),
                 "clients_max": self._settings.clients_max, "total": balancer.total, "started": balancer.started,
-                "rule": self._pool.rule(), "endings": dict(balancer.endings)}
+                "rule": self._pool.rule(), "protocol": self._protocol(), "endings": dict(balancer.endings)}
+
+    def _protocol(self) -> str:
+        settings = self._settings
+        names = [name for name, is_on in (("HTTP", settings.http), ("TLS", settings.ssl_certificate)) if is_on]
+        return " over ".join(names or ["UDP" if settings.udp else "TCP"])
 
     def _server_row(self, server: Server, live: tuple[int, int], now: float) -> Row:
         return {

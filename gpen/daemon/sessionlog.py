@@ -63,12 +63,17 @@ class SessionLog:
 
 
 class NetworkLog:
-    """A log elsewhere, which gets a datagram for each request in pen's format: gpenlogd(1), penlogd(1)."""
+    """A log elsewhere, which gets a datagram for each request in pen's format: gpenlogd(1), penlogd(1). Raises OSError
+    when there is no way to it."""
 
     def __init__(self, target: str, endpoint: Endpoint) -> None:
         self.path = target
         self._sock = socket.socket(endpoint.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._sock.connect(endpoint.sockaddr)
+        try:
+            self._sock.connect(endpoint.sockaddr)
+        except OSError as error:
+            self._sock.close()
+            raise OSError(error.errno, error.strerror, target) from None
 
     def fileno(self) -> int:
         return self._sock.fileno()

@@ -64,7 +64,7 @@ def status_page(queries: Queries) -> str:
 <title>gpen {escape(str(summary['listen']))}</title><style>{_STYLE}</style></head><body>
 <h1>gpen at {escape(str(summary['listen']))}</h1>
 <p>Version {__version__}, {escape(now)}, up since {escape(timestamp(summary['started']))}.
-Servers are chosen by {escape(summary['rule'])}.</p>
+Clients speak {summary['protocol']}. Servers are chosen by {escape(summary['rule'])}.</p>
 {_figures(summary)}
 <h2>Servers</h2>{_table(_SERVERS, servers)}
 <h2>Clients of the last five minutes</h2>{_table(_CLIENTS, clients)}

@@ -85,11 +85,13 @@ def _ip(text: str) -> str:
 
 
 def _log(text: str) -> str:
-    network_address(text)
+    network = network_address(text)
+    if network is not None and not network.port:
+        raise ValueError(f"'{text}': nobody listens at port 0")
     return _text(text)
 
 
-def words(*choices: str) -> Kind:
+def words(*choices: str, metavar: str) -> Kind:
     """Some of the given words."""
 
     def parse(texts: Sequence[str]) -> tuple[str, ...]:
@@ -98,7 +100,7 @@ def words(*choices: str) -> Kind:
                 raise ValueError(f"'{text}' is not one of {', '.join(choices)}")
         return tuple(dict.fromkeys(texts))
 
-    return Kind("OPTION...", parse, " ".join, choices=choices, many=True)
+    return Kind(metavar, parse, " ".join, choices=choices, many=True)
 
 
 def _protocols(text: str) -> tuple[str, ...]:

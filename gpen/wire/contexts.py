@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import ssl
+import stat
 from collections.abc import Callable, Iterable
 
 import gevent
@@ -36,9 +37,6 @@ def main_context(settings: Settings, path: Path) -> ssl.SSLContext:
     """The context of ssl_certificate. Raises TlsError."""
     certificate = settings.ssl_certificate
     assert certificate is not None
-    if settings.ssl_protocol is not None and settings.ssl_protocol not in _VERSIONS:
-        log.warning("ssl_protocol: %s means TLS 1.2 and 1.3 now: the versions of its time are broken and gone",
-                    settings.ssl_protocol)
     return _context(settings, path, ("ssl_certificate", certificate), ("ssl_key", settings.ssl_key), _authorities(
         settings, path))
 
@@ -58,7 +56,7 @@ def contexts_by_name(settings: Settings, path: Path) -> dict[str, ssl.SSLContext
         found[domain.lower()] = _context(
             settings, path, ("ssl_sni_path", certificate),
             ("ssl_sni_path", key if f"{domain}.key" in files else None),
-            [_text("ssl_sni_path", own, path)] if f"{domain}.ca" in files else authorities)
+            [_authority("ssl_sni_path", own, path)] if f"{domain}.ca" in files else authorities)
         gevent.sleep(0)
     return found
 
@@ -127,7 +125,8 @@ def _load_pair(context: ssl.SSLContext, path: Path, certificate: tuple[str, str]
         context.load_cert_chain(path(file), path(key_file), encrypted)
     except ssl.SSLError as error:
         if error.reason in _OF_ANOTHER:
-            raise TlsError(f"{key_setting}: '{key_file}' does not belong to the certificate '{file}'") from None
+            which = "the key in it" if key_file == file else f"'{key_file}'"
+            raise TlsError(f"{key_setting}: {which} does not belong to the certificate '{file}'") from None
         raise TlsError(f"{setting}: '{file}' with the key '{key_file}' can't be used: {reason_of(error)}") from None
     except OSError as error:
         raise TlsError(f"{setting}: can't read '{file}': {error.strerror}") from None
@@ -151,13 +150,15 @@ def _authority(setting: str, file: str, path: Path) -> str:
     text = _text(setting, file, path)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
-    except ssl.SSLError as error:
-        raise TlsError(f"{setting}: '{file}' holds no certificates in PEM: {reason_of(error)}") from None
+    except (ssl.SSLError, ValueError):
+        raise TlsError(f"{setting}: '{file}' holds no certificates in PEM") from None
     return text
 
 
 def _text(setting: str, file: str, path: Path) -> str:
     try:
+        if not stat.S_ISREG(os.stat(path(file)).st_mode):
+            raise TlsError(f"{setting}: '{file}' is not a regular file")
         with open(path(file), "rb") as opened:
             return opened.read().decode("ascii", "ignore")
     except OSError as error:

@@ -222,7 +222,7 @@ class Session(Conversation):
         try:
             channel = tls.accept(self.down.sock, front.poller, front.settings.ssl_handshake)
         except HandshakeError as error:
-            log.info("session %d: TLS handshake of %s: %s", self.id, self.peername, error)
+            log.debug("session %d: TLS handshake of %s: %s", self.id, self.peername, error)
             return False
         self.secured = channel.secured
         self.down = TlsEnd(self.down.sock, front.poller, self, channel)
@@ -384,7 +384,7 @@ class Session(Conversation):
 
     def refuse(self, status: int, reason: str) -> None:
         """An HttpEnd's word that the client's request gets this status instead of an answer."""
-        log.info("session %d: HTTP request of %s refused (%d): %s", self.id, self.peername, status, reason)
+        log.debug("session %d: HTTP request of %s refused (%d): %s", self.id, self.peername, status, reason)
         self._status = status
         self.stop(Ending.BAD_REQUEST)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +12,8 @@ import pytest
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
+from gpen.control.script import ScriptError
+from gpen.daemon.countries import open_countries
 from tests.harness import Gpen, Serve, naming, run_gpen, wait_until
 
 Start = Callable[..., Gpen]
@@ -105,3 +109,39 @@ def test_a_database_that_can_not_be_read(tmp_path: Path, file: str, reason: str)
     done = run_gpen("--check", "-O", f"geoip_db {tmp_path / file}", "80", "127.0.0.1")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"geoip_db: can't read '{tmp_path / file}'" in done.stderr or reason in done.stderr
+
+
+def test_a_damaged_database_costs_nobody(gpen: Start, servers: Serve, database: Path) -> None:
+    """Where a lookup ends in the damage, the country is not known; that is told once."""
+    data = bytearray(database.read_bytes())
+    start = data.index(b"country")
+    data[start - 1:start + 40] = b"\xff" * 41
+    database.write_bytes(data)
+    balancer = gpen("-O", f"geoip_db {database}", "-O", "acl 3 deny country SE", "-O", "client_acl 3",
+                    servers=[servers(naming("in"))])
+    assert [balancer.ask(source=source) for source in (HOME, ABROAD, NOWHERE)] == [b"in"] * 3
+    assert balancer.stderr.count("geoip_db: damaged") == 1
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_damage_keeps_a_reload_from_its_end(tmp_path: Path, database: Path, seed: int) -> None:
+    data, dice = bytearray(database.read_bytes()), random.Random(seed)
+    for _ in range(dice.randrange(1, 30)):
+        data[dice.randrange(len(data))] = dice.randrange(256)
+    (tmp_path / "damaged").write_bytes(data)
+    try:
+        open_countries(str(tmp_path / "damaged"))
+    except ScriptError as error:
+        assert "damaged" in str(error)
+
+
+def test_a_pipe_in_the_place_of_a_database(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    done = run_gpen("--check", "-O", f"geoip_db {tmp_path}/pipe", "80", "127.0.0.1")
+    assert (done.returncode, done.stderr) == (2, f"gpen: geoip_db: '{tmp_path}/pipe' is not a regular file\n")
+
+
+def test_a_denied_client_is_explained(gpen: Start, servers: Serve, database: Path) -> None:
+    balancer = gpen("-O", f"geoip_db {database}", "-O", "acl 3 deny country SE", "-O", "client_acl 3",
+                    servers=[servers(naming("in"))])
+    assert balancer.ctl(f"explain {HOME}").count("access list 3 (client_acl) denies it") == 2

@@ -24,9 +24,11 @@ WRONG = [
     ("-l /nonexistent/log 80 127.0.0.1", "'/nonexistent'"), ("-p /nonexistent/pid 80 127.0.0.1", "'/nonexistent'"),
     ("-w /nonexistent/w 80 127.0.0.1", "'/nonexistent'"), ("-C nowhere 80 127.0.0.1", "nowhere"),
     ("-UH 80 127.0.0.1", "http"), ("-U /sock 127.0.0.1:80", "/sock"), ("-U 80 /sock", "/sock"),
-    ("-E /x 80 127.0.0.1", "'/x'"), ("-K /x 80 127.0.0.1", "-E"), ("-G /x 80 127.0.0.1", "-E"),
+    ("-E /x 80 127.0.0.1", "'/x'"), ("-G /x 80 127.0.0.1", "-E"),
     ("-A /x 80 127.0.0.1", "-E"), ("-R 80 127.0.0.1", "-E"), ("-L ssl4 80 127.0.0.1", "'ssl4'"),
-    ("-l 127.0.0.1:99999 80 127.0.0.1", "99999"), ("nosuchservice 127.0.0.1:80", "'nosuchservice'"),
+    ("-l 127.0.0.1:99999 80 127.0.0.1", "99999"), ("-l 127.0.0.1:0 80 127.0.0.1", "port 0"),
+    ("-l nosuchhost.invalid:99 80 127.0.0.1", "log:"), ("-HOmysql 80 127.0.0.1", "mysql"),
+    ("nosuchservice 127.0.0.1:80", "'nosuchservice'"),
     ("99999 127.0.0.1", "99999"), ("80 127.0.0.1:99999", "99999"), ("80 127.0.0.1:80:many", "'many'"),
     ("80 1.2.3", "'1.2.3'"), ("80 [::1:80", "[::1:80"), ("80 ::1:80", "::1:80"), ("80 /sock:80", "/sock:80"),
     ("80 127.0.0.1:1:2:3:4:5:6", "too many"), ("nosuchhost.invalid.:0:0 a", "nosuchhost.invalid."),
@@ -111,3 +113,22 @@ def test_the_control_port_needs_a_user_as_root() -> None:
     done = run_gpen("-f", "-C", "127.0.0.1:0", "127.0.0.1:0", SERVER)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "-u USER" in done.stderr
+
+
+def test_what_has_no_effect_is_said_once(gpen: Callable[..., Gpen]) -> None:
+    balancer = gpen("-O", "epoll", "-O", "kqueue", "-O", "epoll", servers=[SERVER])
+    balancer.ctl("epoll", "select", "select", "timeout 4")
+    told = [line.split(": ", 1)[1] for line in balancer.stderr.splitlines() if "without effect" in line]
+    assert told == [f"{name}: accepted for pen's sake, without effect" for name in ("epoll", "kqueue", "select")]
+
+
+def test_a_key_without_a_certificate_is_no_tls(gpen: Callable[..., Gpen]) -> None:
+    assert "ssl_key: without a certificate" in gpen("-K", "/nonexistent", servers=[SERVER]).stderr
+
+
+def test_who_asks_for_certificates_gets_them_or_an_error(gpen: Callable[..., Gpen]) -> None:
+    """What write saves can be started again."""
+    balancer = gpen(servers=[SERVER])
+    for line in ("ssl_require_peer", "ssl_ca_file /x", "ssl_ca_path /x", "ssl_sni_path /x"):
+        name = line.split()[0]
+        assert balancer.ctl(line) == f"error: {name}: TLS needs a certificate: give ssl_certificate (-E FILE)\n"

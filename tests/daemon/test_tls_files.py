@@ -41,17 +41,25 @@ def files(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) 
     openssl("pkey", "-in", certificates.server.key, "-aes256", "-passout", "pass:secret", "-out", directory / "locked")
     openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=rsa", "-keyout", directory / "rsa-key",
             "-out", directory / "rsa")
-    for broken in ("missing", "foreign"):
+    for broken in ("missing", "foreign", "empty"):
         (directory / f"names-{broken}").mkdir()
         (directory / f"names-{broken}" / "a.org.crt").write_text((directory / "certificate").read_text())
     (directory / "names-foreign" / "a.org.key").write_text((directory / "foreign-key").read_text())
+    (directory / "names-empty" / "a.org.key").write_text((directory / "key").read_text())
+    (directory / "foreign.pem").write_text((directory / "certificate").read_text()
+                                           + (directory / "foreign-key").read_text())
     (directory / "authorities").mkdir()
+    (directory / "authorities-empty").mkdir()
+    for empty in ("empty", "names-empty/a.org.ca", "authorities-empty/01234567.0"):
+        (directory / empty).touch()
+    os.mkfifo(directory / "pipe")
     return directory
 
 
 @pytest.mark.parametrize(("options", "told"), [
     ("-E nowhere", "ssl_certificate: can't read 'nowhere': No such file or directory"),
-    ("-E .", "ssl_certificate: can't read '.': Is a directory"),
+    ("-E .", "ssl_certificate: '.' is not a regular file"),
+    ("-E pipe", "ssl_certificate: 'pipe' is not a regular file"),
     ("-E text", "ssl_certificate: 'text' holds no certificate in PEM"),
     ("-E certificate", "ssl_certificate: 'certificate' holds no private key in PEM: put it there, or in a file of its "
                        "own"),
@@ -59,11 +67,17 @@ def files(tmp_path_factory: pytest.TempPathFactory, certificates: Certificates) 
     ("-E certificate -K nowhere", "ssl_key: can't read 'nowhere': No such file or directory"),
     ("-E certificate -K text", "ssl_key: 'text' holds no private key in PEM"),
     ("-E certificate -K foreign-key", "ssl_key: 'foreign-key' does not belong to the certificate 'certificate'"),
+    ("-E foreign.pem", "ssl_certificate: the key in it does not belong to the certificate 'foreign.pem'"),
     ("-E rsa -K key", "ssl_key: 'key' does not belong to the certificate 'rsa'"),
     ("-E certificate -K locked", "ssl_key: 'locked' is encrypted, and nobody is there to give the password: decrypt it "
                                  "with openssl pkey"),
     ("-E good.pem -G nowhere", "ssl_ca_file: can't read 'nowhere': No such file or directory"),
-    ("-E good.pem -G text", "ssl_ca_file: 'text' holds no certificates in PEM: "),
+    ("-E good.pem -G text", "ssl_ca_file: 'text' holds no certificates in PEM"),
+    ("-E good.pem -G empty", "ssl_ca_file: 'empty' holds no certificates in PEM"),
+    ("-E good.pem -G pipe", "ssl_ca_file: 'pipe' is not a regular file"),
+    ("-E good.pem -A authorities-empty", "ssl_ca_path: 'authorities-empty/01234567.0' holds no certificates in PEM"),
+    ("-E good.pem -Ossl_sni_path=names-empty", "ssl_sni_path: 'names-empty/a.org.ca' holds no certificates in PEM"),
+    ("-E good.pem -HOssl_alpn=h2,http/1.1", "ssl_alpn: HTTP mode (-H) speaks HTTP/1 only: leave h2 out"),
     ("-E good.pem -A nowhere", "ssl_ca_path: can't read 'nowhere': No such file or directory"),
     ("-E good.pem -A authorities", "ssl_ca_path: 'authorities' has no certificates under hashed names: run openssl "
                                    "rehash"),

@@ -90,7 +90,7 @@ def test_versions(secure: Start, servers: Serve, option: tuple[str, ...], spoken
     answers = [s_client(balancer, version) for version in VERSIONS]
     assert tuple("hello" in answer for answer in answers) == spoken
     assert [s_client(balancer, old).count("hello") for old in ("-tls1", "-tls1_1")] == [0, 0]
-    assert balancer.stderr.count("ssl23 means TLS 1.2 and 1.3 now") == ("ssl23" in option)
+    assert balancer.stderr.count("ssl_protocol ssl23: means TLS 1.2 and 1.3 now") == ("ssl23" in option)
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
