@@ -559,7 +559,7 @@ def check_programs(checks: set[Check], jail: process.Jail) -> None:
 def check_extras(settings: Settings) -> None:
     """Raises ScriptError when a setting needs a package that is not installed."""
     for name, module, extra in EXTRAS:
-        if settings.get(name) and module not in sys.modules and find_spec(module) is None:
+        if settings.get(name) and sys.modules.get(module) is None and find_spec(module) is None:
             raise ScriptError(f"{name}: needs the package {module}: pip install 'gpen[{extra}]'")
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from typing import TYPE_CHECKING
 
 import gevent
 
 from gpen.daemon.process import sessions_within_limit
+from gpen.model.ending import Ending
+from gpen.wire.conversation import Conversation
+from gpen.wire.datagram import DatagramListener
 
 if TYPE_CHECKING:
     from gpen.daemon.balancer import Balancer
 
+log = logging.getLogger("gpen")
+
 PERIOD = 1.0
 SLICE = 2000
+EVICTED_AT_ONCE = 100
 
 
 def run(balancer: Balancer) -> None:
@@ -27,6 +35,7 @@ def run(balancer: Balancer) -> None:
         balancer.checks.tend()
         balancer.resume()
         _tend_sessions(balancer)
+        _evict_excess(balancer)
 
 
 def _tend_sessions(balancer: Balancer) -> None:
@@ -35,5 +44,28 @@ def _tend_sessions(balancer: Balancer) -> None:
     for start in range(0, len(sessions), SLICE):
         now = time.monotonic()
         for session in sessions[start : start + SLICE]:
-            session.tend(now)
+            try:
+                session.tend(now)
+            except Exception:
+                _fail(balancer, session)
+        gevent.sleep(0)
+
+
+def _fail(balancer: Balancer, session: Conversation) -> None:
+    """gpen itself failed, and the exception is being handled: it costs this session."""
+    log.exception("session %d of %s failed", session.id, session.peername)
+    if balancer.settings.abort_on_error:
+        os.abort()
+    session.stop(Ending.ERROR)
+
+
+def _evict_excess(balancer: Balancer) -> None:
+    """Flows of UDP give way to a conn_max that was lowered, letting others run after every EVICTED_AT_ONCE of them; TCP
+    sessions go on."""
+    while isinstance(balancer.listener, DatagramListener):
+        excess = len(balancer.sessions) - balancer.settings.conn_max
+        for _ in range(min(excess, EVICTED_AT_ONCE)):
+            balancer.listener.make_room()
+        if excess <= EVICTED_AT_ONCE:
+            return
         gevent.sleep(0)

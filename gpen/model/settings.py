@@ -91,7 +91,8 @@ _ALL = (
             "host, all IPv4 addresses; [::]:PORT takes IPv4 and IPv6. Changing it opens the new socket first.",
             example="listen [::]:3306"),
     Setting("conn_max", whole(1), 500, "Most sessions at one time. The excess waits in the kernel's backlog; a new "
-            "flow of UDP takes the place of the one that was idle for longest.", "-x"),
+            "flow of UDP takes the place of the one that was idle for longest, and flows beyond a lowered limit "
+            "end.", "-x"),
     Setting("backlog", whole(1), 500, "How many connections the kernel keeps waiting for us (listen(2)).", "-q",
             reply=None),
     Setting("multi_accept", whole(1), 100, "Most connections accepted, or datagrams read, at one wake-up.", "-m",
@@ -120,11 +121,13 @@ _ALL = (
     # UDP
     _flag("udp", "Balance UDP instead of TCP: a flow is what one client address and port sends; it has one server.",
           "-U", startup=True),
-    Setting("udp_timeout", seconds(zero=False), 30, "A flow ends when it had no datagram for so long."),
+    Setting("udp_timeout", seconds(zero=False), 30, "A flow ends when it had no datagram for so long. Where "
+            "udp_replies says that replies are due, it also ends when none came for so long after a datagram."),
     Setting("udp_replies", whole(0), 0, "How many replies each datagram of a client gets: a flow ends with the last of "
             "them; 1 suits DNS. 0 = replies aren't counted, and a server that sends none is well."),
     Setting("udp_unanswered", whole(0), 3, "A server that leaves so many flows in a row without any reply is "
-            "blacklisted, where udp_replies says that replies are due. 0 = never."),
+            "blacklisted, where udp_replies says that replies are due. A client that goes on asking from one port "
+            "begins its next flow after each udp_timeout without a reply. 0 = never."),
     # whether servers are well
     Setting("check", CHECK, OFF, "How servers are checked. connect: by half a TCP handshake, which the server's "
             "program never sees; greeting: by its first byte (a MySQL server counts that as an aborted connection); "

@@ -7,6 +7,7 @@ has asked (IP_PKTINFO of ip(7), RFC 3542 section 6), and answers with that one.
 from __future__ import annotations
 
 import _socket
+import contextlib
 import logging
 import struct
 from collections import OrderedDict
@@ -120,10 +121,10 @@ class DatagramListener:
     def _begin(self, key: Any) -> Flow | None:
         """A new flow with a server; None when there is none."""
         front = self._front
+        peer = key[0] if self._everywhere else key
         if self._closing and not self._is_covered():
             return None
-        peer, ours = key if self._everywhere else (key, self._own)
-        if peer[1] == self._port and _socket.inet_pton(self.socket.family, peer[0].partition("%")[0]) == ours:
+        if peer[1] == self._port and self._is_own(peer):
             return None  # forged: our own answers would come back to us for ever
         crowded = front.no_room()
         flow = front.begin(lambda number: Flow(number, front, self, key, peer, self._answer_to(key)))
@@ -135,6 +136,19 @@ class DatagramListener:
         except Exception:
             flow.failed()
         return None
+
+    def _is_own(self, peer: Any) -> bool:
+        """Whether an address with our port means this socket: at every address of this machine, or at its own."""
+        family = self.socket.family
+        if not self._everywhere:
+            return bool(_socket.inet_pton(family, peer[0].partition("%")[0]) == self._own)
+        try:
+            with contextlib.closing(_socket.socket(family, _socket.SOCK_DGRAM)) as probe:
+                probe.bind((peer[0], 0, *peer[2:]))
+                probe.connect(peer)  # fails where the kernel lets any address be bound (net.ipv4.ip_nonlocal_bind)
+        except OSError:
+            return False
+        return True
 
     def _is_covered(self) -> bool:
         """Whether the listener in our place takes what comes for our address, once we are closed: until then it comes

@@ -43,9 +43,9 @@ Answer = Callable[[memoryview], int]  # sends a datagram to the client
 class Flow(Conversation):
     """One UDP client with its server. ``key`` is what its listener knows it by."""
 
-    __slots__ = ("_active", "_answer", "_asked", "_denied", "_endpoint", "_fd", "_kept", "_kept_bytes", "_listener",
-                 "_proven", "_recv_into", "_replies", "_send", "_sock", "_tried", "_untried", "_watch", "from_client",
-                 "from_server", "key", "to_client", "to_server")
+    __slots__ = ("_active", "_answer", "_asked", "_denied", "_dialed", "_endpoint", "_fd", "_kept", "_kept_bytes",
+                 "_listener", "_oldest", "_proven", "_recv_into", "_replies", "_send", "_sock", "_tried", "_untried",
+                 "_watch", "from_client", "from_server", "key", "to_client", "to_server")
 
     from_client: int
     from_server: int
@@ -58,6 +58,8 @@ class Flow(Conversation):
         self._listener = listener
         self._answer = answer
         self._active = self._accepted
+        self._dialed = 0.0  # when this server was chosen
+        self._oldest = 0.0  # when the first datagram since the last reply came; 0 when none has
         self._denied = False
         self._tried: list[Server] = []  # that could not be reached
         self._untried: list[Any] = []  # endpoints of its server
@@ -85,6 +87,11 @@ class Flow(Conversation):
     def waiting(self) -> int:
         return 0
 
+    @property
+    def _unanswered_since(self) -> float:
+        """When the oldest datagram came that had no answer, where replies are due; 0 when there is none."""
+        return self._oldest if self._front.settings.udp_replies else 0.0
+
     def idle(self, now: float) -> float:
         return max(now - self._active, 0.0)
 
@@ -93,7 +100,7 @@ class Flow(Conversation):
         settings = self._front.settings
         replies = settings.udp_replies
         waits = self._replies < self._asked * replies if replies else bool(self._kept)
-        return waits and now - self._active < settings.timeout
+        return waits and now - (self._unanswered_since or self._active) < settings.timeout
 
     def stop(self, ending: Ending) -> None:
         if not self.finished:
@@ -106,13 +113,15 @@ class Flow(Conversation):
             self.stop(ending)
 
     def tend(self, now: float) -> None:
-        """The janitor's visit: end the flow when it is silent for too long; take silence for consent, where servers
-        need not reply: what was sent a while ago and not refused has arrived."""
-        settings = self._front.settings
-        idle = now - self._active
+        """The janitor's visit: end the flow when it, or its server where replies are due, is silent for too long; take
+        silence for consent, where servers need not reply: what was sent a while ago and not refused has arrived."""
+        if self.finished:
+            return
+        settings, waits_since = self._front.settings, self._unanswered_since
+        idle = now - (waits_since or self._active)
         if idle >= settings.udp_timeout:
-            self.stop(Ending.UNANSWERED if settings.udp_replies and not self._replies else Ending.SILENT)
-        elif not settings.udp_replies and now - self.connected >= REFUSAL_SECONDS:
+            self.stop(Ending.UNANSWERED if waits_since else Ending.SILENT)
+        elif not settings.udp_replies and now - self._dialed >= REFUSAL_SECONDS:
             if not self._proven:
                 self._prove()
             if idle >= REFUSAL_SECONDS:
@@ -141,7 +150,8 @@ class Flow(Conversation):
 
     def send(self, data: memoryview) -> None:
         """Send a datagram of the client to the server."""
-        self._active = self._front.poller.now
+        self._active = now = self._front.poller.now
+        self._oldest = self._oldest or now
         self._listener.flows.move_to_end(self.key)
         self._asked += 1
         self.from_client += len(data)
@@ -191,6 +201,7 @@ class Flow(Conversation):
     def _pass_on(self, data: memoryview) -> None:
         """A reply: to the client."""
         self._active = self._front.poller.now
+        self._oldest = 0.0
         self._listener.flows.move_to_end(self.key)
         self._replies += 1
         self.from_server += len(data)
@@ -232,11 +243,14 @@ class Flow(Conversation):
             crowded = False
             self.lease = lease
             self.server = server = lease.server
-            self.chosen = time.monotonic()
+            self._dialed = time.monotonic()
+            self.chosen = self.chosen or self._dialed
+            server.sx -= self.to_server  # the flow's counters are added to each of its servers: see _unreached
+            server.rx -= self.from_server
             self._untried = list(server.endpoints)
             error = self._connect()
             if error is None:
-                self.connected = self.chosen
+                self.connected = self.connected or self._dialed
                 if server.name not in SPECIAL:
                     self._front.clients.stick(client, server)
                 return None
@@ -317,6 +331,7 @@ class Flow(Conversation):
     def _send_again(self, datagrams: list[bytes]) -> OSError | None:
         """Send to a new server what the one before has refused; the error when this one refuses it as well."""
         self._asked, self._replies = len(datagrams), 0
+        self._oldest = self._front.poller.now if datagrams else 0.0
         for data in datagrams:
             try:
                 self.to_server += self._send(data)
@@ -332,13 +347,13 @@ class Flow(Conversation):
         self._tried.append(server)
         server.sx += self.to_server
         server.rx += self.from_server
-        self.to_server = self.from_server = 0
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()
             self._listener.tell_shortage(error)
             return Ending.LOCAL
+        level = logging.DEBUG if server.is_down else logging.INFO
         lease.fail(reason)
-        log.info("server %s %s: %s", server.name, server.shown, reason)
+        log.log(level, "server %s %s: %s", server.name, server.shown, reason)
         self._front.unreachable(server)
         return Ending.CONNECT_FAILED
 
@@ -352,9 +367,9 @@ class Flow(Conversation):
 
     def _judge(self) -> None:
         """Tell the pool of a server that had its time to reply, where replies are due, and did not."""
-        settings, lease = self._front.settings, self.lease
-        if lease is None or self._replies or not settings.udp_replies:
+        lease, since = self.lease, self._unanswered_since
+        if lease is None or not since:
             return
-        patient = self.ending is Ending.EVICTED and self.finished - self.connected >= settings.timeout
+        patient = self.ending is Ending.EVICTED and self.finished - since >= self._front.settings.timeout
         if patient or self.ending is Ending.UNANSWERED:
             lease.unanswered()

@@ -102,14 +102,18 @@ class HttpEnd(End):
             self.peer._watch(self.peer._mask & ~EPOLLIN)
 
     def _keep(self, data: Bytes) -> None:
+        """Look at it later: when the socket took what is pending, or, without that, when its turn has come."""
         self._rest += data
         if self.pending is None or self._waits:
             self._waits = True
             self.pending = memoryview(self._rest)
+            self._watch(self._mask & ~EPOLLOUT)
         self.peer._watch(self.peer._mask & ~EPOLLIN)
 
     def _flush(self) -> None:
         assert self.pending is not None
+        if self._waits:  # not for room: nobody but _pass_on may send it
+            return
         out, self.pending = self.pending, None
         self.active = self._poller.now
         try:
@@ -134,9 +138,9 @@ class HttpEnd(End):
             self._flushed()
 
     def _hang_up(self) -> None:
-        """No more requests: the server closes when it has sent what it still has to send."""
-        self._send = self._discard
+        """No more requests: the server is to close, and need not be waited for when the client has all that came."""
         self.half_close()
+        self.mute()
 
     def _discard(self, view: memoryview) -> int:
         """Take what nobody shall see."""

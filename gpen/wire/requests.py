@@ -24,6 +24,7 @@ _HEAD = re.compile(rb"%b [!-~\x80-\xff]+ HTTP/(1\.[01])\r\n(?:%b:[\t -~\x80-\xff
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _HTTP = re.compile(rb"(?i)h2c|HTTP/")  # as a protocol to upgrade to
 _END = b"\r\n\r\n"
+_SIZE_MOST = 4096  # bytes of a line with the size of a chunk, and its extensions
 _CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"  # the head of all chunked bodies, to llhttp
 
 # Servers make variables of names (CGI, WSGI), where X_Forwarded.For is the same as X-Forwarded-For.
@@ -262,33 +263,53 @@ class _Counted:
 
 
 class _Chunked:
-    """A chunked body: what is read at once becomes one chunk; extensions and trailers are left out."""
+    """A chunked body: what is read at once becomes one chunk; extensions and trailers are left out.
 
-    __slots__ = ("_before", "_content", "_parser")
+    llhttp does not tell where a body ended. The sizes of the chunks do, and llhttp has to find the end just there: so
+    what comes is fed to it in one piece, whatever it looks like.
+    """
+
+    __slots__ = ("_before", "_content", "_in_trailer", "_left", "_parser")
 
     def __init__(self) -> None:
         self._content = _Content()
         self._parser = HttpRequestParser(self._content)
         self._parser.feed_data(_CHUNKED)
-        self._before = b""  # the last bytes: the end may have begun in them
+        self._before = b""  # known to llhttp: a size whose line is not complete, or where the end may have begun
+        self._left = 0  # bytes before the next size
+        self._in_trailer = False
 
     @property
     def whole(self) -> bool:
         return self._content.whole
 
     def read(self, data: Bytes) -> tuple[Bytes, Bytes]:
-        """llhttp does not tell where a body ended, but it can only be at an empty line. Raises Refused."""
+        """What the server gets of it, and what is behind the body. Raises Refused."""
         known = self._before + data
-        view, fed, found = memoryview(known), len(self._before), -1
-        while fed < len(known) and not self.whole:
-            found = known.find(_END, found + 1)
-            end = found + len(_END) if found >= 0 else len(known)
-            self._feed(view[fed:end])
-            fed = end
-        if self.whole and found < 0:
+        at = self._find_size(known)
+        found = known.find(_END, at) if self._in_trailer else -1
+        end = found + len(_END) if found >= 0 else len(known)
+        self._feed(memoryview(known)[len(self._before):end])
+        if self.whole != (found >= 0):
             raise Refused(400, "a chunked body that ends with a bad line end")
-        self._before = known[-3:]
-        return self._content.chunk(), known[fed:]
+        self._before = known[max(at, len(known) - 3) if self._in_trailer else at:]
+        if len(self._before) > _SIZE_MOST:
+            raise Refused(400, f"a line of more than {_SIZE_MOST} bytes with the size of a chunk")
+        self._left = max(at - len(known), 0)
+        return self._content.chunk(), known[end:]
+
+    def _find_size(self, known: bytes) -> int:
+        """Where the first size begins whose line is not complete; or, in the trailer, the line end before that. What
+        is no size is refused here or by llhttp. Raises Refused."""
+        at, find = self._left, known.find
+        try:
+            while not self._in_trailer and (end := find(b"\n", at)) >= 0:
+                size = int(known[at:end].partition(b";")[0], 16)
+                self._in_trailer = size <= 0
+                at = end + size + 3 if size > 0 else end - 1
+        except ValueError:
+            raise Refused(400, "a malformed chunk: no size") from None
+        return at
 
     def _feed(self, piece: memoryview) -> None:
         try:

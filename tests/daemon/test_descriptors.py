@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import resource
+import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.harness import Gpen, Server, connect, naming, wait_until
+from tests.harness import Gpen, Server, address_of, connect, naming, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -121,3 +122,21 @@ def test_a_change_that_fails_keeps_none(gpen: Start, servers: Serve, tmp_path: P
     assert balancer.fds() == before
     assert not (tmp_path / "front").exists()
     assert balancer.ask() == b"a"
+
+
+def test_a_flow_needs_one_descriptor(gpen: Start) -> None:
+    """Of 40 descriptors 20 are spare: that is room for 10 sessions, but for 20 flows."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server, ExitStack() as stack:
+        server.bind(("127.0.0.1", 0))
+        balancer = gpen("-U", "-x", "30", servers=[address_of(server)])
+        limit(balancer, 40)
+        clients = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(30)]
+
+        def flows() -> int:
+            """How many there are of 30 that begin anew: the limit is measured once a second."""
+            balancer.ctl("close server 0")
+            for client in clients:
+                client.sendto(b"x", balancer.address)
+            return len(balancer.json("sessions"))
+
+        wait_until(lambda: flows() == 20, what="20 flows")

@@ -235,6 +235,52 @@ def test_any_answer_counts(gpen: Start, servers: Serve) -> None:
     assert balancer.server(0)["health"] == "up"
 
 
+def insist(sock: socket.socket, until: Callable[[], object]) -> None:
+    """Ask from one port, some ten times a second, until something holds."""
+
+    def ask_again() -> object:
+        sock.send(b"who?")
+        return until() or (not is_silent(sock, 0.1) and until())
+
+    wait_until(ask_again)
+
+
+@pytest.mark.parametrize("options", [[], ["-r"]])
+@pytest.mark.parametrize("allowed", [1, 3])
+def test_a_client_that_keeps_its_port_leaves_a_silent_server(gpen: Start, servers: Serve, options: list[str],
+                                                            allowed: int) -> None:
+    """It never pauses for long enough to be idle: the oldest question counts."""
+    silent, good = servers(silence), servers(naming("b"))
+    balancer = gpen("-U", *options, "-l", "gpen.log", "-t", "1", "-O", "udp_replies 1", "-O", "udp_timeout 0.5",
+                    "-O", f"udp_unanswered {allowed}", servers=[silent, good])
+    with client(balancer) as sock:
+        insist(sock, lambda: balancer.server(0)["health"] == "down")
+        assert balancer.server(0)["reason"] == f"{allowed} flow{'s' * (allowed > 1)} in a row unanswered"
+        assert endings(balancer, allowed).count("unanswered") == allowed
+        while not is_silent(sock, 0.5):  # what is under way
+            pass
+        asked = len(silent.received)
+        for _ in range(5):
+            sock.send(b"who?")
+            assert sock.recv(10) == b"b"
+        assert len(silent.received) == asked
+
+
+def test_a_server_that_falls_silent_in_the_middle_of_a_flow(gpen: Start, servers: Serve) -> None:
+    """Each reply sets the clock back, also where one was lost before; those of long ago are no excuse."""
+    server = servers(lambda data: [data] if data == b"answer" else [])
+    balancer = gpen("-U", "-l", "gpen.log", "-O", "udp_replies 1", "-O", "udp_timeout 1.2", servers=[server])
+    with client(balancer) as sock:
+        sock.send(b"lost")
+        for _ in range(12):
+            assert is_silent(sock, 0.3)
+            sock.send(b"answer")
+            assert sock.recv(10) == b"answer"
+        assert not balancer.log
+        insist(sock, lambda: balancer.log)
+    assert endings(balancer, 1) == ["unanswered"]
+
+
 def test_flows_that_gave_way_soon_say_nothing_of_the_server(gpen: Start, servers: Serve) -> None:
     balancer = gpen("-U", "-x", "1", "-t", "1", "-l", "gpen.log", "-O", "udp_replies 1", servers=[servers(silence)])
     for _ in range(6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import queue
 import random
 import socket
 import threading
@@ -208,6 +209,22 @@ def test_after_a_response_that_is_none_nothing_is_asked(http: Start, response: b
     assert recorder.connections == [[added(get("/a"))]] * 2
 
 
+def test_a_server_that_holds_on_behind_a_response_that_is_none(http: Start) -> None:
+    """It has heard the end, and does not care: the client, who asks in vain, gets the end nevertheless."""
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nok"
+    released = threading.Event()
+    balancer = http(script((added(get("/a")), response), then=lambda sock: bool(released.wait(30)) and None))
+    try:
+        with balancer.connect() as sock:
+            sock.sendall(get("/a"))
+            assert read_exactly(sock, len(response)) == response
+            sock.sendall(get("/b"))
+            assert read_all(sock) == b""
+        balancer.wait_idle()
+    finally:
+        released.set()
+
+
 def test_a_server_that_speaks_unasked(http: Start) -> None:
     """408 for an idle client, say: it is passed on, and nothing is asked behind it."""
     words = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
@@ -343,6 +360,51 @@ def test_a_large_upload_to_a_slow_server(http: Start, coding: str) -> None:
         assert [read_response(sock) for _ in range(2)] == [OK] * 2
         sender.join()
     assert got == [hashlib.sha256(body).hexdigest()]
+
+
+def test_what_waits_for_its_turn_is_never_sent_as_it_came(http: Start) -> None:
+    """The end of a body waits for room in the server's socket, and behind it, read with it at once, the head of the
+    next request for the answer. So that it comes to that, the server answers unseen until a body does not fit."""
+    head, body = b"POST / HTTP/1.1\r\nHost: www\r\nContent-Length: 100000\r\n", b"b" * 100_000
+    request = head + ADDED + body
+    turns: queue.Queue[int] = queue.Queue()  # bytes to read before the next answer
+    got: list[bytes] = []
+
+    def serve(sock: socket.socket) -> None:
+        while (count := turns.get(timeout=20)) >= 0:
+            got.append(read_exactly(sock, count))
+            if count:
+                wait_until(lambda: pending() == len(head + b"\r\n"))
+            sock.sendall(OK)
+        got.append(read_all(sock))
+
+    def pending() -> int:
+        """Of the session, when it has read all that was sent to it."""
+        is_read = balancer.json("recent")[0]["rx"] == sent
+        return int(balancer.json("connection 0")["pend"]) if is_read else 0
+
+    balancer = http(serve)
+    count = 0
+    with balancer.connect() as sock:
+        sock.sendall(head + b"\r\n")
+        sent = len(head + b"\r\n")
+        wait_until(lambda: balancer.json("sessions")[0]["up"] == len(head + ADDED))
+        while True:
+            sock.sendall(body + head + b"\r\n")
+            sent += len(body + head + b"\r\n")
+            count += 1
+            if wait_until(pending) > len(head + b"\r\n"):
+                break
+            turns.put(0)
+            assert read_response(sock) == OK
+        turns.put(count * len(request))
+        assert read_response(sock) == OK
+        sock.sendall(body)
+        turns.put(0)
+        assert read_response(sock) == OK
+        turns.put(-1)
+    wait_until(lambda: len(got) == count + 2)
+    assert b"".join(got) == request * (count + 1)
 
 
 def read_head(sock: socket.socket) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import socket
 import struct
@@ -270,19 +271,43 @@ def test_many_clients_through_few_flows(gpen: Start, servers: Serve) -> None:
     assert balancer.fds() <= before + 51
 
 
+def test_a_lowered_limit_holds(gpen: Start, servers: Serve) -> None:
+    """Those that were idle for longest give way without any client's doing, and the last ones stay."""
+    balancer = gpen("-U", "-x", "300", "-l", "gpen.log", servers=[servers(echo)])
+    with ExitStack() as stack:
+        socks = [stack.enter_context(client(balancer)) for _ in range(300)]
+        for sock in socks:
+            sock.send(b"x")
+            assert sock.recv(10) == b"x"
+        balancer.ctl("conn_max 3")
+        wait_until(lambda: len(balancer.json("sessions")) <= 3)
+        ports = [int(row["client"].rpartition(":")[2]) for row in balancer.json("sessions")]
+        assert ports == [sock.getsockname()[1] for sock in socks[-3:]]
+    assert endings(balancer, 297) == ["evicted"] * 297
+
+
 @needs_root
-def test_a_forged_sender_makes_no_loop(gpen: Start, servers: Serve) -> None:
-    """A datagram that seems to come from where it goes to: an answer would be taken for a question, and so on."""
+@pytest.mark.parametrize(("listen", "source"), [
+    ("127.0.0.1:0", "127.0.0.1"), ("0", "127.0.0.1"), ("0", "127.0.0.2"), ("[::]:0", "127.0.0.2")])
+def test_a_forged_sender_makes_no_loop(gpen: Start, servers: Serve, listen: str, source: str) -> None:
+    """A datagram that seems to come from our own socket: an answer would be taken for a question, and so on."""
     server = servers(echo)
-    for listen in ("127.0.0.1:0", "0"):
-        balancer = gpen("-U", servers=[server], listen=listen)
-        port = int(balancer.address[1])
-        here = socket.inet_aton("127.0.0.1")
-        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
-            packet = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 32, 0, 0, 64, socket.IPPROTO_UDP, 0, here, here)
-            raw.sendto(packet + struct.pack("!HHHH4s", port, port, 12, 0, b"loop"), ("127.0.0.1", 0))
-        assert ask(("127.0.0.1", port), b"x") == b"x"
-    assert server.received == [b"x"] * 2
+    balancer = gpen("-U", servers=[server], listen=listen)
+    port = int(balancer.address[1])
+    ends = socket.inet_aton(source) + socket.inet_aton("127.0.0.1")
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        packet = struct.pack("!BBHHHBBH8s", 0x45, 0, 32, 0, 0, 64, socket.IPPROTO_UDP, 0, ends)
+        raw.sendto(packet + struct.pack("!HHHH4s", port, port, 12, 0, b"loop"), ("127.0.0.1", 0))
+    assert ask(("127.0.0.1", port), b"x") == b"x"
+    assert server.received == [b"x"]
+
+
+def test_a_neighbour_with_our_port_is_served(gpen: Start, servers: Serve) -> None:
+    """Another address of this machine is another program's, where we have but one."""
+    balancer = gpen("-U", servers=[servers(echo)])
+    with client(balancer, "127.0.0.2", int(balancer.address[1])) as sock:
+        sock.send(b"x")
+        assert sock.recv(10) == b"x"
 
 
 # --- the listening socket, and shortages -----------------------------------------------------------------------------
@@ -404,6 +429,42 @@ def test_a_flow_survives_one_server_after_another(gpen: Start, servers: Serve) -
         assert endings(balancer, 2)[1] == "no-server"
     assert [row["sx"] for row in balancer.json("servers")][:2] == [8, 8]  # with what was refused
     assert [row["rx"] for row in balancer.json("servers")] == [1, 1, 1]
+
+
+def test_the_log_of_a_flow_that_changed_its_server(gpen: Start, servers: Serve) -> None:
+    """All that was sent both ways; and the time with the old server was not spent to choose, or to connect."""
+    a, b = servers(naming("a")), servers(naming("b"))
+    balancer = gpen("-U", "-l", "gpen.log", "-O", "log_format json", servers=[a, b])
+    with client(balancer) as sock:
+        sock.send(b"who?")
+        assert sock.recv(10) == b"a"
+        assert is_silent(sock, 0.5)
+        a.close()
+        sock.send(b"who?")
+        assert sock.recv(10) == b"b"
+        wait_until(lambda: [(row["sx"], row["rx"]) for row in balancer.json("servers")] == [(8, 1), (4, 1)])
+        number = balancer.json("sessions")[0]["id"]
+        balancer.ctl(f"close {number}")
+    wait_until(lambda: balancer.log)
+    row = json.loads(balancer.log)
+    assert (row["server"], row["up"], row["down"]) == (1, 12, 2)
+    assert row["choose"] + row["connect"] <= row["total"] - 0.5
+    assert [(row["sx"], row["rx"]) for row in balancer.json("servers")] == [(8, 1), (4, 1)]
+
+
+def test_a_server_that_refuses_many_is_told_of_once(gpen: Start, servers: Serve) -> None:
+    a, b = servers(naming("a")), servers(naming("b"))
+    balancer = gpen("-U", servers=[a, b])
+    with ExitStack() as stack:
+        socks = [stack.enter_context(client(balancer)) for _ in range(20)]
+        for sock in socks:
+            sock.send(b"who?")
+            assert sock.recv(10) == b"a"
+        a.close()
+        for sock in socks:
+            sock.send(b"who?")
+            assert sock.recv(10) == b"b"
+    assert balancer.stderr.count("connection refused") == 1
 
 
 def test_replies_before_a_refusal_arrive(gpen: Start, servers: Serve) -> None:
