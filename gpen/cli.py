@@ -212,8 +212,9 @@ def _check_names(configuration: Configuration) -> None:
 
 def _check_files(settings: Settings) -> None:
     """Raises ScriptError for certificates, keys or a country database that can't be used."""
-    make_terminator(settings, process.Jail())
-    open_countries(settings.geoip_db)
+    outside = process.Jail()
+    make_terminator(settings, outside)
+    open_countries(settings, outside)
 
 
 def run(configuration: Configuration, file: str | None, command_line: str) -> int:

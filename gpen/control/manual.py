@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Iterator
 
 from gpen import __version__
-from gpen.control import texts
+from gpen.control import roff, texts
 from gpen.control.commands import COMMANDS, OPTIONS, Command
 from gpen.model.ending import Ending
 from gpen.model.settings import SETTINGS
@@ -32,9 +31,9 @@ def gpen_page() -> str:
         ("TLS", _paragraphs(texts.TLS)),
         ("HTTP", _paragraphs(texts.HTTP)),
         ("SESSION LOG", [*_paragraphs(texts.LOG), *_endings()]),
-        ("SIGNALS", list(_terms(texts.SIGNALS))),
-        ("FILES", list(_terms(texts.FILES))),
-        ("EXIT STATUS", list(_terms(texts.GPEN_STATUS))),
+        ("SIGNALS", list(roff.terms(texts.SIGNALS))),
+        ("FILES", list(roff.terms(texts.FILES))),
+        ("EXIT STATUS", list(roff.terms(texts.GPEN_STATUS))),
         ("EXAMPLES", list(_examples(texts.GPEN_EXAMPLES))),
         ("SEE ALSO", [r"\fBgpenctl\fR(1), \fBgpen\-galera\fR(1), \fBgpenlogd\fR(1), \fBpen\fR(1), \fBpenctl\fR(1)"]),
     ])
@@ -48,13 +47,13 @@ def gpenctl_page() -> str:
         ("SYNOPSIS", [r"\fBgpenctl\fR [\fIoptions\fR] \fITARGET\fR [\fICOMMAND\fR...]", ".br",
                       r"\fBgpenctl\fR [\fIoptions\fR] \fITARGET\fR \fBwatch\fR [\fISECONDS\fR]"]),
         ("DESCRIPTION", _paragraphs(texts.CTL_DESCRIPTION)),
-        ("OPTIONS", list(_terms(texts.CTL_OPTIONS))),
+        ("OPTIONS", list(roff.terms(texts.CTL_OPTIONS))),
         ("COMMANDS", [line for command in others for line in _command(command)]),
         ("SETTINGS", [*_paragraphs(texts.SETTINGS), *(line for command in settings for line in _command(command))]),
         ("NOT IN THIS VERSION", _paragraphs(f"These are refused with an error: {', '.join(_missing())}.")),
         ("THE PROTOCOL", _paragraphs(texts.PROTOCOL)),
-        ("FILES", list(_terms(texts.CTL_FILES))),
-        ("EXIT STATUS", list(_terms(texts.CTL_STATUS))),
+        ("FILES", list(roff.terms(texts.CTL_FILES))),
+        ("EXIT STATUS", list(roff.terms(texts.CTL_STATUS))),
         ("EXAMPLES", list(_examples(texts.CTL_EXAMPLES))),
         ("SEE ALSO", [r"\fBgpen\fR(1), \fBpenctl\fR(1)"]),
     ])
@@ -75,17 +74,17 @@ def _options() -> list[str]:
         default = ""
         if setting is not None and not setting.missing and not setting.is_flag and setting.default is not None:
             default = f" Default: {setting.show(setting.default)}."
-        argument = rf" \fI{_escape(option.argument)}\fR" if option.argument else ""
+        argument = rf" \fI{roff.escape(option.argument)}\fR" if option.argument else ""
         name = f" Command: {option.setting}." if setting is not None and not setting.missing else ""
         text = f"{option.help.rstrip('.')}.{default}{name}"
-        lines += [".TP", rf"\fB{_escape(option.flag)}\fR{argument}", _escape(text)]
+        lines += [".TP", rf"\fB{roff.escape(option.flag)}\fR{argument}", roff.escape(text)]
     return lines
 
 
 def _command(command: Command) -> Iterator[str]:
     yield ".TP"
     usages = [command.usage, *([command.usage_no] if command.usage_no else [])]
-    yield ", ".join(rf"\fB{_escape(usage)}\fR" for usage in usages)
+    yield ", ".join(rf"\fB{roff.escape(usage)}\fR" for usage in usages)
     setting = command.setting
     text = command.help
     if setting is not None:
@@ -94,7 +93,7 @@ def _command(command: Command) -> Iterator[str]:
         text += " Counts at start only." if setting.startup else ""
     text += f" Needs {command.access} access." if command.access == "operate" else ""
     text += f" Example: {command.example}" if command.example else ""
-    yield _escape(text)
+    yield roff.escape(text)
 
 
 def _sorted(commands: Iterable[Command]) -> list[Command]:
@@ -107,27 +106,17 @@ def _missing() -> list[str]:
 
 def _endings() -> Iterator[str]:
     for ending in Ending:
-        yield from (".TP", rf"\fB{_escape(ending.value)}\fR", _escape(ending.text[0].upper() + ending.text[1:] + "."))
-
-
-def _terms(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
-    for term, text in rows:
-        yield from (".TP", rf"\fB{_escape(term)}\fR", _escape(text))
+        yield from roff.term(ending.value, ending.text[0].upper() + ending.text[1:] + ".")
 
 
 def _examples(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
     for text, command in rows:
-        yield from (".PP", _escape(text), ".PP", ".RS 4", ".nf", _escape(command), ".fi", ".RE")
+        yield from (".PP", roff.escape(text), *roff.as_it_is([command]))
 
 
 def _paragraphs(text: str) -> list[str]:
-    paragraphs = [" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n")]
-    return [line for paragraph in paragraphs for line in (".PP", _escape(paragraph))][1:]
-
-
-def _escape(text: str) -> str:
-    text = text.replace("\\", r"\e").replace("-", r"\-")
-    return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
+    """What stands behind a heading, which begins a paragraph by itself."""
+    return list(roff.paragraphs(text))[1:]
 
 
 if __name__ == "__main__":

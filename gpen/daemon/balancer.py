@@ -113,11 +113,10 @@ class Balancer:
         settings = self.settings
         process.set_debug(settings.debug)
         check_programs(_checks_of(self.configuration), self.jail)
-        self.configuration.check()
         self._tell_what_is_old()
         self.names.adopt(self.names.resolve(self.configuration, patient=True))
         self.tls = make_terminator(settings, self.jail)
-        self._countries.adopt(open_countries(settings.geoip_db))
+        self._countries.adopt(open_countries(settings, self.jail))
         if settings.chroot:
             prepare_lookups(settings.timeout)
         assert settings.listen is not None
@@ -400,7 +399,7 @@ class Balancer:
         if tls_settings(new) != tls_settings(old):
             opened["tls"] = make_terminator(new, self.jail)
         if new.geoip_db != old.geoip_db:
-            opened["countries"] = open_countries(new.geoip_db and self.jail.path(new.geoip_db))
+            opened["countries"] = open_countries(new, self.jail)
         if new.listen != old.listen:
             opened["listen"] = self._listener(new.listen)
         try:
@@ -489,7 +488,7 @@ class Balancer:
         except ScriptError as error:
             log.error("%s; the old certificates stay in force", error)
         try:
-            self._countries.adopt(open_countries(settings.geoip_db and self.jail.path(settings.geoip_db)))
+            self._countries.adopt(open_countries(settings, self.jail))
         except ScriptError as error:
             log.error("%s; the old database stays in force", error)
 

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from typing import TYPE_CHECKING
 
 import gevent
 
 from gpen.daemon.process import sessions_within_limit
-from gpen.model.ending import Ending
-from gpen.wire.conversation import Conversation
 from gpen.wire.datagram import DatagramListener
 
 if TYPE_CHECKING:
     from gpen.daemon.balancer import Balancer
-
-log = logging.getLogger("gpen")
 
 PERIOD = 1.0
 SLICE = 2000
@@ -47,16 +41,8 @@ def _tend_sessions(balancer: Balancer) -> None:
             try:
                 session.tend(now)
             except Exception:
-                _fail(balancer, session)
+                session.failed()
         gevent.sleep(0)
-
-
-def _fail(balancer: Balancer, session: Conversation) -> None:
-    """gpen itself failed, and the exception is being handled: it costs this session."""
-    log.exception("session %d of %s failed", session.id, session.peername)
-    if balancer.settings.abort_on_error:
-        os.abort()
-    session.stop(Ending.ERROR)
 
 
 def _evict_excess(balancer: Balancer) -> None:

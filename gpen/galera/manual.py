@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from gpen import __version__
+from gpen.control import roff
 from gpen.galera.usage import USAGES
 
 DATE = "November 2026"
@@ -23,12 +24,12 @@ def page() -> str:
              r"gpen\-galera \- tell gpen how the nodes of a Galera cluster are, and which is the writer",
              ".SH SYNOPSIS"]
     synopses = [line for usage in USAGES.values() for line in _parts(usage)["Usage"]]
-    lines += ["\n.br\n".join(_escape(line.strip()) for line in synopses)]
-    lines += [".SH DESCRIPTION", *_paragraphs(_DESCRIPTION)]
+    lines += ["\n.br\n".join(roff.escape(line.strip()) for line in synopses)]
+    lines += [".SH DESCRIPTION", *roff.paragraphs(_DESCRIPTION)]
     for command, usage in USAGES.items():
         lines += [f'.SH "{command.upper()}"', *_command(_parts(usage))]
     for heading, text in _SECTIONS:
-        lines += [f'.SH "{heading}"', *_paragraphs(text)]
+        lines += [f'.SH "{heading}"', *roff.paragraphs(text)]
     return "\n".join([*lines, '.SH "SEE ALSO"', r"\fBgpen\fR(1), \fBgpenctl\fR(1)"]) + "\n"
 
 
@@ -62,33 +63,13 @@ def _parts(usage: str) -> dict[str, list[str]]:
 
 
 def _command(parts: dict[str, list[str]]) -> Iterator[str]:
-    yield from _paragraphs(" ".join(parts["About"] + parts["Notes"]))
+    yield from roff.paragraphs(" ".join(parts["About"] + parts["Notes"]))
     for option, text in options_of("Options:\n" + "\n".join(parts["Options"])):
-        yield from (".TP", rf"\fB{_escape(option)}\fR", _escape(text))
+        yield from roff.term(option, text)
     if "Exit status" in parts:
-        yield from (".PP", _escape("Exit status: " + " ".join(parts["Exit status"])))
+        yield from (".PP", roff.escape("Exit status: " + " ".join(parts["Exit status"])))
     if "Example" in parts:
-        yield from (".PP", "Example:", *_as_it_is(parts["Example"]))
-
-
-def _paragraphs(text: str) -> list[str]:
-    """Paragraphs are filled, unless they are indented: those are to be copied."""
-    lines: list[str] = []
-    for paragraph in text.strip("\n").split("\n\n"):
-        if paragraph.startswith("    "):
-            lines += _as_it_is(paragraph.splitlines())
-        else:
-            lines += [".PP", _escape(" ".join(paragraph.split()))]
-    return lines
-
-
-def _as_it_is(lines: Iterable[str]) -> list[str]:
-    return [".PP", ".RS 4", ".nf", *(_escape(line.strip()) for line in lines), ".fi", ".RE"]
-
-
-def _escape(text: str) -> str:
-    text = text.replace("\\", r"\e").replace("-", r"\-")
-    return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
+        yield from (".PP", "Example:", *roff.as_it_is(map(str.strip, parts["Example"])))
 
 
 _DESCRIPTION = """

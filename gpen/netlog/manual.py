@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from gpen import __version__
+from gpen.control import roff
 from gpen.netlog import collector, sender
 
 DATE = "November 2026"
@@ -38,37 +39,20 @@ def _page(name: str, purpose: str, usage: str, sections: Iterable[tuple[str, str
     lines = [r".\" made by gpen.netlog.manual from the usage texts: change them there",
              f'.TH {name.upper()} 1 "{DATE}" "gpen {__version__}" "User Commands"',
              ".SH NAME", rf"{name} \- {purpose}", ".SH SYNOPSIS",
-             "\n.br\n".join(_escape(line.strip()) for line in synopsis.splitlines()),
-             ".SH DESCRIPTION", *_paragraphs(f"{about}\n\n{description}"), ".SH OPTIONS", *_options(part["Options"])]
+             "\n.br\n".join(roff.escape(line.strip()) for line in synopsis.splitlines()),
+             ".SH DESCRIPTION", *roff.paragraphs(f"{about}\n\n{description}"),
+             ".SH OPTIONS", *_options(part["Options"])]
     for heading, text in sections:
-        lines += [f'.SH "{heading}"', *_paragraphs(text)]
-    lines += [".SH EXAMPLES", *_as_it_is(part["Examples"].strip().splitlines()),
-              '.SH "EXIT STATUS"', *_paragraphs(part["Exit status"])]
+        lines += [f'.SH "{heading}"', *roff.paragraphs(text)]
+    lines += [".SH EXAMPLES", *roff.as_it_is(map(str.strip, part["Examples"].strip().splitlines())),
+              '.SH "EXIT STATUS"', *roff.paragraphs(part["Exit status"])]
     others = [other for other in ("gpen", "gpenlog", "gpenlogd", "pen", "penlog", "penlogd") if other != name]
     return "\n".join([*lines, '.SH "SEE ALSO"', ", ".join(rf"\fB{other}\fR(1)" for other in others)]) + "\n"
 
 
 def _options(text: str) -> Iterator[str]:
     for option, explanation in _OPTION.findall("  " + text):
-        yield from (".TP", rf"\fB{_escape(option)}\fR", _escape(" ".join(explanation.split())))
-
-
-def _paragraphs(text: str) -> Iterator[str]:
-    """Paragraphs are filled, unless they are indented: those are to be copied."""
-    for paragraph in re.split(r"\n\n+", text.strip("\n")):
-        if paragraph.startswith("    "):
-            yield from _as_it_is(paragraph.splitlines())
-        else:
-            yield from (".PP", _escape(" ".join(paragraph.split())))
-
-
-def _as_it_is(lines: Iterable[str]) -> list[str]:
-    return [".PP", ".RS 4", ".nf", *(_escape(line.strip()) for line in lines), ".fi", ".RE"]
-
-
-def _escape(text: str) -> str:
-    text = text.replace("\\", r"\e").replace("-", r"\-")
-    return re.sub(r"^([.'])", r"\\&\1", text, flags=re.MULTILINE)
+        yield from roff.term(option, " ".join(explanation.split()))
 
 
 _GPENLOG_LINES = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from gpen.wire.hold import Hold
     from gpen.wire.listener import Listener
     from gpen.wire.tls import Terminator
+
+log = logging.getLogger("gpen")
 
 Some = TypeVar("Some", bound="Conversation")
 Watch = Callable[[str, memoryview], None]  # whence (client, server), and the bytes
@@ -148,6 +152,16 @@ class Conversation:
     def stop(self, ending: Ending) -> None:
         """End it, from anywhere. May return before it has ended; a second call does nothing."""
         raise NotImplementedError
+
+    def failed(self) -> None:
+        """gpen itself failed, and the exception is being handled: it costs this conversation."""
+        self._report()
+        self.stop(Ending.ERROR)
+
+    def _report(self) -> None:
+        log.exception("session %d of %s failed", self.id, self.peername)
+        if self._front.settings.abort_on_error:
+            os.abort()
 
     def leave(self, server: Server, ending: Ending | None = None) -> None:
         """If it is just being connected to this server, it goes to another, and the client does not notice. If it is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gpen.model.ending import Ending
-from gpen.wire.poller import BUFFER_SIZE, EPOLLIN, Poller
+from gpen.wire.poller import EPOLLIN, Poller
 from gpen.wire.relay import End
 
 MAX_REQUEST = 64 * 1024
@@ -16,10 +16,9 @@ def answer(client: End, poller: Poller, seconds: float) -> Ending:
     """Read requests (without bodies) and answer each until the client closes or stays silent for so many seconds
     (0: a minute). Switches greenlets. The caller closes the socket."""
     sock, request = client.sock, b""
-    buffer = memoryview(bytearray(BUFFER_SIZE))
     try:
         while True:
-            piece = _receive(client, poller, buffer, seconds or _PATIENCE)
+            piece = _receive(client, poller, seconds or _PATIENCE)
             if piece is None:
                 return Ending.IDLE
             request += piece
@@ -35,10 +34,10 @@ def answer(client: End, poller: Poller, seconds: float) -> Ending:
         return Ending.CLIENT_RESET
 
 
-def _receive(client: End, poller: Poller, buffer: memoryview, seconds: float) -> bytes | None:
+def _receive(client: End, poller: Poller, seconds: float) -> bytes | None:
     while True:
         try:
-            return bytes(buffer[: client.receive(buffer)])
+            return bytes(poller.view[: client.receive(poller.view)])
         except BlockingIOError:
             if not poller.wait(client.fd, EPOLLIN, seconds):
                 return None

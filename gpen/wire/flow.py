@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -126,13 +125,6 @@ class Flow(Conversation):
                 self._prove()
             if idle >= REFUSAL_SECONDS:
                 self._forget_kept()
-
-    def failed(self) -> None:
-        """gpen itself failed, and the exception is being handled: it costs this flow."""
-        log.exception("flow %d of %s failed", self.id, self.peername)
-        if self._front.settings.abort_on_error:
-            os.abort()
-        self.stop(Ending.ERROR)
 
     # --- its life -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import time
 from typing import Any
 
@@ -152,16 +151,6 @@ class Session(Conversation):
             self.stop(Ending.IDLE)
         else:
             self._tend_last_bytes(now)
-
-    def failed(self) -> None:
-        """An End's word that gpen itself failed there: it costs this session."""
-        self._report()
-        self.stop(Ending.ERROR)
-
-    def _report(self) -> None:
-        log.exception("session %d of %s failed", self.id, self.peername)
-        if self._front.settings.abort_on_error:
-            os.abort()
 
     # --- its life -------------------------------------------------------------------------------------------------
 

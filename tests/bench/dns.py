@@ -16,7 +16,6 @@ import re
 import select
 import socket
 import sys
-import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,13 +23,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tests.bench import load, report
-from tests.bench.__main__ import raise_descriptor_limit
+from tests.bench import command, load, report
 from tests.bench.helpers import CLIENT_NET, address
-from tests.bench.measure import CpuTime, Neighbours, cpu_time
+from tests.bench.measure import CpuTime, cpu_time
 from tests.bench.process import BenchError, last_line, running
 from tests.bench.proxies import GPEN, GPEN_PATH, NGINX, PEN, Proxy, nginx_stream_module
-from tests.bench.run import progress, rotated, say
+from tests.bench.run import progress, rotated
 from tests.bench.trials import FRONT_PORT, Plan, Running, Sample
 from tests.nameserver import QUESTION, name_server, wait_for_answer
 
@@ -255,30 +253,16 @@ def lost(samples: Sequence[Sample]) -> int:
     return sum(sample.errors for sample in samples)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.dns", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="of each trial (5)")
-    parser.add_argument("--seconds", type=int, default=2, help="of each trial with dnsperf (2)")
-    parser.add_argument("--trial", type=int, choices=range(1, len(TRIALS) + 1), help="only this one")
-    parser.add_argument("--markdown", action="store_true", help="tables as they stand in the README")
-    options = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        sys.exit("bench: needs two cores: one for the balancer, one for the load")
-    os.sched_setaffinity(0, {cores[1]})
-    raise_descriptor_limit()
-    plan = Plan(options.rounds, options.seconds, 0, 0, cores[0])
+def benchmark(plan: Plan, directory: Path, options: argparse.Namespace) -> tuple[report.Table, ...]:
     titles = list(TRIALS) if options.trial is None else [list(TRIALS)[options.trial - 1]]
-    neighbours = Neighbours()
-    with tempfile.TemporaryDirectory(prefix="gpen-bench-") as directory:
-        os.chmod(directory, 0o755)  # nginx's worker is another user
-        try:
-            samples = measure(plan, Path(directory), titles)
-        except (BenchError, AssertionError) as error:
-            sys.exit(f"bench: {error}")
-    say(f"other programs used {neighbours.share():.0%} of the machine meanwhile")
-    for shown in (table(samples), targets(samples)):
-        print((shown.markdown() if options.markdown else shown.text()) + "\n")
+    samples = measure(plan, directory, titles)
+    return table(samples), targets(samples)
+
+
+def main() -> None:
+    parser = command.parser("tests.bench.dns", __doc__)
+    parser.add_argument("--trial", type=int, choices=range(1, len(TRIALS) + 1), help="only this one")
+    command.main(parser.parse_args(), benchmark)
 
 
 if __name__ == "__main__":

@@ -10,23 +10,20 @@ All three speak TLS 1.3 with the cipher that OpenSSL's client likes best.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
 
-from tests.bench import load, report
-from tests.bench.__main__ import raise_descriptor_limit
-from tests.bench.measure import CpuTime, Neighbours, cpu_time
+from tests.bench import command, load, report
+from tests.bench.measure import CpuTime, cpu_time
 from tests.bench.process import BenchError
 from tests.bench.proxies import GPEN, GPEN_PATH, HAPROXY, MAX_SESSIONS, NGINX, Proxy, nginx_stream_module
-from tests.bench.run import progress, rotated, say
+from tests.bench.run import progress, rotated
 from tests.bench.trials import MEGABYTE, SOURCE_PORT, Ground, Plan, Sample
 from tests.certificates import Authority
 
@@ -202,28 +199,13 @@ def by_cpu_time(row: report.Row) -> report.Row:
             for name, samples in row.items() if all(sample.cpu for sample in samples)}
 
 
+def benchmark(plan: Plan, directory: Path, options: argparse.Namespace) -> tuple[report.Table, ...]:
+    samples = measure(plan, directory)
+    return table(samples), targets(samples)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.tls", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="of each measure (5)")
-    parser.add_argument("--seconds", type=int, default=2, help="of each trial (2)")
-    parser.add_argument("--markdown", action="store_true", help="tables as they stand in the README")
-    options = parser.parse_args()
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        sys.exit("bench: needs two cores: one for the balancer, one for the load")
-    os.sched_setaffinity(0, {cores[1]})
-    raise_descriptor_limit()
-    plan = Plan(options.rounds, options.seconds, 0, 0, cores[0])
-    neighbours = Neighbours()
-    with tempfile.TemporaryDirectory(prefix="gpen-bench-") as directory:
-        os.chmod(directory, 0o755)  # nginx's worker is another user
-        try:
-            samples = measure(plan, Path(directory))
-        except BenchError as error:
-            sys.exit(f"bench: {error}")
-    say(f"other programs used {neighbours.share():.0%} of the machine meanwhile")
-    for shown in (table(samples), targets(samples)):
-        print((shown.markdown() if options.markdown else shown.text()) + "\n")
+    command.main(command.parser("tests.bench.tls", __doc__).parse_args(), benchmark)
 
 
 if __name__ == "__main__":

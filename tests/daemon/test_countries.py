@@ -14,6 +14,8 @@ from netaddr import IPSet
 
 from gpen.control.script import ScriptError
 from gpen.daemon.countries import open_countries
+from gpen.daemon.process import Jail
+from gpen.model.settings import Settings
 from tests.harness import Gpen, Serve, naming, run_gpen, wait_until
 
 Start = Callable[..., Gpen]
@@ -130,7 +132,9 @@ def test_no_damage_keeps_a_reload_from_its_end(tmp_path: Path, database: Path, s
         data[dice.randrange(len(data))] = dice.randrange(256)
     (tmp_path / "damaged").write_bytes(data)
     try:
-        open_countries(str(tmp_path / "damaged"))
+        settings = Settings()
+        settings.geoip_db = str(tmp_path / "damaged")
+        open_countries(settings, Jail())
     except ScriptError as error:
         assert "damaged" in str(error)
 
