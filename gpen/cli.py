@@ -8,6 +8,8 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import docopt
@@ -16,14 +18,31 @@ from gpen import __version__
 from gpen.control import reply
 from gpen.control.commands import OPTIONS, Option
 from gpen.control.configuration import Configuration
-from gpen.control.script import Call, ScriptError, parse_line, parse_words, read_file
+from gpen.control.draft import Draft
+from gpen.control.script import (
+    Call,
+    Errors,
+    ScriptError,
+    Step,
+    attempt,
+    parse_configuring,
+    parse_words,
+    read_file,
+)
+from gpen.control.sources import Sources
 from gpen.daemon import process
-from gpen.daemon.balancer import Balancer, check_directory, check_extras, make_terminator
+from gpen.daemon.balancer import (
+    Balancer,
+    check_directory,
+    check_extras,
+    check_programs,
+    checks_of,
+    make_terminator,
+)
 from gpen.daemon.countries import open_countries
 from gpen.daemon.names import Names
 from gpen.daemon.sessionlog import SessionLog
 from gpen.model.address import network_address, parse_listen, parse_server
-from gpen.model.settings import Settings
 from gpen.wire.resolve import ResolveError, resolve
 from gpen.wire.sock import ListenError
 
@@ -49,15 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments["--version"]:
             print(f"gpen {__version__}")
             return 0
-        configuration = configure(arguments)
+        configuration, sources = configure(arguments)
         if arguments["--check"]:
-            _check_names(configuration)
-            _check_files(configuration.settings)
+            check_outside(configuration, sources)
             print("configuration is valid")
             return 0
-    except (ScriptError, process.StartError) as error:
+    except ScriptError as error:
         return _complain(error, USAGE)
-    return run(configuration, arguments["-F"], shlex.join(["gpen", *argv]))
+    return run(configuration, sources, shlex.join(["gpen", *argv]))
 
 
 def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
@@ -113,28 +131,33 @@ def _options_in(word: str, words: Iterator[str]) -> Iterator[list[str]]:
         return
 
 
-def configure(arguments: dict[str, Any]) -> Configuration:
-    """The configuration that the command line describes. Raises ScriptError or StartError."""
+def configure(arguments: dict[str, Any]) -> tuple[Configuration, Sources]:
+    """The configuration that the command line and the file of -F describe, and where it came from. Raises ScriptErrors,
+    with all that is wrong."""
+    sources = Sources(arguments["-F"])
+    errors = Errors()
+    with errors.gathered():
+        sources.give(chain(_steps_of_options(arguments), _steps_of_addresses(arguments), _steps_of_commands(arguments)))
+    with errors.gathered():
+        sources.said = sources.read(read_file(sources.file) if sources.file else ())
     configuration = Configuration(time.monotonic, time.time)
-    given = [*_calls_of_options(arguments), *_calls_of_addresses(arguments), *_calls_of_commands(arguments)]
-    file = read_file(arguments["-F"]) if arguments["-F"] else []
-    for call in [*given, *file]:
-        configuration.run(call)
-    # pen reads the file last, and so do we; but where the process itself is concerned the command line wins
-    for call in given:
-        if call.command.setting is not None and call.command.setting.startup:
-            configuration.run(call)
-    _check(configuration)
-    return configuration
+    if not errors:
+        configuration.adopt(sources.given)
+        configuration.adopt(sources.said)
+        with errors.gathered():
+            _check_completeness(configuration)
+    _check(sources.said, errors)
+    errors.raise_all()
+    return configuration, sources
 
 
-def _calls_of_options(arguments: dict[str, Any]) -> Iterator[Call]:
+def _steps_of_options(arguments: dict[str, Any]) -> Iterator[Step]:
     for option in OPTIONS:
         value = arguments[option.flag]
         if value in (None, False, 0, []):
             continue
         if option.setting:
-            yield parse_words(_words_of_option(option, value), option.flag)
+            yield from attempt(partial(parse_words, _words_of_option(option, value), option.flag))
         elif option.help.startswith("Obsolete"):
             log.warning("%s: obsolete option, ignored", option.flag)
 
@@ -145,61 +168,77 @@ def _words_of_option(option: Option, value: Any) -> list[str]:
     return [option.setting, value] if option.argument else [option.setting]
 
 
-def _calls_of_addresses(arguments: dict[str, Any]) -> Iterator[Call]:
+def _steps_of_addresses(arguments: dict[str, Any]) -> Iterator[Step]:
     listen = arguments["LISTEN"]
     if not listen:
         return
-    yield parse_words(["listen", listen])
+    step, = attempt(partial(parse_words, ["listen", listen]))
+    yield step
+    if isinstance(step, ScriptError):
+        return  # without it, what is the port of the servers?
     default_port = parse_listen(listen).port
     for number, text in enumerate(arguments["SERVER"]):
-        try:
-            spec = parse_server(text, default_port)
-        except ValueError as error:
-            raise ScriptError(f"server {error}") from None
-        place = ["address", spec.address.path or spec.address.host]
-        place += [] if spec.address.path else ["port", str(spec.address.port)]
-        options = [word for name, value in spec.options.items() for word in (name, str(value))]
-        yield parse_words(["server", str(number), *place, *options])
+        yield from attempt(partial(_server_call, number, text, default_port))
 
 
-def _calls_of_commands(arguments: dict[str, Any]) -> Iterator[Call]:
+def _server_call(number: int, text: str, default_port: int | str) -> Call:
+    try:
+        spec = parse_server(text, default_port)
+    except ValueError as error:
+        raise ScriptError(f"server {error}") from None
+    place = ["address", spec.address.path or spec.address.host]
+    place += [] if spec.address.path else ["port", str(spec.address.port)]
+    options = [word for name, value in spec.options.items() for word in (name, str(value))]
+    return parse_words(["server", str(number), *place, *options])
+
+
+def _steps_of_commands(arguments: dict[str, Any]) -> Iterator[Step]:
     for flag in ("-O", "-o"):
         for line in arguments[flag]:
-            call = parse_line(line, f"{flag} '{line}'")
-            if call is None:
-                continue
-            if not call.command.configures:
-                raise call.error("this command can't stand in a configuration; it is for the control socket")
-            if call.command.name == "include":
-                yield from read_file(call["file"])
-            elif call.arguments or call.command.setting is None:
-                yield call
+            for step in attempt(partial(parse_configuring, line, f"{flag} '{line}'")):
+                if isinstance(step, Call) and step.command.name == "include":
+                    yield from read_file(step["file"])
+                else:
+                    yield step
 
 
-def _check(configuration: Configuration) -> None:
-    """Raises ScriptError or StartError for what can't work, though each line is right."""
-    settings, pool = configuration.settings, configuration.pool
+def _check_completeness(configuration: Configuration) -> None:
+    """Raises ScriptError when there is nothing to do."""
+    settings = configuration.settings
     if not settings.listen:
         raise ScriptError("no address to listen on: give LISTEN, or a file (-F) with 'listen'; see gpen --help")
-    if not (pool.servers or settings.emergency or settings.dummy or settings.control):
+    if not (configuration.pool.servers or settings.emergency or settings.dummy or settings.control):
         raise ScriptError("no server: give at least one SERVER, or a file (-F) with 'server 0 address ...'")
+
+
+def _check(draft: Draft, errors: Errors) -> None:
+    """Gather what can't work, though each line is right."""
+    settings = draft.settings
+    with errors.gathered():
+        draft.check()
     if settings.control and "/" not in settings.control and os.geteuid() == 0 and not settings.user:
-        raise ScriptError(f"control: will not open the control port '{settings.control}' as root: give a user to "
-                          "change to (-u USER), or use a unix socket (-C /PATH)")
-    configuration.check()
+        errors.add(ScriptError(f"control: will not open the control port '{settings.control}' as root: give a user to "
+                               "change to (-u USER), or use a unix socket (-C /PATH)"))
     if settings.ssl_key and not settings.ssl_certificate:
         log.warning("ssl_key: without a certificate (-E FILE) there is no TLS")
-    process.check_user(settings)
+    try:
+        process.check_user(settings)
+    except process.StartError as error:
+        errors.add(ScriptError(str(error)))
     for name in ("log", "pid_file", "web_stats"):
         if name != "log" or not network_address(settings.log or ""):
-            check_directory(name, settings.get(name))
-    check_extras(settings)
+            with errors.gathered():
+                check_directory(name, settings.get(name))
+    with errors.gathered():
+        check_extras(settings)
 
 
-def _check_names(configuration: Configuration) -> None:
-    """Raises ScriptError for a name of a host or a service that does not exist."""
-    settings = configuration.settings
-    Names(configuration.pool, settings).resolve(configuration, patient=True)
+def check_outside(configuration: Configuration, sources: Sources) -> None:
+    """Look at what the configuration names: hosts, services, programs, certificates, databases. Raises ScriptErrors,
+    with all that is wrong."""
+    errors, settings, outside = Errors(), configuration.settings, process.Jail()
+    with errors.gathered():
+        Names(configuration.pool, settings).resolve(sources.said, patient=True)
     log_address = network_address(settings.log or "")
     for name, address in (("listen", settings.listen and parse_listen(settings.listen)), ("log", log_address),
                           ("control", settings.control and parse_listen(settings.control))):
@@ -207,23 +246,23 @@ def _check_names(configuration: Configuration) -> None:
             if address:
                 resolve(address, settings.timeout, name == "log" or (settings.udp and name == "listen"))
         except ResolveError as error:
-            raise ScriptError(f"{name}: {error}") from None
+            errors.add(ScriptError(f"{name}: {error}"))
+    with errors.gathered():
+        check_programs(checks_of(sources.said), outside)
+    with errors.gathered():
+        make_terminator(settings, outside)
+    with errors.gathered():
+        open_countries(settings, outside)
+    errors.raise_all()
 
 
-def _check_files(settings: Settings) -> None:
-    """Raises ScriptError for certificates, keys or a country database that can't be used."""
-    outside = process.Jail()
-    make_terminator(settings, outside)
-    open_countries(settings, outside)
-
-
-def run(configuration: Configuration, file: str | None, command_line: str) -> int:
+def run(configuration: Configuration, sources: Sources, command_line: str) -> int:
     """Become the daemon, or stay in the foreground, and serve until stopped; returns the exit status."""
     detached = None if configuration.settings.foreground else process.detach()
     process.hold_signals()
     status = FAILED
     try:
-        status = _serve(Balancer(configuration, file, command_line), detached)
+        status = _serve(Balancer(configuration, sources, command_line), detached)
     except ScriptError as error:
         status = _complain(error, USAGE)
     except (ListenError, process.StartError) as error:
@@ -276,6 +315,7 @@ def _files_of(balancer: Balancer, pid_file: process.PidFile | None) -> list[str 
     return files + [path for path in (settings.listen or "", settings.control or "") if "/" in path]
 
 
-def _complain(error: object, status: int) -> int:
-    print(f"gpen: {error}", file=sys.stderr)
+def _complain(problem: object, status: int) -> int:
+    for error in problem.errors if isinstance(problem, ScriptError) else [problem]:
+        print(f"gpen: {error}", file=sys.stderr)
     return status

@@ -110,11 +110,13 @@ def _check(words: Sequence[str]) -> tuple[Any, Sequence[str]]:
     return (None, words[1:]) if words[0] == "default" else take_check(words)
 
 
-def _health(words: Sequence[str]) -> tuple[tuple[bool, str], Sequence[str]]:
-    """``up|down [because WORDS...]``, which goes to the end of the line."""
+def _health(words: Sequence[str]) -> tuple[tuple[bool | None, str], Sequence[str]]:
+    """``up|down [because WORDS...]``, which goes to the end of the line, or ``unknown``."""
     word, *rest = words
+    if word == "unknown":
+        return (None, ""), rest
     if word not in ("up", "down"):
-        raise ValueError(f"'{word}' is not up or down")
+        raise ValueError(f"'{word}' is not up, down or unknown")
     if rest[:1] != ["because"]:
         return (word == "up", "by a command"), rest
     if not rest[1:]:
@@ -216,12 +218,13 @@ _COMMANDS = [
     Command("help", "help [NAME]", "List the commands, or explain one.", _help, example="help server"),
     # servers
     Command("server", "server N [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] [blacklist SECONDS] "
-            "[state ready|drain|maint] [check CHECK|default] [health up|down [because WORDS...]]",
+            "[state ready|drain|maint] [check CHECK|default] [health up|down [because WORDS...]|unknown]",
             "Change server N; a new N with an address makes a new server. max and hard "
             "limit its sessions (0 = no limit; hard is for clients that return to it); blacklist leaves it alone for "
             "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. check "
             "is how it is checked, in the words of the setting check; default takes that. health is a verdict from "
-            "outside: down gives it no new sessions, up also ends a blacklist; write does not save it. "
+            "outside: down gives it no new sessions, up also ends a blacklist, unknown withdraws it; write does not "
+            "save it. "
             "'no server N' deletes it: its sessions go on, the numbers of the others stay.", _server, "operate",
             one("number", _NUMBER.parse, "no server N"), "no server N", configures=True,
             example="server 2 address 10.0.0.3 port 3306 max 100"),
@@ -243,6 +246,10 @@ _COMMANDS = [
             "file given with -F.", maybe("file", FILE.parse, None), "admin", example="write /etc/gpen/web.cfg"),
     Command("include", "include FILE", "Run the commands in FILE: all of them, or none if one is wrong.",
             one("file", FILE.parse, "a FILE"), "admin", configures=True, example="include /etc/gpen/servers.cfg"),
+    Command("reload", "reload", "Do what signal HUP does, and answer: reopen the log, read certificates and the "
+            "country database again, and carry out what has changed in the file of -F since it was read last, whole or "
+            "not at all. A line that went is undone; what was changed at runtime, and the file never mentioned, stays. "
+            "Answers the changes, a line each, or what is wrong.", nothing, "admin"),
     Command("exit", "exit", "Stop gpen. Only with option -X.", nothing, "admin"),
     # without effect
     *(Command(name, name, _NO_EFFECT, anything, parse_no=anything, usage_no=f"no {name}", configures=True,

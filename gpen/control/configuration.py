@@ -1,26 +1,22 @@
-"""The configuration: what commands can change, changed by running them, and written back as commands.
+"""The configuration in force: settings, servers and access lists.
 
-``dump`` and ``run`` are inverse: a new Configuration that runs what another one dumps is its equal. So a script can be
-rehearsed on such a copy before its first line counts.
+It changes by adopting a Draft, in one step. ``dump`` gives the commands that make it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from gpen.control.script import Call, ScriptError, parse_lines
-from gpen.model.address import Address, ServerSpec, parse_listen
+from gpen.control.draft import Base, Draft
+from gpen.control.script import Call
+from gpen.model.acl import LISTS, AccessList
+from gpen.model.address import Address
 from gpen.model.client import ClientTable
 from gpen.model.pool import SPECIAL, Pool
-from gpen.model.server import Server
+from gpen.model.server import FIELDS
 from gpen.model.settings import SETTINGS, Settings
 from gpen.model.words import quote
-
-UDP_LACKS = ("http", "ssl_certificate", "mysql", "greeting", "hold", "proxy_protocol", "accept_proxy", "idlers",
-             "dummy")
-TLS_ONLY = ("ssl_ca_file", "ssl_ca_path", "ssl_require_peer", "ssl_sni_path")  # who asks for these must get them
-_SERVER_OPTIONS = ("max", "hard", "weight", "prio", "acl")
 
 
 class Configuration:
@@ -32,138 +28,95 @@ class Configuration:
         self.pool = Pool(self.settings, clock, wall)
         self.clients = ClientTable()
         self.ignored: set[str] = set()  # commands without effect that were run
-        self._clocks = (clock, wall)
+
+    # --- as the base of a draft ---------------------------------------------------------------------------------------
+
+    def numbers(self) -> list[int]:
+        return list(self.pool.servers)
+
+    def address_of(self, number: int) -> Address | None:
+        server = self.pool.servers.get(number)
+        return None if server is None else server.address
+
+    def fields_of(self, number: int) -> Mapping[str, Any] | None:
+        server = self.pool.servers.get(number)
+        if server is None:
+            return None
+        return {"address": server.address, **{name: getattr(server, name) for name in FIELDS}}
+
+    def list_of(self, number: int) -> AccessList:
+        return self.pool.acls[number]
+
+    def new_addresses(self) -> Mapping[int | str, Address]:
+        return {}
+
+    def origin_of(self, label: int | str) -> str:
+        return ""
+
+    # --- changing -----------------------------------------------------------------------------------------------------
 
     def run(self, call: Call) -> None:
         """Carry out one configuring command. Raises ScriptError, with nothing changed, when it makes no sense now."""
-        name = call.command.name
-        if call.command.setting is not None:
-            self._set(name, call["value"])
-        elif name == "server":
-            self._delete_server(call) if call.no else self._change_server(call)
-        elif call.command.is_ignored:
-            self.ignored.add(name)
-        elif name == "acl":
-            entries = self.pool.acls[call["number"]].entries
-            entries.clear() if call.no else entries.append(call["entry"])
+        draft = Draft(self)
+        draft.run(call)
+        self.adopt(draft)
 
-    def rehearse(self, calls: Iterable[Call]) -> Configuration:
-        """A copy of this configuration on which the calls have run. Raises ScriptError when one of them can't."""
-        copy = Configuration(*self._clocks)
-        for call in [*parse_lines(self.dump(), "the configuration in force"), *calls]:
-            copy.run(call)
-        return copy
-
-    def check(self) -> None:
-        """Raises ScriptError for what each line allows, but not all of them together."""
-        settings = self.settings
-        for name in UDP_LACKS if settings.udp else ():
-            if settings.get(name) != SETTINGS[name].default:
-                raise ScriptError(f"{name}: it is for TCP, and this gpen balances UDP (-U)")
-        places = [settings.listen or "", *(str(server.address) for server in self.pool.all_servers())]
-        if settings.udp and any("/" in place for place in places):
-            raise ScriptError(f"udp: needs HOST:PORT, not a unix socket: {next(p for p in places if '/' in p)}")
-        self._check_tls()
-        if settings.http and (settings.greeting or settings.mysql):
-            raise ScriptError(f"{'mysql' if settings.mysql else 'greeting'}: servers of HTTP (-H) don't speak first")
-        if not settings.geoip_db and any(access.names_countries for access in self.pool.acls):
-            raise ScriptError("acl: country needs a database that knows countries: give geoip_db FILE first")
-
-    def _check_tls(self) -> None:
-        settings = self.settings
-        for name in TLS_ONLY if not settings.ssl_certificate else ():
-            if settings.get(name):
-                raise ScriptError(f"{name}: TLS needs a certificate: give ssl_certificate (-E FILE)")
-        if settings.ssl_require_peer and not (settings.ssl_ca_file or settings.ssl_ca_path or settings.ssl_sni_path):
-            raise ScriptError("ssl_require_peer: by whose word is a certificate valid? give ssl_ca_file (-G) or "
-                              "ssl_ca_path (-A)")
-        if settings.http and "h2" in (settings.ssl_alpn or ()):
-            raise ScriptError("ssl_alpn: HTTP mode (-H) speaks HTTP/1 only: leave h2 out")
-
-    def dump(self) -> Iterator[str]:
-        """The commands that make this configuration."""
-        yield from self._dump_acls()
-        for setting in SETTINGS.values():
-            if not setting.missing:
-                yield setting.line(self.settings.get(setting.name))
-        for server in self.pool.servers.values():
-            yield server_line(server)
-
-    def _dump_acls(self) -> Iterator[str]:
-        for number, access in enumerate(self.pool.acls):
-            yield f"no acl {number}"
-            yield from (f"acl {number} {entry}" for entry in access.entries)
-
-    def _set(self, name: str, value: object) -> None:
-        if isinstance(value, ServerSpec):
-            value = self._with_port(value)
-        self.settings.set(name, value)
-        if name in SPECIAL:
-            self.pool.set_special(name, self.settings.get(name))
-        elif name == "listen":
-            self._give_port()
-        elif name == "clients_max":
+    def adopt(self, draft: Draft) -> None:
+        """Put a draft over this configuration, or over one that it was adopted from, in force. Can't fail."""
+        pool = self.pool
+        for name, value in draft.values.items():
+            self.settings.replace(name, value)
+            if name in SPECIAL:
+                pool.set_special(name, value)
+        if "clients_max" in draft.values:
             self.clients.shrink(self.settings.clients_max)
+        for number in draft.deleted & pool.servers.keys():
+            pool.delete(number)
+        for number, fields in draft.servers.items():
+            server = pool.servers.get(number) or pool.add(number, fields["address"])
+            pool.configure(server, fields)
+        for number, access in draft.lists.items():
+            pool.acls[number] = access
+        for number, actions in draft.actions.items():
+            pool.act(pool.servers[number], actions)
+        self.ignored |= draft.ignored
 
-    def _change_server(self, call: Call) -> None:
-        changes = dict(call["changes"])
-        server = self.pool.servers.get(call["number"])
-        if server is None:
-            if "address" not in changes:
-                known = ", ".join(map(str, self.pool.servers)) or "none"
-                raise call.error(f"there is no server {call['number']} (known: {known}); a new one needs an address")
-            server = self.pool.add(call["number"], self._place(Address(), changes))
-        self.pool.move(server, self._place(server.address, changes))
-        if "blacklist" in changes:
-            self.pool.blacklist(server, changes["blacklist"])
-        if "state" in changes:
-            self.pool.set_state(server, changes["state"])
-        if "check" in changes:
-            server.check = changes["check"]
-        if "health" in changes:
-            self.pool.judge(server, "command", *changes["health"])
-        for option in _SERVER_OPTIONS:
-            if option in changes:
-                setattr(server, option, changes[option])
+    # --- as commands --------------------------------------------------------------------------------------------------
 
-    def _place(self, address: Address, changes: dict[str, Any]) -> Address:
-        """A server's address with the changes; a new server has the listening port unless it is told another."""
-        given = changes.get("address", address)
-        if given.path:
-            return Address(path=given.path)
-        return Address(given.host, changes.get("port", address.port or self._listen_port()))
-
-    def _delete_server(self, call: Call) -> None:
-        try:
-            self.pool.delete(call["number"])
-        except KeyError:
-            raise call.error(f"there is no server {call['number']}") from None
-
-    def _listen_port(self) -> int | str:
-        listen = self.settings.listen
-        return parse_listen(listen).port if listen else 0
-
-    def _give_port(self) -> None:
-        """Give the listening port to the servers that were named before it was, without a port."""
-        for server in self.pool.servers.values():
-            self.pool.move(server, self._place(server.address, {}))
-        for name in SPECIAL:
-            spec = self.settings.get(name)
-            if spec is not None and not (spec.address.path or spec.address.port):
-                self._set(name, spec)
-
-    def _with_port(self, spec: ServerSpec) -> ServerSpec:
-        address = spec.address
-        if address.path or address.port:
-            return spec
-        return ServerSpec(Address(address.host, self._listen_port()), spec.options)
+    def dump(self, given: Base | None = None) -> Iterator[str]:
+        """The commands that make this configuration, from the defaults and also from what is ``given`` already."""
+        given = given or Configuration(lambda: 0.0, lambda: 0.0)
+        for setting in SETTINGS.values():
+            value = self.settings.get(setting.name)
+            if not setting.missing and not value == setting.default == given.settings.get(setting.name):
+                yield from setting.lines(value)
+        for number in range(LISTS):
+            entries = self.pool.acls[number].entries
+            if entries or given.list_of(number).entries:
+                yield f"no acl {number}"
+            yield from (f"acl {number} {entry}" for entry in entries)
+        for number in sorted({*self.numbers(), *given.numbers()}):
+            yield server_line(number, self.fields_of(number) or _NO_SERVER, given.fields_of(number) or {})
 
 
-def server_line(server: Server) -> str:
-    """The command that makes this server."""
-    address = server.address
-    place = f"address {quote(address.path or address.host)}" + ("" if address.path else f" port {address.port}")
-    options = " ".join(f"{name} {getattr(server, name)}" for name in _SERVER_OPTIONS)
-    state = "" if server.state == "ready" else f" state {server.state}"
-    check = "" if server.check is None else f" check {server.check}"
-    return f"server {server.number} {place} {options}{state}{check}"
+_NO_SERVER = {**FIELDS, "address": Address("0.0.0.0")}  # pen's way to say so
+
+
+def server_line(number: int, fields: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The command that makes this server, also where it has been given other fields before."""
+    words = [f"server {number} {address_words(fields['address'])}"]
+    words += [field_words(name, fields[name]) for name, default in FIELDS.items()
+              if not fields[name] == default == given.get(name, default)]
+    return " ".join(words)
+
+
+def address_words(address: Address) -> str:
+    """An address as the fields of a server."""
+    if address.path:
+        return f"address {quote(address.path)}"
+    return f"address {address.host} port {address.port}"
+
+
+def field_words(name: str, value: Any) -> str:
+    """One of FIELDS as it is written."""
+    return f"{name} {'default' if value is None else value}"

@@ -117,7 +117,12 @@ def _connection(row: Row) -> str:
 
 
 def _events(rows: Sequence[Row]) -> str:
-    return "".join(f"{timestamp(row['time'])} server {row['server']} {row['event']}: {row['cause']}\n" for row in rows)
+    return "".join(f"{timestamp(row['time'])} {_subject(row['server'])} {row['event']}: {row['cause']}\n"
+                   for row in rows)
+
+
+def _subject(server: int | str | None) -> str:
+    return "gpen" if server is None else f"server {server}"
 
 
 def _explain(row: Mapping[str, Any]) -> str:
@@ -136,7 +141,7 @@ def timestamp(seconds: float) -> str:
 _TEXT: dict[str, Callable[[Any], str]] = {
     "servers": _servers, "recent": _recent, "sessions": _sessions, "mode": _mode, "connection": _connection,
     "events": _events, "explain": _explain, "status": _text, "help": _text, "close": _text, "socket": _text,
-    "exit": _text,
+    "exit": _text, "reload": _text,
 }
 
 

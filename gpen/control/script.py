@@ -6,16 +6,22 @@ that begins with # begins a comment. Each call keeps where it came from, so that
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from gpen.control.commands import COMMANDS, Arguments, Command, suggestion
 
 MAX_INCLUDES = 8
+MAX_FILE = 1 << 20  # bytes of one file
+MAX_LINES = 100_000  # of all files together that are read at one time
+MAX_ERRORS = 100  # that are told
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WORD = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"(?=\s|$)|(#.*)|([^\s"]\S*)|(\S.*))')
 
 
@@ -24,9 +30,74 @@ class ScriptError(Exception):
 
     def __init__(self, message: str, origin: str = "") -> None:
         super().__init__(f"{origin}: {message}" if origin else message)
+        self.origin = origin
+
+    @property
+    def errors(self) -> Sequence[ScriptError]:
+        """Each by itself, where there are several."""
+        return (self,)
+
+    @property
+    def discreet(self) -> ScriptError:
+        """The same for those who may not know the line: it may be of a file that is no configuration at all."""
+        return self
 
 
-class UnknownCommand(ScriptError):
+class ScriptErrors(ScriptError):
+    """Several things that are wrong, a line each."""
+
+    def __init__(self, errors: Iterable[ScriptError]) -> None:
+        self._errors = [single for error in errors for single in error.errors]
+        told = self._errors[:MAX_ERRORS]
+        if more := len(self._errors) - len(told):
+            told = [*told, ScriptError(f"and {more} more errors")]
+        self._errors = told
+        super().__init__("\n".join(map(str, told)))
+
+    @property
+    def errors(self) -> Sequence[ScriptError]:
+        return self._errors
+
+
+class Errors:
+    """What is wrong, gathered on the way, so that all of it is told."""
+
+    def __init__(self) -> None:
+        self._errors: list[ScriptError] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._errors)
+
+    def add(self, error: ScriptError) -> None:
+        self._errors.append(error)
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """What raises ScriptError here is gathered, and what stands behind the block goes on."""
+        try:
+            yield
+        except ScriptError as error:
+            self.add(error)
+
+    def told(self) -> list[str]:
+        """Them, a line each."""
+        return [str(single) for error in self._errors for single in error.errors]
+
+    def raise_all(self) -> None:
+        """Raises ScriptErrors if there are any."""
+        if self._errors:
+            raise ScriptErrors(self._errors)
+
+
+class NotInOurLanguage(ScriptError):
+    """A line that has no command in it."""
+
+    @property
+    def discreet(self) -> ScriptError:
+        return ScriptError("it does not begin with a command of gpen", self.origin)
+
+
+class UnknownCommand(NotInOurLanguage):
     """The first word of the line is no command."""
 
     def __init__(self, name: str, origin: str = "") -> None:
@@ -78,7 +149,7 @@ def parse_line(line: str, origin: str = "") -> Call | None:
     try:
         words = words_of(line)
     except ValueError as error:
-        raise ScriptError(str(error), origin) from None
+        raise NotInOurLanguage(str(error), origin) from None
     return parse_words(words, origin) if words else None
 
 
@@ -103,41 +174,115 @@ def parse_words(words: list[str], origin: str = "") -> Call:
     return Call(command, arguments, no, json, origin)
 
 
-def parse_lines(lines: Iterable[str], name: str) -> list[Call]:
-    """Read a script of configuring commands; ``include`` is followed. Raises ScriptError at the first wrong line."""
-    return list(_calls(lines, name, ()))
+def parse_configuring(line: str, origin: str) -> Call | None:
+    """Read a line that may stand in a configuration; None when it is empty, or only asks. Raises ScriptError."""
+    call = parse_line(line, origin)
+    if call is not None and not call.command.configures:
+        raise call.error("this command can't stand in a configuration; it is for the control socket")
+    return call if call and (call.arguments or call.command.setting is None) else None
 
 
-def read_file(path: str) -> list[Call]:
-    """Read a file of configuring commands, whole. Raises ScriptError when it can't be read or has a wrong line."""
-    return list(_calls_of_file(path, "", ()))
+Step = Call | ScriptError  # what a line of a script is: a command, or what is wrong with it
 
 
-def _calls_of_file(path: str, origin: str, including: tuple[str, ...]) -> Iterator[Call]:
-    if path in including or len(including) >= MAX_INCLUDES:
-        raise ScriptError(f"include: '{path}' is included by itself or more than {MAX_INCLUDES} deep", origin)
+def attempt(parse: Callable[[], Call | None]) -> Iterator[Step]:
+    """What ``parse`` returns, or what it raises; nothing for a line that is empty."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ScriptError(f"can't read the file '{path}': it is not a regular file", origin)
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().split("\n")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
-        raise ScriptError(f"can't read the file '{path}': {reason}", origin) from None
-    yield from _calls(lines, path, (*including, path))
+        call = parse()
+    except ScriptError as error:
+        yield error
+        return
+    if call is not None:
+        yield call
 
 
-def _calls(lines: Iterable[str], name: str, including: tuple[str, ...]) -> Iterator[Call]:
-    for number, line in enumerate(lines, 1):
-        origin = f"{name}:{number}"
-        call = parse_line(line, origin)
-        if call is None:
-            continue
-        if not call.command.configures:
-            raise call.error("this command can't stand in a configuration; it is for the control socket")
-        if call.command.name == "include":
-            yield from _calls_of_file(call["file"], origin, including)
-        elif call.arguments or call.command.setting is None:
-            yield call
+def all_of(steps: Iterable[Step]) -> list[Call]:
+    """The commands of a script. Raises ScriptErrors, with all that is wrong."""
+    calls, errors = [], Errors()
+    for step in steps:
+        if isinstance(step, Call):
+            calls.append(step)
+        else:
+            errors.add(step)
+    errors.raise_all()
+    return calls
 
 
+def parse_lines(lines: Iterable[str], name: str) -> list[Call]:
+    """Read a script of configuring commands; ``include`` is followed. Raises ScriptErrors."""
+    return all_of(read_lines(lines, name))
+
+
+def read_lines(lines: Iterable[str], name: str) -> Iterator[Step]:
+    """Read a script of configuring commands, line by line; ``include`` is followed."""
+    return _Reader().lines(lines, name, ())
+
+
+def read_file(path: str) -> Iterator[Step]:
+    """Read a file of configuring commands, line by line. Where it can't be read, that is the only step."""
+    return _Reader().file(path, "", ())
+
+
+class _Reader:
+    """Reads a file and what it includes, within limits: whoever may say ``include`` may not keep gpen busy."""
+
+    def __init__(self) -> None:
+        self._lines_left = MAX_LINES
+
+    def file(self, path: str, origin: str, including: tuple[str, ...]) -> Iterator[Step]:
+        try:
+            name = os.path.realpath(path)
+            if name in including or len(including) >= MAX_INCLUDES:
+                raise ScriptError(f"include: '{path}' is included by itself or more than {MAX_INCLUDES} deep", origin)
+            text = _text_of(path, origin)
+        except ScriptError as error:
+            yield error
+            return
+        yield from self.lines(text.split("\n"), path, (*including, name))
+
+    def lines(self, lines: Iterable[str], name: str, including: tuple[str, ...]) -> Iterator[Step]:
+        for number, line in enumerate(lines, 1):
+            if self._lines_left <= 0:
+                return
+            self._lines_left -= 1
+            origin = f"{name}:{number}"
+            if not self._lines_left:
+                yield ScriptError(f"too many lines: at most {MAX_LINES:,}, with those of all included files", origin)
+                return
+            yield from self._steps(line, origin, including)
+
+    def _steps(self, line: str, origin: str, including: tuple[str, ...]) -> Iterator[Step]:
+        for step in attempt(lambda: parse_configuring(line, origin)):
+            if isinstance(step, Call) and step.command.name == "include":
+                yield from self.file(step["file"], origin, including)
+            else:
+                yield step
+
+
+def _text_of(path: str, origin: str) -> str:
+    """The text of a file. Raises ScriptError, which says nothing of what is in it."""
+    try:
+        return _read_regular(path).removeprefix(_BYTE_ORDER_MARK).decode()
+    except UnicodeDecodeError:
+        reason = "it is not text in UTF-8"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    raise ScriptError(f"can't read the file '{path}': {reason}", origin)
+
+
+def _read_regular(path: str) -> bytes:
+    """The bytes of a regular file that is not too large. Does not wait for anything but a disk. Raises OSError."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY), "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        data = bytearray()
+        while len(data) <= MAX_FILE:
+            piece = file.read(MAX_FILE + 1 - len(data))
+            if piece is None:
+                raise OSError(errno.EAGAIN, "it has nothing to read yet, as no regular file does")
+            if not piece:
+                return bytes(data)
+            data += piece
+    raise OSError(errno.EFBIG, f"it is larger than {MAX_FILE >> 20} MiB")

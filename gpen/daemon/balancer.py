@@ -1,7 +1,8 @@
 """The balancer: owns the configuration, the sockets, the sessions and the log, and runs the commands.
 
-A command that configures is carried out whole or not at all, as is a file of them: it is rehearsed on a copy, names
-are resolved, sockets and files are opened; only then, in one step without a switch, does it count.
+A command that configures is carried out whole or not at all, as is a file of them: it is run on a draft, names are
+resolved, sockets and files are opened; only then, in one step without a switch, is the draft adopted. So nobody ever
+sees half a change, and a change costs what it changes.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
-from itertools import count
+from itertools import chain, count
 from typing import Any
 
 import gevent
@@ -25,7 +27,21 @@ from gevent.lock import BoundedSemaphore
 from gpen.control import reply
 from gpen.control.commands import ACCESS
 from gpen.control.configuration import Configuration
-from gpen.control.script import Call, ScriptError, UnknownCommand, parse_line, read_file
+from gpen.control.difference import Difference
+from gpen.control.draft import ACTIONS, Draft
+from gpen.control.script import (
+    Call,
+    Errors,
+    ScriptError,
+    ScriptErrors,
+    Step,
+    UnknownCommand,
+    attempt,
+    parse_line,
+    read_file,
+    read_lines,
+)
+from gpen.control.sources import Sources
 from gpen.daemon import janitor, process
 from gpen.daemon.checks import Checks, unusable
 from gpen.daemon.countries import Countries, open_countries
@@ -34,6 +50,7 @@ from gpen.daemon.names import Names
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
 from gpen.daemon.status import status_page
+from gpen.daemon.turns import gently
 from gpen.model.address import Address, Endpoint, network_address, parse_listen
 from gpen.model.check import Check
 from gpen.model.client import Client
@@ -67,14 +84,14 @@ class Balancer:
     listener: Listener | DatagramListener
     control: ControlServer | None
 
-    def __init__(self, configuration: Configuration, file: str | None = None, command_line: str = "") -> None:
-        """``file`` is what HUP reads again; ``command_line`` stands in the head of what ``write`` saves. ``jail`` is
-        set when gpen enters a chroot."""
+    def __init__(self, configuration: Configuration, sources: Sources, command_line: str = "") -> None:
+        """``sources`` is where the configuration came from; ``command_line`` stands in the head of what ``write``
+        saves. ``jail`` is set when gpen enters a chroot."""
         self.configuration = configuration
+        self._sources = sources
         self.settings = configuration.settings
         self.pool = configuration.pool
         self.clients = configuration.clients
-        self.file = file
         self.command_line = command_line
         self.jail = process.Jail()
         self.poller = Poller()
@@ -97,6 +114,7 @@ class Balancer:
         self._ids = count()
         self._stopping = Event()
         self._changing = BoundedSemaphore()
+        self._threads = get_hub().threadpool  # now: gevent loads it when it is first asked, perhaps inside a chroot
         self.names = Names(self.pool, self.settings)
         self._janitor: Any = None
         self._control_address = ""
@@ -112,9 +130,9 @@ class Balancer:
         """
         settings = self.settings
         process.set_debug(settings.debug)
-        check_programs(_checks_of(self.configuration), self.jail)
+        check_programs(checks_of(self._sources.said), self.jail)
         self._tell_what_is_old()
-        self.names.adopt(self.names.resolve(self.configuration, patient=True))
+        self.names.adopt(self.names.resolve(self._sources.said, patient=True))
         self.tls = make_terminator(settings, self.jail)
         self._countries.adopt(open_countries(settings, self.jail))
         if settings.chroot:
@@ -162,8 +180,7 @@ class Balancer:
         """Stop accepting, end all sessions, then close control socket and log. Switches greenlets."""
         listener: Listener | DatagramListener | None = getattr(self, "listener", None)
         if listener is not None:
-            listener.close()
-            self._unlink_socket(listener.bound_to)
+            self._close_listener(listener)
         for session in list(self.sessions.values()):
             session.stop(Ending.SHUTDOWN)
         deadline = time.monotonic() + FAREWELL_SECONDS
@@ -275,11 +292,15 @@ class Balancer:
     def close_sessions(self, number: int) -> int:
         """End all sessions of the servers that have or had this number; returns how many they are. Clients that are
         just being connected go to another."""
+        servers = {session.server for session in self.sessions.values()
+                   if session.server is not None and session.server.number == number}
+        return sum(map(self._close_sessions_of, servers))
+
+    def _close_sessions_of(self, server: Server) -> int:
         its = [session for session in self.sessions.values()
-               if session.server is not None and session.server.number == number and session.lease is not None]
+               if session.server is server and session.lease is not None]
         for session in its:
-            assert session.server is not None
-            session.leave(session.server, Ending.KILLED)
+            session.leave(server, Ending.KILLED)
         return len(its)
 
     def _condemned(self, server: Server) -> None:
@@ -297,10 +318,12 @@ class Balancer:
             call = parse_line(line)
             if call is not None:
                 self._check_access(call, address)
-                yield from reply.render(call, self._run(call))
+                yield from reply.render(call, self._run(call, address))
         except UnknownCommand as problem:
             yield reply.unknown(problem)
-        except (ScriptError, sockets.ListenError) as problem:
+        except ScriptError as problem:
+            yield from (reply.error(str(error)) for error in problem.errors)
+        except sockets.ListenError as problem:
             yield reply.error(str(problem))
         except OSError as problem:
             yield reply.error(f"{line.split()[0]}: '{problem.filename or ''}': {problem.strerror}")
@@ -326,15 +349,17 @@ class Balancer:
             return None
         return reply.error(f"access list {number or 0} (control_acl) denies {address}")
 
-    def _run(self, call: Call) -> Any:
+    def _run(self, call: Call, address: str) -> Any:
         name = call.command.name
         if call.command.setting is not None:
             return self._read_or_set(call)
         if name == "include":
-            self.apply(read_file(call["file"]))
-        elif name == "write":
+            return self._include(call, address)
+        if name == "reload":
+            return self.reload()
+        if name == "write":
             self.write(call)
-        elif self._is_verdict(call):
+        elif self._is_action(call):
             self.configuration.run(call)
             self.hold.stir()
         elif call.command.configures:
@@ -343,10 +368,43 @@ class Balancer:
             return getattr(self._queries, name)(call)
         return None
 
-    def _is_verdict(self, call: Call) -> bool:
-        """Whether a command is but a verdict on a server: they come several times a second, and need no rehearsal."""
-        return (call.command.name == "server" and not call.no and call["changes"].keys() == {"health"}
+    def _is_action(self, call: Call) -> bool:
+        """Whether a command but acts on a server: verdicts come several times a second, and nothing can be wrong with
+        them, so that they need not wait while others resolve names."""
+        return (call.command.name == "server" and not call.no and call["changes"].keys() <= set(ACTIONS)
                 and call["number"] in self.pool.servers)
+
+    def _include(self, call: Call, address: str) -> str | None:
+        """A client's ``include``: its lines may do what the client may, and it learns nothing from a file that is no
+        configuration. Returns what counts later only."""
+        waiting: list[str] = []
+
+        def steps() -> Iterator[Step]:
+            for step in gently(read_file(call["file"])):
+                if isinstance(step, Call) and step.command.setting is not None and step.command.setting.startup:
+                    waiting.extend(self._startup_notes(step))
+                else:
+                    yield from attempt(lambda: self._allowed(step, address))  # noqa: B023 (it is used up at once)
+
+        try:
+            self.apply(steps())
+        except ScriptError as problem:
+            raise ScriptErrors(error.discreet for error in problem.errors) from None
+        return "\n".join(waiting) or None
+
+    def _allowed(self, step: Step, address: str) -> Call:
+        if isinstance(step, ScriptError):
+            raise step
+        self._check_access(step, address)
+        return step
+
+    def _startup_notes(self, call: Call) -> list[str]:
+        """What is to be said of a line that waits for the next start: nothing where it would change nothing."""
+        setting = call.command.setting
+        assert setting is not None
+        value = setting.default if call["value"] is None else call["value"]
+        is_old = value == self.settings.get(setting.name)
+        return [] if is_old else [f"{call.origin}: {setting.name} counts at the next start only"]
 
     def _read_or_set(self, call: Call) -> Any:
         setting = call.command.setting
@@ -367,50 +425,60 @@ class Balancer:
             return self.settings.control_acl or 0
         return self.settings.get(setting.name)
 
-    def apply(self, calls: Sequence[Call]) -> None:
-        """Carry out configuring commands, all or none. Switches greenlets while it resolves names.
+    def apply(self, steps: Iterable[Step]) -> None:
+        """Carry out configuring commands, all or none. Switches greenlets.
 
         Raises ScriptError, sockets.ListenError or OSError, with nothing changed.
         """
         with self._changing:
-            rehearsed = self.configuration.rehearse(calls)
-            endpoints = self.names.resolve(rehearsed, calls)
-            opened = self._open_changes(rehearsed)
-            for call in calls:
-                self.configuration.run(call)
-            self.names.adopt(endpoints)
-            self._adopt(opened)
-            self.checks.tend()
-            for number, server in self.pool.servers.items():
-                if server.state == "maint":
-                    self.close_sessions(number)
+            draft = Draft(self.configuration)
+            draft.run_all(steps)
+            self._commit(draft)
 
-    def _open_changes(self, rehearsed: Configuration) -> dict[str, Any]:
-        """Open what the changed settings need, beside what is in use."""
-        old, new = self.settings, rehearsed.settings
-        opened: dict[str, Any] = {}
+    def _commit(self, draft: Draft) -> None:
+        """Put a draft in force, all of it or nothing. Switches greenlets. Raises as ``apply`` does."""
+        self._check(draft)
+        endpoints = self.names.resolve(draft)
+        with ExitStack() as undo:
+            opened = self._open_changes(draft.settings, undo)
+            undo.pop_all()
+        self.configuration.adopt(draft)
+        self.names.adopt(endpoints)
+        self._adopt(opened)
+        self.checks.tend()
+        for number, fields in draft.servers.items():
+            if fields.get("state") == "maint":
+                self._close_sessions_of(self.pool.servers[number])
+
+    def _check(self, draft: Draft) -> None:
+        """Raises ScriptError for what can't work."""
+        old, new = self.settings, draft.settings
         if new.listen is None:
             raise ScriptError("no listen: gpen needs an address to listen on")
-        rehearsed.check()
+        draft.check()
         check_extras(new)
-        check_programs(_checks_of(rehearsed) - _checks_of(self.configuration), self.jail)
+        check_programs(checks_of(draft), self.jail)
         if new.web_stats != old.web_stats:
             check_directory("web_stats", new.web_stats and self.jail.path(new.web_stats))
+
+    def _open_changes(self, new: Settings, undo: ExitStack) -> dict[str, Any]:
+        """Open what the changed settings need, beside what is in use; ``undo`` closes it again."""
+        old = self.settings
+        opened: dict[str, Any] = {}
         if tls_settings(new) != tls_settings(old):
             opened["tls"] = make_terminator(new, self.jail)
         if new.geoip_db != old.geoip_db:
             opened["countries"] = open_countries(new, self.jail)
-        if new.listen != old.listen:
-            opened["listen"] = self._listener(new.listen)
-        try:
-            if new.log != old.log:
-                opened["log"] = self._open_log(new.log) if new.log else None
-        except OSError:
-            if "listen" in opened:
-                opened["listen"].close()
-                self._unlink_socket(opened["listen"].bound_to)
-            raise
+        if new.listen is not None and new.listen != old.listen:
+            opened["listen"] = listener = self._listener(new.listen)
+            undo.callback(self._close_listener, listener)
+        if new.log != old.log:
+            opened["log"] = self._open_log(new.log) if new.log else None
         return opened
+
+    def _close_listener(self, listener: Listener | DatagramListener) -> None:
+        listener.close()
+        self._unlink_socket(listener.bound_to)
 
     def _adopt(self, opened: dict[str, Any]) -> None:
         """Put what was opened in the place of what was in use. Does not switch."""
@@ -427,8 +495,7 @@ class Balancer:
             old, self.listener = self.listener, opened["listen"]
             self.listener.start()
             old.empty()
-            old.close()
-            self._unlink_socket(old.bound_to)
+            self._close_listener(old)
         self._tell_what_is_old()
         self.listener.tune(settings)
         self.listener.resume()
@@ -452,45 +519,88 @@ class Balancer:
     # --- files and signals ----------------------------------------------------------------------------------------
 
     def write(self, call: Call) -> None:
-        """Save the configuration so that it starts the same gpen; the file appears whole or not at all."""
-        path = call["file"] or self.file
+        """Save the configuration so that it starts the same gpen; the file appears whole or not at all. Switches
+        greenlets."""
+        path = call["file"] or self._sources.file
         if path is None:
             raise call.error("no FILE given, and gpen was started without -F")
-        head = f"# Generated by gpen at {reply.timestamp(time.time())}\n# {self.command_line}\n"
-        try:
-            write_whole(self.jail.path(path), head + "".join(f"{line}\n" for line in self.configuration.dump()))
-        except OSError as error:
-            raise call.error(f"can't write '{path}': {error.strerror}") from None
+        with self._changing:
+            head = [f"# Generated by gpen at {reply.timestamp(time.time())}", f"# {self.command_line}"]
+            lines = list(gently(chain(head, self.configuration.dump(self._sources.given))))
+            text = "".join(f"{line}\n" for line in lines)
+            error = self._threads.apply(_written, (self.jail.path(path), text))  # a disk may take its time
+            if error is not None:
+                raise call.error(f"can't write '{path}': {error.strerror}")
+            if path == self._sources.file:
+                self._sources.said = self._sources.read(gently(read_lines(lines, path)))
 
-    def _hang_up(self) -> None:
-        """HUP: reopen the log and read the file again."""
-        if self.session_log is not None:
-            try:
-                self.session_log.reopen(self.jail)
-            except OSError as error:
-                log.error("can't reopen the log '%s': %s; the old file stays", self.session_log.path, error.strerror)
-        self._reload_files()
-        if self.file is None:
-            return
-        try:
-            calls = [call for call in read_file(self.jail.path(self.file)) if not self._counts_at_start_only(call)]
-            self.apply(calls)
-            log.info("read '%s' again", self.file)
-        except (ScriptError, sockets.ListenError, OSError) as error:
-            log.error("%s; nothing of '%s' was changed", error, self.file)
+    def reload(self) -> str:
+        """What HUP does: reopen the log, read certificates and the country database again, and carry out what has
+        changed in the file of -F, whole or not at all. Switches greenlets.
 
-    def _reload_files(self) -> None:
-        """Take up certificates, keys and the country database as they are now; what is broken leaves the old in
-        force."""
+        Returns what was changed, a line each. What was wrong is told and remembered as an event. Raises ScriptErrors
+        when nothing of the file was changed.
+        """
+        errors = Errors()
+        with self._changing:
+            self._renew(errors)
+            difference = self._reload_file(errors)
+        if errors:
+            lines = errors.told()
+            self.pool.note_own("reload failed", lines[0] + (f" (and {len(lines) - 1} more)" if lines[1:] else ""))
+            for line in lines:
+                log.error("reload: %s", line)
+        if difference is None:
+            log.error("reload: nothing of '%s' was changed", self._sources.file)
+            errors.raise_all()
+            raise AssertionError("a reload failed without an error")
+        for line in difference.waiting:
+            log.warning("reload: %s", line)
+        for line in difference.changes:
+            log.info("reload: %s", line)
+        told = [*difference.changes, *difference.waiting] or ["nothing has changed"]
+        return "".join([*map(reply.error, errors.told()), *(f"{line}\n" for line in told)])
+
+    def _renew(self, errors: Errors) -> None:
+        """Take up the log, certificates, keys and the country database as they are now; what is broken leaves the old
+        in force, and keeps nothing else from changing."""
         settings = self.settings
+        try:
+            if self.session_log is not None:
+                self.session_log.reopen(self.jail)
+        except OSError as error:
+            errors.add(ScriptError(f"can't reopen the log '{settings.log}': {error.strerror}; the old file stays"))
         try:
             self.tls = make_terminator(settings, self.jail)
         except ScriptError as error:
-            log.error("%s; the old certificates stay in force", error)
+            errors.add(ScriptError(f"{error}; the old certificates stay in force"))
         try:
             self._countries.adopt(open_countries(settings, self.jail))
         except ScriptError as error:
-            log.error("%s; the old database stays in force", error)
+            errors.add(ScriptError(f"{error}; the old database stays in force"))
+
+    def _reload_file(self, errors: Errors) -> Difference | None:
+        """Carry out what has changed in the file of -F; None when nothing was changed for something is wrong."""
+        file = self._sources.file
+        try:
+            said = self._sources.read(gently(read_file(self.jail.path(file)) if file else ()))
+            difference = self._sources.difference(said, self.configuration)
+            self._commit(difference.draft)
+        except ScriptError as error:
+            errors.add(error)
+        except sockets.ListenError as error:
+            errors.add(ScriptError(str(error)))
+        except OSError as error:
+            errors.add(ScriptError(f"'{error.filename or ''}': {error.strerror}"))
+        else:
+            self._sources.said = said
+            return difference
+        return None
+
+    def _hang_up(self) -> None:
+        """HUP: reload; what there is to tell has been told then."""
+        with suppress(ScriptError):
+            self.reload()
 
     def _open_log(self, target: str) -> AnyLog:
         """The log: a file, or where its datagrams go. Raises ScriptError or OSError."""
@@ -498,16 +608,6 @@ class Balancer:
         if address is None:
             return SessionLog(self.jail.path(target))
         return NetworkLog(target, _resolved("log", address, self.settings.timeout, datagrams=True)[0])
-
-    def _counts_at_start_only(self, call: Call) -> bool:
-        """Whether a line of the file waits for the next start; told when it would change something."""
-        setting = call.command.setting
-        if setting is None or not setting.startup:
-            return False
-        value = setting.default if call["value"] is None else call["value"]
-        if value != self.settings.get(setting.name):
-            log.warning("%s: %s counts at the next start only", call.origin, setting.name)
-        return True
 
     def _write_statistics(self) -> None:
         """USR1: the status page to the file of -w, or else a summary to the diagnostics."""
@@ -524,14 +624,24 @@ class Balancer:
                 gevent.sleep(0)
 
 
+def _written(path: str, text: str) -> OSError | None:
+    """Write a file, and return why it can't be: what a thread raises, gevent tells on stderr."""
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        return error
+    return None
+
+
 def _runs_a_program(call: Call) -> bool:
     check = call.arguments.get("value") or call.arguments.get("changes", {}).get("check")
     return isinstance(check, Check) and check.kind == "exec"
 
 
-def _checks_of(configuration: Configuration) -> set[Check]:
-    own = {server.check for server in configuration.pool.servers.values() if server.check is not None}
-    return {configuration.settings.check, *own}
+def checks_of(draft: Draft) -> set[Check]:
+    """The checks that a draft brings."""
+    given = {fields.get("check") for fields in draft.servers.values()} | {draft.values.get("check")}
+    return {check for check in given if check is not None}
 
 
 def tls_settings(settings: Settings) -> list[object]:

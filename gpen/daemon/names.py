@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 
 import gevent
 from gevent.pool import Pool as Greenlets
 
-from gpen.control.configuration import Configuration
-from gpen.control.script import Call, ScriptError
+from gpen.control.draft import Draft
+from gpen.control.script import Errors, ScriptError
+from gpen.daemon.turns import gently
 from gpen.model.address import Address, Endpoint
 from gpen.model.pool import Pool
 from gpen.model.server import Server
@@ -22,7 +22,7 @@ log = logging.getLogger("gpen")
 LOOKUPS_AT_ONCE = 20
 LOOKUP_PAUSE = 5.0
 
-Endpoints = dict[Address, tuple[Endpoint, ...]]
+Endpoints = dict[int | str, tuple[Address, tuple[Endpoint, ...]]]  # by a server's number or special name
 
 
 class Names:
@@ -33,32 +33,32 @@ class Names:
         self._settings = settings
         self._looked_up: dict[str, float] = {}
 
-    def resolve(self, configuration: Configuration, calls: Sequence[Call] = (), patient: bool = False) -> Endpoints:
-        """Resolve the servers of a configuration whose addresses are not known yet, side by side, and change nothing.
-        Switches greenlets.
+    def resolve(self, draft: Draft, patient: bool = False) -> Endpoints:
+        """Resolve the addresses that a draft gives to servers, side by side, and change nothing. Switches greenlets.
 
-        Raises ScriptError that names the server, and which of the calls gave it. When ``patient``, a name service
+        Raises ScriptErrors that name each server, and where its address was given. When ``patient``, a name service
         that does not answer is no error: the server waits for it, and the others serve.
         """
-        known: Endpoints = {server.address: server.endpoints for server in self._pool.all_servers()
-                            if server.endpoints}
-        fresh = [server for server in configuration.pool.all_servers() if server.address not in known]
+        places = draft.new_addresses()
         lookups = Greenlets(LOOKUPS_AT_ONCE)
-        results = lookups.imap(lambda server: _looked_up(server, configuration.settings), fresh)
-        for server, result in zip(fresh, list(results), strict=True):
+        results = lookups.imap(lambda address: _looked_up(address, draft.settings), gently(places.values()))
+        found, errors = {}, Errors()
+        for (label, address), result in zip(places.items(), results, strict=True):
             if not isinstance(result, ResolveError):
-                known[server.address] = result
+                found[label] = (address, result)
             elif patient and result.temporary:
-                log.warning("server %s: %s; it is not used until there is one", server.name, result)
+                log.warning("server %s: %s; it is not used until there is one", label, result)
             else:
-                raise ScriptError(f"server {server.name}: {result}", _origin(server, calls))
-        return known
+                errors.add(ScriptError(f"server {label}: {result}", draft.origin_of(label)))
+        errors.raise_all()
+        return found
 
     def adopt(self, endpoints: Endpoints) -> None:
-        """Give the servers of the pool that have none the endpoints that were resolved for them."""
-        for server in self._pool.all_servers():
-            if not server.endpoints:
-                self._pool.resolved(server, endpoints.get(server.address, ()))
+        """Give the servers that have none the endpoints that were resolved for them."""
+        for label, (address, found) in endpoints.items():
+            server = self._pool.server(label)
+            if server is not None and server.address == address and not server.endpoints:
+                self._pool.resolved(server, found)
 
     def insist(self) -> None:
         """Look up the names that could not be resolved so far."""
@@ -88,16 +88,11 @@ class Names:
             self._pool.resolved(server, endpoints)
 
 
-def _looked_up(server: Server, settings: Settings) -> tuple[Endpoint, ...] | ResolveError:
-    """The endpoints of a server, or why there are none."""
-    if not server.address.path and not server.address.port:
-        return ResolveError(f"'{server.address.host}' needs a port")
+def _looked_up(address: Address, settings: Settings) -> tuple[Endpoint, ...] | ResolveError:
+    """The endpoints of a server's address, or why there are none."""
+    if not address.path and not address.port:
+        return ResolveError(f"'{address.host}' needs a port")
     try:
-        return resolve(server.address, settings.timeout, settings.udp)
+        return resolve(address, settings.timeout, settings.udp)
     except ResolveError as error:
         return error
-
-
-def _origin(server: Server, calls: Sequence[Call]) -> str:
-    """Where the address of a server was given last."""
-    return next((call.origin for call in reversed(calls) if call.arguments.get("number") == server.number), "")

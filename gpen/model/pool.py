@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import insort
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from gpen.model import scheduler
 from gpen.model.acl import LISTS, AccessList
-from gpen.model.address import Address, Endpoint, ServerSpec
+from gpen.model.address import SPEC_OPTIONS, Address, Endpoint, ServerSpec
 from gpen.model.client import Client
-from gpen.model.server import Server, Verdict
+from gpen.model.server import FIELDS, Server, Verdict
 from gpen.model.settings import Settings
 
 EVENTS_KEPT = 1000
@@ -29,10 +30,11 @@ SPECIAL = ("emergency", "abuse")
 
 
 class Event(NamedTuple):
-    """One change of a server's state: wall clock time in seconds, the server, what happened, and why."""
+    """One change of a server's state, or of gpen itself: wall clock time in seconds, the server, what happened, and
+    why."""
 
     time: float
-    server: int | str
+    server: int | str | None
     event: str
     cause: str
 
@@ -324,6 +326,10 @@ class Pool:
         server.since = self._wall()
         self.events.append(Event(server.since, server.label, event, cause))
 
+    def note_own(self, event: str, cause: str) -> None:
+        """Remember for ``events`` what has happened to gpen itself."""
+        self.events.append(Event(self._wall(), None, event, cause))
+
     # --- the operator's changes -----------------------------------------------------------------------------------
 
     def add(self, number: int, address: Address) -> Server:
@@ -332,15 +338,37 @@ class Pool:
         server.address = address
         server.since = self._wall()
         self.servers[number] = server
-        self._reorder()
+        insort(self._order, server, key=_number)
         self.note(server, "added", str(address))
         return server
+
+    def configure(self, server: Server, fields: Mapping[str, Any]) -> None:
+        """Give a server these of its FIELDS, and its address if that is among them."""
+        for name, value in fields.items():
+            if name == "address":
+                self.move(server, value)
+            elif name == "state":
+                self.set_state(server, value)
+            else:
+                setattr(server, name, value)
+
+    def act(self, server: Server, actions: Mapping[str, Any]) -> None:
+        """Do what a command asks for: ``blacklist`` it for so many seconds, or give a verdict on its ``health``: up or
+        not (None: no verdict any more), and why."""
+        if "blacklist" in actions:
+            self.blacklist(server, actions["blacklist"])
+        if "health" in actions:
+            up, reason = actions["health"]
+            if up is None:
+                self.withdraw(server, "command", "withdrawn", "is withdrawn by a command")
+            else:
+                self.judge(server, "command", up, reason)
 
     def delete(self, number: int) -> Server:
         """Take a server away: it gets no new sessions, the old ones go on. Raises KeyError."""
         server = self.servers.pop(number)
         server.deleted = True
-        self._reorder()
+        self._order.remove(server)
         self.note(server, "deleted", "by a command")
         return server
 
@@ -371,8 +399,12 @@ class Pool:
             server = self.special[name] = Server(name)
             server.address = spec.address
             server.since = self._wall()
-        for option, value in ({"max": 0, "hard": 0, "weight": 1, "prio": 0} | spec.options).items():
-            setattr(server, option, value)
+        for option in SPEC_OPTIONS:
+            setattr(server, option, spec.options.get(option, FIELDS[option]))
+
+    def server(self, label: int | str) -> Server | None:
+        """The server of this number or special name."""
+        return self.special.get(label) if isinstance(label, str) else self.servers.get(label)
 
     def all_servers(self) -> Sequence[Server]:
         """The numbered servers in order, then the special ones."""
@@ -386,5 +418,5 @@ class Pool:
         """The server's address means these endpoints now."""
         server.endpoints = tuple(endpoints)
 
-    def _reorder(self) -> None:
-        self._order = [self.servers[number] for number in sorted(self.servers)]
+def _number(server: Server) -> int:
+    return server.number or 0

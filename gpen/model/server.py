@@ -7,7 +7,7 @@ failed; then one connection is its trial.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpen.model.address import Address, Endpoint
 from gpen.model.check import Check
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gpen.model.pool import Lease
 
 STATES = ("ready", "drain", "maint")
+# what is configured of a server besides its address, with the defaults
+FIELDS: dict[str, Any] = {"max": 0, "hard": 0, "weight": 1, "prio": 0, "acl": 0, "state": "ready", "check": None}
 
 
 class Verdict(NamedTuple):

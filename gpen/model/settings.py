@@ -5,6 +5,7 @@ The command line, the control language, ``help``, ``write``, the man pages and s
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,11 @@ class Setting:
     def show(self, value: Any) -> str:
         """The value as it may be written again; empty when there is none."""
         return "" if value is None else self.kind.show(value)
+
+    def lines(self, value: Any) -> list[str]:
+        """The commands that give the setting this value, whatever it has had."""
+        line = self.line(value)
+        return [f"no {self.name}", line] if self.adds and value else [line]
 
     def line(self, value: Any) -> str:
         """The command that gives the setting this value; the inverse of parsing it."""
@@ -332,6 +338,10 @@ class Settings:
         for setting in SETTINGS.values():
             setattr(self, setting.name, setting.default)
 
+    def copy(self) -> Settings:
+        """The same values, to be changed by themselves."""
+        return copy.copy(self)
+
     def get(self, name: str) -> Any:
         """The value of the setting of this name."""
         return getattr(self, name)
@@ -341,4 +351,8 @@ class Settings:
         setting = SETTINGS[name]
         if setting.adds and value is not None:
             value = tuple(dict.fromkeys((*self.get(name), *value)))
-        setattr(self, name, setting.default if value is None else value)
+        self.replace(name, setting.default if value is None else value)
+
+    def replace(self, name: str, value: Any) -> None:
+        """Give the setting a value that ``get`` gave: the whole of it, also where setting it adds."""
+        setattr(self, name, value)

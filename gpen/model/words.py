@@ -1,8 +1,10 @@
-"""How a word of the control language is written so that it is read back as it was."""
+"""How words and numbers are written: a word so that it is read back as it was, numbers short."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from itertools import groupby
 
 _NEEDS_QUOTES = re.compile(r'[\s"\\#]')
 
@@ -13,3 +15,10 @@ def quote(word: str) -> str:
         return word
     escaped = word.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers in order, what follows one another as a range: ``0-3, 7``; ``none`` when there is none."""
+    runs = [[number for _, number in run] for _, run in
+            groupby(enumerate(sorted(numbers)), key=lambda item: item[1] - item[0])]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs) or "none"

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from gpen.control.configuration import Configuration
-from gpen.control.script import ScriptError, parse_lines, read_file
+from gpen.control.draft import Draft
+from gpen.control.script import ScriptError, all_of, parse_lines, read_file, read_lines
 from gpen.model import kinds
 from gpen.model.server import STATES
 from gpen.model.settings import SETTINGS, Setting, quote
@@ -142,21 +143,24 @@ def test_a_dump_can_stand_in_a_file(lines: list[str]) -> None:
 
 
 @given(scripts, scripts)
-def test_a_rehearsal_changes_nothing(lines: list[str], more: list[str]) -> None:
+def test_a_draft_changes_nothing(lines: list[str], more: list[str]) -> None:
     configuration = configured(*lines)
     before = state_of(configuration)
-    rehearsed = configuration.rehearse(parse_lines(more, "more"))
+    draft = Draft(configuration)
+    draft.run_all(read_lines(more, "more"))
     assert state_of(configuration) == before
+    other = configured(*lines)
     for call in parse_lines(more, "more"):
-        configuration.run(call)
-    assert state_of(rehearsed) == state_of(configuration)
+        other.run(call)
+    configuration.adopt(draft)
+    assert state_of(configuration) == state_of(other), "all at once is as one after the other"
 
 
 def test_a_dump_that_is_read_from_a_file(tmp_path: Path) -> None:
     configuration = configured("listen 80", 'log "/tmp/a \u00fc#c"', "timeout 0.00001", "server 0 address www")
     (tmp_path / "gpen.cfg").write_text("".join(f"{line}\n" for line in configuration.dump()), encoding="utf-8")
     copy = Configuration(lambda: 1000.0, lambda: 1e9)
-    for call in read_file(str(tmp_path / "gpen.cfg")):
+    for call in all_of(read_file(str(tmp_path / "gpen.cfg"))):
         copy.run(call)
     assert state_of(copy) == state_of(configuration)
 
@@ -214,7 +218,7 @@ def test_a_script_is_carried_out_whole_or_not_at_all() -> None:
     configuration = configured("timeout 7", "server 0 address www port 80")
     before = state_of(configuration)
     with pytest.raises(ScriptError, match="no server 9"):
-        configuration.rehearse(parse_lines(["timeout 8", "no server 0", "server 9 max 4"], "test"))
+        Draft(configuration).run_all(parse_lines(["timeout 8", "no server 0", "server 9 max 4"], "test"))
     assert state_of(configuration) == before
 
 

@@ -13,6 +13,7 @@ from gpen.control.script import (
     Call,
     ScriptError,
     UnknownCommand,
+    all_of,
     parse_line,
     parse_lines,
     read_file,
@@ -205,7 +206,7 @@ def test_include(tmp_path: Path) -> None:
     inner, outer = tmp_path / "inner.cfg", tmp_path / "outer.cfg"
     inner.write_text("hash\r\nweight")
     outer.write_text(f"timeout 7\ninclude {inner}\nprio\n")
-    calls = read_file(str(outer))
+    calls = all_of(read_file(str(outer)))
     assert names(calls) == ["timeout", "hash", "weight", "prio"]
     assert [call.origin for call in calls] == [f"{outer}:1", f"{inner}:1", f"{inner}:2", f"{outer}:3"]
 
@@ -215,7 +216,7 @@ def test_an_error_in_an_included_file_names_that_file(tmp_path: Path) -> None:
     inner.write_text("hash\ntimeout abc\n")
     outer.write_text(f"include {inner}\n")
     with pytest.raises(ScriptError, match="'abc'") as caught:
-        read_file(str(outer))
+        all_of(read_file(str(outer)))
     assert str(caught.value).startswith(f"{inner}:2: timeout: 'abc'")
 
 
@@ -224,7 +225,7 @@ def test_a_file_that_includes_itself(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for again in ("loop.cfg", "./loop.cfg", str(tmp_path / "loop.cfg")):
         Path("loop.cfg").write_text(f"hash\ninclude {again}\n")
         with pytest.raises(ScriptError, match=r"loop\.cfg:2: include: .* is included by itself"):
-            read_file("loop.cfg")
+            all_of(read_file("loop.cfg"))
 
 
 def test_two_files_that_include_each_other_many_times(tmp_path: Path) -> None:
@@ -233,7 +234,7 @@ def test_two_files_that_include_each_other_many_times(tmp_path: Path) -> None:
     one.write_text(f"include {two}\n" * 50)
     two.write_text(f"include {tmp_path}/./one.cfg\n" * 50)
     with pytest.raises(ScriptError, match="included by itself"):
-        read_file(str(one))
+        all_of(read_file(str(one)))
 
 
 @pytest.mark.parametrize(("depth", "works"), [(MAX_INCLUDES, True), (MAX_INCLUDES + 1, False)])
@@ -242,26 +243,26 @@ def test_depth(tmp_path: Path, depth: int, works: bool) -> None:
         more = f"include {tmp_path}/{level + 1}\n" if level + 1 < depth else ""
         (tmp_path / str(level)).write_text(f"hash\n{more}")
     if works:
-        assert names(read_file(f"{tmp_path}/0")) == ["hash"] * depth
+        assert names(all_of(read_file(f"{tmp_path}/0"))) == ["hash"] * depth
     else:
         with pytest.raises(ScriptError, match=f"more than {MAX_INCLUDES} deep"):
-            read_file(f"{tmp_path}/0")
+            all_of(read_file(f"{tmp_path}/0"))
 
 
 def test_a_file_twice_side_by_side_is_no_cycle(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("hash\n")
     (tmp_path / "b").write_text(f"include {tmp_path}/a\n" * 2)
-    assert names(read_file(f"{tmp_path}/b")) == ["hash", "hash"]
+    assert names(all_of(read_file(f"{tmp_path}/b"))) == ["hash", "hash"]
 
 
 def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(ScriptError, match=r"can't read the file '.*/none': No such file"):
-        read_file(f"{tmp_path}/none")
+        all_of(read_file(f"{tmp_path}/none"))
     with pytest.raises(ScriptError, match="not a regular file"):
-        read_file(str(tmp_path))
+        all_of(read_file(str(tmp_path)))
     (tmp_path / "latin").write_bytes(b"log /tmp/\xfc\n")
     with pytest.raises(ScriptError, match="not text in UTF-8"):
-        read_file(f"{tmp_path}/latin")
+        all_of(read_file(f"{tmp_path}/latin"))
     (tmp_path / "outer").write_text("hash\ninclude none.cfg\n")
     with pytest.raises(ScriptError, match=r"outer:2: can't read the file 'none.cfg'"):
-        read_file(f"{tmp_path}/outer")
+        all_of(read_file(f"{tmp_path}/outer"))

@@ -11,7 +11,8 @@ import gevent
 import pytest
 
 from gpen.control.configuration import Configuration
-from gpen.control.script import parse_line
+from gpen.control.script import read_lines
+from gpen.control.sources import Sources
 from gpen.daemon import janitor
 from gpen.daemon.balancer import Balancer
 from gpen.model.ending import Ending
@@ -41,12 +42,10 @@ class Scene(NamedTuple):
 @pytest.fixture
 def scene() -> Iterator[Scene]:
     with DatagramServer(silence) as server:
-        configuration = Configuration(time.monotonic, time.time)
-        for line in ("udp", "listen 127.0.0.1:0", f"server 0 address 127.0.0.1 port {server.port}"):
-            call = parse_line(line)
-            assert call is not None
-            configuration.run(call)
-        balancer = Balancer(configuration)
+        sources, configuration = Sources(), Configuration(time.monotonic, time.time)
+        sources.give(read_lines(["udp", "listen 127.0.0.1:0", f"server 0 address 127.0.0.1 port {server.port}"], ""))
+        configuration.adopt(sources.given)
+        balancer = Balancer(configuration, sources)
         balancer.open()
         assert isinstance(balancer.listener, DatagramListener)
         balancer.listener.start()

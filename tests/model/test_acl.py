@@ -13,7 +13,8 @@ from gpen.model.acl import AccessList, parse_entry
 
 def access_list(*lines: str) -> AccessList:
     access = AccessList()
-    access.entries.extend(parse_entry(*line.split()) for line in lines)
+    for line in lines:
+        access.add(parse_entry(*line.split()))
     return access
 
 

@@ -50,7 +50,8 @@ class World:
         return server
 
     def acl(self, number: int, *entries: str) -> None:
-        self.pool.acls[number].entries.extend(parse_entry(*entry.split()) for entry in entries)
+        for entry in entries:
+            self.pool.acls[number].add(parse_entry(*entry.split()))
 
     def reserve(self, client: Client | str = "192.0.2.1", port: int = 0, tried: Iterable[Server] = ()) -> Lease:
         """A lease; the test fails where there is none."""

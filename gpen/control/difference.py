@@ -1,0 +1,116 @@
+"""What has changed in the file of -F since it was read last, as a draft over the configuration in force.
+
+What the file says is a draft over what the command line gives. A line that is new or has changed counts; one that went
+is undone: a setting has the command line's value or its default again, a server is taken away, an access list is built
+anew. What the file says as before is left as it is, whatever has been done to it at runtime; so is what the file never
+mentioned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpen.control.configuration import Configuration, address_words, field_words
+from gpen.control.draft import ACTIONS, Draft
+from gpen.model.acl import LISTS
+from gpen.model.server import FIELDS
+from gpen.model.settings import SETTINGS
+
+_UNDONE = {"blacklist": 0, "health": (None, "")}
+_MISSING = object()
+
+
+class Difference:
+    """``draft`` is what has to change in the configuration in force, ``changes`` a line for each of these changes, and
+    ``waiting`` one for each that counts at the next start only."""
+
+    def __init__(self, old: Draft, new: Draft, given: Draft, configuration: Configuration) -> None:
+        """``old`` and ``new`` are what the file said and says, over what the command line has ``given``."""
+        self._old, self._new, self._given, self._configuration = old, new, given, configuration
+        self.draft = Draft(configuration)
+        self.draft.ignored |= new.ignored
+        self.waiting: list[str] = []
+        self.changes = [*self._settings(), *self._servers(), *self._lists(), *self._actions()]
+
+    def _settings(self) -> Iterator[str]:
+        old, new, given = self._old.values, self._new.values, self._given.settings
+        for name, setting in SETTINGS.items():
+            if new.get(name, _MISSING) == old.get(name, _MISSING):
+                continue
+            value = new.get(name, given.get(name))
+            current = self._configuration.settings.get(name)
+            if value == current:
+                continue
+            change = setting.line(value)
+            if setting.startup:
+                self.waiting.append(f"{change}: counts at the next start only")
+                continue
+            self.draft.replace(name, value)
+            yield f"{change} (was {'off' if current is False else setting.show(current) or 'unset'})"
+
+    def _servers(self) -> Iterator[str]:
+        old, new = self._old, self._new
+        for number in sorted(old.servers.keys() | old.deleted | new.servers.keys() | new.deleted):
+            said = old.servers.get(number), number in old.deleted
+            if (new.servers.get(number), number in new.deleted) != said:
+                yield from self._server(number)
+
+    def _server(self, number: int) -> Iterator[str]:
+        """Bring a server of which the file says something else now to what a start with it would bring."""
+        fields, current = self._new.fields_of(number), self._configuration.fields_of(number)
+        if fields is None:
+            if current is not None:
+                self.draft.delete(number)
+                yield f"no server {number}"
+            return
+        if current is None:
+            self.draft.configure(number, fields)
+            yield f"server {number} {_words(fields, FIELDS)} (new)"
+            return
+        was = self._old.fields_of(number) or {}
+        changed = {name: value for name, value in fields.items()
+                   if value != was.get(name, _MISSING) and value != current[name]}
+        if changed:
+            self.draft.configure(number, changed)
+            were = {name: current[name] for name in changed}
+            yield f"server {number} {_words(changed)} (was {_words(were)})"
+
+    def _lists(self) -> Iterator[str]:
+        for number in range(LISTS):
+            before, now = (draft.list_of(number).entries for draft in (self._old, self._new))
+            current = self._configuration.list_of(number).entries
+            if now != before and now != current:
+                self.draft.lists[number] = self._new.list_of(number)
+                yield f"acl {number}: {_entries(len(now))} (had {len(current)})"
+
+    def _actions(self) -> Iterator[str]:
+        old, new = self._old.actions, self._new.actions
+        for number in sorted(old.keys() | new.keys()):
+            if self.draft.address_of(number) is None:
+                continue
+            for name in ACTIONS:
+                was, now = (actions.get(number, {}).get(name, _MISSING) for actions in (old, new))
+                if was != now:
+                    value = _UNDONE[name] if now is _MISSING else now
+                    self.draft.actions.setdefault(number, {})[name] = value
+                    yield f"server {number} {name} {_action(value)}"
+
+
+def _words(fields: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> str:
+    """Fields of a server as they are written, without those that are the defaults."""
+    words = [address_words(fields["address"])] if "address" in fields else []
+    words += [field_words(name, fields[name]) for name in FIELDS
+              if name in fields and not (defaults and fields[name] == defaults[name])]
+    return " ".join(words)
+
+
+def _entries(count: int) -> str:
+    return "1 entry" if count == 1 else f"{count} entries"
+
+
+def _action(value: Any) -> str:
+    if not isinstance(value, tuple):
+        return f"{value:g}"
+    up, reason = value
+    return "unknown" if up is None else f"{'up' if up else 'down'} because {reason}"

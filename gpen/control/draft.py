@@ -1,0 +1,258 @@
+"""Changes that are not in force yet: commands are run on a draft, and only a draft that is right is adopted.
+
+A draft is laid over a base and holds what differs, so that it costs what is changed, not what there is (a copy of 4,000
+servers took 1.2 s). The base is the configuration in force, or another draft: the file of -F is a draft over the
+command line's, which is one over nothing. What the file says, and what it said before, is compared that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from gpen.control.script import Call, Errors, ScriptError, ScriptErrors, Step
+from gpen.model.acl import LISTS, AccessList
+from gpen.model.address import Address, ServerSpec, parse_listen
+from gpen.model.pool import SPECIAL
+from gpen.model.server import FIELDS
+from gpen.model.settings import SETTINGS, Settings
+from gpen.model.words import ranges
+
+UDP_LACKS = ("http", "ssl_certificate", "mysql", "greeting", "hold", "proxy_protocol", "accept_proxy", "idlers",
+             "dummy")
+TLS_ONLY = ("ssl_ca_file", "ssl_ca_path", "ssl_require_peer", "ssl_sni_path")  # who asks for these must get them
+ACTIONS = ("blacklist", "health")  # what is done to a server, and is no part of its configuration
+
+
+class Base(Protocol):
+    """What a draft is laid over."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    def numbers(self) -> Iterable[int]:
+        """Those of the servers."""
+
+    def address_of(self, number: int) -> Address | None:
+        """That of a server; None when there is no such server."""
+
+    def fields_of(self, number: int) -> Mapping[str, Any] | None:
+        """All of FIELDS, and the address, of a server; None when there is no such server."""
+
+    def list_of(self, number: int) -> AccessList:
+        """An access list."""
+
+    def new_addresses(self) -> Mapping[int | str, Address]:
+        """See Draft."""
+
+    def origin_of(self, label: int | str) -> str:
+        """See Draft."""
+
+
+class Draft:
+    """Changes to a configuration.
+
+    ``values`` are the settings that are given, ``servers`` the fields of the servers that are made or changed,
+    ``deleted`` the base's servers that go, ``lists`` the access lists that differ, and ``actions`` what shall be done
+    to servers.
+    """
+
+    def __init__(self, base: Base, settled: Iterable[str] = ()) -> None:
+        """Settings that are ``settled`` stay as they are, whatever the commands say."""
+        self._base = base
+        self._settled = frozenset(settled)
+        self.settings = base.settings.copy()
+        self.values: dict[str, Any] = {}
+        self.servers: dict[int, dict[str, Any]] = {}
+        self.deleted: set[int] = set()
+        self.lists: dict[int, AccessList] = {}
+        self.actions: dict[int, dict[str, Any]] = {}
+        self.ignored: set[str] = set()  # commands without effect that were run
+        self._origins: dict[int | str, str] = {}
+
+    # --- what it is a base for --------------------------------------------------------------------------------------
+
+    def numbers(self) -> Iterable[int]:
+        return dict.fromkeys([*(number for number in self._base.numbers() if number not in self.deleted),
+                              *self.servers])
+
+    def address_of(self, number: int) -> Address | None:
+        address = self.servers.get(number, {}).get("address")
+        if address is not None or number in self.deleted:
+            return address
+        return self._base.address_of(number)
+
+    def fields_of(self, number: int) -> Mapping[str, Any] | None:
+        under, changes = self._under(number), self.servers.get(number)
+        if changes is None:
+            return under
+        return {**(under or FIELDS), **changes}
+
+    def list_of(self, number: int) -> AccessList:
+        return self.lists.get(number) or self._base.list_of(number)
+
+    def _under(self, number: int) -> Mapping[str, Any] | None:
+        """A server as the base has it; None for one that is new here."""
+        return None if number in self.deleted else self._base.fields_of(number)
+
+    # --- commands ---------------------------------------------------------------------------------------------------
+
+    def run_all(self, steps: Iterable[Step]) -> None:
+        """Run the commands of a script. Raises ScriptErrors, with all that is wrong; then the draft is of no use."""
+        errors = Errors()
+        for step in steps:
+            if isinstance(step, ScriptError):
+                errors.add(step)
+                continue
+            with errors.gathered():
+                self.run(step)
+        errors.raise_all()
+
+    def run(self, call: Call) -> None:
+        """Run one configuring command. Raises ScriptError, with nothing changed, when it makes no sense."""
+        name = call.command.name
+        if call.command.setting is not None:
+            if name not in self._settled:
+                self.set(name, call["value"], call.origin)
+        elif name == "server":
+            self._delete(call) if call.no else self._change(call)
+        elif call.command.is_ignored:
+            self.ignored.add(name)
+        elif name == "acl":
+            self._list(call)
+
+    def set(self, name: str, value: Any, origin: str = "") -> None:
+        """Give a setting a value that its kind has read, or None for its default."""
+        if isinstance(value, ServerSpec):
+            value = self._with_port(value)
+            self._origins[name] = origin
+        self.settings.set(name, value)
+        self.values[name] = self.settings.get(name)
+        if name == "listen":
+            self._give_port()
+
+    def replace(self, name: str, value: Any) -> None:
+        """Give a setting a value that another configuration has."""
+        self.settings.replace(name, value)
+        self.values[name] = value
+
+    def configure(self, number: int, fields: Mapping[str, Any]) -> None:
+        """Give a server these fields; one that is not there needs an address among them."""
+        self.servers.setdefault(number, {}).update(fields)
+
+    def delete(self, number: int) -> None:
+        """Take a server away."""
+        self.servers.pop(number, None)
+        self.actions.pop(number, None)
+        if self._base.address_of(number) is not None:
+            self.deleted.add(number)
+
+    def _change(self, call: Call) -> None:
+        number, changes = call["number"], call["changes"]
+        address = self.address_of(number)
+        if address is None and "address" not in changes:
+            raise call.error(f"there is no server {number} (known: {ranges(self.numbers())}); a new one needs an "
+                             "address")
+        fields = {name: changes[name] for name in FIELDS if name in changes}
+        if "address" in changes or "port" in changes:
+            fields["address"] = self._place(address or Address(), changes)
+            self._origins[number] = call.origin
+        self.configure(number, fields)
+        actions = {name: changes[name] for name in ACTIONS if name in changes}
+        if actions:
+            self.actions.setdefault(number, {}).update(actions)
+
+    def _delete(self, call: Call) -> None:
+        number = call["number"]
+        if self.address_of(number) is None:
+            raise call.error(f"there is no server {number}")
+        self.delete(number)
+
+    def _list(self, call: Call) -> None:
+        number = call["number"]
+        if call.no:
+            self.lists[number] = AccessList()
+            return
+        if number not in self.lists:
+            self.lists[number] = self._base.list_of(number).copy()
+        self.lists[number].add(call["entry"])
+
+    # --- addresses --------------------------------------------------------------------------------------------------
+
+    def _place(self, address: Address, changes: Mapping[str, Any]) -> Address:
+        """A server's address with the changes; a new server has the listening port unless it is told another."""
+        given = changes.get("address", address)
+        if given.path:
+            return Address(path=given.path)
+        return Address(given.host, changes.get("port", address.port or self._listen_port()))
+
+    def _listen_port(self) -> int | str:
+        listen = self.settings.listen
+        return parse_listen(listen).port if listen else 0
+
+    def _give_port(self) -> None:
+        """Give the listening port to the servers that were named before it was, without a port."""
+        for number in list(self.numbers()):
+            address = self.address_of(number)
+            if address is not None and not (address.path or address.port):
+                self.configure(number, {"address": self._place(address, {})})
+        for name in SPECIAL:
+            spec = self.settings.get(name)
+            if spec is not None and not (spec.address.path or spec.address.port):
+                self.set(name, spec)
+
+    def _with_port(self, spec: ServerSpec) -> ServerSpec:
+        address = spec.address
+        if address.path or address.port:
+            return spec
+        return ServerSpec(Address(address.host, self._listen_port()), spec.options)
+
+    def new_addresses(self) -> Mapping[int | str, Address]:
+        """The addresses that are not in force yet, by the number or special name of the server."""
+        new: dict[int | str, Address] = {label: address for label, address in self._base.new_addresses().items()
+                                         if label not in self.deleted and label not in self.values}
+        new |= {number: fields["address"] for number, fields in self.servers.items() if "address" in fields}
+        new |= {name: self.values[name].address for name in SPECIAL if self.values.get(name) is not None}
+        return new
+
+    def origin_of(self, label: int | str) -> str:
+        """Where the address of a server was given; empty when nobody knows."""
+        return self._origins.get(label) or self._base.origin_of(label)
+
+    # --- whether it can work ----------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raises ScriptErrors for what each line allows, but not all of them together."""
+        wrong = [*self._udp_errors(), *self._tls_errors(), *self._other_errors()]
+        if wrong:
+            raise ScriptErrors(wrong)
+
+    def _udp_errors(self) -> Iterator[ScriptError]:
+        settings = self.settings
+        if not settings.udp:
+            return
+        for name in UDP_LACKS:
+            if settings.get(name) != SETTINGS[name].default:
+                yield ScriptError(f"{name}: it is for TCP, and this gpen balances UDP (-U)")
+        places = [settings.listen or "", *map(str, self.new_addresses().values())]
+        for path in (place for place in places if "/" in place):
+            yield ScriptError(f"udp: needs HOST:PORT, not a unix socket: {path}")
+
+    def _tls_errors(self) -> Iterator[ScriptError]:
+        settings = self.settings
+        for name in TLS_ONLY if not settings.ssl_certificate else ():
+            if settings.get(name):
+                yield ScriptError(f"{name}: TLS needs a certificate: give ssl_certificate (-E FILE)")
+        authorities = settings.ssl_ca_file or settings.ssl_ca_path or settings.ssl_sni_path
+        if settings.ssl_certificate and settings.ssl_require_peer and not authorities:
+            yield ScriptError("ssl_require_peer: by whose word is a certificate valid? give ssl_ca_file (-G) or "
+                              "ssl_ca_path (-A)")
+        if settings.http and "h2" in (settings.ssl_alpn or ()):
+            yield ScriptError("ssl_alpn: HTTP mode (-H) speaks HTTP/1 only: leave h2 out")
+
+    def _other_errors(self) -> Iterator[ScriptError]:
+        settings = self.settings
+        if settings.http and (settings.greeting or settings.mysql):
+            yield ScriptError(f"{'mysql' if settings.mysql else 'greeting'}: servers of HTTP (-H) don't speak first")
+        if not settings.geoip_db and any(self.list_of(number).names_countries for number in range(LISTS)):
+            yield ScriptError("acl: country needs a database that knows countries: give geoip_db FILE first")
