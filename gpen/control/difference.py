@@ -15,15 +15,15 @@ from gpen.control.configuration import Configuration, address_words, field_words
 from gpen.control.draft import ACTIONS, Draft
 from gpen.model.acl import LISTS
 from gpen.model.server import FIELDS
-from gpen.model.settings import SETTINGS
+from gpen.model.settings import SETTINGS, Setting
 
 _UNDONE = {"blacklist": 0, "health": (None, "")}
 _MISSING = object()
 
 
 class Difference:
-    """``draft`` is what has to change in the configuration in force, ``changes`` a line for each of these changes, and
-    ``waiting`` one for each that counts at the next start only."""
+    """``draft`` is what has to change in the configuration in force, and ``waiting`` a line for each change that counts
+    at the next start only; ``find`` fills them."""
 
     def __init__(self, old: Draft, new: Draft, given: Draft, configuration: Configuration) -> None:
         """``old`` and ``new`` are what the file said and says, over what the command line has ``given``."""
@@ -31,7 +31,13 @@ class Difference:
         self.draft = Draft(configuration)
         self.draft.ignored |= new.ignored
         self.waiting: list[str] = []
-        self.changes = [*self._settings(), *self._servers(), *self._lists(), *self._actions()]
+
+    def find(self) -> Iterator[str]:
+        """Compare, and yield a line for each change."""
+        yield from self._settings()
+        yield from self._servers()
+        yield from self._lists()
+        yield from self._actions()
 
     def _settings(self) -> Iterator[str]:
         old, new, given = self._old.values, self._new.values, self._given.settings
@@ -47,7 +53,7 @@ class Difference:
                 self.waiting.append(f"{change}: counts at the next start only")
                 continue
             self.draft.replace(name, value)
-            yield f"{change} (was {'off' if current is False else setting.show(current) or 'unset'})"
+            yield f"{change} (was {_shown(setting, current)})"
 
     def _servers(self) -> Iterator[str]:
         old, new = self._old, self._new
@@ -95,6 +101,12 @@ class Difference:
                     value = _UNDONE[name] if now is _MISSING else now
                     self.draft.actions.setdefault(number, {})[name] = value
                     yield f"server {number} {name} {_action(value)}"
+
+
+def _shown(setting: Setting, value: Any) -> str:
+    if setting.is_flag:
+        return "on" if value else "off"
+    return setting.show(value) or "unset"
 
 
 def _words(fields: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> str:

@@ -19,7 +19,7 @@ from gpen.model.settings import SETTINGS, Setting
 Row = Mapping[str, Any]
 PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
 MORE_MODES = ("leastconn", "random")
-ROWS_AT_ONCE = 500  # about 2 ms of work
+ROWS_AT_ONCE = 100  # about 2 ms of work, with rows of servers
 _AS_IT_COMES = ("drain",)  # text, piece by piece, with time between them
 
 

@@ -37,11 +37,6 @@ class ScriptError(Exception):
         """Each by itself, where there are several."""
         return (self,)
 
-    @property
-    def discreet(self) -> ScriptError:
-        """The same for those who may not know the line: it may be of a file that is no configuration at all."""
-        return self
-
 
 class ScriptErrors(ScriptError):
     """Several things that are wrong, a line each."""
@@ -94,6 +89,7 @@ class NotInOurLanguage(ScriptError):
 
     @property
     def discreet(self) -> ScriptError:
+        """The same for those who may not know the line: it may be of a file that is no configuration at all."""
         return ScriptError("it does not begin with a command of gpen", self.origin)
 
 

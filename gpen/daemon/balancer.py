@@ -27,11 +27,11 @@ from gevent.lock import BoundedSemaphore
 from gpen.control import reply
 from gpen.control.commands import ACCESS
 from gpen.control.configuration import Configuration
-from gpen.control.difference import Difference
 from gpen.control.draft import ACTIONS, Draft
 from gpen.control.script import (
     Call,
     Errors,
+    NotInOurLanguage,
     ScriptError,
     ScriptErrors,
     Step,
@@ -50,7 +50,6 @@ from gpen.daemon.names import Names
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
 from gpen.daemon.status import status_page
-from gpen.daemon.turns import gently
 from gpen.model.address import Address, Endpoint, network_address, parse_listen
 from gpen.model.check import Check
 from gpen.model.client import Client
@@ -68,6 +67,7 @@ from gpen.wire.poller import Poller
 from gpen.wire.resolve import ResolveError, prepare_lookups, resolve
 from gpen.wire.session import Session
 from gpen.wire.tls import Terminator, TlsError
+from gpen.wire.turns import PAUSE, gently
 from gpen.wire.workers import Workers
 
 log = logging.getLogger("gpen")
@@ -155,7 +155,7 @@ class Balancer:
             watcher.start(gevent.spawn, action)
             watchers.append(watcher)
         self._janitor = gevent.spawn(janitor.run, self)
-        self.checks.tend()
+        self.checks.tend_all()
         self.listener.start()
         if self.control is not None:
             self.control.start()
@@ -185,7 +185,7 @@ class Balancer:
             session.stop(Ending.SHUTDOWN)
         deadline = time.monotonic() + FAREWELL_SECONDS
         while self.sessions and time.monotonic() < deadline:
-            gevent.sleep(0)
+            gevent.sleep(PAUSE)
         if self.control is not None:
             self.control.close()
             self._unlink_socket(self._control_address)
@@ -389,7 +389,10 @@ class Balancer:
         try:
             self.apply(steps())
         except ScriptError as problem:
-            raise ScriptErrors(error.discreet for error in problem.errors) from None
+            foreign = [error.discreet for error in problem.errors if isinstance(error, NotInOurLanguage)]
+            if foreign:
+                raise ScriptErrors(foreign) from None
+            raise
         return "\n".join(waiting) or None
 
     def _allowed(self, step: Step, address: str) -> Call:
@@ -442,13 +445,18 @@ class Balancer:
         with ExitStack() as undo:
             opened = self._open_changes(draft.settings, undo)
             undo.pop_all()
+        touched = [self.pool.servers[number] for number in draft.deleted]
         self.configuration.adopt(draft)
         self.names.adopt(endpoints)
         self._adopt(opened)
-        self.checks.tend()
-        for number, fields in draft.servers.items():
-            if fields.get("state") == "maint":
-                self._close_sessions_of(self.pool.servers[number])
+        touched += [self.pool.servers[number] for number in draft.servers]
+        for server in touched:
+            if server.state == "maint" and not server.deleted:
+                self._close_sessions_of(server)
+        if "check" in draft.values or "check_interval" in draft.values:
+            self.checks.tend_all()
+        else:
+            self.checks.tend(touched)
 
     def _check(self, draft: Draft) -> None:
         """Raises ScriptError for what can't work."""
@@ -472,8 +480,11 @@ class Balancer:
         if new.listen is not None and new.listen != old.listen:
             opened["listen"] = listener = self._listener(new.listen)
             undo.callback(self._close_listener, listener)
-        if new.log != old.log:
-            opened["log"] = self._open_log(new.log) if new.log else None
+        try:
+            if new.log != old.log:
+                opened["log"] = self._open_log(new.log) if new.log else None
+        except OSError as error:
+            raise ScriptError(f"log: can't open '{new.log}': {error.strerror}") from None
         return opened
 
     def _close_listener(self, listener: Listener | DatagramListener) -> None:
@@ -544,21 +555,19 @@ class Balancer:
         errors = Errors()
         with self._changing:
             self._renew(errors)
-            difference = self._reload_file(errors)
+            changes = self._reload_file(errors)
         if errors:
             lines = errors.told()
             self.pool.note_own("reload failed", lines[0] + (f" (and {len(lines) - 1} more)" if lines[1:] else ""))
             for line in lines:
                 log.error("reload: %s", line)
-        if difference is None:
+        if changes is None:
             log.error("reload: nothing of '%s' was changed", self._sources.file)
             errors.raise_all()
             raise AssertionError("a reload failed without an error")
-        for line in difference.waiting:
-            log.warning("reload: %s", line)
-        for line in difference.changes:
+        for line in gently(changes):
             log.info("reload: %s", line)
-        told = [*difference.changes, *difference.waiting] or ["nothing has changed"]
+        told = changes or ["nothing has changed"]
         return "".join([*map(reply.error, errors.told()), *(f"{line}\n" for line in told)])
 
     def _renew(self, errors: Errors) -> None:
@@ -579,12 +588,14 @@ class Balancer:
         except ScriptError as error:
             errors.add(ScriptError(f"{error}; the old database stays in force"))
 
-    def _reload_file(self, errors: Errors) -> Difference | None:
-        """Carry out what has changed in the file of -F; None when nothing was changed for something is wrong."""
+    def _reload_file(self, errors: Errors) -> list[str] | None:
+        """Carry out what has changed in the file of -F, and return it; None when nothing was changed for something is
+        wrong."""
         file = self._sources.file
         try:
             said = self._sources.read(gently(read_file(self.jail.path(file)) if file else ()))
             difference = self._sources.difference(said, self.configuration)
+            changes = list(gently(difference.find()))
             self._commit(difference.draft)
         except ScriptError as error:
             errors.add(error)
@@ -594,7 +605,7 @@ class Balancer:
             errors.add(ScriptError(f"'{error.filename or ''}': {error.strerror}"))
         else:
             self._sources.said = said
-            return difference
+            return changes + difference.waiting
         return None
 
     def _hang_up(self) -> None:
@@ -618,10 +629,9 @@ class Balancer:
                 log.error("can't write '%s': %s", self.settings.web_stats, error.strerror)
             return
         for line in ("servers", "sessions", "recent"):
-            for piece in self.execute(line, ""):
+            for piece in gently(self.execute(line, "")):
                 for row in piece.splitlines():
                     log.info("%s: %s", line, row)
-                gevent.sleep(0)
 
 
 def _written(path: str, text: str) -> OSError | None:

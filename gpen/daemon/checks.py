@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import gevent
@@ -26,6 +27,7 @@ from gpen.model.address import Address
 from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.wire.check import CheckFailed, Prober
+from gpen.wire.turns import gently
 
 if TYPE_CHECKING:
     from gpen.daemon.balancer import Balancer
@@ -44,20 +46,25 @@ class Checks:
         self._balancer = balancer
         self._checkers: dict[Server, Checker] = {}
 
-    def tend(self) -> None:
-        """Begin and end what the configuration asks for; called when it has changed, and by the janitor each second,
-        for a client may have found a server down. Does not switch."""
+    def tend_all(self) -> None:
+        """As ``tend``, for all servers: the janitor calls it each second, for a client may have found a server down."""
+        self.tend([*self._checkers, *self._balancer.pool.servers.values()])
+
+    def tend(self, servers: Iterable[Server]) -> None:
+        """Begin and end what the configuration asks for, and look whether these servers are checked as they shall be.
+        Switches greenlets."""
         pool, settings = self._balancer.pool, self._balancer.settings
-        wanted = {server for server in pool.servers.values() if (server.check or settings.check).kind != "off"}
-        for server in self._checkers.keys() - wanted:
-            self._checkers.pop(server).stop()
-            if not server.deleted:
-                pool.withdraw(server, _SOURCE, "unchecked", "is dropped: its check is off")
-                self._balancer.resume()
-        for server in wanted - self._checkers.keys():
-            self._checkers[server] = Checker(server, self._balancer)
-        for checker in self._checkers.values():
-            checker.tend()
+        for server in gently(servers):
+            checker = self._checkers.get(server)
+            if not server.deleted and (server.check or settings.check).kind != "off":
+                if checker is None:
+                    checker = self._checkers[server] = Checker(server, self._balancer)
+                checker.tend()
+            elif checker is not None:
+                self._checkers.pop(server).stop()
+                if not server.deleted:
+                    pool.withdraw(server, _SOURCE, "unchecked", "is dropped: its check is off")
+                    self._balancer.resume()
 
     def close(self) -> None:
         """End all checks and the programs that they run. Switches greenlets."""

@@ -9,13 +9,13 @@ import gevent
 
 from gpen.daemon.process import sessions_within_limit
 from gpen.wire.datagram import DatagramListener
+from gpen.wire.turns import Turns
 
 if TYPE_CHECKING:
     from gpen.daemon.balancer import Balancer
 
 PERIOD = 1.0
-SLICE = 2000
-EVICTED_AT_ONCE = 100
+SLICE = 500  # sessions that are visited between two looks at the clock
 
 
 def run(balancer: Balancer) -> None:
@@ -26,32 +26,29 @@ def run(balancer: Balancer) -> None:
         balancer.names.insist()
         balancer.idlers.tend()
         balancer.pool.expire()
-        balancer.checks.tend()
+        balancer.checks.tend_all()
         balancer.resume()
         _tend_sessions(balancer)
         _evict_excess(balancer)
 
 
 def _tend_sessions(balancer: Balancer) -> None:
-    """Visit all sessions, letting others run after every SLICE of them (2,000 take about a millisecond)."""
-    sessions = list(balancer.sessions.values())
-    for start in range(0, len(sessions), SLICE):
-        now = time.monotonic()
-        for session in sessions[start : start + SLICE]:
-            try:
-                session.tend(now)
-            except Exception:
-                session.failed()
-        gevent.sleep(0)
+    """Visit all sessions."""
+    turns = Turns()
+    now = time.monotonic()
+    for number, session in enumerate(list(balancer.sessions.values()), 1):
+        try:
+            session.tend(now)
+        except Exception:
+            session.failed()
+        if number % SLICE == 0:
+            turns.pause()
+            now = time.monotonic()
 
 
 def _evict_excess(balancer: Balancer) -> None:
-    """Flows of UDP give way to a conn_max that was lowered, letting others run after every EVICTED_AT_ONCE of them; TCP
-    sessions go on."""
-    while isinstance(balancer.listener, DatagramListener):
-        excess = len(balancer.sessions) - balancer.settings.conn_max
-        for _ in range(min(excess, EVICTED_AT_ONCE)):
-            balancer.listener.make_room()
-        if excess <= EVICTED_AT_ONCE:
-            return
-        gevent.sleep(0)
+    """Flows of UDP give way to a conn_max that was lowered; TCP sessions go on."""
+    turns = Turns()
+    while isinstance(balancer.listener, DatagramListener) and len(balancer.sessions) > balancer.settings.conn_max:
+        balancer.listener.make_room()
+        turns.pause()

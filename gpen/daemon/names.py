@@ -10,12 +10,12 @@ from gevent.pool import Pool as Greenlets
 
 from gpen.control.draft import Draft
 from gpen.control.script import Errors, ScriptError
-from gpen.daemon.turns import gently
 from gpen.model.address import Address, Endpoint
 from gpen.model.pool import Pool
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.wire.resolve import ResolveError, resolve
+from gpen.wire.turns import gently
 
 log = logging.getLogger("gpen")
 

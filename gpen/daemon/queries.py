@@ -40,11 +40,11 @@ class Queries:
         self._pool = balancer.pool
         self._settings = balancer.settings
 
-    def servers(self, call: Call) -> list[Row]:
+    def servers(self, call: Call) -> Iterator[Row]:
         live, agreed = self._live_bytes(), self._live_tls()
         now = time.monotonic()
-        return [self._server_row(server, live.get(id(server), (0, 0)), now) | {"tls": agreed.get(id(server), {})}
-                for server in self._pool.all_servers()]
+        return (self._server_row(server, live.get(id(server), (0, 0)), now) | {"tls": agreed.get(id(server), {})}
+                for server in self._pool.all_servers())
 
     def sessions(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()

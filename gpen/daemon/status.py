@@ -55,7 +55,7 @@ _SESSIONS = (
 def status_page(queries: Queries) -> str:
     """The whole page for the balancer behind these queries."""
     summary = queries.summary()
-    servers = [_server(row) for row in queries.servers(_call("servers"))]
+    servers = [_server(row) for row in islice(queries.servers(_call("servers")), MOST_ROWS + 1)]
     clients = list(islice(queries.recent(_call("recent")), MOST_ROWS + 1))
     sessions = [row | {"secured": _secured(row)} for row in islice(queries.sessions(_call("sessions")), MOST_ROWS + 1)]
     now = timestamp(time.time())

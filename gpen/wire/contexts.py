@@ -13,9 +13,8 @@ import ssl
 import stat
 from collections.abc import Callable, Iterable
 
-import gevent
-
 from gpen.model.settings import Settings
+from gpen.wire.turns import gently
 
 log = logging.getLogger("gpen")
 
@@ -50,14 +49,13 @@ def contexts_by_name(settings: Settings, path: Path) -> dict[str, ssl.SSLContext
         return found
     files = set(_listed("ssl_sni_path", directory, path))
     authorities = _authorities(settings, path)
-    for file in sorted(file for file in files if file.endswith(".crt")):
+    for file in gently(sorted(file for file in files if file.endswith(".crt"))):
         domain = file.removesuffix(".crt")
         certificate, key, own = (os.path.join(directory, domain + suffix) for suffix in (".crt", ".key", ".ca"))
         found[domain.lower()] = _context(
             settings, path, ("ssl_sni_path", certificate),
             ("ssl_sni_path", key if f"{domain}.key" in files else None),
             [_authority("ssl_sni_path", own, path)] if f"{domain}.ca" in files else authorities)
-        gevent.sleep(0)
     return found
 
 

@@ -17,6 +17,7 @@ from gevent import socket as gsocket
 
 from gpen.model.address import normalize
 from gpen.wire.acceptor import Acceptor
+from gpen.wire.turns import Turns
 
 log = logging.getLogger("gpen")
 
@@ -60,11 +61,12 @@ class ControlServer:
             if refusal is not None:
                 self._send(sock, refusal)
                 return
+            turns = Turns()
             for line in self._lines(sock):
                 for piece in self._execute(line, address):
                     self._send(sock, piece)
-                    gevent.sleep(0)
-                gevent.sleep(0)
+                    turns.pause()
+                turns.pause()
         except OSError as error:
             log.debug("control client %s: %s", address or "on the unix socket", error)
         finally:
