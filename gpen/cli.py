@@ -248,7 +248,7 @@ def check_outside(configuration: Configuration, sources: Sources) -> None:
         except ResolveError as error:
             errors.add(ScriptError(f"{name}: {error}"))
     with errors.gathered():
-        check_programs(checks_of(sources.said), outside)
+        check_programs(checks_of(configuration), outside)
     with errors.gathered():
         make_terminator(settings, outside)
     with errors.gathered():

@@ -130,7 +130,7 @@ class Balancer:
         """
         settings = self.settings
         process.set_debug(settings.debug)
-        check_programs(checks_of(self._sources.said), self.jail)
+        check_programs(checks_of(self.configuration), self.jail)
         self._tell_what_is_old()
         self.names.adopt(self.names.resolve(self._sources.said, patient=True))
         self.tls = make_terminator(settings, self.jail)
@@ -465,7 +465,7 @@ class Balancer:
             raise ScriptError("no listen: gpen needs an address to listen on")
         draft.check()
         check_extras(new)
-        check_programs(checks_of(draft), self.jail)
+        check_programs(_new_checks(draft), self.jail)
         if new.web_stats != old.web_stats:
             check_directory("web_stats", new.web_stats and self.jail.path(new.web_stats))
 
@@ -648,7 +648,13 @@ def _runs_a_program(call: Call) -> bool:
     return isinstance(check, Check) and check.kind == "exec"
 
 
-def checks_of(draft: Draft) -> set[Check]:
+def checks_of(configuration: Configuration) -> set[Check]:
+    """The checks that are made."""
+    own = {server.check for server in configuration.pool.servers.values() if server.check is not None}
+    return {configuration.settings.check, *own}
+
+
+def _new_checks(draft: Draft) -> set[Check]:
     """The checks that a draft brings."""
     given = {fields.get("check") for fields in draft.servers.values()} | {draft.values.get("check")}
     return {check for check in given if check is not None}

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from gpen.control.configuration import Configuration
 from gpen.control.script import ScriptError, parse_lines, read_lines

@@ -200,6 +200,16 @@ def test_what_was_written_starts_the_same(balancer: Gpen, gpen: Start, tmp_path:
     assert [a.split()[0] for a, _ in differing] == ["control"]
 
 
+def test_what_is_written_is_short(gpen: Start, tmp_path: Path) -> None:
+    """What differs from the defaults, settings first; and a server that the command line gives is taken away."""
+    balancer = gpen("-t", "7", servers=["127.0.0.1:81", "127.0.0.1:82:5"])
+    balancer.ctl("no timeout", "blacklist 9", "hash", "no hash", "acl 2 permit ::1", "no server 0", "server 1 weight 3",
+                 "server 2 address ::1 port 83", f"write {tmp_path}/short.cfg")
+    assert [line for line in body(tmp_path / "short.cfg") if not line.startswith(("control ", "listen "))] == [
+        "blacklist 9", "timeout 3", "foreground", "no acl 2", "acl 2 permit ::1", "server 0 address 0.0.0.0 port 0",
+        "server 1 address 127.0.0.1 port 82 max 5 weight 3", "server 2 address ::1 port 83"]
+
+
 def test_write_leaves_nothing_half(balancer: Gpen, tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
     reply = balancer.ctl(f"write {tmp_path}/dir")

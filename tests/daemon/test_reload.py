@@ -37,8 +37,8 @@ def balancer(gpen: Start, servers: Serve, file: Path) -> Gpen:
 
 
 def test_reload_answers_what_it_changed(balancer: Gpen, file: Path) -> None:
-    first, second, a, b = file.read_text().splitlines()
-    file.write_text(f"{first}\ntimeout 6\n{a} max 7\nacl 1 permit 10.0.0.0/8\n")
+    a = file.read_text().splitlines()[2]
+    file.write_text(f"roundrobin\ntimeout 6\n{a} max 7\nacl 1 permit 10.0.0.0/8\n")
     done = gpenctl(balancer, "reload")
     assert (done.returncode, done.stdout) == (0, (
         "timeout 6 (was 5)\nserver 0 max 7 (was max 0)\nno server 1\nacl 1: 1 entry (had 0)\n"))
@@ -157,7 +157,8 @@ def test_a_name_that_is_gone_fails_no_reload_that_does_not_need_it(gpen: Start, 
 
 def test_a_file_that_is_no_configuration_tells_nothing_of_itself(balancer: Gpen, tmp_path: Path) -> None:
     secret = tmp_path / "shadow"
-    for content in ("root:$6$geheim:1\n", '"geheim\n', "\ufeffgeheim x\n", "geheim\x00\n", "timeout geheim\n[geheim]\n"):
+    for content in ("root:$6$geheim:1\n", '"geheim\n', "\ufeffgeheim x\n", "geheim\x00\n",
+                    "timeout geheim\n[geheim]\n"):
         secret.write_text(content)
         reply = balancer.ctl(f"include {secret}")
         assert reply.startswith("error: ") and "geheim" not in reply, reply

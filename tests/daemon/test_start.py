@@ -69,6 +69,32 @@ def test_a_file_with_a_typo(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (2, f"gpen: {file}:3: timeout: 'abc' is not a number of seconds above 0\n")
 
 
+def test_check_tells_all_that_is_wrong(tmp_path: Path) -> None:
+    """On the command line, in the file and what it includes, and in what they name."""
+    (tmp_path / "more.cfg").write_text("hash\nacl 1 permit here\n")
+    (tmp_path / "gpen.cfg").write_text("timeout abc\ninclude more.cfg\nserver 0 max 3\nserver 7 max 3\nblaklist 4\n"
+                                       "ssl_require_peer\nserver 3 address no-such-host.invalid port 80\n")
+    done = run_gpen("--check", "-x", "none", "-F", "gpen.cfg", "-u", "nosuchuser", "-l", "no-such-dir/log", "-O",
+                    "server 0 state gone", "127.0.0.1:0", SERVER, "127.0.0.1:port:x", directory=tmp_path)
+    told = done.stderr.splitlines()
+    assert done.returncode == 2 and all(line.startswith("gpen: ") for line in told), done.stderr
+    for number, named in enumerate(("-x: conn_max: 'none'", "127.0.0.1:port:x", "-O 'server 0 state gone': server",
+                                    "gpen.cfg:1: timeout", "more.cfg:2: acl", "gpen.cfg:4: server: there is no server 7",
+                                    "gpen.cfg:5: unknown command 'blaklist'", "user: there is no user 'nosuchuser'",
+                                    "log: the directory 'no-such-dir'")):
+        assert named in told[number]
+    assert len(told) == 9
+
+
+def test_check_looks_at_what_is_named(tmp_path: Path) -> None:
+    done = run_gpen("--check", "-O", "check exec /no-such-program", "-O", "geoip_db no-such.mmdb", "-E", "no-such.pem",
+                    "-l", "no-such-host.invalid:514", "127.0.0.1:0", "no-such-host.invalid", "no-such-host2.invalid")
+    told = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert [line.split(":")[1].strip() for line in told] == ["server 0", "server 1", "log", "check", "ssl_certificate",
+                                                             "geoip_db"]
+
+
 def test_check_opens_nothing(tmp_path: Path) -> None:
     with Server(hold) as server:
         done = run_gpen("--check", "-l", f"{tmp_path}/log", "-p", f"{tmp_path}/pid", "-C", f"{tmp_path}/ctl",

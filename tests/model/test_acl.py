@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpen.model.acl import AccessList, parse_entry
+from gpen.model.acl import AccessList, Entry, parse_country, parse_entry
 
 
 def access_list(*lines: str) -> AccessList:
@@ -48,6 +48,64 @@ def access_list(*lines: str) -> AccessList:
 def test_lists(lines: list[str], permitted: list[str], denied: list[str]) -> None:
     access = access_list(*lines)
     assert [address for address in permitted + denied if access.permits(address)] == permitted
+
+
+# --- any list answers as if its entries were looked at one after the other -------------------------------------------
+
+near4 = st.integers(0, 255).map(lambda low: f"10.0.0.{low}")
+near6 = st.integers(0, 255).map(lambda low: f"2001:db8::{low:x}")
+entries = st.one_of(
+    st.builds(lambda host, length: f"{host}/{length}", near4, st.integers(20, 32)),
+    st.builds(lambda host, length: f"{host}/{length}", near6, st.integers(116, 128)),
+    st.builds(lambda host, mask: f"{host} 255.255.255.{mask}", near4, st.integers(0, 255)),
+    st.sampled_from(["0.0.0.0/0", "::/0", "255.255.255.255", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+                     "country SE", "country DE"]))
+lines = st.lists(st.tuples(st.sampled_from(["permit", "deny"]), entries), max_size=12)
+
+
+def entry_of(action: str, text: str) -> Entry:
+    words = text.split()
+    return parse_country(action, words[1]) if words[0] == "country" else parse_entry(action, *words)
+
+
+def scanned(entries: list[Entry], address: str, country: str) -> bool:
+    """What pen's way to look at a list says, with gpen's rule for what matches nothing."""
+    ip = ipaddress.ip_address(address)
+    last = None
+    for entry in entries:
+        if entry.country == country or (entry.family == ip.version and int(ip) & entry.mask == entry.network):
+            return entry.permit
+        if entry.country or entry.family == ip.version:
+            last = entry
+    if last is not None:
+        return not last.permit
+    return not any(entry.permit for entry in entries)
+
+
+@given(lines, st.lists(st.one_of(near4, near6, st.ip_addresses().map(str)), min_size=1, max_size=20),
+       st.sampled_from(["SE", "DE", "FR"]))
+def test_any_list(given: list[tuple[str, str]], addresses: list[str], country: str) -> None:
+    access, copied = AccessList(), AccessList()
+    for action, text in given:
+        copied = access.copy()
+        access.add(entry_of(action, text))
+    for address in addresses:
+        assert access.permits(address, lambda: country) == scanned(access.entries, address, country)
+        assert copied.permits(address, lambda: country) == scanned(access.entries[:-1], address, country)
+
+
+def test_the_country_is_asked_only_where_it_counts() -> None:
+    access = AccessList()
+    for action, text in (("permit", "10.0.0.1"), ("deny", "country SE"), ("permit", "10.0.0.2")):
+        access.add(entry_of(action, text))
+    asked: list[str] = []
+
+    def country() -> str:
+        asked.append("asked")
+        return "SE"
+
+    assert access.permits("10.0.0.1", country) and not asked
+    assert not access.permits("10.0.0.2", country) and asked
 
 
 def test_a_client_of_a_unix_socket_always_may() -> None:
