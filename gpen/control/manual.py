@@ -26,6 +26,7 @@ def gpen_page() -> str:
         ("DESCRIPTION", _paragraphs(texts.GPEN_DESCRIPTION)),
         ("OPTIONS", _options()),
         ("HOW A SERVER IS CHOSEN", _paragraphs(texts.CHOICE)),
+        ("THE CONFIGURATION FILE", _paragraphs(texts.CONFIGURATION)),
         ("HEALTH", _paragraphs(texts.HEALTH)),
         ("UDP", _paragraphs(texts.UDP)),
         ("TLS", _paragraphs(texts.TLS)),

@@ -36,6 +36,21 @@ ports) is held against no server.
 The command explain says which server a client would get, and why not the others.
 """
 
+CONFIGURATION = """
+The file of -F holds commands, a line each (gpenctl(1) describes them); 'include FILE' reads more. All that is wrong is
+told, with file and line; --check does only that. 'write' saves what is in force, short: what differs from the defaults.
+
+At signal HUP, or by the command reload, which also answers, the file is compared with what it said when it was read
+last, and what is different is carried out, whole or not at all: a new or changed line counts; one that went is undone,
+so that a setting has the command line's value or its default again, and a server gets no new sessions and is gone,
+while its old sessions go on; an access list whose lines have changed is built anew. What the file says as before is
+left alone, whatever has been done to it at runtime, and so is what it never mentioned: with an unchanged file a HUP,
+such as logrotate's, disturbs nothing. Each change is told. Settings that count at the start only are named, and wait.
+
+A file is a regular one of at most 1 MiB; with all that it includes, at most 8 deep, it has at most 100,000 lines. What
+a client of the control port includes may do what that client may.
+"""
+
 HEALTH = """
 Beside the blacklist, which needs a client to find out, a server's health is what a check (the settings check and
 check_...) or somebody outside ('server N health up|down because ...') says of it: down, it gets no new clients; those
@@ -107,7 +122,8 @@ for each request, in pen's format: gpenlogd(1) merges these with the logs of web
 """
 
 SIGNALS = (
-    ("HUP", "Reopen the log, and read the file of -F again: all of it, or nothing when a line is wrong."),
+    ("HUP", "Reopen the log, read certificates and the country database again, and carry out what has changed in the "
+     "file of -F, as the command reload does."),
     ("USR1", "Write the status page to the file of -w, or else a summary to the diagnostics."),
     ("TERM, INT", "Close the listening socket and the sessions, log them, and exit. A second one: exit at once."),
 )

@@ -27,7 +27,8 @@ def test_systemd_verifies_the_units(tmp_path: Path) -> None:
     if not shutil.which("systemd-analyze"):
         pytest.skip("systemd-analyze is not installed")
     for unit in UNITS.iterdir():
-        (tmp_path / unit.name).write_text(unit.read_text().replace("=gpen ", f"={ROOT}/bin/gpen "))
+        text = unit.read_text().replace("=gpen ", f"={ROOT}/bin/gpen ").replace("=gpenctl ", f"={ROOT}/bin/gpenctl ")
+        (tmp_path / unit.name).write_text(text)
     result = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", tmp_path / "gpen.service", tmp_path / "gpen@web.service"],
         capture_output=True,
