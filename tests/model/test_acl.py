@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import random
+import timeit
 
 import pytest
 from hypothesis import given
@@ -153,3 +155,20 @@ def test_ipv6_networks(network: ipaddress.IPv6Address, length: int, client: ipad
     expected = int(client) >> (128 - length) == int(network) >> (128 - length)
     assert access_list(f"permit {int(network):x}".replace(f"{int(network):x}", f"{network}/{length}")).permits(
         str(client)) == expected
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_thirty_thousand_entries_cost_a_client_nothing_to_speak_of(family: int) -> None:
+    """At most 20 us more than one entry, in the best of some tries: it was 8 ms."""
+    dice = random.Random(1)
+    large, small = AccessList(), AccessList()
+    for number in range(30_000):
+        network = (f"{dice.randrange(1, 190)}.{dice.randrange(256)}.{dice.randrange(256)}.0/{dice.randrange(12, 33)}"
+                   if family == 4 else f"2001:{dice.randrange(1 << 16):x}:{dice.randrange(1 << 16):x}::"
+                                       f"/{dice.randrange(20, 129)}")
+        for access in (large, small)[: 2 if number == 0 else 1]:
+            access.add(parse_entry("deny", network))
+    client = "192.0.2.77" if family == 4 else "2001:db8::77"
+    costs = [min(timeit.repeat(lambda: access.permits(client), number=100, repeat=20)) / 100
+             for access in (large, small)]
+    assert costs[0] - costs[1] < 20e-6
