@@ -297,7 +297,8 @@ COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS} 
 OPTIONS: tuple[Option, ...] = (
     *(Option(s.flag, s.kind.metavar if not s.is_flag and s.flag != "-d" else "",
              s.missing or s.help, s.name) for s in SETTINGS.values() if s.flag),
-    Option("-F", "FILE", "A file of commands, read at start; what has changed in it counts after signal HUP, or the command reload."),
+    Option("-F", "FILE", "A file of commands, read at start; what has changed in it counts after signal HUP, or the "
+           "command reload."),
     Option("-O", "COMMAND", "Run a command at start; may be given several times."),
     Option("-o", "COMMAND", "The same as -O."),
     Option("--check", "", "Read everything, say what is wrong or that it is valid, and open nothing."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import random
 import timeit
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -169,6 +170,6 @@ def test_thirty_thousand_entries_cost_a_client_nothing_to_speak_of(family: int) 
         for access in (large, small)[: 2 if number == 0 else 1]:
             access.add(parse_entry("deny", network))
     client = "192.0.2.77" if family == 4 else "2001:db8::77"
-    costs = [min(timeit.repeat(lambda: access.permits(client), number=100, repeat=20)) / 100
+    costs = [min(timeit.repeat(partial(access.permits, client), number=100, repeat=20)) / 100
              for access in (large, small)]
     assert costs[0] - costs[1] < 20e-6
