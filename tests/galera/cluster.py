@@ -373,8 +373,10 @@ class Cluster:
         self._notify("")
         script = self.directory / "schema.sql"
         script.write_text(SCHEMA)
+        # In a common directory for temporary files a server that starts removes the tables of one that works.
         done = subprocess.run(
             ["mariadb-install-db", "--no-defaults", f"--datadir={self.nodes[0].directory}/data",
+             f"--tmpdir={self.nodes[0].directory}",
              "--innodb-log-file-size=16M", "--innodb-use-native-aio=0", "--auth-root-authentication-method=normal",
              "--skip-test-db", "--skip-name-resolve", f"--extra-file={script}"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **self.identity)

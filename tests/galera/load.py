@@ -105,6 +105,12 @@ class Load:
         lines = self._file.read_text().splitlines(keepends=True)
         return [Attempt(**json.loads(line)) for line in lines if line.endswith("\n")]
 
+    def lag(self, count: int = 300) -> float:
+        """How long the slowest of so many clients took while all is well, in seconds. On a busy machine what a test
+        waits for comes as much later: a client's way and a verdict's are as long."""
+        wait_until(lambda: len(self.attempts) >= count, PATIENCE, f"{count} {self.kind}")
+        return max(attempt.took for attempt in self.attempts)
+
     def since(self, event: float) -> Outcome:
         """How the attempts went that an event could touch."""
         return Outcome(event, [attempt for attempt in self.attempts if attempt.ended >= event])

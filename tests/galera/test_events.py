@@ -1,7 +1,8 @@
 """What happens to one node, and what its clients notice: each limit is the one that the README's table promises.
 
-The load is 20 threads that connect, query and close, 190 times a second together; errors are counted for 20 s. Where
-a node went down it comes back within that time, so that its return is under the same eyes.
+The load is 20 threads that connect, query and close, 190 times a second together; errors are counted for 12 s. Where
+a node went down it comes back within that time, so that its return is under the same eyes. Limits of time are for an
+idle machine; to them the lag of a busy one is added, which is what the slowest client took before the event.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from tests.galera.load import Attempt, Load, Outcome
 from tests.galera.watcher import COMMAND
 from tests.harness import Gpen, wait_until
 
-COUNTED = 20.0  # seconds after the event
+COUNTED = 12.0  # seconds after the event
 OPEN_AT_MOST = 3  # sessions on the node at the instant that it dies
 OFF = 0.6
+TOLD = 0.2  # by a node that says itself that it is non-Primary
+SELDOM = ("--interval", "5")  # seconds, in which a watcher who hears of nothing asks nobody
 GONE, CUT = 1047, 2013  # what a client gets of a node that is non-Primary, and whose session there is closed
 WATCHER_PORT = 4570
 NORMAL_RATE = 190
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.timeout(120)
 
 
 def counted(load: Load, event: float) -> Outcome:
-    """What the load met in the 20 s after the event."""
+    """What the load met in the seconds after the event that count."""
     time.sleep(max(0.0, event + COUNTED - time.monotonic()))
     load.stop()
     outcome = load.since(event)
@@ -71,6 +74,7 @@ def assert_unharmed(outcome: Outcome) -> None:
 def test_a_node_dies(cluster: Cluster, front: Gpen, load: Callable[..., Load], end: Callable[[Node], None]) -> None:
     victim = cluster.nodes[1]
     readers = load(front)
+    lag = readers.lag()
     event = time.monotonic()
     end(victim)
     victim.start()
@@ -78,7 +82,7 @@ def test_a_node_dies(cluster: Cluster, front: Gpen, load: Callable[..., Load], e
     outcome = counted(readers, event)
     assert not outcome.later, outcome
     assert len(outcome.open) <= OPEN_AT_MOST, outcome
-    assert outcome.longest < 1.5, outcome
+    assert outcome.longest < 1.5 + lag, outcome
     assert outcome.rate > NORMAL_RATE / 2, outcome
 
 
@@ -104,10 +108,11 @@ def test_a_node_that_serves_but_should_not(cluster: Cluster, front: Gpen, load: 
                                            value: str, usual: str) -> None:
     node = cluster.nodes[1]
     readers = load(front)
+    lag = readers.lag()
     node.assign(variable, value)
     event = time.monotonic()
     time.sleep(COUNTED / 2)
-    assert readers.since(event).left(node.name) <= OFF, readers.since(event)
+    assert readers.since(event).left(node.name) <= OFF + lag, readers.since(event)
     node.assign(variable, usual)
     wait_used(front, 1)
     assert_unharmed(counted(readers, event))
@@ -116,15 +121,16 @@ def test_a_node_that_serves_but_should_not(cluster: Cluster, front: Gpen, load: 
 def test_a_node_that_rejects_queries(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
     node = cluster.nodes[1]
     readers = load(front)
+    lag = readers.lag()
     node.assign("wsrep_reject_queries", "ALL")
     event = time.monotonic()
     time.sleep(COUNTED / 2)
-    assert readers.since(event).left(node.name) <= OFF, readers.since(event)
+    assert readers.since(event).left(node.name) <= OFF + lag, readers.since(event)
     node.assign("wsrep_reject_queries", "NONE")
     wait_used(front, 1)
     outcome = counted(readers, event)
     assert sources(outcome.failed) <= {(GONE, node.name), (CUT, node.name)}, outcome
-    assert all(attempt.asked - event <= OFF for attempt in outcome.failed), outcome
+    assert all(attempt.asked - event <= OFF + lag for attempt in outcome.failed), outcome
 
 
 def test_a_donor(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
@@ -134,13 +140,14 @@ def test_a_donor(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> No
     joiner.wipe()
     joiner.wait_forgotten()
     readers = load(front)
+    lag = readers.lag()
     joiner.launch(f"--wsrep-sst-donor={donor.name}")
     event = instant(lambda: donor.status("local_state") == "2", f"{donor.name} being a donor")
     end = instant(lambda: donor.status("local_state") == "4", f"{donor.name} being a donor no more")
     outcome = readers.since(event)
     served = [attempt for attempt in outcome.attempts if attempt.node == donor.name and attempt.began < end]
     assert end - event > OFF, "the transfer was too short to show anything"
-    assert max((attempt.began for attempt in served), default=event) - event <= OFF, outcome
+    assert max((attempt.began for attempt in served), default=event) - event <= OFF + lag, outcome
     joiner.wait_synced()
     for number in (1, 2):
         wait_used(front, number)
@@ -159,13 +166,14 @@ def test_a_node_is_cut_off_and_says_so(cluster: Cluster, start_front: Callable[.
     """With gpen-galera notify as Galera's wsrep_notify_cmd."""
     listening = f"{cluster.net}1:{WATCHER_PORT}"
     with cluster.notifying([*COMMAND, "notify", "--to", listening]):
-        assert_cut_off(cluster, start_front("--listen", listening), load, 0.2)
+        assert_cut_off(cluster, start_front("--listen", listening, *SELDOM), load, TOLD)
 
 
 def assert_cut_off(cluster: Cluster, front: Gpen, load: Callable[..., Load], at_most: float) -> None:
     """A non-Primary node gives errors for so many seconds at most, to visitors and to who is connected already."""
     node = cluster.nodes[1]
     readers, kept = load(front), load(front, "kept", 6, 60)
+    at_most += readers.lag()
     event = time.monotonic()
     node.isolate()
     try:
@@ -185,6 +193,7 @@ def assert_cut_off(cluster: Cluster, front: Gpen, load: Callable[..., Load], at_
 def test_a_node_freezes(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
     node = cluster.nodes[1]
     readers = load(front)
+    soon = 1.5 + readers.lag()
     event = time.monotonic()
     node.freeze()
     try:
@@ -198,17 +207,18 @@ def test_a_node_freezes(cluster: Cluster, front: Gpen, load: Callable[..., Load]
     wait_used(front, 1)
     outcome = counted(readers, event)
     assert (front.server(1)["verdict"], front.server(1)["verdict_since"]) == ("up", believed)
-    slow = [attempt.began for attempt in outcome.attempts if event <= attempt.began and attempt.took > 0.5]
-    assert down - event <= 1.5, down - event
+    slow = [attempt.began for attempt in outcome.attempts if event <= attempt.began and attempt.took > soon - 1]
+    assert down - event <= soon, down - event
     assert not outcome.later, outcome
-    assert outcome.longest <= 1.5, outcome
-    assert max(slow, default=event) - event <= 1.5, outcome
+    assert outcome.longest <= soon, outcome
+    assert max(slow, default=event) - event <= soon, outcome
     assert len(outcome.open) <= OPEN_AT_MOST, outcome
 
 
 def test_the_quorum_is_lost(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
     last, *others = cluster.nodes
     readers = load(front)
+    lag = readers.lag()
     event = time.monotonic()
     for node in others:
         node.kill()
@@ -223,8 +233,8 @@ def test_the_quorum_is_lost(cluster: Cluster, front: Gpen, load: Callable[..., L
     held = [attempt for attempt in outcome.failed if not attempt.node]
     served = [attempt.ended for attempt in outcome.attempts if attempt.ended > back and not attempt.failed]
     assert {(attempt.code, attempt.text.partition(":")[0]) for attempt in held} == {(GONE, "gpen")}, outcome
-    assert all(10 <= attempt.took <= 11 for attempt in held), outcome
+    assert all(10 <= attempt.took <= 11 + lag for attempt in held), outcome
     assert told - lost >= 9.5
-    assert span([attempt for attempt in outcome.failed if attempt.node == last.name]) <= OFF, outcome
-    assert min(served) - back <= 1.0, outcome
+    assert span([attempt for attempt in outcome.failed if attempt.node == last.name]) <= OFF + lag, outcome
+    assert min(served) - back <= 1.0 + lag, outcome
     assert not readers.since(back).later, outcome
