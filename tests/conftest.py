@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.certificates import Certificates, make_certificates
@@ -24,6 +25,14 @@ CLUSTERS = {
 
 
 OTHERS = ("GPEN", "AVAILABLE_WHEN_", "MYSQL_", "MARIADB_", "NO_COLOR", "COLUMNS", "LINES", "PYTHONUNBUFFERED")
+
+# How long an example takes says nothing on a busy machine. CI takes the same examples each time, `make campaign` a
+# hundred times as many.
+hypothesis.settings.register_profile(
+    "test", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize="CI" in os.environ)
+hypothesis.settings.register_profile("campaign", hypothesis.settings.get_profile("test"), max_examples=10_000,
+                                     derandomize=False)
+hypothesis.settings.load_profile("test")
 
 
 @pytest.fixture
