@@ -93,7 +93,7 @@ def test_the_writer_dies(cluster: Cluster, writing: Callable[[], Gpen], watcher:
     old = wait_writer(cluster, gpen)
     writers = load(gpen, "writers", WRITERS, RATE)
     wait_inserts(old)
-    soon = AGREED_WITHIN + writers.lag()
+    soon = AGREED_WITHIN + writers.usual().lag
     survivors = [node for node in cluster.nodes if node is not old]
     event = time.monotonic()
     old.kill()
@@ -197,7 +197,7 @@ def pair(cluster: Cluster, writing: Callable[[], Gpen], watcher: Callable[..., W
 def test_two_gpens_agree(cluster: Cluster, pair: Pair) -> None:
     """Whatever happens, all inserts of a moment are on one node, through whichever gpen they came."""
     old = pair.writer
-    soon = AGREED_WITHIN + max(load.lag(100) for load in pair.loads)
+    soon = AGREED_WITHIN + max(load.usual(100).lag for load in pair.loads)
     survivors = [node for node in cluster.nodes if node is not old]
     old.kill()
     found = moments({
