@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpen.cli import main
-from tests.harness import Gpen, Server, hold, knowing, run_gpen
+from tests.harness import Gpen, Server, hold, knowing, needs_root, run_gpen
 
 SERVER = "127.0.0.1:9"
 
@@ -118,6 +118,7 @@ def test_everything_from_a_file(tmp_path: Path) -> None:
             assert server.served == 1
 
 
+@needs_root
 def test_the_control_port_needs_a_user_as_root() -> None:
     done = run_gpen("-f", "-C", "127.0.0.1:0", "127.0.0.1:0", SERVER)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
