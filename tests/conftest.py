@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.certificates import Certificates, make_certificates
 from tests.harness import LOCAL, Gpen, Server
+
+# Two clusters of three nodes are what two processors carry; each has half of the work.
+CLUSTERS = {
+    "first": ("test_events.py", "test_clients.py"),
+    "second": ("test_writer.py", "test_watch_nodes.py", "test_watch_moves.py", "test_watch_one.py", "test_traces.py"),
+}
+
+
+OTHERS = ("GPEN", "AVAILABLE_WHEN_", "MYSQL_", "MARIADB_", "NO_COLOR", "COLUMNS", "LINES", "PYTHONUNBUFFERED")
+
+# How long an example takes says nothing on a busy machine. CI takes the same examples each time, `make campaign` a
+# hundred times as many.
+hypothesis.settings.register_profile(
+    "test", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize="CI" in os.environ)
+hypothesis.settings.register_profile("campaign", hypothesis.settings.get_profile("test"), max_examples=10_000,
+                                     derandomize=False)
+hypothesis.settings.load_profile("test")
 
 
 @pytest.fixture
@@ -41,6 +61,38 @@ def gpen(tmp_path: Path, servers: object) -> Iterator[Callable[..., Gpen]]:
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """Authorities and certificates, made once for all tests."""
     return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def pytest_configure() -> None:
+    """Tests begin from a known state, whatever started them. Behind a shell's `&` Ctrl-C is ignored, behind nohup a
+    hangup, and programs that tests start would inherit that; curl would go by a proxy, others by a user's settings."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+    os.umask(0o022)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith(OTHERS)]:
+        del os.environ[name]
+    os.environ["LC_ALL"] = "C.UTF-8"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `-n auto`: more than there are processors, for most tests wait most of their time."""
+    return min(4 * (os.cpu_count() or 1), 16)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Side by side each test is a piece of work of its own, but for those that share a cluster: they begin first."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0].rpartition("/")[2]
+            return next((name for name, files in CLUSTERS.items() if file in files), nodeid)
+
+    return Scheduling(config, log)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

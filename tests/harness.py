@@ -25,6 +25,7 @@ from tests.servers import (
     SilentServer,
     address_of,
     echo,
+    free_port,
     hold,
     naming,
     refusing,
@@ -33,8 +34,8 @@ from tests.servers import (
 )
 
 __all__ = ["COMMAND", "LOCAL", "PATIENCE", "ROOT", "Gpen", "Serve", "Server", "SilentServer", "address_of", "connect",
-           "echo", "hold", "naming", "needs_root", "open_to_all", "pair_of", "read_all", "refusing", "reset",
-           "run_gpen", "seeing", "sending", "wait_until"]
+           "echo", "free_port", "hold", "knowing", "naming", "needs_root", "open_to_all", "pair_of", "read_all",
+           "refusing", "reset", "run_gpen", "seeing", "sending", "wait_until"]
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-W", "error", str(ROOT / "bin" / "gpen")]
@@ -211,6 +212,17 @@ def seeing(mounts: Mapping[str, Path]) -> tuple[str, ...]:
         pytest.skip("only root can show a command other files than there are")
     binds = "".join(f"mount --bind {shown} {place} && " for place, shown in mounts.items())
     return ("unshare", "--mount", "sh", "-c", f'{binds}exec "$0" "$@"')
+
+
+def knowing(directory: Path, names: str = "") -> tuple[str, ...]:
+    """The wrapper for a command that knows localhost and these names (lines of a hosts file) only.
+
+    Whatever name servers say; its files are in ``directory``.
+    """
+    hosts, services = directory / "known.hosts", directory / "known.switch"
+    hosts.write_text(f"127.0.0.1 localhost\n{names}")
+    services.write_text("hosts: files\nservices: files\n")
+    return seeing({"/etc/hosts": hosts, "/etc/nsswitch.conf": services})
 
 
 def open_to_all(directory: Path) -> None:

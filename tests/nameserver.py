@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.servers import PATIENCE
+from tests.servers import PATIENCE, free_port
 
 ZONE = """\
 $TTL 60
@@ -66,17 +66,6 @@ def name_server(directory: Path, name: str = "one", host: str = "127.0.0.1", por
     finally:
         process.terminate()
         process.wait(PATIENCE)
-
-
-def free_port(host: str) -> int:
-    """A port that is free for both UDP and TCP: nsd takes both."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    while True:
-        with socket.socket(family, socket.SOCK_DGRAM) as udp, socket.socket(family) as tcp:
-            udp.bind((host, 0))
-            with contextlib.suppress(OSError):
-                tcp.bind(udp.getsockname())
-                return int(udp.getsockname()[1])
 
 
 def wait_for_answer(host: str, port: int, process: subprocess.Popen[bytes]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 PATIENCE = 20.0
@@ -109,6 +111,26 @@ def _listening(at: str, port: int, backlog: int = 1000) -> socket.socket:
         return sock
     family = socket.AF_INET6 if ":" in at else socket.AF_INET
     return socket.create_server((at, port), family=family, backlog=backlog)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port for TCP and UDP that is free, for a program that can't be given any: the kernel gives it to nobody who
+    asks for any port, be it for a connection, before that program has started."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        port = random.SystemRandom().randrange(min(10_000, lowest // 2), lowest)
+        if all(_is_free(family, kind, host, port) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
+            return port
+
+
+def _is_free(family: int, kind: int, host: str, port: int) -> bool:
+    with socket.socket(family, kind) as sock:
+        try:
+            sock.bind((host, port))
+        except OSError:
+            return False
+        return True
 
 
 def address_of(sock: socket.socket) -> str:

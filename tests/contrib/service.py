@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import socket
 import socketserver
 import subprocess
@@ -12,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTRIB = ROOT / "contrib"
@@ -93,6 +97,25 @@ def runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
     except OSError:
         return False
+
+
+def with_our_programs(unit: str) -> str:
+    """A unit that runs the programs of this tree."""
+    return re.sub(r"(?<==)(gpen|gpenctl) ", rf"{ROOT}/bin/\1 ", unit)
+
+
+def told_of_units(*units: Path, others: Path | None = None) -> list[str]:
+    """What systemd-analyze says of these units; what it says of the machine's other units is not their fault.
+
+    ``others`` is a directory of units that count before the machine's own.
+    """
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("systemd-analyze is not installed")
+    before = {"SYSTEMD_UNIT_PATH": f"{others}:"} if others else {}
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True,
+                          timeout=60, check=False, env=os.environ | before)
+    names = re.compile("|".join(rf"(?<![\w@.-]){re.escape(unit.name)}(?![\w-])" for unit in units))
+    return [line for line in done.stderr.splitlines() if names.search(line)]
 
 
 @contextlib.contextmanager

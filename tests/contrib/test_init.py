@@ -183,8 +183,8 @@ def test_rubbish_in_a_pid_file_is_no_process(service: Service, text: str) -> Non
 # --- what can be set, and what can't be done --------------------------------------------------------------
 
 
-def test_the_defaults_file_and_the_environment_over_it(service: Service) -> None:
-    service.defaults.write_text("INSTANCES=b\nGPEN_RUNDIR=/nonexistent\nGPEN_OPTIONS='-b 17'\n")
+def test_the_defaults_file_and_the_environment_over_it(service: Service, tmp_path: Path) -> None:
+    service.defaults.write_text(f"INSTANCES=b\nGPEN_RUNDIR={tmp_path}/none\nGPEN_OPTIONS='-b 17'\n")
     assert service("start").returncode == 0
     assert [service("status", name).returncode for name in "ab"] == [3, 0]
     assert service.ask("b", "blacklist") == "17"
@@ -212,9 +212,9 @@ def test_no_permission_is_4(service: Service) -> None:
 
 
 @pytest.mark.parametrize("action", ["start", "restart"])
-def test_not_installed_is_5(service: Service, action: str) -> None:
-    result = service(action, "a", GPEN="/nonexistent/gpen")
-    assert result.returncode == 5 and "/nonexistent/gpen" in result.stderr
+def test_not_installed_is_5(service: Service, tmp_path: Path, action: str) -> None:
+    result = service(action, "a", GPEN=f"{tmp_path}/none/gpen")
+    assert result.returncode == 5 and f"{tmp_path}/none/gpen" in result.stderr
 
 
 def test_no_configuration_is_6(service: Service) -> None:

@@ -19,15 +19,11 @@ import pytest
 
 from gpen.ctl.link import LinkError, ask, parse_target
 from tests.ctl.daemon import Run, tcp_daemon
+from tests.harness import free_port
 
 pytestmark = pytest.mark.skipif(
     not shutil.which("pen") and not os.environ.get("CI"), reason="pen is not installed"
 )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

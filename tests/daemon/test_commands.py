@@ -52,16 +52,18 @@ def session_of(balancer: Gpen, server: int) -> int:
     ("acl 1 permit country SWE", "'SWE'"), ("no acl", "no acl N"), ("no", "command"), ("no servers", "no servers"),
     ("client_acl 12", "'12'"), ("tcp_fastclose maybe", "'maybe'"), ("listen", ""), ("listen 1.2.3.4.5:80", "1.2.3.4.5"),
     ("listen 192.0.2.77:0", "192.0.2.77"), ("explain", "ADDRESS"), ("explain nobody", "'nobody'"),
-    ("events 0", "'0'"), ("events x", "'x'"), ("recent x", "'x'"), ("include /nonexistent", "/nonexistent"),
-    ("write /nonexistent/x", "/nonexistent/x"), ("write", "FILE"), ("help nothing", "'nothing'"), ("udp", "start"),
+    ("events 0", "'0'"), ("events x", "'x'"), ("recent x", "'x'"), ("include NONE", "NONE"),
+    ("write NONE/x", "NONE/x"), ("write", "FILE"), ("help nothing", "'nothing'"), ("udp", "start"),
     ("transparent", "Transparent"), ("dsr_ip 10.0.0.1", "Direct server return"), ("ssl_ocsp_response /x", "OCSP"),
-    ("ssl_option no_such", "'no_such'"), ("geoip_db /nonexistent", "'/nonexistent'"),
+    ("ssl_option no_such", "'no_such'"), ("geoip_db NONE", "'NONE'"),
     ("foreground", "start"), ("control /tmp/x", "start"), ('timeout "5', "quote"),
     ("control_mode 999", "'999'"), ("source nowhere", "'nowhere'"), ("roundrobin yes", "'yes'"),
-    ("log /nonexistent/log", "/nonexistent/log"), ("mode x", "'x'"), ("timeout 5 6", "'6'"),
-    ("web_stats /nonexistent/x", "/nonexistent"),
+    ("log NONE/log", "NONE/log"), ("mode x", "'x'"), ("timeout 5 6", "'6'"),
+    ("web_stats NONE/x", "NONE"),
 ])
-def test_an_error_is_one_line_that_names_the_value(wrong: Gpen, line: str, named: str) -> None:
+def test_an_error_is_one_line_that_names_the_value(wrong: Gpen, tmp_path: Path, line: str, named: str) -> None:
+    """NONE is a path where nothing is."""
+    line, named = (text.replace("NONE", str(tmp_path / "none")) for text in (line, named))
     reply = wrong.ctl(line)
     if line == "listen":
         assert reply.startswith("127.0.0.1:")

@@ -27,7 +27,7 @@ def test_refused(gpen: Start, servers: Serve) -> None:
         assert balancer.ask() == b"b"
         row = balancer.server(0)
     assert (row["health"], row["reason"], row["failures"]) == ("down", "connection refused", 1)
-    assert 28 < row["blacklisted"] <= 30
+    assert 20 < row["blacklisted"] <= 30
     assert last_event(balancer, 0) == ("down", "connection refused; blacklisted for 30 s")
     wait_until(lambda: " server 1 " in balancer.log)
     assert "refused" in balancer.stderr
@@ -71,11 +71,11 @@ def test_one_trial_decides(gpen: Start, servers: Serve) -> None:
     """While one client tries the server whose blacklist is over, the others are served at once."""
     b = servers(naming("b"))
     with SilentServer() as silent:
-        balancer = gpen("-r", "-t", "1", "-b", "0.5", servers=[silent.address, b])
+        balancer = gpen("-r", "-t", "3", "-b", "0.5", servers=[silent.address, b])
         assert balancer.ask() == b"b"
         for _ in range(2):
             wait_until(lambda: balancer.server(0)["health"] == "trial")
-            assert sorted(seconds_to_be_served(balancer, 6))[-2] < 0.9
+            assert sorted(seconds_to_be_served(balancer, 6))[-2] < 2.5
             assert balancer.server(0)["health"] == "down"
         assert balancer.server(0)["failures"] == 3
     with Server(naming("a"), port=silent.port):
@@ -101,12 +101,12 @@ def seconds_to_be_served(balancer: Gpen, clients: int) -> list[float]:
 
 def test_a_returning_client_does_not_wait_for_its_server(gpen: Start, servers: Serve) -> None:
     with Server(naming("a")) as a:
-        balancer = gpen("-t", "1", servers=[a, servers(naming("b"))])
+        balancer = gpen("-t", "10", servers=[a, servers(naming("b"))])
         assert balancer.ask() == b"a"
     assert balancer.ask() == b"b"
     start = time.monotonic()
     assert balancer.ask() == b"b"
-    assert time.monotonic() - start < 0.9
+    assert time.monotonic() - start < 5
     assert "blacklisted" in balancer.ctl("explain 127.0.0.1")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import COMMAND, LOCAL, Gpen, Server, connect, open_to_all, refusing, wait_until
+from tests.harness import COMMAND, LOCAL, Gpen, Server, connect, free_port, open_to_all, refusing, wait_until
 from tests.wire.http_peers import OK, Recorder, added, get, read_response
 
 Start = Callable[..., Gpen]
@@ -38,12 +37,6 @@ def needs(program: str) -> str:
     if path is None:
         pytest.skip(f"{program} is not installed")
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def is_listening(port: int) -> bool:

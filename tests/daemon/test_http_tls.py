@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 
 import pytest
 
 from tests.certificates import Certificates
-from tests.harness import Gpen, Server, read_all, refusing
+from tests.harness import Gpen, Server, refusing
+from tests.tlsclient import TlsClient, trusting
 from tests.wire.http_peers import OK, Recorder, added, get, read_exactly, read_request, read_response
 
 Start = Callable[..., Gpen]
 Servers = Callable[..., Server]
-Connect = Callable[[Gpen], ssl.SSLSocket]
+Connect = Callable[[Gpen], TlsClient]
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def secure(gpen: Start, certificates: Certificates) -> Start:
 @pytest.fixture
 def dial(certificates: Certificates) -> Connect:
     """Connect to gpen by TLS."""
-    context = ssl.create_default_context(cafile=certificates.authority.certificate)
-    return lambda balancer: context.wrap_socket(balancer.connect(), server_hostname="localhost")
+    context = trusting(certificates.authority.certificate)
+    return lambda balancer: TlsClient(balancer.address, context)
 
 
 def test_every_request(secure: Start, servers: Servers, dial: Connect) -> None:
@@ -48,12 +48,12 @@ def test_pages(secure: Start, servers: Servers, dial: Connect) -> None:
     balancer = secure(servers=[servers(Recorder(lambda request: answer))])
     with dial(balancer) as sock:
         sock.sendall(get("/") + b"GET / HTTP/1.1\r\nHost : www\r\n\r\n")
-        got = read_all(sock)
+        got = sock.read_all()
     assert got.startswith(answer)
     assert got[len(answer):].startswith(b"HTTP/1.1 400 Bad Request\r\n") and got.endswith(b"</h1>\n")
     with refusing() as address, dial(secure(servers=[address])) as sock:
         sock.sendall(get("/"))
-        got = read_all(sock)
+        got = sock.read_all()
     assert got.startswith(b"HTTP/1.1 503 Service Unavailable\r\n") and got.endswith(b"</h1>\n")
 
 

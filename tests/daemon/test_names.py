@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Gpen, Server, SilentServer, naming, needs_root, run_gpen, seeing, wait_until
+from tests.harness import Gpen, Server, SilentServer, knowing, naming, needs_root, run_gpen, seeing, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -65,11 +65,11 @@ def test_a_name_that_is_gone_keeps_its_address(gpen: Start, servers: Serve, host
         assert balancer.ask() == b"back"
 
 
-def test_a_name_that_is_unknown(gpen: Start, servers: Serve, hosts: Path) -> None:
-    done = run_gpen("-f", "127.0.0.1:0", "none.invalid:80")
+def test_a_name_that_is_unknown(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    done = run_gpen("-f", "127.0.0.1:0", "none.invalid:80", wrapper=knowing(tmp_path))
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "none.invalid" in done.stderr
-    balancer = gpen(servers=[servers(naming("a"))], wrapper=seeing({"/etc/hosts": hosts}))
+    balancer = gpen(servers=[servers(naming("a"))], wrapper=knowing(tmp_path))
     reply = balancer.ctl("server 1 address none.invalid port 80")
     assert reply.startswith("error: ")
     assert "none.invalid" in reply

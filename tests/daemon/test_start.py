@@ -9,29 +9,29 @@ from pathlib import Path
 import pytest
 
 from gpen.cli import main
-from tests.harness import Gpen, Server, hold, run_gpen
+from tests.harness import Gpen, Server, hold, knowing, needs_root, run_gpen
 
 SERVER = "127.0.0.1:9"
 
-# arguments, what the message names
+# arguments, what the message names; NONE is a path where nothing is
 WRONG = [
     ("-Y 80 www1", "-Y"), ("--wrong 80 www1", "--wrong"), ("-t 80", "HOST"), ("-t", "-t"), ("-tsoon 80 a", "'soon'"),
     ("-t 0 80 127.0.0.1", "'0'"), ("-x none 80 127.0.0.1", "'none'"), ("-x 0 80 127.0.0.1", "'0'"),
     ("-b -3 80 127.0.0.1", "'-3'"), ("-c many 80 127.0.0.1", "'many'"), ("-m 0 80 127.0.0.1", "'0'"),
     ("-q x 80 127.0.0.1", "'x'"), ("-T x 80 127.0.0.1", "'x'"), ("-e :: 80 127.0.0.1", "::"),
     ("-B a:b:c:d 80 127.0.0.1", "a:b:c:d"), ("-u nosuchuser 80 127.0.0.1", "'nosuchuser'"),
-    ("-j /nonexistent 80 127.0.0.1", "'/nonexistent'"), ("-F /nonexistent 80 127.0.0.1", "'/nonexistent'"),
-    ("-l /nonexistent/log 80 127.0.0.1", "'/nonexistent'"), ("-p /nonexistent/pid 80 127.0.0.1", "'/nonexistent'"),
-    ("-w /nonexistent/w 80 127.0.0.1", "'/nonexistent'"), ("-C nowhere 80 127.0.0.1", "nowhere"),
+    ("-j NONE 80 127.0.0.1", "'NONE'"), ("-F NONE 80 127.0.0.1", "'NONE'"),
+    ("-l NONE/log 80 127.0.0.1", "'NONE'"), ("-p NONE/pid 80 127.0.0.1", "'NONE'"),
+    ("-w NONE/w 80 127.0.0.1", "'NONE'"), ("-C nowhere 80 127.0.0.1", "nowhere"),
     ("-UH 80 127.0.0.1", "http"), ("-U /sock 127.0.0.1:80", "/sock"), ("-U 80 /sock", "/sock"),
-    ("-E /x 80 127.0.0.1", "'/x'"), ("-G /x 80 127.0.0.1", "-E"),
-    ("-A /x 80 127.0.0.1", "-E"), ("-R 80 127.0.0.1", "-E"), ("-L ssl4 80 127.0.0.1", "'ssl4'"),
+    ("-E NONE 80 127.0.0.1", "'NONE'"), ("-G NONE 80 127.0.0.1", "-E"),
+    ("-A NONE 80 127.0.0.1", "-E"), ("-R 80 127.0.0.1", "-E"), ("-L ssl4 80 127.0.0.1", "'ssl4'"),
     ("-l 127.0.0.1:99999 80 127.0.0.1", "99999"), ("-l 127.0.0.1:0 80 127.0.0.1", "port 0"),
-    ("-l nosuchhost.invalid:99 80 127.0.0.1", "log:"), ("-HOmysql 80 127.0.0.1", "mysql"),
+    ("-HOmysql 80 127.0.0.1", "mysql"),
     ("nosuchservice 127.0.0.1:80", "'nosuchservice'"),
     ("99999 127.0.0.1", "99999"), ("80 127.0.0.1:99999", "99999"), ("80 127.0.0.1:80:many", "'many'"),
     ("80 1.2.3", "'1.2.3'"), ("80 [::1:80", "[::1:80"), ("80 ::1:80", "::1:80"), ("80 /sock:80", "/sock:80"),
-    ("80 127.0.0.1:1:2:3:4:5:6", "too many"), ("nosuchhost.invalid.:0:0 a", "nosuchhost.invalid."),
+    ("80 127.0.0.1:1:2:3:4:5:6", "too many"),
     (f"/{'x' * 120} 127.0.0.1", "too long"), ("", "LISTEN"), ("80", "SERVER"), ("-f", "LISTEN"),
     ("-O pid 80 127.0.0.1", "pid"), ("-O nonsense 80 127.0.0.1", "'nonsense'"),
     ("-O timeout\u00a0x 80 127.0.0.1", "timeout"), ("-O server 80 127.0.0.1", "server"),
@@ -39,7 +39,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize("arguments, named", WRONG)
-def test_wrong_arguments(capsys: pytest.CaptureFixture[str], arguments: str, named: str) -> None:
+def test_wrong_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: str, named: str) -> None:
+    arguments, named = (text.replace("NONE", str(tmp_path / "none")) for text in (arguments, named))
     status = main(["--check", *arguments.split(" ")] if arguments else ["--check"])
     told = capsys.readouterr()
     if named == "HOST":  # -t took 80 for its argument, and a server is missing
@@ -47,6 +48,14 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str], arguments: str, nam
     assert (status, told.out, told.err.count("\n")) == (2, "", 1)
     assert told.err.startswith("gpen: ")
     assert named in told.err
+
+
+@pytest.mark.parametrize("arguments, named", [
+    ("-l www.test:99 80 127.0.0.1", "log:"), ("www.test.:0:0 127.0.0.1:80", "www.test.")])
+def test_names_that_are_unknown(tmp_path: Path, arguments: str, named: str) -> None:
+    done = run_gpen("--check", *arguments.split(), wrapper=knowing(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert named in done.stderr
 
 
 def test_the_last_of_a_repeated_option_counts(gpen: Callable[..., Gpen]) -> None:
@@ -135,6 +144,7 @@ def test_everything_from_a_file(tmp_path: Path) -> None:
             assert server.served == 1
 
 
+@needs_root
 def test_the_control_port_needs_a_user_as_root() -> None:
     done = run_gpen("-f", "-C", "127.0.0.1:0", "127.0.0.1:0", SERVER)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -148,8 +158,8 @@ def test_what_has_no_effect_is_said_once(gpen: Callable[..., Gpen]) -> None:
     assert told == [f"{name}: accepted for pen's sake, without effect" for name in ("epoll", "kqueue", "select")]
 
 
-def test_a_key_without_a_certificate_is_no_tls(gpen: Callable[..., Gpen]) -> None:
-    assert "ssl_key: without a certificate" in gpen("-K", "/nonexistent", servers=[SERVER]).stderr
+def test_a_key_without_a_certificate_is_no_tls(gpen: Callable[..., Gpen], tmp_path: Path) -> None:
+    assert "ssl_key: without a certificate" in gpen("-K", str(tmp_path / "none"), servers=[SERVER]).stderr
 
 
 def test_who_asks_for_certificates_gets_them_or_an_error(gpen: Callable[..., Gpen]) -> None:

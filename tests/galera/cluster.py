@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -373,8 +374,10 @@ class Cluster:
         self._notify("")
         script = self.directory / "schema.sql"
         script.write_text(SCHEMA)
+        # In a common directory for temporary files a server that starts removes the tables of one that works.
         done = subprocess.run(
             ["mariadb-install-db", "--no-defaults", f"--datadir={self.nodes[0].directory}/data",
+             f"--tmpdir={self.nodes[0].directory}",
              "--innodb-log-file-size=16M", "--innodb-use-native-aio=0", "--auth-root-authentication-method=normal",
              "--skip-test-db", "--skip-name-resolve", f"--extra-file={script}"],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **self.identity)
@@ -387,13 +390,34 @@ class Cluster:
         return self.directory / "notify"
 
     @contextlib.contextmanager
-    def notifying(self, command: Sequence[str]) -> Iterator[None]:
-        """Let every node run this command when it sees a change of the group, with what Galera adds to it."""
-        self._notify(f'exec {shlex.join(command)} "$@"')
-        try:
-            yield
-        finally:
-            self._notify("")
+    def notifying(self, command: Sequence[str]) -> Iterator[list[subprocess.Popen[bytes]]]:
+        """Run this command when a node sees a change of the group, with what Galera adds to it; gives those that ran.
+
+        A node hands its words over, and the command runs here: the nodes' user may have no right to this tree's Python.
+        """
+        notices = self.directory / "notices"
+        os.mkfifo(notices)
+        if self.identity:
+            shutil.chown(notices, self.identity["user"], self.identity["group"])
+        started: list[subprocess.Popen[bytes]] = []
+
+        def serve() -> None:
+            for line in iter(reader.readline, "\n"):
+                started.append(subprocess.Popen([*command, *shlex.split(line)], stdin=subprocess.DEVNULL))
+
+        with os.fdopen(os.open(notices, os.O_RDWR)) as reader:  # not at its end when one writer is gone
+            server = threading.Thread(target=serve)
+            server.start()
+            self._notify(f'echo "$*" >{shlex.quote(str(notices))}')
+            try:
+                yield started
+            finally:
+                self._notify("")
+                notices.write_text("\n")
+                server.join()
+                notices.unlink()
+                for process in started:
+                    process.wait(SQL_SECONDS)
 
     def _notify(self, line: str) -> None:
         """Write the script, never in part: a node may be about to run it."""

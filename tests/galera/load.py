@@ -58,6 +58,17 @@ class Attempt:
         return self.ended - self.began
 
 
+@dataclass(frozen=True)
+class Usual:
+    """How clients fare while all is well: seconds that the slowest took, and how many were served a second.
+
+    On a busy machine what a test waits for comes later as well: a client's way and a verdict's are as long.
+    """
+
+    lag: float
+    rate: float
+
+
 # --- what a test asks ------------------------------------------------------------------------------------------------
 
 
@@ -104,6 +115,13 @@ class Load:
             return []
         lines = self._file.read_text().splitlines(keepends=True)
         return [Attempt(**json.loads(line)) for line in lines if line.endswith("\n")]
+
+    def usual(self, count: int = 300) -> Usual:
+        """How so many clients fare, asked while all is well."""
+        wait_until(lambda: len(self.attempts) >= count, PATIENCE, f"{count} {self.kind}")
+        attempts = self.attempts
+        seconds = max(attempt.ended for attempt in attempts) - min(attempt.began for attempt in attempts)
+        return Usual(max(attempt.took for attempt in attempts), len(attempts) / seconds)
 
     def since(self, event: float) -> Outcome:
         """How the attempts went that an event could touch."""

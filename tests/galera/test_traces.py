@@ -9,7 +9,7 @@ from tests.galera.cluster import Cluster, Node
 from tests.galera.watcher import Watcher
 from tests.harness import Gpen, wait_until
 
-CHECKS = 2000
+CHECKS = 1000
 
 
 def counter(node: Node, name: str) -> int:

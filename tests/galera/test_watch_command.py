@@ -48,11 +48,12 @@ def test_help_has_examples_and_fits_a_terminal(command: str) -> None:
     ("watch --reader=/x --donor=maybe", "--donor: 'maybe' is not one of avoid, use, never"),
     ("watch --reader=/x --prefer=a:b:c:d:e:f:g", "'a:b:c:d:e:f:g' has too many fields"),
     ("watch --reader=/x", "no credentials; give --defaults-file FILE, or set GPEN_GALERA_USER"),
-    ("watch --reader=/x --defaults-file=/no/such", "/no/such: No such file or directory; --defaults-file wants"),
+    ("watch --reader=/x --defaults-file=NONE", "NONE: No such file or directory; --defaults-file wants"),
     ("move", "an argument is missing; gpen-galera move --help"),
     ("check 10.0.0.1:http", "'10.0.0.1:http' is not a node: expected HOST:PORT"),
 ])
-def test_a_wrong_command_line_is_one_line(words: str, expected: str) -> None:
+def test_a_wrong_command_line_is_one_line(tmp_path: Path, words: str, expected: str) -> None:
+    words, expected = (text.replace("NONE", str(tmp_path / "none")) for text in (words, expected))
     done = run(*words.split())
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"gpen-galera: {expected}") and done.stderr.count("\n") == 1
@@ -130,9 +131,10 @@ def test_the_environment(
 
 @pytest.mark.parametrize(("text", "expected"), [
     ("[mysqld]\nuser=x\n", "no user in its group [client]"),
-    ("[client]\nuser=a\nssl-ca=/no/ca.pem\n", "TLS: /no/ca.pem: No such file or directory"),
+    ("[client]\nuser=a\nssl-ca=NONE\n", "TLS: NONE: No such file or directory"),
 ])
 def test_credentials_that_are_none(tmp_path: Path, text: str, expected: str) -> None:
+    text, expected = (words.replace("NONE", str(tmp_path / "none")) for words in (text, expected))
     with pytest.raises(AccessError, match=re.escape(expected)):
         read_access(write(tmp_path / "my.cnf", text), None, {})
 

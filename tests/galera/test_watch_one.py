@@ -100,7 +100,7 @@ def test_serve_answers_as_clustercheck_does(cluster: Cluster) -> None:
         assert request(host, "HEAD") == (200, "")
         assert request(host, "POST")[0] == 501
         node.assign("read_only", 1)
-        wait_until(lambda: request(host) == (503, "read_only\n"), 2, "503")
+        wait_until(lambda: request(host) == (503, "read_only\n"), what="503")
 
 
 def test_serve_for_a_node_that_hangs(cluster: Cluster) -> None:
@@ -112,7 +112,7 @@ def test_serve_has_clusterchecks_settings(cluster: Cluster) -> None:
     node = cluster.nodes[1]
     node.assign("read_only", 1)
     with serving(node, "--available-when-donor", AVAILABLE_WHEN_READONLY="1") as host, node.desynced():
-        wait_until(lambda: request(host) == (200, "Donor/Desynced, read_only\n"), 2, "200")
+        wait_until(lambda: request(host) == (200, "Donor/Desynced, read_only\n"), what="200")
 
 
 def test_a_slow_client_delays_no_other(cluster: Cluster) -> None:
@@ -122,7 +122,7 @@ def test_a_slow_client_delays_no_other(cluster: Cluster) -> None:
         slow.sendall(b"GET / HT")
         began = time.monotonic()
         assert request(host) == (200, "Synced\n")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         slow.sendall(b"TP/1.0\r\n\r\n")
         assert slow.recv(100).startswith(b"HTTP/1.0 200 OK")
 

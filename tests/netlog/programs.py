@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import PATIENCE, ROOT, wait_until
+from tests.harness import PATIENCE, ROOT, free_port, wait_until
 
 GPENLOG = [sys.executable, "-W", "error", str(ROOT / "bin" / "gpenlog")]
 GPENLOGD = [sys.executable, "-W", "error", str(ROOT / "bin" / "gpenlogd")]
@@ -132,13 +132,6 @@ def penlogd(directory: Path) -> Iterator[Address]:
     finally:
         process.terminate()
         process.wait(PATIENCE)
-
-
-def free_port() -> int:
-    """A UDP port that was free just now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def is_free(port: int) -> bool:

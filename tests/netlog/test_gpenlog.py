@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from tests.harness import PATIENCE, wait_until
-from tests.netlog.programs import GPENLOG, WEB, Piped, free_port, hearing, needs_penlog, run
+from tests.harness import PATIENCE, free_port, wait_until
+from tests.netlog.programs import GPENLOG, WEB, Piped, hearing, needs_penlog, run
 
 INPUTS = [
     b"", b"\n", b"a line\n", b"one\ntwo\n\nthree\r\n", b"no end", b"\xff\x01\x1b tab\t\n", b"x" * 1022 + b"\n",

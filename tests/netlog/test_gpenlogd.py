@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import PATIENCE, needs_root, open_to_all, wait_until
-from tests.netlog.programs import GPENLOG, GPENLOGD, WEB, Collector, Piped, free_port, line, note, run, send
+from tests.harness import PATIENCE, free_port, needs_root, open_to_all, wait_until
+from tests.netlog.programs import GPENLOG, GPENLOGD, WEB, Collector, Piped, line, note, run, send
 
 Start = Callable[..., Collector]
 F_SETPIPE_SZ = 1031  # fcntl(2)

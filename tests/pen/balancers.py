@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import COMMAND, PATIENCE, ROOT, connect, read_all, wait_until
+from tests.harness import COMMAND, PATIENCE, ROOT, connect, free_port, read_all, wait_until
 
 PEN, GPEN = "pen", "gpen"
 PROGRAMS = {PEN: ["pen"], GPEN: COMMAND}
@@ -41,7 +41,7 @@ class Balancer:
     def _starts(self) -> bool:
         """Start it on two ports that were free just now; False when somebody else was quicker to take one."""
         options, servers = self._arguments
-        self.port, self.control_port = free_ports(2)
+        self.port, self.control_port = free_port(), free_port()
         place = f"127.0.0.1:{self.port}"
         command = [*_as_nobody(self.kind, "-U" in options), "-C", self.control, *options, place, *servers]
         with self.stderr_file.open("w") as stderr:
@@ -141,10 +141,3 @@ def _as_nobody(kind: str, udp: bool) -> list[str]:
     if kind == PEN and udp:
         return ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups", *command]
     return [*command, "-u", "nobody"]
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that were free just now."""
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [sock.getsockname()[1] for sock in socks]

@@ -5,11 +5,19 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Callable
+from typing import Protocol
 
 from tests.harness import Serve
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 ADDED = b"X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Proto: http\r\n\r\n"
+
+
+class Receiver(Protocol):
+    """A socket, or a client of TLS."""
+
+    def recv(self, most: int, /) -> bytes: ...
+
 
 Answer = Callable[[bytes], bytes]  # of a request, with its body
 
@@ -32,7 +40,7 @@ def read_until(sock: socket.socket, end: bytes, begun: bytes = b"") -> bytes:
     return got
 
 
-def read_exactly(sock: socket.socket, count: int) -> bytes:
+def read_exactly(sock: Receiver, count: int) -> bytes:
     """So many bytes; fewer, when the other side closes before."""
     got = bytearray()
     while len(got) < count and (piece := sock.recv(count - len(got))):
@@ -56,7 +64,7 @@ def read_request(sock: socket.socket) -> bytes:
     return head + b"\r\n\r\n" + body
 
 
-def read_response(sock: socket.socket) -> bytes:
+def read_response(sock: Receiver) -> bytes:
     """One response with a Content-Length or without a body."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):

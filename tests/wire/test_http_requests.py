@@ -337,7 +337,7 @@ def as_read(stream: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples)
 @given(st.lists(valid_requests(), min_size=1, max_size=4), st.data())
 def test_cuts_do_not_matter(sent: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(sent)
@@ -355,7 +355,7 @@ SPOILERS = st.sampled_from([b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b"\t", b":
                             b"X-Forwarded-For: 6.6.6.6\r\n"])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=5 * settings().max_examples)
 @given(st.lists(valid_requests(), min_size=1, max_size=3), st.lists(st.tuples(st.floats(0, 1), SPOILERS), max_size=3))
 def test_nothing_is_smuggled(sent: list[bytes], spoilers: list[tuple[float, bytes]]) -> None:
     """Whatever a client makes of it: a server that reads strictly what it gets finds as many requests as gpen told it
