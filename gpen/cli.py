@@ -24,7 +24,7 @@ from gpen.daemon.names import Names
 from gpen.daemon.sessionlog import SessionLog
 from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.settings import Settings
-from gpen.wire.resolve import ResolveError, resolve
+from gpen.wire.resolve import ResolveError, Resolver
 from gpen.wire.sock import ListenError
 
 log = logging.getLogger("gpen")
@@ -198,16 +198,19 @@ def _check(configuration: Configuration) -> None:
 
 def _check_names(configuration: Configuration) -> None:
     """Raises ScriptError for a name of a host or a service that does not exist."""
-    settings = configuration.settings
-    Names(configuration.pool, settings).resolve(configuration, patient=True)
+    settings, resolver = configuration.settings, Resolver()
+    names = Names(configuration.pool, settings, resolver)
+    names.adopt(names.resolve(configuration.pool.all_servers(), before={}, patient=True))
     log_address = network_address(settings.log or "")
     for name, address in (("listen", settings.listen and parse_listen(settings.listen)), ("log", log_address),
                           ("control", settings.control and parse_listen(settings.control))):
         try:
             if address:
-                resolve(address, settings.timeout, name == "log" or (settings.udp and name == "listen"))
+                resolver.resolve(address, settings.timeout, name == "log" or (settings.udp and name == "listen"))
         except ResolveError as error:
-            raise ScriptError(f"{name}: {error}") from None
+            if name != "log" or not error.temporary:
+                raise ScriptError(f"{name}: {error}") from None
+            log.warning("log: %s", error)
 
 
 def _check_files(settings: Settings) -> None:

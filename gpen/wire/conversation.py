@@ -53,9 +53,6 @@ class Front(Protocol):
     def resume(self) -> None:
         """There may be room for another client."""
 
-    def unreachable(self, server: Server) -> None:
-        """A connect to this server failed."""
-
     def ended(self, session: Conversation) -> None:
         """It is over and its sockets are closed."""
 

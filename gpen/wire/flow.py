@@ -199,7 +199,8 @@ class Flow(Conversation):
         self.from_server += len(data)
         server = self.server
         assert server is not None
-        server.unanswered = 0
+        if server.unanswered and self._endpoint in server.endpoints:
+            server.unanswered = 0
         if not self._proven:
             self._prove()
         if not self._front.settings.udp_replies:
@@ -336,7 +337,8 @@ class Flow(Conversation):
         """Pass the verdict on a server that refused: its fault, or this machine's."""
         server, reason = lease.server, (error.strerror or str(error)).lower()
         self.lease = None
-        self._tried.append(server)
+        if not lease.is_outdated:  # else the client may have it where it is now
+            self._tried.append(server)
         server.sx += self.to_server
         server.rx += self.from_server
         if error.errno in sockets.LOCAL_ERRORS:
@@ -344,9 +346,9 @@ class Flow(Conversation):
             self._listener.tell_shortage(error)
             return Ending.LOCAL
         level = logging.DEBUG if server.is_down else logging.INFO
+        place = "where it was" if lease.is_outdated else server.shown
+        log.log(level, "server %s %s: %s", server.name, place, reason)
         lease.fail(reason)
-        log.log(level, "server %s %s: %s", server.name, server.shown, reason)
-        self._front.unreachable(server)
         return Ending.CONNECT_FAILED
 
     def _close(self) -> None:
@@ -360,7 +362,7 @@ class Flow(Conversation):
     def _judge(self) -> None:
         """Tell the pool of a server that had its time to reply, where replies are due, and did not."""
         lease, since = self.lease, self._unanswered_since
-        if lease is None or not since:
+        if lease is None or not since or self._endpoint not in lease.server.endpoints:
             return
         patient = self.ending is Ending.EVICTED and self.finished - since >= self._front.settings.timeout
         if patient or self.ending is Ending.UNANSWERED:
