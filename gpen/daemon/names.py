@@ -31,8 +31,10 @@ from gpen.wire.resolve import Answer, Endpoints, ResolveError, Resolver, at_port
 
 log = logging.getLogger("gpen")
 
-LOOKUPS_AT_ONCE = 16  # for a command; they and MOST_FOR_WANTED are all THREADS
-MOST_FOR_SILENT, MOST_FOR_TURN, MOST_FOR_WANTED = 8, 16, 24  # busy threads up to which such a lookup may begin
+LOOKUPS_AT_ONCE = 12  # for a command
+# how many threads may be busy when a name is looked up that had no answer last time, that is not known, whose turn it
+# is, or that has a server which is not well; the rest of THREADS is for commands
+MOST_FOR_SILENT, MOST_FOR_MISSING, MOST_FOR_TURN, MOST_FOR_WANTED = 8, 12, 16, 24
 LOOKUP_PAUSE = 5.0  # between two lookups of a name out of turn; and when one that has no answer counts as failed
 LISTED = 5  # servers of a name that a line of the diagnostics lists
 
@@ -51,9 +53,11 @@ class Name:
 
     @property
     def most_busy(self) -> int:
-        """Up to how many busy threads a lookup may begin."""
+        """How many threads may be busy when it is looked up."""
         if self.problem is not None and self.problem.temporary:
             return MOST_FOR_SILENT
+        if not self.known:
+            return MOST_FOR_MISSING
         return MOST_FOR_WANTED if self.is_wanted else MOST_FOR_TURN
 
     def is_due(self, now: float, refresh: float) -> bool:
@@ -117,36 +121,43 @@ class Names:
             raise ScriptError(f"server {server.name}: {problem}", _origin(server, calls))
 
     def _look_up_all(self, hosts: Sequence[str]) -> Iterator[tuple[str, Answer]]:
-        """The answer for each name, in order. When none has come for as many as are asked at once, the rest is not
-        waited for: with a dead name service, 200 names cost the start one timeout, not a dozen."""
+        """The answer for each name, in order. Where names without an answer keep the threads busy, the others are not
+        asked: with a dead name service, 200 names cost the start one timeout, not a dozen."""
+        is_dead = False
+
+        def ask(host: str) -> Answer | None:
+            nonlocal is_dead
+            if is_dead and self._resolver.busy >= LOOKUPS_AT_ONCE:
+                return None
+            try:
+                return self._resolver.look_up(host, self._settings.timeout)
+            except ResolveError as error:
+                is_dead = is_dead or error.temporary
+                return error
+
         lookups = Greenlets(LOOKUPS_AT_ONCE)
-        answers = lookups.imap(self._answer, hosts)
-        silent = 0
+        answers = lookups.imap(ask, hosts)
+        left = 0
         try:
-            for number, answer in enumerate(answers):
-                silent = silent + 1 if isinstance(answer, ResolveError) and answer.temporary else 0
-                yield hosts[number], answer
-                if silent == LOOKUPS_AT_ONCE < len(hosts) - number:
-                    log.warning("the name service does not answer: %d more names are looked up later",
-                                len(hosts) - number - 1)
-                    return
+            for host, answer in zip(hosts, answers, strict=True):
+                if answer is None:
+                    left += 1
+                else:
+                    yield host, answer
         finally:
             answers.kill()
             lookups.kill()
-
-    def _answer(self, host: str) -> Answer:
-        try:
-            return self._resolver.look_up(host, self._settings.timeout)
-        except ResolveError as error:
-            return error
+        if left:
+            log.warning("the name service does not answer: %d more names are looked up later", left)
 
     def adopt(self, answers: Mapping[str, Answer]) -> None:
         """Give the servers their endpoints: those whose names were looked up, and those that have none yet. Does not
         switch."""
+        now = time.monotonic()
         for host, answer in answers.items():
             name = self._name(host)
-            name.asked = time.monotonic()
-            self._take(name, name.asked, answer)
+            name.asked = now - LOOKUP_PAUSE  # the next may be soon: what is wrong shows when a server is first used
+            self._take(name, now, answer)
         for server in self._pool.all_servers():
             if not server.endpoints:
                 self._pool.resolved(server, self._endpoints(server))
@@ -234,24 +245,24 @@ class Names:
         if problem is not None:
             log.info("%s: the name '%s' is resolved again", self._users(name), name.host)
         if set(answer) != set(name.known):
-            is_news = problem is not None or bool(name.known)
             name.known = answer
-            self._spread(name, is_news)
+            self._spread(name, was_missing=problem is not None)
 
-    def _spread(self, name: Name, is_news: bool) -> None:
-        """All who use the name learn what it means now."""
+    def _spread(self, name: Name, was_missing: bool) -> None:
+        """All who use the name learn what it means now. That is news where they were elsewhere, or waited for it."""
         changed = False
         for server in self._servers(name):
             before = server.endpoints
             self._pool.resolved(server, self._endpoints(server))
-            changed |= server.endpoints is not before
-            if is_news and not before:
+            changed |= server.endpoints is not before and (bool(before) or was_missing)
+            if was_missing and not before:
                 self._pool.note(server, "resolved", f"'{name.host}' is {server.shown_host}")
         network_log = self._network_log(name)
         if network_log is not None:
             port = self._resolver.port(network_log.address, datagrams=True)
-            changed |= network_log.move(at_port(name.known, port))
-        if changed and is_news:
+            was_there = network_log.is_connected
+            changed |= network_log.move(at_port(name.known, port)) and (was_there or was_missing)
+        if changed:
             log.info("%s: '%s' is %s now", self._users(name), name.host,
                      ", ".join(endpoint.host for endpoint in name.known))
             self._changed()

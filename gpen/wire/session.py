@@ -302,6 +302,7 @@ class Session(Conversation):
                 sock = dial(endpoint, front.settings, front.poller, share, header)
                 if problem is not None and endpoint in server.endpoints:
                     front.pool.prefer(server, endpoint)
+                self.endpoint = endpoint
                 return sock
             except OSError as error:
                 if error.errno in sockets.SHORTAGES and time.monotonic() < deadline:
