@@ -43,7 +43,7 @@ from gpen.daemon.countries import open_countries
 from gpen.daemon.names import Names
 from gpen.daemon.sessionlog import SessionLog
 from gpen.model.address import network_address, parse_listen, parse_server
-from gpen.wire.resolve import ResolveError, resolve
+from gpen.wire.resolve import ResolveError, Resolver
 from gpen.wire.sock import ListenError
 
 log = logging.getLogger("gpen")
@@ -236,17 +236,21 @@ def _check(draft: Draft, errors: Errors) -> None:
 def check_outside(configuration: Configuration, sources: Sources) -> None:
     """Look at what the configuration names: hosts, services, programs, certificates, databases. Raises ScriptErrors,
     with all that is wrong."""
-    errors, settings, outside = Errors(), configuration.settings, process.Jail()
+    errors, settings, outside, resolver = Errors(), configuration.settings, process.Jail(), Resolver()
     with errors.gathered():
-        Names(configuration.pool, settings).resolve(sources.said, patient=True)
+        names = Names(configuration.pool, settings, resolver)
+        names.adopt(names.resolve(sources.said, patient=True))
     log_address = network_address(settings.log or "")
     for name, address in (("listen", settings.listen and parse_listen(settings.listen)), ("log", log_address),
                           ("control", settings.control and parse_listen(settings.control))):
         try:
             if address:
-                resolve(address, settings.timeout, name == "log" or (settings.udp and name == "listen"))
+                resolver.resolve(address, settings.timeout, name == "log" or (settings.udp and name == "listen"))
         except ResolveError as error:
-            errors.add(ScriptError(f"{name}: {error}"))
+            if name == "log" and error.temporary:
+                log.warning("log: %s", error)
+            else:
+                errors.add(ScriptError(f"{name}: {error}"))
     with errors.gathered():
         check_programs(checks_of(configuration), outside)
     with errors.gathered():

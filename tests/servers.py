@@ -75,8 +75,8 @@ class Server:
 class SilentServer:
     """A listener that never answers a SYN: its backlog is full, and nobody accepts."""
 
-    def __init__(self, port: int = 0) -> None:
-        self.socket = _listening("127.0.0.1", port, backlog=0)
+    def __init__(self, port: int = 0, at: str = "127.0.0.1") -> None:
+        self.socket = _listening(at, port, backlog=0)
         self.address, self.port = address_of(self.socket), self.socket.getsockname()[1]
         self._fillers: list[socket.socket] = []
         while not self._is_full():

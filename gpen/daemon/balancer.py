@@ -50,7 +50,7 @@ from gpen.daemon.names import Names
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
 from gpen.daemon.status import status_page
-from gpen.model.address import Address, Endpoint, network_address, parse_listen
+from gpen.model.address import Address, network_address, parse_listen
 from gpen.model.check import Check
 from gpen.model.client import Client
 from gpen.model.ending import Ending
@@ -64,7 +64,7 @@ from gpen.wire.hold import Hold
 from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
 from gpen.wire.poller import Poller
-from gpen.wire.resolve import ResolveError, prepare_lookups, resolve
+from gpen.wire.resolve import Endpoints, ResolveError, Resolver
 from gpen.wire.session import Session
 from gpen.wire.tls import Terminator, TlsError
 from gpen.wire.turns import PAUSE, gently
@@ -115,7 +115,9 @@ class Balancer:
         self._stopping = Event()
         self._changing = BoundedSemaphore()
         self._threads = get_hub().threadpool  # now: gevent loads it when it is first asked, perhaps inside a chroot
-        self.names = Names(self.pool, self.settings)
+        self._resolver = Resolver()
+        self.names = Names(self.pool, self.settings, self._resolver, lambda: self.session_log, self._renamed)
+        self.pool.on_unwell = self.names.refresh
         self._janitor: Any = None
         self._control_address = ""
         self._told: set[str] = set()
@@ -136,13 +138,13 @@ class Balancer:
         self.tls = make_terminator(settings, self.jail)
         self._countries.adopt(open_countries(settings, self.jail))
         if settings.chroot:
-            prepare_lookups(settings.timeout)
+            self._resolver.prepare_for_chroot(settings.timeout)
         assert settings.listen is not None
         self.listener = self._listener(settings.listen)
         if settings.control:
             self._open_control(settings.control)
         if settings.log:
-            self.session_log = self._open_log(settings.log)
+            self.session_log = self._open_log(settings.log, patient=True)
 
     def serve(self, ready: Callable[[], None]) -> None:
         """Accept clients until ``stop``; then close everything. ``ready`` is called when clients and signals are
@@ -219,7 +221,7 @@ class Balancer:
 
     def _listener(self, text: str) -> Listener | DatagramListener:
         address = parse_listen(text)
-        endpoint = _resolved("listen", address, self.settings.timeout, self.settings.udp)[0]
+        endpoint = self._resolved("listen", address, self.settings.udp)[0]
         old = getattr(self, "listener", None)
         beside = old.socket if old is not None else None
         if self.settings.udp:
@@ -231,7 +233,7 @@ class Balancer:
 
     def _open_control(self, text: str) -> None:
         address = parse_listen(text, "127.0.0.1")
-        endpoint = _resolved("control", address, self.settings.timeout)[0]
+        endpoint = self._resolved("control", address)[0]
         previous = os.umask(0o177)
         try:
             sock = sockets.listen(address, endpoint, self.settings.backlog)
@@ -285,9 +287,10 @@ class Balancer:
         self.listener.resume()
         self.hold.stir()
 
-    def unreachable(self, server: Server) -> None:
-        """A connect to this server failed: perhaps its name means another address by now."""
-        self.names.refresh(server)
+    def _renamed(self) -> None:
+        """A name means other addresses now. Does not switch."""
+        gevent.spawn(self.checks.tend_all)
+        self.resume()
 
     def close_sessions(self, number: int) -> int:
         """End all sessions of the servers that have or had this number; returns how many they are. Clients that are
@@ -567,13 +570,16 @@ class Balancer:
             raise AssertionError("a reload failed without an error")
         for line in gently(changes):
             log.info("reload: %s", line)
+        if self._sources.file and not changes:
+            log.info("reload: '%s': nothing has changed", self._sources.file)
         told = changes or ["nothing has changed"]
         return "".join([*map(reply.error, errors.told()), *(f"{line}\n" for line in told)])
 
     def _renew(self, errors: Errors) -> None:
         """Take up the log, certificates, keys and the country database as they are now; what is broken leaves the old
-        in force, and keeps nothing else from changing."""
+        in force, and keeps nothing else from changing. Names are looked up again beside."""
         settings = self.settings
+        self.names.refresh_all()
         try:
             if self.session_log is not None:
                 self.session_log.reopen(self.jail)
@@ -613,12 +619,24 @@ class Balancer:
         with suppress(ScriptError):
             self.reload()
 
-    def _open_log(self, target: str) -> AnyLog:
-        """The log: a file, or where its datagrams go. Raises ScriptError or OSError."""
+    def _open_log(self, target: str, patient: bool = False) -> AnyLog:
+        """The log: a file, or where its datagrams go; when ``patient``, once its name is resolved.
+
+        Raises ScriptError or OSError.
+        """
         address = network_address(target)
         if address is None:
             return SessionLog(self.jail.path(target))
-        return NetworkLog(target, _resolved("log", address, self.settings.timeout, datagrams=True)[0])
+        endpoints = self._resolved("log", address, datagrams=True, patient=patient)
+        return NetworkLog(target, address, endpoints, self.names.refresh_log)
+
+    def _resolved(self, name: str, address: Address, datagrams: bool = False, patient: bool = False) -> Endpoints:
+        try:
+            return self._resolver.resolve(address, self.settings.timeout, datagrams)
+        except ResolveError as error:
+            if patient and error.temporary:
+                return ()
+            raise ScriptError(f"{name}: {error}") from None
 
     def _write_statistics(self) -> None:
         """USR1: the status page to the file of -w, or else a summary to the diagnostics."""
@@ -693,10 +711,3 @@ def check_directory(name: str, path: str | None) -> None:
     directory = os.path.dirname(path or "") or "."
     if not os.path.isdir(directory):
         raise ScriptError(f"{name}: the directory '{directory}' does not exist")
-
-
-def _resolved(name: str, address: Address, seconds: float, datagrams: bool = False) -> tuple[Endpoint, ...]:
-    try:
-        return resolve(address, seconds, datagrams)
-    except ResolveError as error:
-        raise ScriptError(f"{name}: {error}") from None

@@ -23,7 +23,7 @@ import gevent
 from gevent.event import Event
 
 from gpen.daemon.process import Jail
-from gpen.model.address import Address
+from gpen.model.address import Address, Endpoint
 from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.wire.check import CheckFailed, Prober
@@ -77,6 +77,7 @@ class _Plan(NamedTuple):
 
     check: Check
     address: Address
+    endpoints: frozenset[Endpoint]
     period: float  # seconds
 
 
@@ -109,7 +110,7 @@ class Checker:
         verdict = server.verdicts.get(_SOURCE)
         is_well = verdict is not None and verdict.up and not (self._bad or server.is_down)
         period = interval if is_well and self._checked > 0 else interval / FASTER
-        return _Plan(server.check or self._settings.check, server.address, period)
+        return _Plan(server.check or self._settings.check, server.address, frozenset(server.endpoints), period)
 
     def _run(self) -> None:
         while True:
@@ -134,8 +135,8 @@ class Checker:
         self._plan = self._planned()
 
     def _is_another(self) -> bool:
-        """Whether the check or the server's address has changed."""
-        return self._plan[:2] != self._planned()[:2]
+        """Whether the check or the server's address has changed, or what that means."""
+        return self._plan[:-1] != self._planned()[:-1]
 
     def _check(self) -> None:
         server, plan = self._server, self._plan
@@ -161,6 +162,8 @@ class Checker:
     def _conclude(self, up: bool, reason: str) -> None:
         """Count, and pass or renew the verdict. A server of which nothing is known is up with its first good check."""
         server, settings = self._server, self._settings
+        if not up:
+            self._balancer.pool.on_unwell(server)
         verdict = server.verdicts.get(_SOURCE)
         self._good, self._bad = (self._good + 1, 0) if up else (0, self._bad + 1)
         turns = up if verdict is None else verdict.up != up

@@ -23,7 +23,7 @@ def run(balancer: Balancer) -> None:
     while True:
         gevent.sleep(PERIOD)
         balancer.session_limit = sessions_within_limit(balancer.settings)
-        balancer.names.insist()
+        balancer.names.tend()
         balancer.idlers.tend()
         balancer.pool.expire()
         balancer.checks.tend_all()

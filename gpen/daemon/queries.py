@@ -245,7 +245,7 @@ def _client_row(client: Client, live: tuple[int, int], now: float) -> Row:
 def _session_row(session: Conversation, now: float) -> Row:
     server = session.server
     return {"id": session.id, "client": session.peername, "server": server.label if server else None,
-            "server_address": server.shown if server else None, "state": session.state,
+            "server_address": session.server_address, "state": session.state,
             "age": round(session.age(now), 3), "idle": round(session.idle(now), 3), "up": session.to_server,
             "down": session.to_client, **tls_fields(session)}
 

@@ -12,11 +12,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gpen.control.reply import timestamp
 from gpen.daemon.process import Jail
-from gpen.model.address import Endpoint
+from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
 from gpen.wire.conversation import Conversation, Watch
 
@@ -63,20 +63,46 @@ class SessionLog:
 
 
 class NetworkLog:
-    """A log elsewhere, which gets a datagram for each request in pen's format: gpenlogd(1), penlogd(1). Raises OSError
-    when there is no way to it."""
+    """A log elsewhere, which gets a datagram for each request in pen's format: gpenlogd(1), penlogd(1)."""
 
-    def __init__(self, target: str, endpoint: Endpoint) -> None:
+    def __init__(self, target: str, address: Address, endpoints: Sequence[Endpoint],
+                 refused: Callable[[], object]) -> None:
+        """``address`` is the target, read, and ``endpoints`` are what it means: none as long as that is not known, and
+        then datagrams are lost. ``refused`` is called when nobody listens there. Raises OSError when there is no way to
+        it."""
         self.path = target
-        self._sock = socket.socket(endpoint.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        try:
-            self._sock.connect(endpoint.sockaddr)
-        except OSError as error:
-            self._sock.close()
-            raise OSError(error.errno, error.strerror, target) from None
+        self.address = address
+        self._refused = refused
+        self._endpoint: Endpoint | None = None
+        self._sock: socket.socket | None = None
+        if endpoints:
+            self._connect(endpoints[0])
 
-    def fileno(self) -> int:
-        return self._sock.fileno()
+    @property
+    def is_connected(self) -> bool:
+        """Whether it is known where datagrams go."""
+        return self._sock is not None
+
+    def move(self, endpoints: Sequence[Endpoint]) -> bool:
+        """The target means these endpoints now; whether datagrams go elsewhere from now on."""
+        if self._endpoint in endpoints:
+            return False
+        try:
+            self._connect(endpoints[0])
+        except OSError as error:
+            log.error("can't log to %s at %s: %s; it stays where it was", self.path, endpoints[0], error.strerror)
+            return False
+        return True
+
+    def _connect(self, endpoint: Endpoint) -> None:
+        sock = socket.socket(endpoint.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(endpoint.sockaddr)
+        except OSError as error:
+            sock.close()
+            raise OSError(error.errno, error.strerror, self.path) from None
+        self.close()
+        self._sock, self._endpoint = sock, endpoint
 
     def reopen(self, jail: Jail) -> None:
         """There is nothing to rotate here."""
@@ -88,18 +114,22 @@ class NetworkLog:
         """One datagram; lost when nobody listens there, as datagrams are."""
         line = request.split(b"\n", 1)[0].split(b"\r", 1)[0]
         datagram = b"+ %s %s %s\n" % (client.encode(), server.encode(), line)
+        sock = self._sock
+        if sock is None:
+            return
         for _ in range(2):
             try:
-                self._sock.send(datagram)
+                sock.send(datagram)
                 return
             except ConnectionRefusedError:
-                continue  # that was about the one before: nobody listened
+                self._refused()  # that was about the one before: nobody listened
             except OSError as error:
                 log.debug("can't log to %s: %s", self.path, error.strerror)
                 return
 
     def close(self) -> None:
-        self._sock.close()
+        if self._sock is not None:
+            self._sock.close()
 
 
 AnyLog = SessionLog | NetworkLog
@@ -116,7 +146,7 @@ def session_line(session: Conversation, settings: Settings) -> str:
     if settings.log_format == "json":
         return json.dumps(fields, separators=(",", ":")) + "\n"
     server = session.server
-    place = f"{server.name} {server.shown}" if server is not None else "- -"
+    place = f"{server.name} {session.server_address}" if server is not None else "- -"
     return (f"{fields['client']} {fields['started']} server {place} "
             f"choose {fields['choose']:.6f} connect {fields['connect']:.6f} total {fields['total']:.6f} "
             f"up {fields['up']} down {fields['down']} {fields['ending']}"
@@ -130,7 +160,7 @@ def _fields(session: Conversation) -> dict[str, object]:
         "client": session.peername,
         "started": timestamp(session.started),
         "server": server.label if server is not None else None,
-        "server_address": server.shown if server is not None else None,
+        "server_address": session.server_address,
         "choose": round(choose, 6),
         "connect": round(connect, 6),
         "total": round(total, 6),
@@ -157,8 +187,9 @@ def request_watch(session: Conversation, current: Callable[[], AnyLog | None]) -
 
     def watch(whence: str, data: memoryview) -> None:
         session_log = current()
-        if session_log is not None and whence == "client" and session.server is not None:
-            session_log.write_request(session.address, session.server.shown_host, bytes(data[:NETWORK_BYTES]))
+        endpoint = session.endpoint
+        if session_log is not None and whence == "client" and endpoint is not None:
+            session_log.write_request(session.address, endpoint.host, bytes(data[:NETWORK_BYTES]))
 
     return watch
 

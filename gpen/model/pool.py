@@ -42,13 +42,21 @@ class Event(NamedTuple):
 class Lease:
     """A place on a server. Ends with exactly one ``release`` or ``fail``."""
 
-    __slots__ = ("_address", "_pool", "is_open", "server")
+    __slots__ = ("_address", "_endpoints", "_pool", "is_open", "server")
 
     def __init__(self, pool: Pool, server: Server) -> None:
         self._pool = pool
         self._address = server.address
+        self._endpoints = server.endpoints
         self.server = server
         self.is_open = True
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the server is elsewhere by now, or has got an address that was not there to be tried: what this
+        place has seen says nothing of that."""
+        server = self.server
+        return server.address is not self._address or not set(server.endpoints) <= set(self._endpoints)
 
     def connected(self) -> None:
         """The server accepted the connection: if this was its trial, it is won. Older connections prove nothing."""
@@ -60,7 +68,7 @@ class Lease:
         trial at once. What is blacklisted already, or has moved, is not blamed again."""
         server, limit = self.server, self._pool.settings.udp_unanswered
         is_trial = server.trial is self
-        if not limit or server.address is not self._address or (server.down_until and not is_trial):
+        if not limit or (server.down_until and not is_trial) or self.is_outdated:
             return
         server.unanswered += 1
         if server.unanswered >= limit or is_trial:
@@ -80,7 +88,7 @@ class Lease:
     def fail(self, cause: str) -> None:
         """Give the place back, and hold against the server that it could not be reached."""
         self.release()
-        if self.server.address is self._address:  # else it has moved, and the new place is not to blame
+        if not self.is_outdated:  # else the new place is not to blame
             self._pool.blame(self.server, cause)
 
 
@@ -96,6 +104,7 @@ class Pool:
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.random = random.Random()
         self.on_condemned: Callable[[Server], object] = lambda server: None  # called when a verdict takes a server down
+        self.on_unwell: Callable[[Server], object] = lambda server: None  # called when anything says so of it
         self.country_of: Callable[[str], str] = lambda address: ""  # the country of an address, where it is known
         self._clock = clock
         self._wall = wall
@@ -255,6 +264,7 @@ class Pool:
         """The server could not be reached: leave it alone for the blacklist time. Special servers are always tried."""
         server.failures += 1
         server.reason = cause
+        self.on_unwell(server)
         if server.name in SPECIAL or server.deleted:
             return
         if not server.is_down:
@@ -270,6 +280,7 @@ class Pool:
             server.down_until = self._clock() + duration
             server.reason = "blacklisted by a command"
             self.note(server, "down", f"blacklisted by a command for {duration:g} s")
+            self.on_unwell(server)
         elif server.down_until:
             self.restore(server, "taken off the blacklist by a command")
 
@@ -283,6 +294,7 @@ class Pool:
         server.down_until = 0.0
         server.trial = None
         server.reason = ""
+        server.unanswered = 0
 
     def judge(self, server: Server, source: str, up: bool, reason: str) -> None:
         """A verdict on the server by ``source`` (command, check). One that turns to up also ends a blacklist; one that
@@ -295,6 +307,8 @@ class Pool:
         if turned and up:
             self._clear(server)
         self._weigh(server, was_down, reason)
+        if not up:
+            self.on_unwell(server)
 
     def withdraw(self, server: Server, source: str, event: str, cause: str) -> None:
         """The verdict of this source counts no more."""
@@ -315,7 +329,7 @@ class Pool:
     def _weigh(self, server: Server, was_down: bool, cause: str) -> None:
         """Draw the conclusion from all verdicts."""
         was_condemned = bool(server.condemned)
-        server.condemned = next((v.reason for v in server.verdicts.values() if not v.up), "")
+        server.condemned = _condemning(server)
         if server.is_down != was_down:
             self.note(server, "down" if server.is_down else "up", server.condemned or cause)
         if server.condemned and not was_condemned:
@@ -415,8 +429,43 @@ class Pool:
         server.endpoints = (endpoint, *(other for other in server.endpoints if other != endpoint))
 
     def resolved(self, server: Server, endpoints: Sequence[Endpoint]) -> None:
-        """The server's address means these endpoints now."""
-        server.endpoints = tuple(endpoints)
+        """The server's address means these endpoints now; in which order does not matter, and those that stay are tried
+        before new ones.
+
+        When the one in use is gone, or a server that is down has got a new one, what was observed counts no more. What
+        was said of the server by command stays: that was meant wherever it is."""
+        old = server.endpoints
+        stay = [endpoint for endpoint in old if endpoint in endpoints]
+        fresh = [endpoint for endpoint in endpoints if endpoint not in old]
+        if not fresh and len(stay) == len(old):
+            return
+        server.endpoints = (*stay, *fresh)
+        if not old:
+            return
+        has_moved = old[0] not in stay
+        cause = f"from {_listed(old)} to {_listed(server.endpoints)}: '{server.address.host}' was looked up again"
+        if has_moved or (fresh and server.is_down):
+            self._forget_observed(server)
+            self.note(server, "moved" if has_moved else "resolved", cause)
+        else:
+            self.events.append(Event(self._wall(), server.label, "resolved", cause))
+
+    def _forget_observed(self, server: Server) -> None:
+        """What checks and connects have found where the server was counts no more."""
+        server.verdicts = {source: verdict for source, verdict in server.verdicts.items() if source == "command"}
+        server.condemned = _condemning(server)
+        server.unanswered = 0
+        if server.blamed != math.inf:
+            self._clear(server)
 
 def _number(server: Server) -> int:
     return server.number or 0
+
+
+def _condemning(server: Server) -> str:
+    """Why a verdict says that the server is down; empty when none does."""
+    return next((verdict.reason for verdict in server.verdicts.values() if not verdict.up), "")
+
+
+def _listed(endpoints: Sequence[Endpoint]) -> str:
+    return ", ".join(map(str, endpoints))

@@ -155,6 +155,9 @@ _ALL = (
     # connections
     Setting("timeout", seconds(zero=False), 3, "How long a connection to a server, or the lookup of a name, may take.",
             "-t"),
+    Setting("name_refresh", seconds(), 30, "How often the name of a server, or of a log elsewhere, is looked up again "
+            "by itself. Whatever says that a server is not well (a failed connect or check, a verdict, HUP) has its "
+            "name looked up at once, but not more than once in 5 seconds. 0 = only then."),
     Setting("idle_timeout", seconds(), 0, "Close sessions that moved no byte for so long. 0 = never. Flows of UDP have "
             "udp_timeout instead.",
             reply="Idle timeout: {} seconds"),
@@ -287,6 +290,7 @@ class Settings:
     health_ttl: float
     on_down: str
     timeout: float
+    name_refresh: float
     greeting: float
     mysql: bool
     hold: float

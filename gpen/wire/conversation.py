@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from gpen.model.address import bracketed
+from gpen.model.address import Endpoint, bracketed
 from gpen.model.client import Client, ClientTable
 from gpen.model.ending import Ending
 from gpen.model.pool import Lease, Pool
@@ -53,9 +53,6 @@ class Front(Protocol):
     def resume(self) -> None:
         """There may be room for another client."""
 
-    def unreachable(self, server: Server) -> None:
-        """A connect to this server failed."""
-
     def ended(self, session: Conversation) -> None:
         """It is over and its sockets are closed."""
 
@@ -74,8 +71,8 @@ class Secured(NamedTuple):
 class Conversation:
     """One client with its server. ``id`` is never used again; ``started`` is wall clock time, in seconds."""
 
-    __slots__ = ("_accepted", "_front", "_port", "address", "chosen", "client", "connected", "ending", "finished", "id",
-                 "lease", "secured", "server", "started")
+    __slots__ = ("_accepted", "_front", "_port", "address", "chosen", "client", "connected", "ending", "endpoint",
+                 "finished", "id", "lease", "secured", "server", "started")
 
     def __init__(self, id: int, front: Front, address: str, port: int) -> None:
         self.id = id
@@ -86,6 +83,7 @@ class Conversation:
         self.client: Client | None = None
         self.lease: Lease | None = None
         self.server: Server | None = None
+        self.endpoint: Endpoint | None = None  # of its server, which may be elsewhere by now
         self.ending: Ending | None = None
         self.secured: Secured | None = None
         self.chosen = self.connected = self.finished = 0.0
@@ -94,6 +92,13 @@ class Conversation:
     def peername(self) -> str:
         """The client's address and port."""
         return f"{bracketed(self.address)}:{self._port}" if self._port else self.address
+
+    @property
+    def server_address(self) -> str | None:
+        """Where it found its server, or where that is as long as it has not; None without one."""
+        if self.endpoint is not None:
+            return str(self.endpoint)
+        return self.server.shown if self.server is not None else None
 
     @property
     def state(self) -> str:

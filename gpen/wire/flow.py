@@ -42,7 +42,7 @@ Answer = Callable[[memoryview], int]  # sends a datagram to the client
 class Flow(Conversation):
     """One UDP client with its server. ``key`` is what its listener knows it by."""
 
-    __slots__ = ("_active", "_answer", "_asked", "_denied", "_dialed", "_endpoint", "_fd", "_kept", "_kept_bytes",
+    __slots__ = ("_active", "_answer", "_asked", "_denied", "_dialed", "_fd", "_kept", "_kept_bytes",
                  "_listener", "_oldest", "_proven", "_recv_into", "_replies", "_send", "_sock", "_tried", "_untried",
                  "_watch", "from_client", "from_server", "key", "to_client", "to_server")
 
@@ -62,7 +62,6 @@ class Flow(Conversation):
         self._denied = False
         self._tried: list[Server] = []  # that could not be reached
         self._untried: list[Any] = []  # endpoints of its server
-        self._endpoint: Any = None
         self._sock: Any = None
         self._fd = -1
         self._asked = self._replies = 0  # datagrams to this server, and from it
@@ -199,7 +198,8 @@ class Flow(Conversation):
         self.from_server += len(data)
         server = self.server
         assert server is not None
-        server.unanswered = 0
+        if server.unanswered and self.endpoint in server.endpoints:
+            server.unanswered = 0
         if not self._proven:
             self._prove()
         if not self._front.settings.udp_replies:
@@ -218,8 +218,8 @@ class Flow(Conversation):
         lease = self.lease
         assert lease is not None
         lease.connected()
-        if self._endpoint in lease.server.endpoints[1:]:
-            self._front.pool.prefer(lease.server, self._endpoint)
+        if self.endpoint in lease.server.endpoints[1:]:
+            self._front.pool.prefer(lease.server, self.endpoint)
 
     # --- its server -----------------------------------------------------------------------------------------------
 
@@ -269,9 +269,9 @@ class Flow(Conversation):
         """Connect to the next address of the server that there is a way to."""
         problem = OSError(0, "its name is not resolved")
         while self._untried:
-            self._endpoint = self._untried.pop(0)
+            self.endpoint = self._untried.pop(0)
             try:
-                sock = sockets.send_datagrams(self._endpoint, self._front.settings)
+                sock = sockets.send_datagrams(self.endpoint, self._front.settings)
             except OSError as error:
                 problem = error
                 continue
@@ -336,7 +336,8 @@ class Flow(Conversation):
         """Pass the verdict on a server that refused: its fault, or this machine's."""
         server, reason = lease.server, (error.strerror or str(error)).lower()
         self.lease = None
-        self._tried.append(server)
+        if not lease.is_outdated:  # else the client may have it where it is now
+            self._tried.append(server)
         server.sx += self.to_server
         server.rx += self.from_server
         if error.errno in sockets.LOCAL_ERRORS:
@@ -344,9 +345,9 @@ class Flow(Conversation):
             self._listener.tell_shortage(error)
             return Ending.LOCAL
         level = logging.DEBUG if server.is_down else logging.INFO
+        place = "where it was" if lease.is_outdated else server.shown
+        log.log(level, "server %s %s: %s", server.name, place, reason)
         lease.fail(reason)
-        log.log(level, "server %s %s: %s", server.name, server.shown, reason)
-        self._front.unreachable(server)
         return Ending.CONNECT_FAILED
 
     def _close(self) -> None:
@@ -360,7 +361,7 @@ class Flow(Conversation):
     def _judge(self) -> None:
         """Tell the pool of a server that had its time to reply, where replies are due, and did not."""
         lease, since = self.lease, self._unanswered_since
-        if lease is None or not since:
+        if lease is None or not since or self.endpoint not in lease.server.endpoints:
             return
         patient = self.ending is Ending.EVICTED and self.finished - since >= self._front.settings.timeout
         if patient or self.ending is Ending.UNANSWERED:

@@ -74,13 +74,13 @@ class Idlers:
             self.connected -= 1
             lease.release()
             sock.close()
+        self._front.pool.on_unwell(lease.server)
 
     def _unreached(self, lease: Lease, error: OSError) -> None:
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()
         else:
             lease.fail((error.strerror or str(error)).lower())
-            self._front.unreachable(lease.server)
 
 
 def _is_open(sock: Any) -> bool:

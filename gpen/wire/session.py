@@ -233,8 +233,9 @@ class Session(Conversation):
             try:
                 sock = self._connect(server)
             except (OSError, Condemned) as error:
-                tried.append(server)
                 ending = self._unreached(lease, error)
+                if not lease.is_outdated:  # else the client may have it where it is now
+                    tried.append(server)
                 continue
             self.connected = time.monotonic()
             lease.connected()
@@ -301,6 +302,7 @@ class Session(Conversation):
                 sock = dial(endpoint, front.settings, front.poller, share, header)
                 if problem is not None and endpoint in server.endpoints:
                     front.pool.prefer(server, endpoint)
+                self.endpoint = endpoint
                 return sock
             except OSError as error:
                 if error.errno in sockets.SHORTAGES and time.monotonic() < deadline:
@@ -338,9 +340,9 @@ class Session(Conversation):
             log.warning("server %s %s: not connected, by no fault of its own: %s", server.name, server.shown, reason)
             return Ending.LOCAL
         self._problem = reason
+        place = "where it was" if lease.is_outdated else server.shown
+        log.info("server %s %s: connect failed: %s", server.name, place, reason.lower())
         lease.fail(reason.lower())
-        log.info("server %s %s: connect failed: %s", server.name, server.shown, reason.lower())
-        self._front.unreachable(server)
         return Ending.CONNECT_FAILED
 
     def _relay(self, sock: Any) -> Ending:

@@ -97,7 +97,8 @@ def test_check_tells_all_that_is_wrong(tmp_path: Path) -> None:
 
 def test_check_looks_at_what_is_named(tmp_path: Path) -> None:
     done = run_gpen("--check", "-O", "check exec /no-such-program", "-O", "geoip_db no-such.mmdb", "-E", "no-such.pem",
-                    "-l", "no-such-host.invalid:514", "127.0.0.1:0", "no-such-host.invalid", "no-such-host2.invalid")
+                    "-l", "no-such-host.invalid:514", "127.0.0.1:0", "no-such-host.invalid:80",
+                    "no-such-host2.invalid:80")
     told = done.stderr.splitlines()
     assert done.returncode == 2
     assert [line.split(":")[1].strip() for line in told] == ["server 0", "server 1", "log", "check", "ssl_certificate",

@@ -12,7 +12,7 @@ import pytest
 from gpen.galera.main import read_usage
 from gpen.galera.usage import USAGES
 from tests.contrib.service import told_of_units, with_our_programs
-from tests.harness import COMMAND
+from tests.harness import COMMAND, ROOT
 
 CONTRIB = ROOT / "contrib"
 GALERA = CONTRIB / "galera"

@@ -1,0 +1,168 @@
+"""A server whose name means other addresses: what was known of the old ones, and what stays."""
+
+from __future__ import annotations
+
+from gpen.model.address import Address, Endpoint
+from gpen.model.pool import Pool
+from gpen.model.server import Server
+from tests.model.world import World, endpoint
+
+A, B, C = (endpoint(f"10.1.0.{number}") for number in (1, 2, 3))
+
+
+def named(*endpoints: Endpoint, **settings: object) -> tuple[World, Server]:
+    """A world with one server at a name that means these endpoints."""
+    world = World(0, blacklist=30, **settings)
+    server = world.pool.add(0, Address("web.test", 80))
+    world.pool.resolved(server, endpoints)
+    return world, server
+
+
+def events(pool: Pool) -> list[tuple[str, str]]:
+    """What happened since the servers were added."""
+    return [(event.event, event.cause) for event in pool.events if event.event != "added"]
+
+
+def test_an_order_is_no_change() -> None:
+    world, server = named(A, B)
+    world.reserve().fail("refused")
+    before, told = server.endpoints, events(world.pool)
+    world.pool.resolved(server, [B, A])
+    assert server.endpoints is before
+    assert server.is_down
+    assert events(world.pool) == told
+
+
+def test_a_refusal_stays_with_the_old_address() -> None:
+    world, server = named(A)
+    world.reserve().fail("refused")
+    world.pool.resolved(server, [B])
+    assert (server.is_down, server.reason, server.failures) == (False, "", 1)
+    assert events(world.pool)[-1] == ("moved", "from 10.1.0.1:80 to 10.1.0.2:80: 'web.test' was looked up again")
+    assert world.reserve().server is server
+
+
+def test_a_trial_at_the_old_address_decides_nothing() -> None:
+    world, server = named(A)
+    world.reserve().fail("refused")
+    world.clock.now += 31
+    trial = world.reserve()
+    world.pool.resolved(server, [B])
+    other = world.reserve("192.0.2.2")  # nothing is known of the new one, so nobody waits for the trial
+    trial.fail("refused")
+    assert not server.is_down
+    other.fail("refused")
+    assert server.is_down
+
+
+def test_a_connect_that_was_under_way_is_not_held_against_the_new_address() -> None:
+    world, server = named(A)
+    lease = world.reserve()
+    world.pool.resolved(server, [B])
+    lease.fail("timed out")
+    assert (server.is_down, server.failures) == (False, 0)
+
+
+def test_nor_against_an_address_that_was_added() -> None:
+    world, server = named(A)
+    lease = world.reserve()
+    world.pool.resolved(server, [A, B])
+    lease.fail("timed out")
+    assert not server.is_down
+
+
+def test_but_against_one_that_was_tried_as_well() -> None:
+    world, server = named(A, B)
+    lease = world.reserve()
+    world.pool.resolved(server, [B])
+    lease.fail("timed out")
+    assert server.is_down
+
+
+def test_flows_of_the_old_address_count_no_more() -> None:
+    world, server = named(A, udp_unanswered=2)
+    old = [world.reserve() for _ in range(3)]
+    old[0].unanswered()
+    world.pool.resolved(server, [B])
+    assert server.unanswered == 0
+    for lease in old[1:]:
+        lease.unanswered()
+    assert (server.unanswered, server.is_down) == (0, False)
+
+
+def test_the_verdict_of_a_check_goes_and_that_of_a_command_stays() -> None:
+    world, server = named(A)
+    world.pool.judge(server, "check", False, "refused")
+    world.pool.judge(server, "command", False, "Donor/Desynced")
+    world.pool.resolved(server, [B])
+    assert (list(server.verdicts), server.condemned) == (["command"], "Donor/Desynced")
+    world.pool.judge(server, "command", True, "Synced")
+    assert not server.is_down
+
+
+def test_what_the_operator_said_stays() -> None:
+    world, server = named(A)
+    world.pool.set_state(server, "drain")
+    world.pool.blacklist(server, 100)
+    world.pool.resolved(server, [B])
+    assert (server.state, server.down_until, server.reason) == ("drain", 1100, "blacklisted by a command")
+
+
+def test_the_address_in_use_is_preferred_as_long_as_it_is_there() -> None:
+    world, server = named(A, B)
+    world.pool.judge(server, "check", True, "listens")
+    world.pool.resolved(server, [C, A])
+    assert server.endpoints == (A, C)
+    assert list(server.verdicts) == ["check"], "it was passed on this address"
+    assert events(world.pool)[-1] == (
+        "resolved", "from 10.1.0.1:80, 10.1.0.2:80 to 10.1.0.1:80, 10.1.0.3:80: 'web.test' was looked up again")
+
+
+def test_a_server_that_is_down_gets_an_address_more() -> None:
+    """All it had have failed; the new one has not been tried."""
+    world, server = named(A)
+    world.reserve().fail("refused")
+    world.pool.resolved(server, [A, B])
+    assert not server.is_down
+
+
+def test_a_server_that_is_down_gets_an_address_less() -> None:
+    """Both have failed, and the one that is left is no better for it."""
+    world, server = named(A, B)
+    world.reserve().fail("refused")
+    world.pool.resolved(server, [A])
+    assert server.is_down
+
+
+def test_sessions_go_on() -> None:
+    world, server = named(A)
+    lease = world.reserve()
+    lease.connected()
+    world.pool.resolved(server, [B])
+    assert server.sessions == 1
+    lease.release()
+    assert server.sessions == 0
+
+
+def test_a_move_by_command_leaves_nothing_behind() -> None:
+    world, server = named(A, udp_unanswered=5)
+    world.reserve().unanswered()
+    world.pool.move(server, Address("other.test", 80))
+    assert server.unanswered == 0
+
+
+def test_who_is_told_that_a_server_is_not_well() -> None:
+    world, server = named(A)
+    told: list[Server] = []
+    world.pool.on_unwell = told.append
+    world.reserve().fail("refused")
+    world.pool.judge(server, "command", False, "Joined")
+    world.pool.judge(server, "command", False, "Joined")  # still
+    world.pool.blacklist(server, 10)
+    assert told == [server] * 4
+    world.pool.judge(server, "command", True, "Synced")
+    world.pool.blacklist(server, 0)
+    assert len(told) == 4
+    emergency = world.special("emergency")
+    world.pool.blame(emergency, "refused")
+    assert told[4:] == [emergency]
