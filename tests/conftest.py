@@ -81,7 +81,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Of `-n auto`: more than there are processors, for most tests wait most of their time."""
-    return min(4 * (os.cpu_count() or 1), 16)
+    return min(4 * len(os.sched_getaffinity(0)), 16)
 
 
 @pytest.hookimpl(optionalhook=True)
