@@ -15,7 +15,7 @@ import hypothesis
 import pytest
 
 from tests.certificates import Certificates, make_certificates
-from tests.harness import LOCAL, Gpen, Server
+from tests.harness import LOCAL, Gpen, Server, family_of
 
 # Two clusters of three nodes are what two processors carry; each has half of the work.
 CLUSTERS = {
@@ -50,6 +50,8 @@ def gpen(tmp_path: Path, servers: object) -> Iterator[Callable[..., Gpen]]:
 
         def start(*options: str, servers: Sequence[Server | str] = (), listen: str = LOCAL, **more: Any) -> Gpen:
             addresses = [server if isinstance(server, str) else server.address for server in servers]
+            if listen.startswith("["):
+                family_of("::")
             number = next(numbers)
             name = f"gpen{number}" if number else "gpen"
             return stack.enter_context(Gpen(tmp_path, *options, listen, *addresses, name=name, **more))
@@ -79,7 +81,7 @@ def pytest_configure() -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Of `-n auto`: more than there are processors, for most tests wait most of their time."""
-    return min(4 * (os.cpu_count() or 1), 16)
+    return min(4 * len(os.sched_getaffinity(0)), 16)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from tests.harness import Gpen, wait_until
-from tests.servers import PATIENCE, address_of
+from tests.servers import PATIENCE, address_of, family_of, free_port
 
 LARGEST = 65507  # bytes of an IPv4 datagram
 
@@ -37,9 +37,9 @@ class DatagramServer:
         self.reply = reply
         self.received: list[bytes] = []
         self.clients: list[tuple[str, int]] = []
-        self.socket = socket.socket(socket.AF_INET6 if ":" in at else socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket = socket.socket(family_of(at), socket.SOCK_DGRAM)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-        self.socket.bind((at, port))
+        self.socket.bind((at, port or free_port(at)))
         self.address, self.port = address_of(self.socket), self.socket.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -72,7 +72,7 @@ class DatagramServer:
 def refusing() -> Iterator[str]:
     """An address that refuses datagrams as long as the context lasts: its socket talks to another port only."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind(("127.0.0.1", free_port()))
         sock.connect(("127.0.0.1", 1))
         yield address_of(sock)
 
@@ -81,7 +81,7 @@ def client(address: tuple[str, int] | Gpen, source: str = "", port: int = 0) -> 
     """A socket that is connected to an address, or to where gpen listens: it takes answers from there only."""
     where = address.address if isinstance(address, Gpen) else address
     assert not isinstance(where, str)
-    sock = socket.socket(socket.AF_INET6 if ":" in where[0] else socket.AF_INET, socket.SOCK_DGRAM)
+    sock = socket.socket(family_of(where[0]), socket.SOCK_DGRAM)
     sock.settimeout(PATIENCE)
     if source or port:
         sock.bind((source, port))

@@ -25,6 +25,7 @@ from tests.servers import (
     SilentServer,
     address_of,
     echo,
+    family_of,
     free_port,
     hold,
     naming,
@@ -34,8 +35,8 @@ from tests.servers import (
 )
 
 __all__ = ["COMMAND", "LOCAL", "PATIENCE", "ROOT", "Gpen", "Serve", "Server", "SilentServer", "address_of", "connect",
-           "echo", "free_port", "hold", "knowing", "naming", "needs_root", "open_to_all", "pair_of", "read_all",
-           "refusing", "reset", "run_gpen", "seeing", "sending", "wait_until"]
+           "echo", "family_of", "free_port", "hold", "knowing", "naming", "needs_root", "open_to_all", "pair_of",
+           "read_all", "refusing", "reset", "run_gpen", "seeing", "sending", "wait_until"]
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-W", "error", str(ROOT / "bin" / "gpen")]

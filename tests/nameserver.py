@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.servers import PATIENCE, free_port
+from tests.servers import PATIENCE, family_of, free_port
 
 ZONE = """\
 $TTL 60
@@ -70,7 +70,7 @@ def name_server(directory: Path, name: str = "one", host: str = "127.0.0.1", por
 
 def wait_for_answer(host: str, port: int, process: subprocess.Popen[bytes]) -> None:
     """Ask until somebody answers, for as long as the program that shall answer runs, or PATIENCE."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with socket.socket(family_of(host), socket.SOCK_DGRAM) as sock:
         sock.settimeout(0.1)
         sock.connect((host, port))
         for _ in range(int(PATIENCE / 0.1)):

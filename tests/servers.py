@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PATIENCE = 20.0
 
 Serve = Callable[[socket.socket], None]
@@ -109,15 +111,25 @@ def _listening(at: str, port: int, backlog: int = 1000) -> socket.socket:
         sock.bind(at)
         sock.listen(backlog)
         return sock
-    family = socket.AF_INET6 if ":" in at else socket.AF_INET
-    return socket.create_server((at, port), family=family, backlog=backlog)
+    return socket.create_server((at, port or free_port(at)), family=family_of(at), backlog=backlog)
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    """The family of an address of this machine; a test that needs IPv6 is skipped where there is none."""
+    if ":" not in host:
+        return socket.AF_INET
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    return socket.AF_INET6
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port for TCP and UDP that is free, for a program that can't be given any: the kernel gives it to nobody who
-    asks for any port, be it for a connection, before that program has started."""
+    """A port for TCP and UDP that is free and stays so until it is used, or used again: the kernel does not give it to
+    somebody who asks for any port, be it for a connection."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = family_of(host)
     while True:
         port = random.SystemRandom().randrange(min(10_000, lowest // 2), lowest)
         if all(_is_free(family, kind, host, port) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
@@ -145,7 +157,7 @@ def address_of(sock: socket.socket) -> str:
 def refusing() -> Iterator[str]:
     """An address of this machine where nobody listens, as long as the context lasts."""
     with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
+        sock.bind(("127.0.0.1", free_port()))
         yield address_of(sock)
 
 

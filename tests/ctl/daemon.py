@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.harness import family_of
+
 ROOT = Path(__file__).parents[2]
 GPENCTL = [sys.executable, str(ROOT / "bin" / "gpenctl")]
 
@@ -118,7 +120,7 @@ def unix_daemon(path: Path) -> Daemon:
 
 
 def tcp_daemon(host: str) -> Daemon:
-    listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener = socket.create_server((host, 0), family=family_of(host))
     return Daemon(listener, f"{host}:{listener.getsockname()[1]}")
 
 

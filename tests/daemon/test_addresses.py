@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Gpen, Server, connect, naming, pair_of, read_all, refusing, run_gpen, wait_until
+from tests.harness import Gpen, Server, connect, family_of, naming, pair_of, read_all, refusing, run_gpen, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -56,6 +56,7 @@ def test_the_listening_address_moves(gpen: Start, three: list[Server], tmp_path:
 
 def test_clients_in_the_backlog_move_too(gpen: Start, servers: Serve) -> None:
     """Those who wait for conn_max are served, and so is who moved the address."""
+    family_of("::1")
     server = servers(naming("a"))
     balancer = gpen("-x", "1", servers=[server])
     with ExitStack() as stack:

@@ -22,6 +22,7 @@ from tests.harness import (
     Server,
     SilentServer,
     echo,
+    free_port,
     hold,
     naming,
     needs_root,
@@ -398,8 +399,7 @@ def test_a_program_that_can_not_be_run_changes_nothing(gpen: Start, servers: Ser
 
 @needs_root
 def test_no_program_is_set_over_a_control_port(gpen: Start, servers: Serve, tmp_path: Path) -> None:
-    with refusing() as address:
-        pass
+    address = f"127.0.0.1:{free_port()}"
     balancer = gpen("-u", "nobody", control=address, servers=[servers(naming("a"))])
     for line in ("check exec /bin/true", "server 0 check exec /bin/true", "server 0 max 1 check exec /bin/true"):
         reply = balancer.ctl(line)

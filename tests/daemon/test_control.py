@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.harness import Gpen, Server, connect, hold, needs_root, read_all, refusing, wait_until
+from tests.harness import Gpen, Server, connect, free_port, hold, needs_root, read_all, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -141,8 +141,7 @@ def test_a_control_port(gpen: Start, servers: Serve) -> None:
     commands = ["control_acl 4", "acl 4 deny 127.0.0.9", "acl 4 permit 127.0.0.0/8", "control_access operate",
                 "client_acl 5", "acl 5 deny 127.0.0.8"]
     options = [word for command in commands for word in ("-O", command)]
-    with refusing() as address:
-        pass
+    address = f"127.0.0.1:{free_port()}"
     balancer = gpen("-u", "nobody", *options, control=address, servers=[servers(hold)])
     assert balancer.ctl("control") == f"{address}\n"
     assert balancer.ctl("server 0 weight 5") == ""
@@ -153,17 +152,15 @@ def test_a_control_port(gpen: Start, servers: Serve) -> None:
 
 
 def test_the_default_list_does_not_lock_the_operator_out(gpen: Start, servers: Serve) -> None:
-    with refusing() as address:
-        pass
-    balancer = gpen("-u", "nobody", "-O", "acl 0 deny 0.0.0.0/0", control=address, servers=[servers(hold)])
+    balancer = gpen("-u", "nobody", "-O", "acl 0 deny 0.0.0.0/0", control=f"127.0.0.1:{free_port()}",
+                    servers=[servers(hold)])
     assert balancer.ctl("acl 0 deny 10.0.0.0/8", "timeout 4") == "4\n"
 
 
 @needs_root
 def test_a_list_for_ipv4_holds_on_an_ipv6_port(gpen: Start, servers: Serve) -> None:
     """Where IPv4 clients come as mapped addresses."""
-    with refusing() as address:
-        port = int(address.rpartition(":")[2])
+    port = free_port("::")
     options = [word for command in ("acl 3 deny 127.0.0.0/8", "acl 3 permit ::1", "control_acl 3")
                for word in ("-O", command)]
     balancer = gpen("-u", "nobody", *options, control=f"[::]:{port}", servers=[servers(hold)])

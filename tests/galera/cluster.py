@@ -470,10 +470,12 @@ class Cluster:
         for node in self.nodes:
             if not node.running:
                 node.start()
+        for node in self.nodes:
+            with contextlib.suppress(pymysql.MySQLError):  # one that is desynced would not be synced before
+                node.make_usual()
         self.wait_whole()
         for node in self.nodes:
             node.make_usual()
-
 
     def _find_quorum(self) -> None:
         """On a busy machine nodes may lose each other for longer than their short timeouts, and then nobody has the

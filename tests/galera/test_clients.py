@@ -13,7 +13,7 @@ import pytest
 from pymysql.connections import Connection
 
 from tests.galera.cluster import PORT, Cluster, Node
-from tests.harness import PATIENCE, Gpen, refusing
+from tests.harness import PATIENCE, Gpen, refusing, wait_until
 
 WORD = "SELECT word FROM app.word WHERE id = 1"
 CLIENT = "127.0.0.50"
@@ -75,6 +75,8 @@ def test_mariadb_comes_through(addresses: list[str], gpen: Callable[..., Gpen], 
     front = gpen(*options, servers=addresses)
     for _ in addresses:
         assert mariadb(*place(front)).stdout == "alpha\n"
+    front.ctl("idlers 0")  # sessions without a client, which go on
+    wait_until(lambda: not any(row["sessions"] for row in front.json("servers")))
     front.wait_idle()
 
 

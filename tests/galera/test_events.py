@@ -63,15 +63,15 @@ def span(attempts: list[Attempt]) -> float:
     return max(a.ended for a in attempts) - min(a.ended for a in attempts) if attempts else 0.0
 
 
-def open_at_most(usual: Usual) -> float:
+def open_at_most(before: Usual) -> float:
     """How many sessions a node may have open at an instant."""
-    return OPEN_AT_MOST + usual.lag * NORMAL_RATE / NODES
+    return OPEN_AT_MOST + before.lag * NORMAL_RATE / NODES
 
 
-def assert_unharmed(outcome: Outcome, usual: Usual) -> None:
+def assert_unharmed(outcome: Outcome, before: Usual) -> None:
     """Nobody got an error, and the clients were served as fast as ever."""
     assert not outcome.failed, outcome
-    assert outcome.rate > usual.rate / 2, outcome
+    assert outcome.rate > before.rate / 2, outcome
 
 
 # --- a node dies -----------------------------------------------------------------------------------------------------
@@ -81,22 +81,22 @@ def assert_unharmed(outcome: Outcome, usual: Usual) -> None:
 def test_a_node_dies(cluster: Cluster, front: Gpen, load: Callable[..., Load], end: Callable[[Node], None]) -> None:
     victim = cluster.nodes[1]
     readers = load(front)
-    usual = readers.usual()
+    before = readers.usual()
     event = time.monotonic()
     end(victim)
     victim.start()
     wait_used(front, 1)
     outcome = counted(readers, event)
     assert not outcome.later, outcome
-    assert len(outcome.open) <= open_at_most(usual), outcome
-    assert outcome.longest < 1.5 + usual.lag, outcome
-    assert outcome.rate > usual.rate / 2, outcome
+    assert len(outcome.open) <= open_at_most(before), outcome
+    assert outcome.longest < 1.5 + before.lag, outcome
+    assert outcome.rate > before.rate / 2, outcome
 
 
 @pytest.mark.timeout(180)
 def test_a_rolling_restart(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
     readers = load(front)
-    usual = readers.usual()
+    before = readers.usual()
     event = time.monotonic()
     for number, node in enumerate(cluster.nodes):
         front.ctl(f"drain {number} 30")
@@ -105,7 +105,7 @@ def test_a_rolling_restart(cluster: Cluster, front: Gpen, load: Callable[..., Lo
         front.ctl(f"server {number} state ready")
         wait_used(front, number)
     readers.stop()
-    assert_unharmed(readers.since(event), usual)
+    assert_unharmed(readers.since(event), before)
 
 
 # --- a node must be left alone ---------------------------------------------------------------------------------------
@@ -116,29 +116,29 @@ def test_a_node_that_serves_but_should_not(cluster: Cluster, front: Gpen, load: 
                                            value: str, usual: str) -> None:
     node = cluster.nodes[1]
     readers = load(front)
-    usual = readers.usual()
+    before = readers.usual()
     node.assign(variable, value)
     event = time.monotonic()
     time.sleep(COUNTED / 2)
-    assert readers.since(event).left(node.name) <= OFF + usual.lag, readers.since(event)
+    assert readers.since(event).left(node.name) <= OFF + before.lag, readers.since(event)
     node.assign(variable, usual)
     wait_used(front, 1)
-    assert_unharmed(counted(readers, event), usual)
+    assert_unharmed(counted(readers, event), before)
 
 
 def test_a_node_that_rejects_queries(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
     node = cluster.nodes[1]
     readers = load(front)
-    usual = readers.usual()
+    before = readers.usual()
     node.assign("wsrep_reject_queries", "ALL")
     event = time.monotonic()
     time.sleep(COUNTED / 2)
-    assert readers.since(event).left(node.name) <= OFF + usual.lag, readers.since(event)
+    assert readers.since(event).left(node.name) <= OFF + before.lag, readers.since(event)
     node.assign("wsrep_reject_queries", "NONE")
     wait_used(front, 1)
     outcome = counted(readers, event)
     assert sources(outcome.failed) <= {(GONE, node.name), (CUT, node.name)}, outcome
-    assert all(attempt.asked - event <= OFF + usual.lag for attempt in outcome.failed), outcome
+    assert all(attempt.asked - event <= OFF + before.lag for attempt in outcome.failed), outcome
 
 
 def test_a_donor(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
@@ -148,18 +148,18 @@ def test_a_donor(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> No
     joiner.wipe()
     joiner.wait_forgotten()
     readers = load(front)
-    usual = readers.usual()
+    before = readers.usual()
     joiner.launch(f"--wsrep-sst-donor={donor.name}")
     event = instant(lambda: donor.status("local_state") == "2", f"{donor.name} being a donor")
     end = instant(lambda: donor.status("local_state") == "4", f"{donor.name} being a donor no more")
     outcome = readers.since(event)
     served = [attempt for attempt in outcome.attempts if attempt.node == donor.name and attempt.began < end]
     assert end - event > OFF, "the transfer was too short to show anything"
-    assert max((attempt.began for attempt in served), default=event) - event <= OFF + usual.lag, outcome
+    assert max((attempt.began for attempt in served), default=event) - event <= OFF + before.lag, outcome
     joiner.wait_synced()
     for number in (1, 2):
         wait_used(front, number)
-    assert_unharmed(counted(readers, event), usual)
+    assert_unharmed(counted(readers, event), before)
 
 
 # --- a node is cut off -----------------------------------------------------------------------------------------------
@@ -217,8 +217,8 @@ def assert_cut_off(cluster: Cluster, front: Gpen, load: Callable[..., Load], at_
 def test_a_node_freezes(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
     node = cluster.nodes[1]
     readers = load(front)
-    usual = readers.usual()
-    soon = 1.5 + usual.lag
+    before = readers.usual()
+    soon = 1.5 + before.lag
     event = time.monotonic()
     node.freeze()
     try:
@@ -237,13 +237,13 @@ def test_a_node_freezes(cluster: Cluster, front: Gpen, load: Callable[..., Load]
     assert not outcome.later, outcome
     assert outcome.longest <= soon, outcome
     assert max(slow, default=event) - event <= soon, outcome
-    assert len(outcome.open) <= open_at_most(usual), outcome
+    assert len(outcome.open) <= open_at_most(before), outcome
 
 
 def test_the_quorum_is_lost(cluster: Cluster, front: Gpen, load: Callable[..., Load]) -> None:
     last, *others = cluster.nodes
     readers = load(front)
-    usual = readers.usual()
+    before = readers.usual()
     event = time.monotonic()
     for node in others:
         node.kill()
@@ -258,8 +258,8 @@ def test_the_quorum_is_lost(cluster: Cluster, front: Gpen, load: Callable[..., L
     held = [attempt for attempt in outcome.failed if not attempt.node]
     served = [attempt.ended for attempt in outcome.attempts if attempt.ended > back and not attempt.failed]
     assert {(attempt.code, attempt.text.partition(":")[0]) for attempt in held} == {(GONE, "gpen")}, outcome
-    assert all(10 <= attempt.took <= 11 + usual.lag for attempt in held), outcome
+    assert all(10 <= attempt.took <= 11 + before.lag for attempt in held), outcome
     assert told - lost >= 9.5
-    assert span([attempt for attempt in outcome.failed if attempt.node == last.name]) <= OFF + usual.lag, outcome
-    assert min(served) - back <= 1.0 + usual.lag, outcome
+    assert span([attempt for attempt in outcome.failed if attempt.node == last.name]) <= OFF + before.lag, outcome
+    assert min(served) - back <= 1.0 + before.lag, outcome
     assert not readers.since(back).later, outcome

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import PATIENCE, ROOT, free_port, wait_until
+from tests.harness import PATIENCE, ROOT, family_of, free_port, wait_until
 
 GPENLOG = [sys.executable, "-W", "error", str(ROOT / "bin" / "gpenlog")]
 GPENLOGD = [sys.executable, "-W", "error", str(ROOT / "bin" / "gpenlogd")]
@@ -147,7 +147,7 @@ def is_free(port: int) -> bool:
 @contextlib.contextmanager
 def hearing(host: str = "127.0.0.1", port: int = 0) -> Iterator[socket.socket]:
     """A socket that datagrams can be sent to."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with socket.socket(family_of(host), socket.SOCK_DGRAM) as sock:
         sock.bind((host, port))
         sock.settimeout(PATIENCE)
         yield sock

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import PATIENCE, free_port, needs_root, open_to_all, wait_until
+from tests.harness import PATIENCE, family_of, free_port, needs_root, open_to_all, wait_until
 from tests.netlog.programs import GPENLOG, GPENLOGD, WEB, Collector, Piped, line, note, run, send
 
 Start = Callable[..., Collector]
@@ -65,6 +65,7 @@ def test_a_thousand_requests_are_held_unless_told_otherwise(gpenlogd: Start) -> 
 
 
 def test_ipv6_servers_and_clients(gpenlogd: Start) -> None:
+    family_of("::")
     collector = gpenlogd(listen="[::]:0")
     port = collector.address[1]
     send(("::1", port), note("2001:db8::7", b"GET /6", "::1"), source="::1")

@@ -23,7 +23,19 @@ from gpen.wire import mysql
 from gpen.wire.check import CheckFailed, Prober
 from gpen.wire.poller import Poller
 from gpen.wire.resolve import resolve
-from tests.harness import Server, SilentServer, connect, echo, hold, naming, refusing, reset, sending, wait_until
+from tests.harness import (
+    Server,
+    SilentServer,
+    connect,
+    echo,
+    family_of,
+    hold,
+    naming,
+    refusing,
+    reset,
+    sending,
+    wait_until,
+)
 
 CONNECT, GREETING = Check("connect"), Check("greeting")
 GOOD = 20.0  # seconds that no good check needs
@@ -101,7 +113,7 @@ def runs(pid: int) -> bool:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_a_connect_check_is_not_seen_by_the_server(trial: Trial, host: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = family_of(host)
     with socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
         for _ in range(50):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Gpen, Server, hold, needs_root, wait_until
+from tests.harness import Gpen, Server, family_of, hold, needs_root, wait_until
 
 PIDFD_GETFD = 438  # pidfd_getfd(2), the same number on every machine
 
@@ -65,6 +65,7 @@ def test_source(gpen: Callable[..., Gpen], servers: Callable[..., Server], at: s
 
 def test_source_of_another_family_is_not_used(gpen: Callable[..., Gpen], servers: Callable[..., Server]) -> None:
     peers: list[str] = []
+    family_of("::1")
     gpen("-O", "source ::1", servers=[servers(lambda sock: peers.append(sock.getpeername()[0]))]).ask()
     assert peers == ["127.0.0.1"]
 

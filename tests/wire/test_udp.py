@@ -26,7 +26,7 @@ from tests.datagrams import (
     silence,
     tell,
 )
-from tests.harness import Gpen, needs_root, seeing, wait_until
+from tests.harness import Gpen, family_of, needs_root, seeing, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., DatagramServer]
@@ -338,6 +338,7 @@ def test_the_listening_address_moves(gpen: Start, servers: Serve) -> None:
 
 def test_to_all_addresses_and_back(gpen: Start, servers: Serve) -> None:
     """The port stays: whoever asks the old address is served, be it through the old socket or the new."""
+    family_of("::")
     balancer = gpen("-U", servers=[servers(echo)])
     port = int(balancer.address[1])
     with client(balancer) as old:
