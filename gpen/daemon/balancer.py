@@ -271,7 +271,10 @@ class Balancer:
         self.hold.stir()
 
     def _renamed(self) -> None:
-        """A name means other addresses now."""
+        """A name means other addresses now. Clients that are just being connected to an old one get the new one."""
+        for session in list(self.sessions.values()):
+            if not session.connected and session.lease is not None and session.lease.is_outdated:
+                session.leave(session.lease.server)
         self.checks.tend()
         self.resume()
 
