@@ -247,7 +247,7 @@ _COMMANDS = [
     Command("include", "include FILE", "Run the commands in FILE: all of them, or none if one is wrong.",
             one("file", FILE.parse, "a FILE"), "admin", configures=True, example="include /etc/gpen/servers.cfg"),
     Command("reload", "reload", "Do what signal HUP does, and answer: reopen the log, read certificates and the "
-            "country database again, and carry out what has changed in the file of -F since it was read last, whole or "
+            "country database again, look names up, and carry out what has changed in the file of -F since it was read last, whole or "
             "not at all. A line that went is undone; what was changed at runtime, and the file never mentioned, stays. "
             "Answers the changes, a line each, or what is wrong.", nothing, "admin"),
     Command("exit", "exit", "Stop gpen. Only with option -X.", nothing, "admin"),

@@ -14,8 +14,13 @@ MAX limits the sessions of a server, HARD those of clients that return to it.
 Options are read first, then the addresses, then -O commands, and the file of -F last, as in pen; but where the
 process itself is concerned (pid file, control socket, user, chroot, foreground) the command line wins over the file.
 
-A name of a host that does not exist is an error. When the name service does not answer at start, the server waits
-until it does, and the others serve.
+A name of a host that does not exist is an error at start, and of the command that brings it; it fails no other
+command. When the name service does not answer at start, the server waits until it does, and the others serve. While
+gpen runs, the names of servers, and of a log elsewhere, are looked up again every name_refresh seconds, and at once
+when something says that a server is not well. A name that has no answer then keeps its last address. Where it means
+another address, new sessions go there, the old ones go on, and what connects and checks have found at the old one
+counts no more; state, blacklist and health that a command gave stay. The names of LISTEN and of the control socket
+are looked up when they are set.
 
 In the background the command returns when gpen serves, with status 0, or when it can't, with the reason on stderr.
 """
@@ -122,8 +127,8 @@ for each request, in pen's format: gpenlogd(1) merges these with the logs of web
 """
 
 SIGNALS = (
-    ("HUP", "Reopen the log, read certificates and the country database again, and carry out what has changed in the "
-     "file of -F, as the command reload does."),
+    ("HUP", "Reopen the log, read certificates and the country database again, look all names up again, and carry out "
+     "what has changed in the file of -F, as the command reload does."),
     ("USR1", "Write the status page to the file of -w, or else a summary to the diagnostics."),
     ("TERM, INT", "Close the listening socket and the sessions, log them, and exit. A second one: exit at once."),
 )
@@ -135,7 +140,10 @@ FILES = (
     ("the control socket (-C)", "Made with mode 0600 (control_mode). One that nobody answers on is replaced."),
     ("in a chroot (-j)", "Log, pid file, sockets, status page and the file of -F are found again after the start only "
      "when they lie inside it; name them as seen from outside."),
-    ("/etc/services", "Names of ports."),
+    ("/etc/services", "Names of ports; in a chroot as they were at start, unless it has an etc/services of its own."),
+    ("/etc/hosts, /etc/resolv.conf, /etc/nsswitch.conf", "How names of hosts are looked up. Once gpen is in a chroot, "
+     "etc/hosts and etc/resolv.conf inside it count, so put copies there; where they are missing, the addresses that "
+     "were found at start stay, and the diagnostics say so."),
 )
 
 GPEN_STATUS = (

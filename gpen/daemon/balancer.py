@@ -288,7 +288,11 @@ class Balancer:
         self.hold.stir()
 
     def _renamed(self) -> None:
-        """A name means other addresses now. Does not switch."""
+        """A name means other addresses now. Clients that are just being connected to an old one get the new one. Does
+        not switch."""
+        for session in list(self.sessions.values()):
+            if not session.connected and session.lease is not None and session.lease.is_outdated:
+                session.leave(session.lease.server)
         gevent.spawn(self.checks.tend_all)
         self.resume()
 

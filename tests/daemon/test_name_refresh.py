@@ -175,17 +175,30 @@ def test_a_client_that_is_held_gets_the_new_address(gpen: Start, servers: Serve,
 
 
 def test_a_connect_that_is_under_way(gpen: Start, servers: Serve, resolver: Resolver) -> None:
-    """It fails after the name has moved: the client gets the new address, which is not blamed."""
+    """The client does not wait for its end, but gets the new address, which is not blamed."""
     with SilentServer(at=OLD) as silent:
         servers(naming("new"), at=NEW, port=silent.port)
-        balancer = gpen("-t", "4", "-O", "name_refresh 1", servers=[f"web.test:{silent.port}"],
+        balancer = gpen("-t", "15", "-O", "name_refresh 1", servers=[f"web.test:{silent.port}"],
                         wrapper=seeing(resolver.mounts))
         with balancer.connect() as client:
             wait_until(lambda: [row["state"] for row in balancer.json("sessions")] == ["connecting"])
             resolver.names["web.test"] = [NEW]
-            wait_until(lambda: address(balancer) == NEW)
+            start = time.monotonic()
             assert client.recv(10) == b"new"
+            assert time.monotonic() - start < 5
         assert (balancer.server(0)["failures"], events(balancer)) == (0, ["moved"])
+    balancer.wait_idle()
+
+
+def test_a_check_that_is_under_way(gpen: Start, servers: Serve, resolver: Resolver) -> None:
+    """It fails after the name has moved: that is no verdict on the new address."""
+    with SilentServer(at=OLD) as silent:
+        servers(naming("new"), at=NEW, port=silent.port)
+        balancer = gpen("-O", "check connect", "-O", "check_timeout 4", "-O", "check_fall 1", "-O", "name_refresh 1",
+                        servers=[f"web.test:{silent.port}"], wrapper=seeing(resolver.mounts))
+        resolver.names["web.test"] = [NEW]
+        wait_until(lambda: balancer.server(0)["verdict"] is not None)
+        assert (balancer.server(0)["verdict"], events(balancer)) == ("up", ["moved"])
 
 
 def test_a_flow_of_udp_goes_on_where_it_was(gpen: Start, resolver: Resolver) -> None:
