@@ -37,8 +37,11 @@ _BY_FLAG = {option.flag: option for option in OPTIONS}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpen with these arguments (without the program's name) and return its exit status.
 
-    0: ended as it was told to; 1: it could not start or failed; 2: wrong arguments or a wrong configuration.
+    0: ended as it was told to; 1: it could not start or failed; 2: wrong arguments or a wrong configuration. Without
+    ``argv`` the process is gpen's own, with its arguments.
     """
+    if argv is None:
+        process.begin()
     argv = list(sys.argv[1:] if argv is None else argv)
     process.tell_on_stderr()
     try:
@@ -220,7 +223,6 @@ def _check_files(settings: Settings) -> None:
 def run(configuration: Configuration, file: str | None, command_line: str) -> int:
     """Become the daemon, or stay in the foreground, and serve until stopped; returns the exit status."""
     detached = None if configuration.settings.foreground else process.detach()
-    process.hold_signals()
     status = FAILED
     try:
         status = _serve(Balancer(configuration, file, command_line), detached)

@@ -1,4 +1,20 @@
-"""Ask and steer a running gpen (or pen) over its control socket.
+"""gpenctl, the program: its command line, and what becomes of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+
+from docopt import DocoptExit, docopt
+
+from gpen import __version__
+from gpen.ctl.link import LinkError, parse_target
+from gpen.ctl.show import UsageError, View, complain, run, seconds
+
+USAGE = """\
+Ask and steer a running gpen (or pen) over its control socket.
 
 Usage:
   gpenctl [options] TARGET [COMMAND...]
@@ -32,20 +48,6 @@ Examples:
 
 Exit status: 0; 1 the daemon said error; 2 wrong usage; 3 no connection.
 """
-
-from __future__ import annotations
-
-import io
-import os
-import re
-import sys
-
-from docopt import DocoptExit, docopt
-
-from gpen import __version__
-from gpen.ctl.link import LinkError, parse_target
-from gpen.ctl.show import UsageError, View, complain, run, seconds
-
 FORMATS = ("table", "plain", "json", "csv")
 COLORS = ("auto", "always", "never")
 
@@ -95,7 +97,7 @@ def dispatch(view: View, words: list[str]) -> int:
 def parse(argv: list[str]) -> tuple[View, list[str]]:
     """The command line as a view and the command's words. Raises UsageError; --help and --version exit."""
     try:
-        options = docopt(__doc__, argv, version=f"gpenctl {__version__}", options_first=True)
+        options = docopt(USAGE, argv, version=f"gpenctl {__version__}", options_first=True)
     except DocoptExit as error:
         raise UsageError(f"{complaint(error, argv)}; gpenctl --help shows the usage") from None
     try:
@@ -119,7 +121,7 @@ def complaint(error: DocoptExit, argv: list[str]) -> str:
     if not message.startswith(("Usage", "Warning")):
         return message
     try:  # a missing TARGET leaves every option unmatched; with one, only those that are wrong
-        docopt(__doc__, [*argv, "TARGET"], options_first=True)
+        docopt(USAGE, [*argv, "TARGET"], options_first=True)
     except DocoptExit as other:
         return "unknown or repeated option " + ", ".join(re.findall(r"'(-[^']+)'", first_line(other)))
     return "TARGET is missing: the path of a control socket or HOST:PORT"

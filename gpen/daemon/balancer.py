@@ -48,6 +48,7 @@ from gpen.wire.hold import Hold
 from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
 from gpen.wire.poller import Poller
+from gpen.wire.program import Children
 from gpen.wire.resolve import ResolveError, prepare_lookups, resolve
 from gpen.wire.session import Session
 from gpen.wire.tls import Terminator, TlsError
@@ -78,6 +79,7 @@ class Balancer:
         self.command_line = command_line
         self.jail = process.Jail()
         self.poller = Poller()
+        self.children = Children()
         self.sessions: dict[int, Conversation] = {}
         self.dialing = 0
         self.session_limit = process.sessions_within_limit(self.settings)
