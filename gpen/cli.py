@@ -21,7 +21,6 @@ from gpen.daemon import process
 from gpen.daemon.balancer import Balancer, check_directory, check_extras, make_terminator
 from gpen.daemon.countries import open_countries
 from gpen.daemon.names import Names
-from gpen.daemon.sessionlog import SessionLog
 from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.settings import Settings
 from gpen.wire.resolve import ResolveError, resolve
@@ -193,6 +192,8 @@ def _check(configuration: Configuration) -> None:
     if settings.ssl_key and not settings.ssl_certificate:
         log.warning("ssl_key: without a certificate (-E FILE) there is no TLS")
     process.check_user(settings)
+    if settings.chroot and os.geteuid() == 0 and not settings.user:
+        log.warning("chroot: root gets out of a chroot: give a user to change to as well (-u USER)")
     for name in ("log", "pid_file", "web_stats"):
         if name != "log" or not network_address(settings.log or ""):
             check_directory(name, settings.get(name))
@@ -273,8 +274,8 @@ def _files_of(balancer: Balancer, pid_file: process.PidFile | None) -> list[str 
     """What must belong to the user that gpen runs as: files to reopen, sockets and the pid file to remove."""
     settings = balancer.settings
     files: list[str | int] = [pid_file.fileno()] if pid_file is not None else []
-    if isinstance(balancer.session_log, SessionLog):
-        files.append(balancer.session_log.fileno())
+    if balancer.session_log is not None:
+        files += balancer.session_log.own_files()
     return files + [path for path in (settings.listen or "", settings.control or "") if "/" in path]
 
 

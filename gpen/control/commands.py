@@ -213,6 +213,9 @@ _COMMANDS = [
             maybe("number", _NUMBER.parse, 0)),
     Command("status", "status", "The status page, in HTML.", nothing),
     Command("pid", "pid", "The process id.", nothing),
+    Command("stay", "stay", "Keep this control connection open for lines that come later, until the client ends it or "
+            "says nothing for 10 minutes. Without it, the connection is closed with the reply to the last line that "
+            "has come.", nothing),
     Command("help", "help [NAME]", "List the commands, or explain one.", _help, example="help server"),
     # servers
     Command("server", "server N [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] [blacklist SECONDS] "

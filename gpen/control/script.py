@@ -103,6 +103,14 @@ def parse_words(words: list[str], origin: str = "") -> Call:
     return Call(command, arguments, no, json, origin)
 
 
+def asks_to_stay(line: str) -> bool:
+    """Whether by this line a control client asks that its connection stay open."""
+    try:
+        return words_of(line) == ["stay"]
+    except ValueError:
+        return False
+
+
 def parse_lines(lines: Iterable[str], name: str) -> list[Call]:
     """Read a script of configuring commands; ``include`` is followed. Raises ScriptError at the first wrong line."""
     return list(_calls(lines, name, ()))

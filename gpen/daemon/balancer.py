@@ -25,11 +25,12 @@ from gevent.lock import BoundedSemaphore
 from gpen.control import reply
 from gpen.control.commands import ACCESS
 from gpen.control.configuration import Configuration
-from gpen.control.script import Call, ScriptError, UnknownCommand, parse_line, read_file
+from gpen.control.script import Call, ScriptError, UnknownCommand, asks_to_stay, parse_line, read_file
 from gpen.daemon import janitor, process
 from gpen.daemon.checks import Checks, unusable
 from gpen.daemon.countries import Countries, open_countries
 from gpen.daemon.files import write_whole
+from gpen.daemon.lines import STDOUT
 from gpen.daemon.names import Names
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
@@ -226,7 +227,7 @@ class Balancer:
             os.chmod(address.path, self.settings.control_mode)
             self._socket_files[address.path] = os.stat(address.path)
         self._control_address = sockets.endpoint_of(sock) if address.port == 0 and not address.path else text
-        self.control = ControlServer(sock, self.execute, self._welcome)
+        self.control = ControlServer(sock, self.execute, asks_to_stay, self._welcome)
 
     # --- sessions (what wire/session.py asks of its Front) --------------------------------------------------------
 
@@ -498,7 +499,7 @@ class Balancer:
         """The log: a file, or where its datagrams go. Raises ScriptError or OSError."""
         address = network_address(target)
         if address is None:
-            return SessionLog(self.jail.path(target))
+            return SessionLog(target if target == STDOUT else self.jail.path(target))
         return NetworkLog(target, _resolved("log", address, self.settings.timeout, datagrams=True)[0])
 
     def _counts_at_start_only(self, call: Call) -> bool:

@@ -23,6 +23,8 @@ from gpen.model.settings import Settings
 log = logging.getLogger("gpen")
 
 UNLISTED_DESCRIPTORS = 1024  # that may be open, where /proc does not say which are
+PID_FILE_BYTES = 4097  # a block and one: more is no pid file
+_PID = re.compile(rb"[\0\s]*([0-9]{0,20})[\0\s]*")
 RESERVED_DESCRIPTORS = 64  # listener, control clients, logs, the loop: what sessions must leave free
 
 
@@ -51,7 +53,7 @@ def _fill_standard_streams() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
         if getattr(sys, name) is None:
-            setattr(sys, name, open(fd, mode, closefd=False))
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
 def _close_inherited(words: Iterable[str]) -> None:
@@ -170,21 +172,32 @@ class PidFile:
             return False
 
     def _lock(self) -> None:
-        path = self.path
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         except OSError as error:
             reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            raise StartError(f"can't write the pid file '{path}': {reason}") from None
-        pid = os.read(self._fd, 20).strip()
+            raise StartError(f"can't write the pid file '{self.path}': {reason}") from None
+        try:
+            self._take()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _take(self) -> None:
+        """Lock the file, if it is one that a daemon has left: with a pid, or what is left of one by a power loss."""
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            raise StartError(f"can't write the pid file '{self.path}': it is not a regular file")
+        held = os.pread(self._fd, PID_FILE_BYTES, 0)
+        pid = _PID.fullmatch(held)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._fd)
-            raise StartError(f"pid file '{path}' is locked: it runs already, with pid {pid.decode()}") from None
-        if pid and not pid.isdigit():
-            os.close(self._fd)
-            raise StartError(f"pid file '{path}' holds something else than a pid: will not overwrite it")
+        except BlockingIOError:
+            by = f", with pid {pid[1].decode()}" if pid and pid[1] else ""
+            raise StartError(f"pid file '{self.path}' is locked: it runs already{by}") from None
+        except OSError as error:
+            raise StartError(f"can't lock the pid file '{self.path}': {error.strerror}") from None
+        if pid is None or len(held) == PID_FILE_BYTES:
+            raise StartError(f"pid file '{self.path}' holds something else than a pid: will not overwrite it")
 
     def fileno(self) -> int:
         return self._fd

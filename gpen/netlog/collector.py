@@ -134,7 +134,7 @@ def serve(options: Options, detached: process.Detached | None) -> int:
     try:
         with listening(options.place) as sock, contextlib.closing(opened(options.log)) as output:
             files: list[int | str] = [pid_file.fileno()] if pid_file is not None else []
-            jail = process.confine(options.process, [*files, *([output.fileno()] if options.log else [])])
+            jail = process.confine(options.process, [*files, *output.own_files()])
             collector = Collector(sock, output, jail, options.limit)
             if detached is not None and syslog is not None:
                 process.tell(syslog)
