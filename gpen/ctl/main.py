@@ -25,6 +25,7 @@ of a socket (/run/gpen.ctl, ./gpen.ctl) or HOST:PORT. COMMAND is one of the
 daemon's (`gpenctl TARGET help` lists them), or `watch [SECONDS]`, which redraws
 the table of servers until Ctrl-C. Without a COMMAND a prompt opens, with
 history and completion; a stdin that is no terminal holds commands, one a line.
+Options may stand behind TARGET as well; words behind -- are the COMMAND's.
 
 Options:
   -f FORMAT --format=FORMAT  table, plain (as pen writes it), json or csv. When
@@ -50,6 +51,8 @@ Exit status: 0; 1 the daemon said error; 2 wrong usage; 3 no connection.
 """
 FORMATS = ("table", "plain", "json", "csv")
 COLORS = ("auto", "always", "never")
+VALUED = ("-f", "--format", "-t", "--timeout", "--color")  # options
+PLAIN = ("-h", "--help", "--version")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,6 +99,7 @@ def dispatch(view: View, words: list[str]) -> int:
 
 def parse(argv: list[str]) -> tuple[View, list[str]]:
     """The command line as a view and the command's words. Raises UsageError; --help and --version exit."""
+    argv = arranged(argv)
     try:
         options = docopt(USAGE, argv, version=f"gpenctl {__version__}", options_first=True)
     except DocoptExit as error:
@@ -113,6 +117,33 @@ def parse(argv: list[str]) -> tuple[View, list[str]]:
         terminal=terminal,
     )
     return view, options["COMMAND"]
+
+
+def arranged(argv: list[str]) -> list[str]:
+    """The command line with its options in front, wherever they stand; what stands behind -- is no option.
+
+    An option that is not ours stays where it is: in front of the target it is an error, behind it a word for the
+    daemon. Raises UsageError for an option that lacks its value.
+    """
+    options: list[str] = []
+    others: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            return [*options, *others, *words]
+        name, equals, _ = word.partition("=")
+        if word in VALUED:
+            value = next(words, None)
+            if value is None:
+                raise UsageError(f"{word} needs a value; gpenctl --help shows the usage")
+            options += [word, value]
+        elif word in PLAIN or (equals and name in VALUED) or (word[:2] in VALUED and word[1] != "-"):
+            options.append(word)
+        elif others or not word.startswith("-"):
+            others.append(word)
+        else:
+            options.append(word)
+    return [*options, *others]
 
 
 def complaint(error: DocoptExit, argv: list[str]) -> str:

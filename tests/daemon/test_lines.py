@@ -16,7 +16,7 @@ import pytest
 from gpen.daemon.lines import LineFile
 from tests.daemon.conftest import ctl
 from tests.daemon.test_parent import left
-from tests.harness import COMMAND, Gpen, Server, connect, naming, needs_root, pair_of, wait_until
+from tests.harness import COMMAND, Gpen, Server, connect, naming, needs_root, open_to_all, pair_of, wait_until
 from tests.netlog.programs import GPENLOGD, listening_on
 
 Start = Callable[..., Gpen]
@@ -139,9 +139,7 @@ def test_a_fifo_that_gpen_may_only_write(gpen: Start, server: Server, tmp_path: 
     """It opens when somebody reads it."""
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "fifo").chmod(0o222)
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(parent.stat().st_mode | 0o055)
+    open_to_all(tmp_path)
     as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     balancer = gpen("-l", "fifo", servers=[server], wrapper=as_nobody)
     assert balancer.ask() == b"a"
