@@ -41,7 +41,6 @@ from gpen.daemon.balancer import (
 )
 from gpen.daemon.countries import open_countries
 from gpen.daemon.names import Names
-from gpen.daemon.sessionlog import SessionLog
 from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.wire.resolve import ResolveError, Resolver
 from gpen.wire.sock import ListenError
@@ -56,8 +55,11 @@ _BY_FLAG = {option.flag: option for option in OPTIONS}
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpen with these arguments (without the program's name) and return its exit status.
 
-    0: ended as it was told to; 1: it could not start or failed; 2: wrong arguments or a wrong configuration.
+    0: ended as it was told to; 1: it could not start or failed; 2: wrong arguments or a wrong configuration. Without
+    ``argv`` the process is gpen's own, with its arguments.
     """
+    if argv is None:
+        process.begin()
     argv = list(sys.argv[1:] if argv is None else argv)
     process.tell_on_stderr()
     try:
@@ -225,6 +227,8 @@ def _check(draft: Draft, errors: Errors) -> None:
         process.check_user(settings)
     except process.StartError as error:
         errors.add(ScriptError(str(error)))
+    if settings.chroot and os.geteuid() == 0 and not settings.user:
+        log.warning("chroot: root gets out of a chroot: give a user to change to as well (-u USER)")
     for name in ("log", "pid_file", "web_stats"):
         if name != "log" or not network_address(settings.log or ""):
             with errors.gathered():
@@ -263,7 +267,6 @@ def check_outside(configuration: Configuration, sources: Sources) -> None:
 def run(configuration: Configuration, sources: Sources, command_line: str) -> int:
     """Become the daemon, or stay in the foreground, and serve until stopped; returns the exit status."""
     detached = None if configuration.settings.foreground else process.detach()
-    process.hold_signals()
     status = FAILED
     try:
         status = _serve(Balancer(configuration, sources, command_line), detached)
@@ -314,8 +317,8 @@ def _files_of(balancer: Balancer, pid_file: process.PidFile | None) -> list[str 
     """What must belong to the user that gpen runs as: files to reopen, sockets and the pid file to remove."""
     settings = balancer.settings
     files: list[str | int] = [pid_file.fileno()] if pid_file is not None else []
-    if isinstance(balancer.session_log, SessionLog):
-        files.append(balancer.session_log.fileno())
+    if balancer.session_log is not None:
+        files += balancer.session_log.own_files()
     return files + [path for path in (settings.listen or "", settings.control or "") if "/" in path]
 
 

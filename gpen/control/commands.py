@@ -215,6 +215,9 @@ _COMMANDS = [
             maybe("number", _NUMBER.parse, 0)),
     Command("status", "status", "The status page, in HTML.", nothing),
     Command("pid", "pid", "The process id.", nothing),
+    Command("stay", "stay", "Keep this control connection open for lines that come later, until the client ends it or "
+            "says nothing for 10 minutes. Without it, the connection is closed with the reply to the last line that "
+            "has come.", nothing),
     Command("help", "help [NAME]", "List the commands, or explain one.", _help, example="help server"),
     # servers
     Command("server", "server N [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] [blacklist SECONDS] "
@@ -247,9 +250,9 @@ _COMMANDS = [
     Command("include", "include FILE", "Run the commands in FILE: all of them, or none if one is wrong.",
             one("file", FILE.parse, "a FILE"), "admin", configures=True, example="include /etc/gpen/servers.cfg"),
     Command("reload", "reload", "Do what signal HUP does, and answer: reopen the log, read certificates and the "
-            "country database again, look names up, and carry out what has changed in the file of -F since it was read last, whole or "
-            "not at all. A line that went is undone; what was changed at runtime, and the file never mentioned, stays. "
-            "Answers the changes, a line each, or what is wrong.", nothing, "admin"),
+            "country database again, look names up, and carry out what has changed in the file of -F since it was read "
+            "last, whole or not at all. A line that went is undone; what was changed at runtime, and the file never "
+            "mentioned, stays. Answers the changes, a line each, or what is wrong.", nothing, "admin"),
     Command("exit", "exit", "Stop gpen. Only with option -X.", nothing, "admin"),
     # without effect
     *(Command(name, name, _NO_EFFECT, anything, parse_no=anything, usage_no=f"no {name}", configures=True,

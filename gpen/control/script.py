@@ -178,6 +178,14 @@ def parse_configuring(line: str, origin: str) -> Call | None:
     return call if call and (call.arguments or call.command.setting is None) else None
 
 
+def asks_to_stay(line: str) -> bool:
+    """Whether by this line a control client asks that its connection stay open."""
+    try:
+        return words_of(line) == ["stay"]
+    except ValueError:
+        return False
+
+
 Step = Call | ScriptError  # what a line of a script is: a command, or what is wrong with it
 
 

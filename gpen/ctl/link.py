@@ -1,18 +1,23 @@
 """gpenctl's way to the daemon: one connection, one line out, the reply until the daemon closes.
 
-Knows nothing of what the words mean. Everything that can go wrong on the way is a `LinkError`, whose text is
-one line that names the target and the remedy.
+So a pen, a gpen and an older gpen are asked alike. Knows nothing of what the words mean. Everything that can go wrong
+on the way is a `LinkError`, whose text is one line that names the target and the remedy.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import re
 import socket
+import stat
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from gpen.model.address import parse_listen
 
 Address = tuple[socket.AddressFamily, str | tuple[Any, ...]]
 
@@ -38,12 +43,13 @@ def parse_target(text: str) -> Target:
     """
     if "/" in text:
         return Target(text, path=text)
-    host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):
+    if ":" not in text or text.endswith("]"):
         raise ValueError(f"target {text!r}: expected /path/to.ctl (./{text} for a file here) or HOST:PORT")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    return Target(text, host=host or "localhost", port=parse_port(port, text))
+    port = parse_port(text.rpartition(":")[2], text)
+    try:
+        return Target(text, host=parse_listen(text, "localhost").host, port=port)
+    except ValueError as error:
+        raise ValueError(f"target {error}") from None
 
 
 def parse_port(port: str, text: str) -> int:
@@ -57,14 +63,38 @@ def parse_port(port: str, text: str) -> int:
         ) from None
 
 
+def meet(target: Target, timeout: float) -> str:
+    """Make sure that a pen or gpen listens at the target, by asking its pid: what is meant for a daemon is told nobody
+    else. Returns the pid, or the line in which the daemon refuses to talk to us.
+
+    Raises LinkError, also for who answers something else, or never comes to an end.
+    """
+    heard, deadline = b"", time.monotonic() + timeout
+    for chunk in exchange(target, "pid", timeout, timeout):
+        heard += chunk
+        if len(heard) > LONGEST_GREETING or not _BEGINNING.fullmatch(heard) or time.monotonic() > deadline:
+            break
+    if _GREETING.fullmatch(heard):
+        return heard.decode("utf-8", "replace").strip()
+    said = heard.decode("utf-8", "replace").lstrip()[:SHOWN].partition("\n")[0].strip()
+    why = f"it answers {said!r}" if heard else f"it closed without a word; {CUT.partition('; ')[2]}"
+    raise LinkError(f"{target.text}: is not a control socket: {why}")
+
+
 def ask(target: Target, line: str, timeout: float) -> str:
     """Send `line` (without its end) and return the whole reply.
 
     `timeout` in seconds limits the way to a connection, name lookup included, and then each silence. Bytes that
     are no UTF-8 come back as surrogates.
-    Raises LinkError.
+    Raises LinkError, also when the reply is larger than any that a daemon gives.
     """
-    return b"".join(exchange(target, line, timeout, timeout)).decode("utf-8", "surrogateescape")
+    heard, size = [], 0
+    for chunk in exchange(target, line, timeout, timeout):
+        heard.append(chunk)
+        size += len(chunk)
+        if size > LONGEST_REPLY:
+            raise LinkError(f"{target.text}: is not a control socket: its answer to {line[:SHOWN]!r} has no end")
+    return b"".join(heard).decode("utf-8", "surrogateescape")
 
 
 def follow(target: Target, line: str, timeout: float, silence: float) -> Iterator[str]:
@@ -75,6 +105,8 @@ def follow(target: Target, line: str, timeout: float, silence: float) -> Iterato
     rest = b""
     for chunk in exchange(target, line, timeout, silence):
         *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > LONGEST_GREETING:
+            raise LinkError(f"{target.text}: is not a control socket: its answer has no lines")
         yield from (each.decode("utf-8", "surrogateescape") for each in lines)
     if rest:
         yield rest.decode("utf-8", "surrogateescape")
@@ -158,6 +190,11 @@ def chunks(link: socket.socket) -> Iterator[bytes]:
         yield chunk
 
 
+LONGEST_GREETING = 8192  # bytes
+LONGEST_REPLY = 1 << 28
+SHOWN = 40
+_GREETING = re.compile(rb"[0-9]{1,10}\s*|error: .*|do_cmd: .*", re.DOTALL)
+_BEGINNING = re.compile(rb"[0-9]{0,10}\s*|e|er|err|erro|error|error:.*|d|do|do_|do_c|do_cm|do_cmd|do_cmd:.*", re.DOTALL)
 CUT = "the daemon cut the connection; has it ended, or does its control_acl deny this client?"
 REMEDIES = {
     errno.ENOENT: "no such socket; is the daemon running, and is this the path given to its -C?",
@@ -166,15 +203,27 @@ REMEDIES = {
     errno.EAGAIN: "the daemon is too busy to take another connection; try again",
     errno.ECONNRESET: CUT,
     errno.EPIPE: CUT,
+    errno.EPROTOTYPE: "is not a control socket; give the path that the daemon was given with -C",
     errno.ENOTCONN: CUT,
 }
 
 
+def is_socket(path: str) -> bool:
+    """Whether a file is a socket, or may be one."""
+    try:
+        return not path or stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return True
+
+
 def remedy(target: Target, error: OSError | ValueError, timeout: float) -> str:
     if isinstance(error, TimeoutError) and error.errno is None:
-        return f"no answer within {timeout:g} s; is the daemon stopped, or the network slow (--timeout)?"
+        return (f"no answer within {timeout:g} s; is the daemon stopped, the network slow (--timeout), or is this "
+                "not a control socket?")
     if isinstance(error, socket.gaierror):
         return f"{error.strerror}; check the host name and DNS"
+    if isinstance(error, ConnectionRefusedError) and not is_socket(target.path):
+        return REMEDIES[errno.EPROTOTYPE]
     if isinstance(error, ConnectionRefusedError):
         return f"nobody answers; is the daemon running, with -C {target.text}?"
     number = getattr(error, "errno", None)

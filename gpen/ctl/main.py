@@ -1,4 +1,20 @@
-"""Ask and steer a running gpen (or pen) over its control socket.
+"""gpenctl, the program: its command line, and what becomes of it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+
+from docopt import DocoptExit, docopt
+
+from gpen import __version__
+from gpen.ctl.link import LinkError, parse_target
+from gpen.ctl.show import UsageError, View, complain, run, seconds
+
+USAGE = """\
+Ask and steer a running gpen (or pen) over its control socket.
 
 Usage:
   gpenctl [options] TARGET [COMMAND...]
@@ -9,6 +25,7 @@ of a socket (/run/gpen.ctl, ./gpen.ctl) or HOST:PORT. COMMAND is one of the
 daemon's (`gpenctl TARGET help` lists them), or `watch [SECONDS]`, which redraws
 the table of servers until Ctrl-C. Without a COMMAND a prompt opens, with
 history and completion; a stdin that is no terminal holds commands, one a line.
+Options may stand behind TARGET as well; words behind -- are the COMMAND's.
 
 Options:
   -f FORMAT --format=FORMAT  table, plain (as pen writes it), json or csv. When
@@ -32,22 +49,10 @@ Examples:
 
 Exit status: 0; 1 the daemon said error; 2 wrong usage; 3 no connection.
 """
-
-from __future__ import annotations
-
-import io
-import os
-import re
-import sys
-
-from docopt import DocoptExit, docopt
-
-from gpen import __version__
-from gpen.ctl.link import LinkError, parse_target
-from gpen.ctl.show import UsageError, View, complain, run, seconds
-
 FORMATS = ("table", "plain", "json", "csv")
 COLORS = ("auto", "always", "never")
+VALUED = ("-f", "--format", "-t", "--timeout", "--color")  # options
+PLAIN = ("-h", "--help", "--version")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -94,8 +99,9 @@ def dispatch(view: View, words: list[str]) -> int:
 
 def parse(argv: list[str]) -> tuple[View, list[str]]:
     """The command line as a view and the command's words. Raises UsageError; --help and --version exit."""
+    argv = arranged(argv)
     try:
-        options = docopt(__doc__, argv, version=f"gpenctl {__version__}", options_first=True)
+        options = docopt(USAGE, argv, version=f"gpenctl {__version__}", options_first=True)
     except DocoptExit as error:
         raise UsageError(f"{complaint(error, argv)}; gpenctl --help shows the usage") from None
     try:
@@ -113,13 +119,40 @@ def parse(argv: list[str]) -> tuple[View, list[str]]:
     return view, options["COMMAND"]
 
 
+def arranged(argv: list[str]) -> list[str]:
+    """The command line with its options in front, wherever they stand; what stands behind -- is no option.
+
+    An option that is not ours stays where it is: in front of the target it is an error, behind it a word for the
+    daemon. Raises UsageError for an option that lacks its value.
+    """
+    options: list[str] = []
+    others: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            return [*options, *others, *words]
+        name, equals, _ = word.partition("=")
+        if word in VALUED:
+            value = next(words, None)
+            if value is None:
+                raise UsageError(f"{word} needs a value; gpenctl --help shows the usage")
+            options += [word, value]
+        elif word in PLAIN or (equals and name in VALUED) or (word[:2] in VALUED and word[1] != "-"):
+            options.append(word)
+        elif others or not word.startswith("-"):
+            others.append(word)
+        else:
+            options.append(word)
+    return [*options, *others]
+
+
 def complaint(error: DocoptExit, argv: list[str]) -> str:
     """What is wrong with `argv`: docopt's message, but where it only says that something is, the thing itself."""
     message = first_line(error)
     if not message.startswith(("Usage", "Warning")):
         return message
     try:  # a missing TARGET leaves every option unmatched; with one, only those that are wrong
-        docopt(__doc__, [*argv, "TARGET"], options_first=True)
+        docopt(USAGE, [*argv, "TARGET"], options_first=True)
     except DocoptExit as other:
         return "unknown or repeated option " + ", ".join(re.findall(r"'(-[^']+)'", first_line(other)))
     return "TARGET is missing: the path of a control socket or HOST:PORT"

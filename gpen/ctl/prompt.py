@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gpen.ctl.link import LinkError, ask
-from gpen.ctl.show import UsageError, View, complain, out, run
+from gpen.ctl.link import LinkError, meet
+from gpen.ctl.show import UsageError, View, complain, out, run, show_reply
 from gpen.ctl.watch import watch
 
 PROMPT = "gpen> "
@@ -23,7 +23,9 @@ def prompt(view: View) -> int:
 
     Returns 0; without a terminal 1 when a command failed. Raises LinkError when the first contact fails.
     """
-    pid = ask(view.target, "pid", view.timeout).strip()
+    pid = meet(view.target, view.timeout)
+    if not pid.isdigit():
+        return show_reply(f"{pid}\n", view)
     if not (sys.stdin.isatty() and view.terminal):
         failures = sum(execute(line, view) for line in commands(sys.stdin))
         return 1 if failures else 0

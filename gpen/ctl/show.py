@@ -9,7 +9,7 @@ import shutil
 import sys
 from typing import Any, NamedTuple
 
-from gpen.ctl.link import Target, ask
+from gpen.ctl.link import Target, ask, meet
 from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, printable, table
 
 
@@ -28,6 +28,7 @@ def seconds(name: str, value: str) -> float:
     return number
 
 
+LONE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # what JSON can hold, but no UTF-8, nor surrogateescape
 UNKNOWN = re.compile(r"do_cmd: ignoring command starting with '(.*)'")
 ERROR = re.compile(r"error:|do_cmd: ignoring|Exit is not enabled;|Connection -?\d+ out of range$")
 
@@ -50,6 +51,8 @@ class View(NamedTuple):
 def run(line: str, view: View) -> int:
     """Send `line`, show the reply. The exit status: 0, or 1 when the daemon said error. Raises LinkError."""
     words = line.split() or [""]
+    if refusal := refused(view):
+        return show_reply(refusal, view)
     if words[0] == "drain":
         from gpen.ctl.progress import drain
 
@@ -66,6 +69,12 @@ def run(line: str, view: View) -> int:
     else:
         out(table(words[0], value, view.width, view.color), view, painted=True)
     return 0
+
+
+def refused(view: View) -> str:
+    """What the daemon says if it does not talk to us; empty when it does. Raises LinkError when there is no daemon."""
+    greeting = meet(view.target, view.timeout)
+    return "" if greeting.isdigit() else f"{greeting}\n"
 
 
 def fetch(line: str, view: View) -> tuple[str, Any]:
@@ -126,7 +135,9 @@ def out(text: str, view: View, ended: bool = True, painted: bool = False) -> Non
     """Write `text` to stdout, with a last line end if `ended`; `painted` text has clean cells already."""
     if ended and text and not text.endswith("\n"):
         text += "\n"
-    sys.stdout.write(printable(text, keep="\n\t") if view.terminal and not painted else text)
+    if view.terminal and not painted:
+        text = printable(text, keep="\n\t")
+    sys.stdout.write(LONE.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
     sys.stdout.flush()
 
 

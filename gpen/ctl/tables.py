@@ -47,7 +47,15 @@ def plain(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else compact(value)
+
+
+def compact(value: Any) -> str:
+    """A value as JSON; of one that is nested too deep, less."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "..."
 
 
 def limit(value: Any) -> str:
@@ -97,7 +105,7 @@ def size_rate(value: Any) -> str:
 def place(server: Record) -> str:
     """Address and port of a server, or its path."""
     host, port = plain(server.get("address")), plain(server.get("port"))
-    if not port or host.startswith("/") or host.endswith(f":{port}"):
+    if not port or host.startswith("/") or (host.endswith(f":{port}") and (host[0] == "[" or host.count(":") == 1)):
         return host
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -129,7 +137,8 @@ def tls(server: Record) -> str:
     agreed = server.get("tls")
     if not isinstance(agreed, dict):
         return ""
-    return ", ".join(f"{text} ({count})" for text, count in sorted(agreed.items(), key=lambda item: -item[1]))
+    counts = [(text, count) for text, count in agreed.items() if is_number(count)]
+    return ", ".join(f"{text} ({count})" for text, count in sorted(counts, key=lambda item: -item[1]))
 
 
 def check(server: Record) -> str:
@@ -220,6 +229,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "connection": (text("field", "field"), text("value", "value")),
     "mode": (text("mode", "mode"), text("", "on")),
 }
+HUGE = 10**18  # seconds, bytes or sessions
 EMPTY = {"recent": "clients in that time"}
 FIELDS = {  # the headings of a CSV without rows
     "servers": "number name address host port state health reason since blacklisted sessions max hard weight prio acl "
@@ -233,17 +243,22 @@ FIELDS = {  # the headings of a CSV without rows
 def records(name: str, value: Any) -> list[Record]:
     """What the command `name` answered (`value`, from JSON or `parse_plain`) as records: the lines of CSV."""
     if name == "explain" and isinstance(value, dict):
-        return list(explanation(value))
-    if isinstance(value, dict):
-        return [value]
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+        value = list(explanation(value))
+    items = value if isinstance(value, list) else [value]
+    return [{key: measured(field) for key, field in item.items()} for item in items if isinstance(item, dict)]
+
+
+def measured(value: Any) -> Any:
+    """A number that can be calculated with; what is infinite, not a number or larger than any count is text."""
+    return compact(value) if is_number(value) and not abs(value) < HUGE else value
 
 
 def explanation(value: Record) -> Iterator[Record]:
     """The chosen server first, then the others, each with its reason."""
     chosen, address = value.get("server"), value.get("server_address")
     yield {"server": chosen, "address": address, "chosen": chosen is not None, "why": value.get("why")}
-    for other in value.get("others") or ():
+    others = value.get("others")
+    for other in others if isinstance(others, list) else ():
         if isinstance(other, dict):
             rest = {key: item for key, item in other.items() if key != "why_not"}
             yield {**rest, "chosen": False, "why": other.get("why_not")}
@@ -318,7 +333,7 @@ def csv_text(name: str, value: Any) -> str:
 def csv_cell(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("\0", r"\x00")  # which Python 3.10 can't write
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, list, dict)) else value
+    return compact(value) if isinstance(value, (bool, list, dict)) else value
 
 
 # pen's plain lines

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from gpen.ctl.link import LinkError
-from gpen.ctl.show import UsageError, View, failed, fetch, out, seconds
+from gpen.ctl.show import UsageError, View, failed, fetch, out, refused, seconds
 from gpen.ctl.tables import Record, printable, records, table
 
 # Alternate screen, no cursor, no line wrap; and all that back.
@@ -53,7 +53,9 @@ def interval(words: list[str]) -> float:
 def look(view: View, rates: Rates, before: str) -> tuple[str, list[str]]:
     """The servers' table now, or the one from `before` with a line that says why there is no new one."""
     try:
-        reply, value = fetch("servers", view)
+        reply, value = refused(view), None
+        if not reply:
+            reply, value = fetch("servers", view)
     except LinkError as error:
         return before, [warning(str(error), view)]
     if value is None:

@@ -36,6 +36,7 @@ from gpen.control.script import (
     ScriptErrors,
     Step,
     UnknownCommand,
+    asks_to_stay,
     attempt,
     parse_line,
     read_file,
@@ -46,6 +47,7 @@ from gpen.daemon import janitor, process
 from gpen.daemon.checks import Checks, unusable
 from gpen.daemon.countries import Countries, open_countries
 from gpen.daemon.files import write_whole
+from gpen.daemon.lines import STDOUT
 from gpen.daemon.names import Names
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
@@ -64,6 +66,7 @@ from gpen.wire.hold import Hold
 from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
 from gpen.wire.poller import Poller
+from gpen.wire.program import Children
 from gpen.wire.resolve import Endpoints, ResolveError, Resolver
 from gpen.wire.session import Session
 from gpen.wire.tls import Terminator, TlsError
@@ -95,6 +98,7 @@ class Balancer:
         self.command_line = command_line
         self.jail = process.Jail()
         self.poller = Poller()
+        self.children = Children()
         self.sessions: dict[int, Conversation] = {}
         self.dialing = 0
         self.session_limit = process.sessions_within_limit(self.settings)
@@ -243,7 +247,7 @@ class Balancer:
             os.chmod(address.path, self.settings.control_mode)
             self._socket_files[address.path] = os.stat(address.path)
         self._control_address = sockets.endpoint_of(sock) if address.port == 0 and not address.path else text
-        self.control = ControlServer(sock, self.execute, self._welcome)
+        self.control = ControlServer(sock, self.execute, asks_to_stay, self._welcome)
 
     # --- sessions (what wire/session.py asks of its Front) --------------------------------------------------------
 
@@ -630,7 +634,7 @@ class Balancer:
         """
         address = network_address(target)
         if address is None:
-            return SessionLog(self.jail.path(target))
+            return SessionLog(target if target == STDOUT else self.jail.path(target))
         endpoints = self._resolved("log", address, datagrams=True, patient=patient)
         return NetworkLog(target, address, endpoints, self.names.refresh_log)
 

@@ -88,7 +88,8 @@ class Checker:
         self._server = server
         self._balancer = balancer
         self._settings = balancer.settings
-        self._prober = Prober(server, balancer.settings, balancer.poller, lambda path: balancer.jail.path(path))
+        self._prober = Prober(server, balancer.settings, balancer.poller, balancer.children,
+                              lambda path: balancer.jail.path(path))
         self._good = self._bad = 0  # in a row
         self._checked = 0.0  # the slot of the last one, in seconds
         self._plan = self._planned()

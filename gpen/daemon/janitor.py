@@ -27,6 +27,7 @@ def run(balancer: Balancer) -> None:
         balancer.idlers.tend()
         balancer.pool.expire()
         balancer.checks.tend_all()
+        balancer.children.reap()
         balancer.resume()
         _tend_sessions(balancer)
         _evict_excess(balancer)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
 import logging.handlers
 import os
 import pwd
+import re
 import resource
 import signal
 import socket
@@ -20,11 +22,69 @@ from gpen.model.settings import Settings
 
 log = logging.getLogger("gpen")
 
+UNLISTED_DESCRIPTORS = 1024  # that may be open, where /proc does not say which are
+PID_FILE_BYTES = 4097  # a block and one: more is no pid file
+_PID = re.compile(rb"[\0\s]*([0-9]{0,20})[\0\s]*")
 RESERVED_DESCRIPTORS = 64  # listener, control clients, logs, the loop: what sessions must leave free
 
 
 class StartError(Exception):
     """Something that keeps gpen from starting: one line with the thing, the value and the remedy."""
+
+
+def begin() -> None:
+    """Begin from a known state, whatever the parent has left; to be called first, by a process that is all ours."""
+    _fill_standard_streams()
+    _close_inherited(sys.argv)
+    _take_signals()
+    for name in [name for name in os.environ if name.startswith("GEVENT")]:  # another loop, another resolver
+        del os.environ[name]
+    os.umask(os.umask(0o077) & 0o077)  # what a parent keeps from others it may; from ourselves, nothing
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_NPROC):
+        hard = resource.getrlimit(limit)[1]
+        resource.setrlimit(limit, (hard, hard))
+
+
+def _fill_standard_streams() -> None:
+    """Whoever was started without stdin, stdout or stderr would give that number to the next file it opens."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
+
+
+def _close_inherited(words: Iterable[str]) -> None:
+    """Close what the parent has left open: a lock, a pipe whose end somebody waits for, a listening socket that would
+    pass on to the programs of checks. What the command line names as a file (/dev/fd/N) stays."""
+    named = {int(number) for word in words for number in re.findall(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", word)}
+    try:
+        numbers = {int(name) for name in os.listdir("/proc/self/fd")}
+    except OSError:
+        numbers = set(range(UNLISTED_DESCRIPTORS))
+    for fd in numbers - named - {0, 1, 2}:
+        with contextlib.suppress(OSError):  # one of them was that of the listing
+            os.close(fd)
+    for fd in (numbers & named) - {0, 1, 2}:
+        os.set_inheritable(fd, False)
+
+
+def _take_signals() -> None:
+    """No signal is blocked, and none ignored (SIGCHLD, so that programs can be waited for; SIGTERM, by nohup's kin) but
+    those that Python ignores; and no alarm is set. Until the balancer takes signals HUP and USR1 mean nothing yet, TERM
+    and INT end the start in good order."""
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(1))
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 class Detached:
@@ -67,12 +127,6 @@ def detach() -> Detached:
     return Detached(writing)
 
 
-def hold_signals() -> None:
-    """Until the balancer takes signals: HUP and USR1 mean nothing yet, TERM and INT end the start in good order."""
-    for number in (signal.SIGHUP, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit(1))
 
 
 class Jail:
@@ -80,7 +134,7 @@ class Jail:
 
     def __init__(self, root: str | None = None) -> None:
         self._root = os.path.realpath(root) if root else None
-        self._start = os.getcwd()
+        self._start = _working_directory()
 
     def path(self, path: str) -> str:
         """The name to open a file by; the same that was given when there is no chroot, or it lies outside."""
@@ -88,6 +142,14 @@ class Jail:
             return path
         whole = os.path.normpath(os.path.join(self._start, path))
         return whole.removeprefix(self._root) if whole.startswith(f"{self._root}/") else path
+
+
+def _working_directory() -> str:
+    """Where relative names begin. In a directory that was deleted no file can be made or found, by whatever name."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
 
 
 class PidFile:
@@ -110,21 +172,32 @@ class PidFile:
             return False
 
     def _lock(self) -> None:
-        path = self.path
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         except OSError as error:
             reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            raise StartError(f"can't write the pid file '{path}': {reason}") from None
-        pid = os.read(self._fd, 20).strip()
+            raise StartError(f"can't write the pid file '{self.path}': {reason}") from None
+        try:
+            self._take()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _take(self) -> None:
+        """Lock the file, if it is one that a daemon has left: with a pid, or what is left of one by a power loss."""
+        if not stat.S_ISREG(os.fstat(self._fd).st_mode):
+            raise StartError(f"can't write the pid file '{self.path}': it is not a regular file")
+        held = os.pread(self._fd, PID_FILE_BYTES, 0)
+        pid = _PID.fullmatch(held)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._fd)
-            raise StartError(f"pid file '{path}' is locked: it runs already, with pid {pid.decode()}") from None
-        if pid and not pid.isdigit():
-            os.close(self._fd)
-            raise StartError(f"pid file '{path}' holds something else than a pid: will not overwrite it")
+        except BlockingIOError:
+            by = f", with pid {pid[1].decode()}" if pid and pid[1] else ""
+            raise StartError(f"pid file '{self.path}' is locked: it runs already{by}") from None
+        except OSError as error:
+            raise StartError(f"can't lock the pid file '{self.path}': {error.strerror}") from None
+        if pid is None or len(held) == PID_FILE_BYTES:
+            raise StartError(f"pid file '{self.path}' holds something else than a pid: will not overwrite it")
 
     def fileno(self) -> int:
         return self._fd

@@ -139,6 +139,9 @@ class Queries:
         except ValueError as error:
             raise call.error(str(error)) from None
 
+    def stay(self, call: Call) -> None:
+        """The control socket has seen to it."""
+
     def exit(self, call: Call) -> str | None:
         if not self._settings.exit_enabled:
             return "Exit is not enabled; restart with -X flag\n"

@@ -1,20 +1,17 @@
 """The session log: one line at each session's end, as text or JSON, or pen's line for each request; and pen's log
 over the network.
-
-Every line is written at once with one system call to a file that is opened for appending: nothing is lost when gpen
-is killed, and at rotation (HUP) the old file has every line up to the moment when the new one takes over.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import socket
 import time
 from collections.abc import Callable, Sequence
 
 from gpen.control.reply import timestamp
+from gpen.daemon.lines import LineFile
 from gpen.daemon.process import Jail
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
@@ -32,22 +29,21 @@ class SessionLog:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._fd = _open(path)
+        self._file = LineFile(path)
         self._failed = False
 
-    def fileno(self) -> int:
-        return self._fd
+    def own_files(self) -> list[int]:
+        """What the user that gpen becomes must be able to open again."""
+        return [self._file.fd] if self._file.is_own_file else []
 
     def reopen(self, jail: Jail) -> None:
         """Take up the file of that name, for rotation; when that fails the old one stays. Raises OSError."""
-        fresh = _open(jail.path(self.path))
-        os.close(self._fd)
-        self._fd = fresh
+        self._file.reopen(jail.path(self.path))
 
     def write(self, line: str) -> None:
         """Append a line. A full disk costs the lines, not the sessions, and is told once."""
         try:
-            os.write(self._fd, line.encode("utf-8", "backslashreplace"))
+            self._file.write(line.encode("utf-8", "backslashreplace"))
             self._failed = False
         except OSError as error:
             if not self._failed:
@@ -59,7 +55,7 @@ class SessionLog:
         self.write(f"{client} {int(time.time())} {server} {_first_line(request[:REQUEST_BYTES])}\n")
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
 
 class NetworkLog:
@@ -104,6 +100,10 @@ class NetworkLog:
         self.close()
         self._sock, self._endpoint = sock, endpoint
 
+    def own_files(self) -> list[int]:
+        """None."""
+        return []
+
     def reopen(self, jail: Jail) -> None:
         """There is nothing to rotate here."""
 
@@ -133,11 +133,6 @@ class NetworkLog:
 
 
 AnyLog = SessionLog | NetworkLog
-
-
-def _open(path: str) -> int:
-    # without blocking: a FIFO that nobody reads costs lines, not sessions
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
 
 
 def session_line(session: Conversation, settings: Settings) -> str:

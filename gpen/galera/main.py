@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpen import __version__
 from gpen.galera import notify
+from gpen.start import check_package
 
 if TYPE_CHECKING:
     from gpen.galera.access import Access
@@ -68,6 +69,8 @@ def spread(words: list[str]) -> Iterator[str]:
 def read_usage(usage: str, words: list[str], command: str = "") -> Arguments:
     """The arguments, as docopt finds them in a usage. Raises UsageError; --help and --version exit."""
     from docopt import DocoptExit, docopt
+
+    check_package("docopt")
 
     name = f"gpen-galera {command}".strip()
     try:

@@ -24,6 +24,7 @@ from gpen.model.kinds import (
     LISTEN,
     LOG,
     MODE,
+    ONE_AT_LEAST,
     SPEC,
     TEXT,
     USER,
@@ -101,8 +102,8 @@ _ALL = (
             "end.", "-x"),
     Setting("backlog", whole(1), 500, "How many connections the kernel keeps waiting for us (listen(2)).", "-q",
             reply=None),
-    Setting("multi_accept", whole(1), 100, "Most connections accepted, or datagrams read, at one wake-up.", "-m",
-            reply=None),
+    Setting("multi_accept", ONE_AT_LEAST, 100, "Most connections accepted, or datagrams read, at one wake-up; 0 is "
+            "1, as in pen.", "-m", reply=None),
     Setting("pending_max", whole(0), 0, "Most connections to servers under way at one time; while there are more, no "
             "client is accepted. 0 = no limit.", reply=None),
     Setting("client_acl", ACL, 0, "The access list that clients are checked against."),

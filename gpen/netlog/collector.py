@@ -1,4 +1,28 @@
-"""Write one log for all web servers behind a balancer, with the clients' addresses.
+"""gpenlogd, the program: writes one log for all web servers behind a balancer, with the clients' addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gpen import __version__
+from gpen.daemon import process
+from gpen.model.address import bracketed, parse_listen
+from gpen.model.settings import Settings
+from gpen.netlog.arguments import FAILED, USAGE, Place, UsageError, complain, find, read
+from gpen.netlog.merge import Merger
+from gpen.netlog.output import Output
+
+log = logging.getLogger("gpen")
+
+USAGE_TEXT = """\
+Write one log for all web servers behind a balancer, with the clients' addresses.
 
 Usage:
   gpenlogd [options] PORT
@@ -28,28 +52,6 @@ Examples:
 Exit status: 0 it ended as it was told to, or serves in the background; 1 it
 could not start, or failed; 2 wrong usage, or something given can't be used.
 """
-
-from __future__ import annotations
-
-import contextlib
-import logging
-import os
-import select
-import signal
-import socket
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-
-from gpen import __version__
-from gpen.daemon import process
-from gpen.model.address import bracketed, parse_listen
-from gpen.model.settings import Settings
-from gpen.netlog.arguments import FAILED, USAGE, Place, UsageError, complain, find, read
-from gpen.netlog.merge import Merger
-from gpen.netlog.output import Output
-
-log = logging.getLogger("gpen")
-
 NAME = "gpenlogd"
 DATAGRAM = 65_536  # bytes; none is longer
 BUFFER = 8 << 20  # bytes that may wait in the kernel, as far as it allows
@@ -71,10 +73,13 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run gpenlogd with these arguments, without the program's name; returns the exit status."""
+    """Run gpenlogd with these arguments, without the program's name; returns the exit status. Without ``argv`` the
+    process is gpenlogd's own, with its arguments."""
+    if argv is None:
+        process.begin()
     process.tell_on_stderr()
     try:
-        arguments = read(NAME, __doc__, argv)
+        arguments = read(NAME, USAGE_TEXT, argv)
         settings = Settings()
         settings.pid_file, settings.user, settings.chroot = arguments["-p"], arguments["-u"], arguments["-j"]
         process.check_user(settings)
@@ -108,7 +113,6 @@ def number(text: str) -> int:
 def run(options: Options) -> int:
     """Become a daemon, or stay in the foreground, and serve until stopped; returns the exit status."""
     detached = None if options.foreground else process.detach()
-    process.hold_signals()
     status = FAILED
     try:
         status = serve(options, detached)
@@ -130,7 +134,7 @@ def serve(options: Options, detached: process.Detached | None) -> int:
     try:
         with listening(options.place) as sock, contextlib.closing(opened(options.log)) as output:
             files: list[int | str] = [pid_file.fileno()] if pid_file is not None else []
-            jail = process.confine(options.process, [*files, *([output.fileno()] if options.log else [])])
+            jail = process.confine(options.process, [*files, *output.own_files()])
             collector = Collector(sock, output, jail, options.limit)
             if detached is not None and syslog is not None:
                 process.tell(syslog)

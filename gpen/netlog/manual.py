@@ -21,13 +21,13 @@ _OPTION = re.compile(r"^  (-.*?)   *(\S.*(?:\n {3,}\S.*)*)", re.MULTILINE)
 
 def gpenlog_page() -> str:
     """gpenlog(1)."""
-    return _page("gpenlog", "send the log of a web server to gpenlogd", sender.__doc__ or "", [
+    return _page("gpenlog", "send the log of a web server to gpenlogd", sender.USAGE_TEXT, [
         ("LINES AND DATAGRAMS", _GPENLOG_LINES), ("THE FORMAT OF THE LOG", _GPENLOG_FORMAT)])
 
 
 def gpenlogd_page() -> str:
     """gpenlogd(1)."""
-    return _page("gpenlogd", "one log for all web servers behind gpen or pen", collector.__doc__ or "", [
+    return _page("gpenlogd", "one log for all web servers behind gpen or pen", collector.USAGE_TEXT, [
         ("WHOSE LINE IT IS", _MATCHING), ("WHAT IS WRITTEN", _WRITTEN), ("SIGNALS", _SIGNALS),
         ("ROTATION", _ROTATION), ("SECURITY", _SECURITY), ("A WHOLE SETUP", _SETUP)])
 

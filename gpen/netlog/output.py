@@ -1,10 +1,10 @@
-"""Where gpenlogd writes: a file that can be reopened, or standard output. Each line is one system call."""
+"""Where gpenlogd writes: a file that can be reopened, or standard output."""
 
 from __future__ import annotations
 
 import logging
-import os
 
+from gpen.daemon.lines import STDOUT, LineFile
 from gpen.daemon.process import Jail
 
 log = logging.getLogger("gpen")
@@ -16,23 +16,21 @@ class Output:
     def __init__(self, path: str | None) -> None:
         """``path``: None is standard output, kept for when the daemon lets go of its own."""
         self._path = path
-        self._fd = _open(path) if path else os.dup(1)
+        self._file = LineFile(path or STDOUT, waits=True)
         self._failed = False
 
-    def fileno(self) -> int:
-        return self._fd
+    def own_files(self) -> list[int]:
+        """What the user that gpenlogd becomes must be able to open again."""
+        return [self._file.fd] if self._file.is_own_file else []
 
     def reopen(self, jail: Jail) -> None:
         """Take up the file of that name, for rotation; when that fails the old one stays, and that is told."""
         if not self._path:
             return
         try:
-            fresh = _open(jail.path(self._path))
+            self._file.reopen(jail.path(self._path))
         except OSError as error:
             log.error("can't reopen the log '%s': %s; the old one stays", self._path, error.strerror)
-            return
-        os.close(self._fd)
-        self._fd = fresh
 
     def write(self, line: bytes) -> None:
         """Append a line; its end is added. A full disk costs lines, and is told once.
@@ -40,7 +38,7 @@ class Output:
         Raises BrokenPipeError when standard output is a pipe that nobody reads any more.
         """
         try:
-            _write(self._fd, line + b"\n")
+            self._file.write(line + b"\n")
             self._failed = False
         except OSError as error:
             if isinstance(error, BrokenPipeError) and not self._path:
@@ -50,14 +48,4 @@ class Output:
             self._failed = True
 
     def close(self) -> None:
-        os.close(self._fd)
-
-
-def _open(path: str) -> int:
-    # without blocking: a FIFO that nobody reads costs lines, and does not hold up the rest
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
-
-
-def _write(fd: int, data: bytes) -> None:
-    while data:  # a disk that fills up, or a pipe, takes a part
-        data = data[os.write(fd, data):]
+        self._file.close()

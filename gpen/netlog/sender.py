@@ -1,4 +1,19 @@
-"""Send a web server's log to gpenlogd (or penlogd), a datagram for each line.
+"""gpenlog, the program: sends a web server's log to gpenlogd (or penlogd), a datagram for each line."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import sys
+from collections.abc import Sequence
+from typing import BinaryIO
+
+from gpen.model.address import Address, bracketed, parse_listen
+from gpen.netlog.arguments import USAGE, Place, UsageError, complain, find, read
+from gpen.netlog.entries import PIECE
+
+USAGE_TEXT = """\
+Send a web server's log to gpenlogd (or penlogd), a datagram for each line.
 
 Usage:
   gpenlog SERVER PORT [MY_ADDRESS]
@@ -21,19 +36,6 @@ Examples:
 Exit status: 0 at the end of the input; 2 wrong usage, or an address that can't
 be used.
 """
-
-from __future__ import annotations
-
-import ipaddress
-import socket
-import sys
-from collections.abc import Sequence
-from typing import BinaryIO
-
-from gpen.model.address import Address, bracketed, parse_listen
-from gpen.netlog.arguments import USAGE, Place, UsageError, complain, find, read
-from gpen.netlog.entries import PIECE
-
 NAME = "gpenlog"
 INTERRUPTED = 130
 
@@ -41,7 +43,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run gpenlog with these arguments, without the program's name; returns the exit status."""
     try:
-        arguments = read(NAME, __doc__, argv)
+        arguments = read(NAME, USAGE_TEXT, argv)
         words = [arguments[word] for word in ("SERVER", "SERVER:PORT", "PORT", "MY_ADDRESS") if arguments[word]]
         sock, place = reach(words)
     except UsageError as error:

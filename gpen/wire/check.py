@@ -21,7 +21,7 @@ from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.wire.dial import await_greeting, reach
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, FOR_EVER, Poller
-from gpen.wire.program import Flood, Program
+from gpen.wire.program import Children, Flood, Program
 from gpen.wire.proxy import local_header
 from gpen.wire.sock import LOCAL_ERRORS, Socket, connect
 
@@ -37,11 +37,13 @@ class CheckFailed(Exception):
 class Prober:
     """Checks one server, one time at a time."""
 
-    def __init__(self, server: Server, settings: Settings, poller: Poller, locate: Callable[[str], str]) -> None:
+    def __init__(self, server: Server, settings: Settings, poller: Poller, children: Children,
+                 locate: Callable[[str], str]) -> None:
         """``locate`` gives the name of a file as it is seen from within the chroot."""
         self._server = server
         self._settings = settings
         self._poller = poller
+        self._children = children
         self._locate = locate
         self._program: Program | None = None
 
@@ -133,7 +135,7 @@ class Prober:
             raise CheckFailed("its program can't be killed")
         path, *arguments = check.command
         self._program = program = Program([self._locate(path), *arguments, str(endpoint)],
-                                          os.environ | self._environment(endpoint), self._poller)
+                                          os.environ | self._environment(endpoint), self._poller, self._children)
         try:
             status, line = program.outcome()
         except Flood:

@@ -1,13 +1,15 @@
 """The control socket: a gevent StreamServer; a line comes in, a reply goes out.
 
 What a line means is handed in as a function. A client may send several lines on one connection. It is closed at the
-end of its input, or when after a reply no further line comes at once: pen's penctl sends one line and then waits for
-the end.
+end of its input, or with the reply to the last line that has come: pen's penctl sends one line and then waits for the
+end. A client that will send more later asks for it to stay open.
 """
 
 from __future__ import annotations
 
+import _socket
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,9 +25,11 @@ log = logging.getLogger("gpen")
 
 MAX_LINE = 8192
 MAX_WAITING = 50
-FIRST_LINE_SECONDS = 30.0
-NEXT_LINE_SECONDS = 0.2
+LINE_SECONDS = 30.0  # for a line, from when it is awaited or has begun
+STAY_SECONDS = 600.0
+LATE_SECONDS = 0.005  # what was sent before our reply may come after it: by a client that was not scheduled, or so far
 REPLY_SECONDS = 30.0
+PARTING_SECONDS = 1.0
 
 Execute = Callable[[str, str], Iterable[str]]
 
@@ -36,10 +40,13 @@ class ControlServer:
     When too many of them neither speak nor read, the one that we have waited for longest must go for the next one.
     """
 
-    def __init__(self, sock: Any, execute: Execute, welcome: Callable[[str], str | None]) -> None:
-        """``execute`` takes a line and the client's address and returns the reply in pieces; ``welcome`` says why an
-        address is refused, if it is. An address is empty for a client of a unix socket."""
+    def __init__(self, sock: Any, execute: Execute, stays: Callable[[str], bool],
+                 welcome: Callable[[str], str | None]) -> None:
+        """``execute`` takes a line and the client's address and returns the reply in pieces; ``stays`` says whether by
+        this line a client asks to stay; ``welcome`` says why an address is refused, if it is. An address is empty for a
+        client of a unix socket."""
         self._execute = execute
+        self._stays = stays
         self._welcome = welcome
         listener = gsocket.socket(sock.family, sock.type, fileno=sock.detach())
         self._server = Acceptor(listener, self._serve)
@@ -60,23 +67,27 @@ class ControlServer:
             refusal = self._welcome(address)
             if refusal is not None:
                 self._send(sock, refusal)
-                return
-            turns = Turns()
-            for line in self._lines(sock):
-                for piece in self._execute(line, address):
-                    self._send(sock, piece)
-                    turns.pause()
-                turns.pause()
+            else:
+                self._answer(sock, address)
+            self._part(sock)
         except OSError as error:
             log.debug("control client %s: %s", address or "on the unix socket", error)
         finally:
             sock.close()
 
+    def _answer(self, sock: Any, address: str) -> None:
+        turns = Turns()
+        for line in self._lines(sock):
+            for piece in self._execute(line, address):
+                self._send(sock, piece)
+                turns.pause()
+            turns.pause()
+
     def _lines(self, sock: Any) -> Iterator[str]:
         """Complete lines, and what stands before the end of input. Switches greenlets."""
-        buffered, patience = b"", FIRST_LINE_SECONDS
+        buffered, between = b"", LINE_SECONDS
         while True:
-            sock.settimeout(patience)
+            sock.settimeout(LINE_SECONDS if buffered else between)
             try:
                 with self._wait():
                     piece = sock.recv(MAX_LINE)
@@ -86,14 +97,30 @@ class ControlServer:
             *lines, buffered = buffered.split(b"\n")
             if not piece and buffered:
                 lines, buffered = [*lines, buffered], b""
-            for line in lines:
-                yield line.decode("utf-8", "replace").rstrip("\r")
-                patience = NEXT_LINE_SECONDS
+            for line in (raw.decode("utf-8", "replace").rstrip("\r") for raw in lines):
+                if self._stays(line):
+                    between = STAY_SECONDS
+                elif between != STAY_SECONDS:
+                    between = LATE_SECONDS
+                yield line
             if not piece:
                 return
             if len(buffered) > MAX_LINE:
                 self._send(sock, f"error: the line is longer than {MAX_LINE} bytes\n")
                 return
+
+    def _part(self, sock: Any) -> None:
+        """End so that the reply arrives: to close a socket in which something waits to be read resets the connection,
+        and the client loses what it has not read yet. What still comes is for nobody. Switches greenlets."""
+        sock.shutdown(_socket.SHUT_WR)
+        turns = Turns()
+        deadline = time.monotonic() + PARTING_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            sock.settimeout(left)
+            with self._wait():
+                if not sock.recv(MAX_LINE):
+                    return
+            turns.pause()
 
     def _send(self, sock: Any, reply: str) -> None:
         sock.settimeout(REPLY_SECONDS)

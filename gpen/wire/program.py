@@ -29,12 +29,42 @@ class Flood(Exception):
     """The program wrote more than anybody wants to read, and was killed."""
 
 
+class Children:
+    """The processes that gpen is the parent of: the programs that it runs, which are waited for by those who run them;
+    and strangers, which nobody waits for.
+
+    The kernel gives strangers to process 1, which gpen is in many a container, when their parent has ended: what a
+    check's program has started, say. And to whoever was started by a shell's exec.
+    """
+
+    def __init__(self) -> None:
+        self._programs: set[int] = set()
+
+    def add(self, pid: int) -> None:
+        """A program runs."""
+        self._programs.add(pid)
+
+    def remove(self, pid: int) -> None:
+        """A program was waited for."""
+        self._programs.remove(pid)
+
+    def reap(self) -> None:
+        """Wait for the strangers that have ended. Where one of our programs is the first that has, its own greenlet is
+        about to wait for it: the others come next time."""
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if ended.si_pid in self._programs:
+                    return
+                os.waitpid(ended.si_pid, 0)
+
+
 class Program:
     """A running program, in a session of its own. ``end`` must be called, whatever happens."""
 
-    def __init__(self, command: list[str], environment: Mapping[str, str], poller: Poller) -> None:
+    def __init__(self, command: list[str], environment: Mapping[str, str], poller: Poller, children: Children) -> None:
         """Starts it, with nothing to read and its errors unheard. Raises OSError when it can't be."""
         self._poller = poller
+        self._children = children
         self._head = bytearray()
         self._read = 0
         self._output, writing = os.pipe()
@@ -46,6 +76,7 @@ class Program:
             raise
         finally:
             os.close(writing)
+        children.add(self._pid)
         self.is_over = False
         os.set_blocking(self._output, False)
         poller.add(self._output, EPOLLIN, self._drain)
@@ -108,6 +139,7 @@ class Program:
     def _reaped(self) -> bool:
         if not self.is_over and os.waitpid(self._pid, os.WNOHANG)[0]:
             self.is_over = True
+            self._children.remove(self._pid)
             os.close(self._pidfd)
         return self.is_over
 

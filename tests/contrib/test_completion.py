@@ -29,10 +29,9 @@ def test_the_file_is_what_the_table_says(file: Path, make: object) -> None:
 
 
 def test_gpenctl_has_these_options() -> None:
-    assert ctl.__doc__ is not None
     for option in completion.CTL_OPTIONS:
         between = "=" if option.flag.startswith("--") else " "
-        assert (option.flag + between + option.argument if option.argument else option.flag) in ctl.__doc__
+        assert (option.flag + between + option.argument if option.argument else option.flag) in ctl.USAGE
     assert completion.ARGUMENTS["FORMAT"].split() == list(ctl.FORMATS)
     assert completion.ARGUMENTS["WHEN"].split() == list(ctl.COLORS)
 

@@ -75,7 +75,10 @@ REPLIES: dict[str, str] = {
 
 
 class Daemon:
-    """Answers each connection's line from `replies`: text, or a function that is given the connection."""
+    """Answers each connection's line from `replies`: text, or a function that is given the connection.
+
+    `lines` are those that came, but for `pid`, by which gpenctl makes sure each time whom it talks to.
+    """
 
     def __init__(self, listener: socket.socket, target: str) -> None:
         self.listener, self.target = listener, target
@@ -98,7 +101,8 @@ class Daemon:
         while chunk := link.recv(65536):  # until the client has closed its side: gpenctl must half-close
             asked += chunk
         line = asked.decode("utf-8", "surrogateescape").removesuffix("\n")
-        self.lines.append(line)
+        if line != "pid":
+            self.lines.append(line)
         reply = self.replies.get(line, f"do_cmd: ignoring command starting with '{line.partition(' ')[0]}'\n")
         if callable(reply):
             reply(link)

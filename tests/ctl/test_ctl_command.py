@@ -45,7 +45,9 @@ def test_plain_reply_as_sent(gpenctl: Run, daemon: Daemon) -> None:
         (["log", "a\\b"], "log a\\b"),
         (["log", "#1"], 'log "#1"'),
         (["log", ""], 'log ""'),
-        (["source", "--x", "-f"], "source --x -f"),
+        (["source", "--x", "-y", "-1"], "source --x -y -1"),
+        (["source", "--", "--x", "-f", "--help"], "source --x -f --help"),
+        (["--", "source", "--", "-f"], "source -- -f"),
     ],
 )
 def test_words_are_one_line(gpenctl: Run, daemon: Daemon, words: list[str], line: str) -> None:
@@ -126,6 +128,16 @@ def test_an_error_in_every_format(gpenctl: Run, daemon: Daemon, form: str) -> No
         ("--timeout nan /x servers", "nan"),
         ("gpen.ctl servers", "gpen.ctl"),
         ("[::1] servers", "HOST:PORT"),
+        ("[::1]x:80 servers", "[::1]x:80"),
+        ("x[::1]:80 servers", "x[::1]:80"),
+        ("::g:80 servers", "::g:80"),
+        ("1.2.3:80 servers", "1.2.3"),
+        ("'a b:80' servers", "a b:80"),
+        ("localhost:0000655350 servers", "0000655350"),
+        ("localhost:0 servers", "'0'"),
+        ("/x servers --format xml", "xml"),
+        ("/x servers -t", "-t"),
+        ("/x servers -fcsv --format=json", "--format"),
         ("localhost:99999 servers", "99999"),
         ("localhost: servers", "localhost:"),
         ("localhost:nosuchservice servers", "nosuchservice"),
@@ -165,6 +177,14 @@ def test_targets(text: str, host: str, port: int) -> None:
     assert (target.path, target.host, target.port) == ("", host, port)
 
 
+@pytest.mark.parametrize(
+    "words", ["servers -f json", "servers -fjson", "servers --format=json", "--format json servers"]
+)
+def test_options_behind_the_target(gpenctl: Run, daemon: Daemon, words: str) -> None:
+    assert gpenctl(daemon.target, *words.split()).stdout == daemon.replies["servers json"]
+    assert "Usage:" in gpenctl(daemon.target, "servers", "--help").stdout
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_tcp(gpenctl: Run, host: str) -> None:
     daemon = tcp_daemon(host)
@@ -196,6 +216,72 @@ def test_nobody_behind_the_port(gpenctl: Run) -> None:
     done = gpenctl(target, "servers")
     assert done.returncode == 3 and one_line(done.stderr)
     assert done.stderr.startswith(f"gpenctl: {target}: nobody answers")
+
+
+def telling(link: socket.socket, greeting: bytes = b"", answer: bytes = b"", endless: bytes = b"") -> None:
+    link.sendall(greeting)
+    if answer:
+        link.recv(100)
+        link.sendall(answer)
+    while endless:
+        link.sendall(endless)
+
+
+STRANGERS: dict[str, dict[str, bytes]] = {
+    "http": {"answer": b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n<html>"},
+    "html": {"answer": b"<html>"},
+    "tls": {"answer": b"\x15\x03\x01\x00\x02\x02\x46"},
+    "smtp": {"greeting": b"220 mail.example ESMTP\r\n", "answer": b"500 what?\r\n"},
+    "mysql": {"greeting": b"\x4a\x00\x00\x00\x0a8.0.36\x00\x08"},
+    "ssh": {"greeting": b"SSH-2.0-OpenSSH_9.2\r\n"},
+    "redis": {"answer": b"-ERR unknown command 'pid'\r\n"},
+    "echo": {"answer": b"pid\n"},
+    "chargen": {"endless": b"!\"#$%&'()*+,-./0123456789" * 100},
+    "digits": {"endless": b"1" * 100},
+    "zeros": {"endless": bytes(4096)},
+    "lines": {"endless": b"\n" * 100},
+    "closes": {},
+}
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+@pytest.mark.parametrize("command", ["servers", "server 1 max 5", "-f table sessions", "drain 1", ""])
+def test_what_is_no_daemon(gpenctl: Run, kind: str, command: str) -> None:
+    """It is told nothing but `pid`, and is found out soon."""
+    with Server(lambda link: telling(link, **STRANGERS[kind])) as stranger:
+        done = gpenctl(stranger.address, *command.split(), stdin="servers\n")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert one_line(done.stderr)
+    assert done.stderr.startswith(f"gpenctl: {stranger.address}: ")
+    assert "is not a control socket" in done.stderr or "cut the connection" in done.stderr
+
+
+def test_what_is_no_socket(gpenctl: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("4711\n")
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(tmp_path / "log"))
+        for path in (tmp_path / "file", tmp_path / "fifo", tmp_path / "log", tmp_path, Path("/dev/null")):
+            done = gpenctl(f"{path}/" if path == tmp_path else str(path), "servers")
+            assert (done.returncode, done.stdout) == (3, "")
+            assert one_line(done.stderr) and "is not a control socket" in done.stderr
+
+
+def test_who_says_nothing(gpenctl: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        done = gpenctl("-t", "0.3", f"127.0.0.1:{silent.getsockname()[1]}", "servers")
+    assert done.returncode == 3 and one_line(done.stderr)
+    assert "no answer within 0.3 s" in done.stderr and "not a control socket" in done.stderr
+
+
+def test_who_refuses_to_talk(gpenctl: Run, daemon: Daemon) -> None:
+    """A daemon all the same: its error is shown, and nothing more is sent."""
+    refusal = "error: access list 4 (control_acl) denies 10.0.0.1\n"
+    daemon.replies["pid"] = refusal
+    for words in (["servers"], ["-f", "json", "servers"], ["drain", "1"], []):
+        done = gpenctl(daemon.target, *words)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", refusal)
+    assert daemon.lines == []
 
 
 def test_impossible_path(gpenctl: Run) -> None:
@@ -452,7 +538,7 @@ def test_bytes_pass_unchanged_into_a_pipe(gpenctl: Run, daemon: Daemon) -> None:
 
 def test_lines_from_stdin(gpenctl: Run, daemon: Daemon) -> None:
     done = gpenctl(daemon.target, stdin='timeout\n\n# a comment\n  log "a b"\n')
-    assert daemon.lines == ["pid", "timeout", 'log "a b"']
+    assert daemon.lines == ["timeout", 'log "a b"']
     assert done.returncode == 1 and done.stdout == "5\n"
     done = gpenctl(daemon.target, stdin="severs\ntimeout")
     assert (done.returncode, done.stdout) == (1, "5\n")

@@ -8,10 +8,11 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, printable, size, span, table
+from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, printable, records, size, span, table
+from gpen.ctl.watch import Rates
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,8 @@ json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=2),
 )
+numbers = st.integers() | st.sampled_from([10**400, -(10**400), 1e308, 10**18, 2**63])
+json_values = json_values | numbers | st.dictionaries(st.text(), numbers | st.text() | st.floats(), max_size=2)
 json_objects = st.dictionaries(
     st.sampled_from(
         [
@@ -77,6 +80,15 @@ json_objects = st.dictionaries(
             "sx",
             "blacklisted",
             "others",
+            "tls",
+            "verdict",
+            "verdict_since",
+            "session_rate",
+            "byte_rate",
+            "rx",
+            "total",
+            "state",
+            "connection",
             "server",
             "why",
             "time",
@@ -92,9 +104,29 @@ json_objects = st.dictionaries(
 @given(
     st.sampled_from(sorted(COLUMNS)), json_objects | st.lists(json_objects, max_size=3), st.integers(0, 200)
 )
+@example("explain", {"others": 1}, 80)
+@example("servers", [{"since": float("nan"), "sx": float("inf"), "total": 10**400, "tls": {"a": "b", "c": 1}}], 80)
 def test_no_json_breaks_a_table(name: str, value: Any, width: int) -> None:
     assert all(line.isprintable() for line in table(name, value, width).split("\n"))
     csv_text(name, value)
+    Rates().add(records("servers", value), 1.0)
+
+
+raw_texts = st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+
+
+@given(st.sampled_from(sorted(COLUMNS)), st.text() | raw_texts)
+def test_no_plain_lines_break_a_table(name: str, reply: str) -> None:
+    value = parse_plain(name, reply)
+    table(name, value)
+    csv_text(name, value)
+
+
+@pytest.mark.parametrize(("address", "shown"), [
+    ("fd00::80", "[fd00::80]:80"), ("[fd00::80]:80", "[fd00::80]:80"), ("::1:80", "[::1:80]:80"), ("a:80", "a:80"),
+    ("10.0.0.80", "10.0.0.80:80"), ("/run/a:80", "/run/a:80")])
+def test_the_port_of_a_server(address: str, shown: str) -> None:
+    assert table("servers", [{"number": 0, "address": address, "port": 80}]).split("\n")[2].split()[1] == shown
 
 
 def test_servers() -> None:

@@ -77,7 +77,7 @@ def test_prompt(terminal: Open, daemon: Daemon) -> None:
     screen.expect("gpen> ")
     screen.send(CTRL_D)
     assert screen.finish()[0] == 0
-    assert daemon.lines == ["pid", "servers json", "severs", "server 1 max many", "timeout"]
+    assert daemon.lines == ["servers json", "severs", "server 1 max many", "timeout"]
 
 
 def test_prompt_quits(terminal: Open, daemon: Daemon) -> None:
@@ -86,7 +86,7 @@ def test_prompt_quits(terminal: Open, daemon: Daemon) -> None:
     screen.expect("gpen> ")
     screen.send("quit\n")
     assert screen.finish()[0] == 0
-    assert daemon.lines == ["pid"]
+    assert daemon.lines == []
 
 
 @pytest.mark.parametrize("answer", ["\n", "n\n", "what\n", CTRL_C + "\n", CTRL_D])
@@ -99,7 +99,7 @@ def test_prompt_asks_before_it_stops_the_daemon(terminal: Open, daemon: Daemon, 
     screen.expect("gpen> ")
     screen.send(CTRL_D)
     assert screen.finish()[0] == 0
-    assert daemon.lines == ["pid"]
+    assert daemon.lines == []
 
 
 def test_prompt_stops_the_daemon(terminal: Open, daemon: Daemon, environment: dict[str, str]) -> None:
@@ -113,7 +113,7 @@ def test_prompt_stops_the_daemon(terminal: Open, daemon: Daemon, environment: di
     assert screen.expect("gpen> ") == "gpen> "  # how `exit` is written needs no hint
     screen.send(CTRL_D)
     assert screen.finish()[0] == 0
-    assert daemon.lines == ["pid", "exit"]
+    assert daemon.lines == ["exit"]
     assert "y" not in (Path(environment["XDG_STATE_HOME"]) / "gpenctl_history").read_text().split("\n")
 
 
@@ -121,7 +121,7 @@ def test_exit_from_a_pipe_asks_nothing(gpenctl: Run, daemon: Daemon) -> None:
     daemon.replies["exit"] = ""
     done = gpenctl(daemon.target, stdin="exit\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert daemon.lines == ["pid", "exit"]
+    assert daemon.lines == ["exit"]
 
 
 def test_prompt_completes(terminal: Open, daemon: Daemon) -> None:
@@ -138,7 +138,7 @@ def test_prompt_completes(terminal: Open, daemon: Daemon) -> None:
     screen.expect("gpen> ")
     screen.send(CTRL_D)
     assert screen.finish()[0] == 0
-    assert daemon.lines == ["pid", "tracking", "server 1 state drain"]
+    assert daemon.lines == ["tracking", "server 1 state drain"]
 
 
 def test_prompt_remembers(terminal: Open, daemon: Daemon, environment: dict[str, str]) -> None:
@@ -150,7 +150,7 @@ def test_prompt_remembers(terminal: Open, daemon: Daemon, environment: dict[str,
         screen.expect("gpen> ")
         screen.send(CTRL_D)
         assert screen.finish()[0] == 0
-    assert daemon.lines == ["pid", "timeout"] * 2
+    assert daemon.lines == ["timeout"] * 2
     assert "timeout" in (Path(environment["XDG_STATE_HOME"]) / "gpenctl_history").read_text()
 
 

@@ -12,7 +12,18 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.harness import Gpen, Server, connect, free_port, hold, needs_root, read_all, wait_until
+from tests.harness import (
+    Gpen,
+    Server,
+    connect,
+    free_port,
+    hold,
+    needs_root,
+    pair_of,
+    read_all,
+    refusing,
+    wait_until,
+)
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -116,16 +127,72 @@ def test_lines(balancer: Gpen, client: socket.socket, sent: bytes, replied: byte
     assert read_all(client) == replied
 
 
-def test_it_closes_when_no_further_line_comes(balancer: Gpen, client: socket.socket) -> None:
+def test_it_closes_with_the_reply(balancer: Gpen) -> None:
     """As penctl needs it, which does not end its input."""
-    client.sendall(b"pid\n")
-    assert read_all(client) == f"{balancer.pid}\n".encode()
+    start = time.monotonic()
+    for _ in range(20):
+        with connect(balancer.control) as sock:
+            sock.sendall(b"pid\n")
+            assert read_all(sock) == f"{balancer.pid}\n".encode()
+    assert time.monotonic() - start < 2
 
 
-def test_lines_one_after_the_other(balancer: Gpen, client: socket.socket) -> None:
+@pytest.mark.parametrize("pieces", [
+    [b"pid\npid\npid\n"], [b"pid\n", b"pid\n", b"pid\n"], [b"pid\np", b"id\npid\n"], [b"pid\npi", b"d", b"\npid\n"],
+])
+def test_lines_that_have_come_are_answered(balancer: Gpen, client: socket.socket, pieces: list[bytes]) -> None:
+    """In one packet or several, without an end of input."""
+    for piece in pieces:
+        client.sendall(piece)
+    assert read_all(client) == f"{balancer.pid}\n".encode() * 3
+
+
+def test_a_line_in_two_parts_far_apart(balancer: Gpen, client: socket.socket) -> None:
+    """What has begun is awaited."""
+    client.sendall(b"pid\nti")
+    assert client.recv(100) == f"{balancer.pid}\n".encode()
+    assert is_prompt(balancer)
+    client.sendall(b"meout\n")
+    assert read_all(client) == b"3\n"
+
+
+def test_lines_that_come_during_a_long_reply(balancer: Gpen, client: socket.socket) -> None:
+    with balancer.connect():
+        wait_until(lambda: balancer.json("sessions"))
+        client.sendall(b"drain 0 1\n")
+        assert client.recv(1000).startswith(b"draining server 0")
+        client.sendall(b"timeout\n")
+        assert read_all(client).endswith(b"3\n")
+
+
+def test_a_client_that_stays(balancer: Gpen, client: socket.socket) -> None:
+    client.sendall(b"stay\n")
     for _ in range(3):
+        assert is_prompt(balancer)
         client.sendall(b"pid\n")
         assert client.recv(100) == f"{balancer.pid}\n".encode()
+    client.shutdown(socket.SHUT_WR)
+    assert read_all(client) == b""
+
+
+@pytest.mark.parametrize("sent", [b"pid\n", b"help\n" * 200])
+def test_what_comes_too_late_costs_no_reply(gpen: Start, servers: Serve, sent: bytes) -> None:
+    """A close with something unread would reset the connection, and the reply with it."""
+    with refusing() as address:
+        pass
+    balancer = gpen("-u", "nobody", control=address, servers=[servers(hold)])
+    with connect(pair_of(address)) as sock:
+        sock.sendall(sent)
+        received = [sock.recv(10)]
+        for _ in range(100):
+            try:
+                sock.sendall(b"x" * 1000)
+            except OSError:
+                break
+        received.append(read_all(sock))
+    whole = b"".join(received)
+    assert whole.startswith(f"{balancer.pid}\n".encode()) or whole.count(b"'help NAME'") == 200
+    assert is_prompt(balancer)
 
 
 def test_a_client_that_resets(balancer: Gpen) -> None:

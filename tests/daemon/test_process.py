@@ -70,8 +70,11 @@ def test_the_background_tells_what_is_wrong(servers: Serve, tmp_path: Path) -> N
     assert not (tmp_path / "gpen.pid").exists()
 
 
-def test_a_stale_pid_file_is_no_hindrance(gpen: Start, servers: Serve, tmp_path: Path) -> None:
-    (tmp_path / "gpen.pid").write_text("1234567890123\n")
+@pytest.mark.parametrize("left", [b"1234567890123\n", b"", b"12", bytes(3), bytes(4096), b"12\0\0", bytes(20) + b"3\n",
+                                  b" \n"], ids=lambda left: str(len(left)))
+def test_a_stale_pid_file_is_no_hindrance(gpen: Start, servers: Serve, tmp_path: Path, left: bytes) -> None:
+    """Whole, or as a power loss leaves it."""
+    (tmp_path / "gpen.pid").write_bytes(left)
     balancer = gpen("-p", "gpen.pid", servers=[servers(hold)])
     assert (tmp_path / "gpen.pid").read_text() == f"{balancer.pid}\n"
 
@@ -79,6 +82,15 @@ def test_a_stale_pid_file_is_no_hindrance(gpen: Start, servers: Serve, tmp_path:
 def test_a_pid_file_that_is_none_of_ours(servers: Serve, tmp_path: Path) -> None:
     """A symbolic link may lead anywhere, and what is no number is no pid: neither is written to."""
     precious, link, address = tmp_path / "precious", tmp_path / "link", servers(hold).address
+    for text in ("12\n13\n", "-1", "12 precious", "\0" * 30 + "x", "\0" * 5000, "1" * 21):
+        precious.write_text(text)
+        done = run_gpen("-f", "-p", str(precious), "127.0.0.1:0", address)
+        assert (done.returncode, precious.read_text()) == (1, text) and "something else than a pid" in done.stderr
+    os.mkfifo(tmp_path / "fifo")
+    for path in (Path("/dev/null"), tmp_path / "fifo"):
+        done = run_gpen("-f", "-p", str(path), "127.0.0.1:0", address)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "it is not a regular file" in done.stderr
+        assert path.exists()
     precious.write_text("precious\n")
     link.symlink_to(precious)
     for path, reason in ((precious, "something else than a pid"), (link, "it is a symbolic link")):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpen.cli import main
-from tests.harness import Gpen, Server, hold, knowing, needs_root, run_gpen
+from tests.harness import Gpen, Server, hold, knowing, naming, needs_root, run_gpen
 
 SERVER = "127.0.0.1:9"
 
@@ -17,7 +17,7 @@ SERVER = "127.0.0.1:9"
 WRONG = [
     ("-Y 80 www1", "-Y"), ("--wrong 80 www1", "--wrong"), ("-t 80", "HOST"), ("-t", "-t"), ("-tsoon 80 a", "'soon'"),
     ("-t 0 80 127.0.0.1", "'0'"), ("-x none 80 127.0.0.1", "'none'"), ("-x 0 80 127.0.0.1", "'0'"),
-    ("-b -3 80 127.0.0.1", "'-3'"), ("-c many 80 127.0.0.1", "'many'"), ("-m 0 80 127.0.0.1", "'0'"),
+    ("-b -3 80 127.0.0.1", "'-3'"), ("-c many 80 127.0.0.1", "'many'"), ("-m -1 80 127.0.0.1", "'-1'"),
     ("-q x 80 127.0.0.1", "'x'"), ("-T x 80 127.0.0.1", "'x'"), ("-e :: 80 127.0.0.1", "::"),
     ("-B a:b:c:d 80 127.0.0.1", "a:b:c:d"), ("-u nosuchuser 80 127.0.0.1", "'nosuchuser'"),
     ("-j NONE 80 127.0.0.1", "'NONE'"), ("-F NONE 80 127.0.0.1", "'NONE'"),
@@ -157,6 +157,21 @@ def test_what_has_no_effect_is_said_once(gpen: Callable[..., Gpen]) -> None:
     balancer.ctl("epoll", "select", "select", "timeout 4")
     told = [line.split(": ", 1)[1] for line in balancer.stderr.splitlines() if "without effect" in line]
     assert told == [f"{name}: accepted for pen's sake, without effect" for name in ("epoll", "kqueue", "select")]
+
+
+@needs_root
+def test_root_in_a_chroot_is_warned(tmp_path: Path) -> None:
+    done = run_gpen("--check", "-j", str(tmp_path), "127.0.0.1:0", SERVER)
+    assert done.returncode == 0 and "chroot: root gets out of a chroot" in done.stderr and "-u USER" in done.stderr
+    assert run_gpen("--check", "-j", str(tmp_path), "-u", "nobody", "127.0.0.1:0", SERVER).stderr == ""
+
+
+def test_multi_accept_0_is_1(gpen: Callable[..., Gpen], servers: Callable[..., Server]) -> None:
+    """As in pen, which says "bumped to 1"; and over UDP."""
+    balancer = gpen("-m", "0", servers=[servers(naming("a"))])
+    assert [balancer.ask() for _ in range(5)] == [b"a"] * 5
+    assert balancer.ctl("multi_accept 5", "multi_accept 0", "multi_accept") == "1\n"
+    assert balancer.ask() == b"a"
 
 
 def test_a_key_without_a_certificate_is_no_tls(gpen: Callable[..., Gpen], tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_without_a_reason(gpen: Start, servers: Serve) -> None:
 
 
 @pytest.mark.parametrize(("line", "says"), [
-    ("server 0 health", "health: expected a value"), ("server 0 health maybe", "'maybe' is not up or down"),
+    ("server 0 health", "health: expected a value"), ("server 0 health maybe", "'maybe' is not up, down or unknown"),
     ("server 0 health down because", "because: expected WORDS"),
     ("server 0 health down why not", "'why' is not one of"),
     ("server 7 health down", "there is no server 7 (known: 0)"), ("health_ttl -1", "is not a number of seconds"),

@@ -22,6 +22,7 @@ from gpen.model.settings import Settings
 from gpen.wire import mysql
 from gpen.wire.check import CheckFailed, Prober
 from gpen.wire.poller import Poller
+from gpen.wire.program import Children
 from gpen.wire.resolve import resolve
 from tests.harness import (
     Server,
@@ -50,7 +51,7 @@ class Trial:
         self.settings = Settings()
         self.poller = Poller()
         self.subject = Subject("7", 7)
-        self.prober = Prober(self.subject, self.settings, self.poller, lambda path: path)
+        self.prober = Prober(self.subject, self.settings, self.poller, Children(), lambda path: path)
 
     def good(self, check: Check, *addresses: str) -> str:
         """What a check finds that succeeds."""

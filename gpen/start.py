@@ -1,0 +1,76 @@
+"""How each of the programs starts: what must be right before the rest of it is even imported.
+
+No syntax here that an old Python does not know, and nothing of the other files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+
+OLDEST_PYTHON = (3, 10)
+# what is imported: what pip calls it, and the oldest version that will do (setup.cfg)
+PACKAGES = {
+    "docopt": ("docopt-ng", "0.8"),
+    "gevent": ("gevent", "22.10"),
+    "greenlet": ("greenlet", "2.0"),
+    "tabulate": ("tabulate", "0.9"),
+}
+FAILED = 1
+
+
+class PackageError(ImportError):
+    """A package is too old: one line that says what to install."""
+
+
+def start(name: str, module: str) -> int:
+    """Run the ``main`` of a module as the program of this name; returns its exit status, and 1 with one line on stderr
+    when this machine's Python, or a package, is missing or too old."""
+    if sys.version_info < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        return _complain(name, f"needs Python {oldest} or newer; this is {sys.version.split()[0]}")
+    _speak_utf8()
+    try:
+        program = importlib.import_module(module)
+        for package in PACKAGES.keys() & sys.modules.keys():
+            check_package(package)
+        status: int = program.main()
+        return status
+    except PackageError as error:
+        return _complain(name, str(error))
+    except ImportError as error:
+        package = (error.name or "gpen").partition(".")[0]
+        if package == "gpen":
+            raise
+        return _complain(name, f"needs the package {package} ({error}): {_remedy(package)}")
+
+
+def check_package(package: str) -> None:
+    """Raises PackageError when a package that has been imported is too old."""
+    version = getattr(sys.modules[package], "__version__", "")
+    if _numbers(version) < _numbers(PACKAGES[package][1]):
+        where = getattr(sys.modules[package], "__file__", "") or "?"
+        raise PackageError(f"needs {' '.join(PACKAGES[package])} or newer, but {where} is {package} {version or '?'}: "
+                           f"{_remedy(package)}")
+
+
+def _remedy(package: str) -> str:
+    name, version = PACKAGES.get(package, (package, "0"))
+    return f"pip install '{name}>={version}'"
+
+
+def _numbers(version: object) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", str(version))[:2]]
+
+
+def _speak_utf8() -> None:
+    """Begin again where the locale makes Python take file names and arguments for something else than UTF-8."""
+    if sys.getfilesystemencoding() != "utf-8" and sys.executable:
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def _complain(name: str, text: str) -> int:
+    print(f"{name}: {' '.join(text.split())}", file=sys.stderr)
+    return FAILED
