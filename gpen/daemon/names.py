@@ -157,6 +157,7 @@ class Names:
         for host, answer in answers.items():
             name = self._name(host)
             name.asked = now - LOOKUP_PAUSE  # the next may be soon: what is wrong shows when a server is first used
+            name.is_asked = False  # this answer is newer than what is under way
             self._take(name, now, answer)
         for server in self._pool.all_servers():
             if not server.endpoints:
@@ -211,18 +212,16 @@ class Names:
 
     def _begin(self) -> None:
         """Begin lookups as long as there are threads for them."""
-        resolver = self._resolver
-        left_out = []
+        resolver, now, left_out = self._resolver, time.monotonic(), []
         while self._waiting and resolver.busy < MOST_FOR_WANTED:
             name = self._waiting.popleft()
-            if name.is_asked:
+            if not name.is_due(now, self._settings.name_refresh):
                 continue
             if resolver.busy >= name.most_busy:
                 left_out.append(name)
                 continue
-            name.asked = time.monotonic()
-            name.is_asked, name.is_wanted = True, False
-            resolver.begin(name.host).rawlink(partial(self._come, name, name.asked))
+            name.asked, name.is_asked, name.is_wanted = now, True, False
+            resolver.begin(name.host).rawlink(partial(self._come, name, now))
         self._waiting.extend(left_out)
 
     def _come(self, name: Name, asked: float, result: Any) -> None:

@@ -110,6 +110,18 @@ def test_whatever_says_that_a_server_is_not_well(gpen: Start, servers: Serve, re
     assert resolver.asked["connect.test"] - asked["connect.test"] == 1, "that was a moment ago"
 
 
+def test_not_for_each_client(gpen: Start, resolver: Resolver) -> None:
+    """At most once in five seconds for a name, however many fail."""
+    with Server(naming("old"), at=OLD) as old:
+        balancer = gpen("-b", "0", "-O", "name_refresh 0", servers=[f"web.test:{old.port}"],
+                        wrapper=seeing(resolver.mounts))
+    asked, start = resolver.asked["web.test"], time.monotonic()
+    for _ in range(50):
+        assert balancer.ask() == b""
+    wait_until(lambda: resolver.asked["web.test"] > asked)
+    assert resolver.asked["web.test"] - asked <= 1 + (time.monotonic() - start) // 5
+
+
 def test_an_idler_ends(gpen: Start, servers: Serve, resolver: Resolver) -> None:
     with Server(naming("old"), at=OLD) as old:
         balancer = gpen("-O", "name_refresh 0", "-O", "idlers 1", servers=[f"web.test:{old.port}"],
