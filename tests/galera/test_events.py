@@ -195,7 +195,8 @@ def assert_cut_off(cluster: Cluster, front: Gpen, load: Callable[..., Load], at_
                    when: Callable[[], bool] = lambda: True) -> None:
     """A non-Primary node gives errors for so many seconds at most, to visitors and to who is connected already."""
     node = cluster.nodes[1]
-    readers, kept = load(front), load(front, "kept", 6, 60)
+    kept = load(front, "kept", 6, 60)  # first, so that the node gets its third of them
+    readers = load(front)
     at_most += readers.usual().lag
     wait_until(when)
     event = time.monotonic()
