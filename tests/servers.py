@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import os
 import random
 import socket
 import struct
@@ -14,6 +16,9 @@ from typing import Any
 import pytest
 
 PATIENCE = 20.0
+
+# sockets whose names (of no file) say which ports `free_port` gave this process: the last hundred
+_claims: collections.deque[int] = collections.deque(maxlen=100)
 
 Serve = Callable[[socket.socket], None]
 
@@ -127,11 +132,20 @@ def family_of(host: str) -> socket.AddressFamily:
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A port for TCP and UDP that is free and stays so until it is used, or used again: the kernel does not give it to
-    somebody who asks for any port, be it for a connection."""
+    somebody who asks for any port, be it for a connection, and no other test is given it for a good while."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     family = family_of(host)
     while True:
         port = random.SystemRandom().randrange(min(10_000, lowest // 2), lowest)
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0gpen test port {port}")
+        except OSError:
+            claim.close()
+            continue
+        if len(_claims) == _claims.maxlen:
+            os.close(_claims[0])
+        _claims.append(claim.detach())
         if all(_is_free(family, kind, host, port) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
             return port
 

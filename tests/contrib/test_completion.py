@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -59,6 +60,9 @@ def test_rows_read_every_form_of_usage() -> None:
 # --- bash -------------------------------------------------------------------------------------------------
 
 
+ON_SOME_MACHINES = re.compile(r"/etc/passwd.+|roo(?!t$).*")  # files and users beside those that all have
+
+
 def complete(line: str) -> list[str]:
     """What bash offers when Tab is pressed behind the line."""
     script = """
@@ -111,7 +115,7 @@ def complete(line: str) -> list[str]:
     ],
 )
 def test_bash(line: str, expected: str) -> None:
-    assert [word for word in complete(line) if word != "/etc/passwd-"] == expected.split()
+    assert [word for word in complete(line) if not ON_SOME_MACHINES.fullmatch(word)] == expected.split()
 
 
 # --- zsh --------------------------------------------------------------------------------------------------

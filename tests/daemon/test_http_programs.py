@@ -70,7 +70,7 @@ def url(balancer: Gpen, path: str = "/") -> str:
 
 def curl(*arguments: str) -> str:
     """What curl prints: the bodies."""
-    done = subprocess.run([needs("curl"), "-sS", "--max-time", "20", *arguments], capture_output=True, text=True,
+    done = subprocess.run([needs("curl"), "-q", "-sS", "--max-time", "20", *arguments], capture_output=True, text=True,
                           check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -58,7 +58,7 @@ def talk(balancer: Gpen, version: str, *turns: tuple[str, str]) -> None:
 
 def curl(balancer: Gpen, *options: object) -> subprocess.CompletedProcess[str]:
     host, port = balancer.address
-    return subprocess.run(["curl", "-sS", "--max-time", "15", "--resolve", f"localhost:{port}:{host}",
+    return subprocess.run(["curl", "-q", "-sS", "--max-time", "15", "--resolve", f"localhost:{port}:{host}",
                            *map(str, options), f"https://localhost:{port}/"],
                           timeout=20, capture_output=True, text=True, check=False)
 
