@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sys
 import time
@@ -16,13 +17,13 @@ from gpen import __version__
 from gpen.control import reply
 from gpen.control.commands import OPTIONS, Option
 from gpen.control.configuration import Configuration
-from gpen.control.script import Call, ScriptError, parse_line, parse_words, read_file
+from gpen.control.script import Call, ScriptError, check_configures, parse_line, parse_words, read_file
 from gpen.daemon import process
 from gpen.daemon.balancer import Balancer, check_directory, check_extras, make_terminator
 from gpen.daemon.countries import open_countries
 from gpen.daemon.names import Names
 from gpen.model.address import network_address, parse_listen, parse_server
-from gpen.model.settings import Settings
+from gpen.model.settings import SETTINGS, Settings
 from gpen.wire.resolve import ResolveError, resolve
 from gpen.wire.sock import ListenError
 
@@ -30,6 +31,7 @@ log = logging.getLogger("gpen")
 
 FAILED, USAGE = 1, 2
 REPEATABLE = ("-d", "-O", "-o")
+_NO_TEXT = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BY_FLAG = {option.flag: option for option in OPTIONS}
 
 
@@ -44,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     process.tell_on_stderr()
     try:
+        check_text(argv)
         arguments = parse_arguments(argv)
         if arguments["--help"]:
             print(reply.usage(__version__), end="")
@@ -62,6 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(configuration, arguments["-F"], shlex.join(["gpen", *argv]))
 
 
+def check_text(argv: Sequence[str]) -> None:
+    """Raises ScriptError for an argument that can't stand in a line: of a file, a log, a message."""
+    for word in argv:
+        if _NO_TEXT.search(word):
+            raise ScriptError(f"argument {word!a}: has an end of line, a control character, or bytes that are not "
+                              "UTF-8")
+
+
 def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
     """The command line as docopt reads it. Raises ScriptError that names the first wrong option."""
     try:
@@ -71,7 +82,8 @@ def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def tidied(argv: Sequence[str]) -> list[str]:
-    """The arguments with each option in a word of its own and, as in pen, the last of a repeated one only.
+    """The arguments with each option in a word of its own and, as in pen, the last of a repeated one only; what stands
+    behind -- is an address.
 
     Raises ScriptError that names the first option that is not gpen's, or lacks its argument.
     """
@@ -79,10 +91,13 @@ def tidied(argv: Sequence[str]) -> list[str]:
     repeated: list[str] = []
     addresses: list[str] = []
     words = iter(argv)
+    option = [""]
     for word in words:
         if word == "--":
-            continue
-        if not word.startswith("-") or word == "-":
+            addresses += words
+        elif not word.startswith("-") or word == "-":
+            if not addresses:
+                _check_quotes(option, word)
             addresses.append(word)
         else:
             for option in _options_in(word, words):
@@ -90,7 +105,22 @@ def tidied(argv: Sequence[str]) -> list[str]:
                     repeated += option
                 else:
                     options[option[0]] = option
-    return [*(part for option in options.values() for part in option), *repeated, *addresses]
+    return [*(part for option in options.values() for part in option), *repeated, "--", *addresses]
+
+
+def _check_quotes(option: Sequence[str], listen: str) -> None:
+    """Raises ScriptError where LISTEN is more likely to be a value that belongs to the option in front of it."""
+    if option[0] not in REPEATABLE or not re.fullmatch("[0-9]", listen):
+        return
+    if option[0] == "-d":
+        meant = f"-{'d' * int(listen) or 'd'}"
+    else:
+        setting = SETTINGS.get(option[1])
+        if setting is None or setting.is_flag:
+            return
+        meant = f"{option[0]} '{option[1]} {listen}'"
+    raise ScriptError(f"port {listen}, behind {' '.join(option)}? If a value is meant: {meant}; if the port: "
+                      f"0.0.0.0:{listen}")
 
 
 def _options_in(word: str, words: Iterator[str]) -> Iterator[list[str]]:
@@ -170,11 +200,10 @@ def _calls_of_commands(arguments: dict[str, Any]) -> Iterator[Call]:
             call = parse_line(line, f"{flag} '{line}'")
             if call is None:
                 continue
-            if not call.command.configures:
-                raise call.error("this command can't stand in a configuration; it is for the control socket")
+            check_configures(call, f": one argument, in quotes: {flag} '{line} ...'")
             if call.command.name == "include":
                 yield from read_file(call["file"])
-            elif call.arguments or call.command.setting is None:
+            else:
                 yield call
 
 

@@ -131,7 +131,7 @@ class Configuration:
         given = changes.get("address", address)
         if given.path:
             return Address(path=given.path)
-        return Address(given.host, changes.get("port", address.port or self._listen_port()))
+        return Address(given.host, changes.get("port", given.port or address.port or self._listen_port()))
 
     def _delete_server(self, call: Call) -> None:
         try:

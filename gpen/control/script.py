@@ -58,7 +58,7 @@ class Call:
 def words_of(line: str) -> list[str]:
     """The words of a line without its comment. Raises ValueError at an open quote."""
     words, position = [], 0
-    line = line.rstrip()
+    line = line.rstrip().removeprefix("\ufeff")  # a byte order mark, which editors leave
     while position < len(line):
         match = _WORD.match(line, position)
         if match is None:
@@ -141,11 +141,20 @@ def _calls(lines: Iterable[str], name: str, including: tuple[str, ...]) -> Itera
         call = parse_line(line, origin)
         if call is None:
             continue
-        if not call.command.configures:
-            raise call.error("this command can't stand in a configuration; it is for the control socket")
+        check_configures(call)
         if call.command.name == "include":
             yield from _calls_of_file(call["file"], origin, including)
-        elif call.arguments or call.command.setting is None:
+        else:
             yield call
+
+
+def check_configures(call: Call, hint: str = "") -> None:
+    """Raises ScriptError, with a hint behind it, for a call that changes nothing: what only looks, and a setting
+    without a value."""
+    if not call.command.configures:
+        raise call.error("this command can't stand in a configuration; it is for the control socket")
+    setting = call.command.setting
+    if setting is not None and not call.arguments:
+        raise call.error(f"needs a value: {setting.name} {setting.kind.metavar}{hint}")
 
 
