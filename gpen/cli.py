@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sys
 import time
@@ -42,6 +43,7 @@ from gpen.daemon.balancer import (
 from gpen.daemon.countries import open_countries
 from gpen.daemon.names import Names
 from gpen.model.address import network_address, parse_listen, parse_server
+from gpen.model.settings import SETTINGS, Settings
 from gpen.wire.resolve import ResolveError, Resolver
 from gpen.wire.sock import ListenError
 
@@ -49,6 +51,7 @@ log = logging.getLogger("gpen")
 
 FAILED, USAGE = 1, 2
 REPEATABLE = ("-d", "-O", "-o")
+_NO_TEXT = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BY_FLAG = {option.flag: option for option in OPTIONS}
 
 
@@ -63,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     process.tell_on_stderr()
     try:
+        check_text(argv)
         arguments = parse_arguments(argv)
         if arguments["--help"]:
             print(reply.usage(__version__), end="")
@@ -80,6 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(configuration, sources, shlex.join(["gpen", *argv]))
 
 
+def check_text(argv: Sequence[str]) -> None:
+    """Raises ScriptError for an argument that can't stand in a line: of a file, a log, a message."""
+    for word in argv:
+        if _NO_TEXT.search(word):
+            raise ScriptError(f"argument {word!a}: has an end of line, a control character, or bytes that are not "
+                              "UTF-8")
+
+
 def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
     """The command line as docopt reads it. Raises ScriptError that names the first wrong option."""
     try:
@@ -89,7 +101,8 @@ def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def tidied(argv: Sequence[str]) -> list[str]:
-    """The arguments with each option in a word of its own and, as in pen, the last of a repeated one only.
+    """The arguments with each option in a word of its own and, as in pen, the last of a repeated one only; what stands
+    behind -- is an address.
 
     Raises ScriptError that names the first option that is not gpen's, or lacks its argument.
     """
@@ -97,10 +110,13 @@ def tidied(argv: Sequence[str]) -> list[str]:
     repeated: list[str] = []
     addresses: list[str] = []
     words = iter(argv)
+    option = [""]
     for word in words:
         if word == "--":
-            continue
-        if not word.startswith("-") or word == "-":
+            addresses += words
+        elif not word.startswith("-") or word == "-":
+            if not addresses:
+                _check_quotes(option, word)
             addresses.append(word)
         else:
             for option in _options_in(word, words):
@@ -108,7 +124,22 @@ def tidied(argv: Sequence[str]) -> list[str]:
                     repeated += option
                 else:
                     options[option[0]] = option
-    return [*(part for option in options.values() for part in option), *repeated, *addresses]
+    return [*(part for option in options.values() for part in option), *repeated, "--", *addresses]
+
+
+def _check_quotes(option: Sequence[str], listen: str) -> None:
+    """Raises ScriptError where LISTEN is more likely to be a value that belongs to the option in front of it."""
+    if option[0] not in REPEATABLE or not re.fullmatch("[0-9]", listen):
+        return
+    if option[0] == "-d":
+        meant = f"-{'d' * int(listen) or 'd'}"
+    else:
+        setting = SETTINGS.get(option[1])
+        if setting is None or setting.is_flag:
+            return
+        meant = f"{option[0]} '{option[1]} {listen}'"
+    raise ScriptError(f"port {listen}, behind {' '.join(option)}? If a value is meant: {meant}; if the port: "
+                      f"0.0.0.0:{listen}")
 
 
 def _options_in(word: str, words: Iterator[str]) -> Iterator[list[str]]:
@@ -150,7 +181,16 @@ def configure(arguments: dict[str, Any]) -> tuple[Configuration, Sources]:
             _check_completeness(configuration)
     _check(sources.said, errors)
     errors.raise_all()
+    _warn(configuration.settings)
     return configuration, sources
+
+
+def _warn(settings: Settings) -> None:
+    """Tell what can work, but not as it seems to be meant."""
+    if settings.ssl_key and not settings.ssl_certificate:
+        log.warning("ssl_key: without a certificate (-E FILE) there is no TLS")
+    if settings.chroot and os.geteuid() == 0 and not settings.user:
+        log.warning("chroot: root gets out of a chroot: give a user to change to as well (-u USER)")
 
 
 def _steps_of_options(arguments: dict[str, Any]) -> Iterator[Step]:
@@ -197,7 +237,8 @@ def _server_call(number: int, text: str, default_port: int | str) -> Call:
 def _steps_of_commands(arguments: dict[str, Any]) -> Iterator[Step]:
     for flag in ("-O", "-o"):
         for line in arguments[flag]:
-            for step in attempt(partial(parse_configuring, line, f"{flag} '{line}'")):
+            hint = f": one argument, in quotes: {flag} '{line} ...'"
+            for step in attempt(partial(parse_configuring, line, f"{flag} '{line}'", hint)):
                 if isinstance(step, Call) and step.command.name == "include":
                     yield from read_file(step["file"])
                 else:
@@ -221,14 +262,10 @@ def _check(draft: Draft, errors: Errors) -> None:
     if settings.control and "/" not in settings.control and os.geteuid() == 0 and not settings.user:
         errors.add(ScriptError(f"control: will not open the control port '{settings.control}' as root: give a user to "
                                "change to (-u USER), or use a unix socket (-C /PATH)"))
-    if settings.ssl_key and not settings.ssl_certificate:
-        log.warning("ssl_key: without a certificate (-E FILE) there is no TLS")
     try:
         process.check_user(settings)
     except process.StartError as error:
         errors.add(ScriptError(str(error)))
-    if settings.chroot and os.geteuid() == 0 and not settings.user:
-        log.warning("chroot: root gets out of a chroot: give a user to change to as well (-u USER)")
     for name in ("log", "pid_file", "web_stats"):
         if name != "log" or not network_address(settings.log or ""):
             with errors.gathered():

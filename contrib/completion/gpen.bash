@@ -25,6 +25,8 @@ _gpen_after() {
         "explain "*) echo "json" ;;
         "geoip_db 0 "*) echo "FILE" ;;
         "help 0 "*) echo "NAME" ;;
+        "help "*" json") ;;
+        "help "*) echo "json" ;;
         "include 0 "*) echo "FILE" ;;
         "log 0 "*) echo "FILE" ;;
         "log_format 0 "*) echo "session pen json" ;;

@@ -218,11 +218,12 @@ _COMMANDS = [
     Command("stay", "stay", "Keep this control connection open for lines that come later, until the client ends it or "
             "says nothing for 10 minutes. Without it, the connection is closed with the reply to the last line that "
             "has come.", nothing),
-    Command("help", "help [NAME]", "List the commands, or explain one.", _help, example="help server"),
+    Command("help", "help [NAME] [json]", "List the commands, or explain one.", _help, json=True,
+            example="help server"),
     # servers
     Command("server", "server N [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] [blacklist SECONDS] "
             "[state ready|drain|maint] [check CHECK|default] [health up|down [because WORDS...]|unknown]",
-            "Change server N; a new N with an address makes a new server. max and hard "
+            "Change server N; a new N with an address makes a new server; A may be HOST:PORT. max and hard "
             "limit its sessions (0 = no limit; hard is for clients that return to it); blacklist leaves it alone for "
             "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. check "
             "is how it is checked, in the words of the setting check; default takes that. health is a verdict from "
@@ -290,7 +291,7 @@ def _of_setting(setting: Setting) -> Command:
 
     usage = setting.name if setting.is_flag else f"{setting.name} [{setting.kind.metavar}]"
     return Command(setting.name, usage, setting.help, parse, "admin", parse_no, f"no {setting.name}", configures=True,
-                   setting=setting, example=setting.example)
+                   setting=setting, example=setting.example, is_ignored=setting.is_ignored)
 
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS} | {

@@ -184,7 +184,7 @@ class Draft:
         given = changes.get("address", address)
         if given.path:
             return Address(path=given.path)
-        return Address(given.host, changes.get("port", address.port or self._listen_port()))
+        return Address(given.host, changes.get("port", given.port or address.port or self._listen_port()))
 
     def _listen_port(self) -> int | str:
         listen = self.settings.listen

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from gpen import __version__
 from gpen.control import roff, texts
 from gpen.control.commands import COMMANDS, OPTIONS, Command
+from gpen.control.help import GROUPS, group_of
 from gpen.model.ending import Ending
 from gpen.model.settings import SETTINGS
 
@@ -42,16 +43,17 @@ def gpen_page() -> str:
 
 def gpenctl_page() -> str:
     """gpenctl(1)."""
-    settings = [c for c in _sorted(COMMANDS.values()) if c.setting is not None and not c.setting.missing]
-    others = [c for c in _sorted(COMMANDS.values()) if c.setting is None]
+    commands, settings, ignored, missing = (
+        [command for command in _sorted(COMMANDS.values()) if group_of(command) == group] for group in GROUPS)
     return _page("GPENCTL", "gpenctl", "ask and steer a running gpen", [
         ("SYNOPSIS", [r"\fBgpenctl\fR [\fIoptions\fR] \fITARGET\fR [\fICOMMAND\fR...]", ".br",
                       r"\fBgpenctl\fR [\fIoptions\fR] \fITARGET\fR \fBwatch\fR [\fISECONDS\fR]"]),
         ("DESCRIPTION", _paragraphs(texts.CTL_DESCRIPTION)),
         ("OPTIONS", list(roff.terms(texts.CTL_OPTIONS))),
-        ("COMMANDS", [line for command in others for line in _command(command)]),
+        ("COMMANDS", [line for command in commands for line in _command(command)]),
         ("SETTINGS", [*_paragraphs(texts.SETTINGS), *(line for command in settings for line in _command(command))]),
-        ("NOT IN THIS VERSION", _paragraphs(f"These are refused with an error: {', '.join(_missing())}.")),
+        ("WITHOUT EFFECT", _paragraphs(f"These are accepted for pen's sake, and do nothing: {_names(ignored)}.")),
+        ("NOT IN THIS VERSION", _paragraphs(f"These are refused with an error: {_names(missing)}.")),
         ("THE PROTOCOL", _paragraphs(texts.PROTOCOL)),
         ("FILES", list(roff.terms(texts.CTL_FILES))),
         ("EXIT STATUS", list(roff.terms(texts.CTL_STATUS))),
@@ -101,8 +103,8 @@ def _sorted(commands: Iterable[Command]) -> list[Command]:
     return sorted(commands, key=lambda command: command.name)
 
 
-def _missing() -> list[str]:
-    return sorted(name for name, setting in SETTINGS.items() if setting.missing)
+def _names(commands: Iterable[Command]) -> str:
+    return ", ".join(command.name for command in commands)
 
 
 def _endings() -> Iterator[str]:

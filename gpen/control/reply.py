@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from gpen.control.commands import COMMANDS, OPTIONS, Command, Option
+from gpen.control import help
+from gpen.control.commands import OPTIONS, Option
 from gpen.control.script import Call, UnknownCommand
 from gpen.model.settings import SETTINGS, Setting
 
@@ -132,6 +133,10 @@ def _explain(row: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _help(value: help.Row | list[help.Row]) -> str:
+    return help.details(value) if isinstance(value, dict) else help.overview(value)
+
+
 def timestamp(seconds: float) -> str:
     """A wall clock time in UTC, to the millisecond (ISO 8601)."""
     whole = int(seconds)
@@ -140,43 +145,9 @@ def timestamp(seconds: float) -> str:
 
 _TEXT: dict[str, Callable[[Any], str]] = {
     "servers": _servers, "recent": _recent, "sessions": _sessions, "mode": _mode, "connection": _connection,
-    "events": _events, "explain": _explain, "status": _text, "help": _text, "close": _text, "socket": _text,
+    "events": _events, "explain": _explain, "status": _text, "help": _help, "close": _text, "socket": _text,
     "exit": _text, "reload": _text,
 }
-
-
-def help_text(name: str | None) -> str:
-    """What ``help`` and ``help NAME`` say. Raises ValueError for a name that is no command."""
-    if name is None:
-        width = max(map(len, COMMANDS)) + 2
-        rows = sorted(COMMANDS.values(), key=lambda command: command.name)
-        lines = [f"{command.name:<{width}}{_first_sentence(command)}" for command in rows]
-        return "\n".join([*lines, "'help NAME' says more; 'no NAME' puts a setting back to its default."]) + "\n"
-    command = COMMANDS.get(name)
-    if command is None:
-        hint = UnknownCommand(name).suggestion
-        raise ValueError(f"'{name}' is not a command" + (f"; did you mean '{hint}'?" if hint else ""))
-    return "\n".join(_help_lines(command)) + "\n"
-
-
-def _help_lines(command: Command) -> list[str]:
-    lines = [command.usage]
-    lines += [command.usage_no] if command.usage_no else []
-    lines.append(f"    {command.help}")
-    setting = command.setting
-    if setting is not None and not setting.missing:
-        default = "off" if setting.is_flag else setting.show(setting.default) or "unset"
-        lines.append(f"    Default: {default}." + (f" Option {setting.flag}." if setting.flag else "")
-                     + (" Set at start only." if setting.startup else ""))
-    if command.access != "view":
-        lines.append(f"    Needs control_access {command.access}.")
-    if command.example:
-        lines.append(f"    Example: {command.example}")
-    return lines
-
-
-def _first_sentence(command: Command) -> str:
-    return command.help.split(". ")[0].rstrip(".") + "."
 
 
 def usage(version: str) -> str:
@@ -185,7 +156,7 @@ def usage(version: str) -> str:
     return f"""gpen {version}: a load balancer for TCP and UDP services
 
 Usage:
-  gpen [options] [-d...] [-O COMMAND]... [-o COMMAND]... [LISTEN [SERVER...]]
+  gpen [options] [-d...] [-O COMMAND]... [-o COMMAND]... [--] [LISTEN [SERVER...]]
 
 LISTEN is [HOST:]PORT, [IPV6]:PORT or /PATH; a SERVER is HOST[:PORT[:MAX[:HARD[:WEIGHT[:PRIO]]]]], [IPV6]:PORT... or
 /PATH. They may also come from a file (-F) with the commands listen and server.

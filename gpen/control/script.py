@@ -21,7 +21,6 @@ MAX_INCLUDES = 8
 MAX_FILE = 1 << 20  # bytes of one file
 MAX_LINES = 100_000  # of all files together that are read at one time
 MAX_ERRORS = 100  # that are told
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _WORD = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"(?=\s|$)|(#.*)|([^\s"]\S*)|(\S.*))')
 
 
@@ -125,7 +124,7 @@ class Call:
 def words_of(line: str) -> list[str]:
     """The words of a line without its comment. Raises ValueError at an open quote."""
     words, position = [], 0
-    line = line.rstrip()
+    line = line.rstrip().removeprefix("\ufeff")  # a byte order mark, which editors leave
     while position < len(line):
         match = _WORD.match(line, position)
         if match is None:
@@ -170,12 +169,18 @@ def parse_words(words: list[str], origin: str = "") -> Call:
     return Call(command, arguments, no, json, origin)
 
 
-def parse_configuring(line: str, origin: str) -> Call | None:
-    """Read a line that may stand in a configuration; None when it is empty, or only asks. Raises ScriptError."""
+def parse_configuring(line: str, origin: str, hint: str = "") -> Call | None:
+    """Read a line of a configuration; None when it is empty. Raises ScriptError, with a hint behind it, also for what
+    changes nothing: what only looks, and a setting without a value."""
     call = parse_line(line, origin)
-    if call is not None and not call.command.configures:
+    if call is None:
+        return None
+    if not call.command.configures:
         raise call.error("this command can't stand in a configuration; it is for the control socket")
-    return call if call and (call.arguments or call.command.setting is None) else None
+    setting = call.command.setting
+    if setting is not None and not call.arguments:
+        raise call.error(f"needs a value: {setting.name} {setting.kind.metavar}{hint}")
+    return call
 
 
 def asks_to_stay(line: str) -> bool:
@@ -266,7 +271,7 @@ class _Reader:
 def _text_of(path: str, origin: str) -> str:
     """The text of a file. Raises ScriptError, which says nothing of what is in it."""
     try:
-        return _read_regular(path).removeprefix(_BYTE_ORDER_MARK).decode()
+        return _read_regular(path).decode()
     except UnicodeDecodeError:
         reason = "it is not text in UTF-8"
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name

@@ -22,6 +22,11 @@ another address, new sessions go there, the old ones go on, and what connects an
 counts no more; state, blacklist and health that a command gave stay. The names of LISTEN and of the control socket
 are looked up when they are set.
 
+Whatever the parent has left, gpen begins from a known state: no signal is ignored or blocked, descriptors but 0 to 2
+are closed (unless the command line names one as /dev/fd/N), the soft limits of file size, processor time and
+processes are the hard ones, and the umask forbids gpen nothing. What has no other parent is waited for, so gpen may
+be process 1 of a container.
+
 In the background the command returns when gpen serves, with status 0, or when it can't, with the reason on stderr.
 """
 
@@ -134,9 +139,12 @@ SIGNALS = (
 )
 
 FILES = (
-    ("the log (-l)", "Appended to; opened before a chroot and a change of user, and again at HUP."),
+    ("the log (-l)", "Appended to; opened before a chroot and a change of user, and again at HUP. - is standard "
+     "output, also in the background. It may be a FIFO, or a socket that takes lines (datagrams, as /dev/log, or a "
+     "stream): that nobody reads is told, and costs lines only. A line that a full disk has taken half of is completed "
+     "when there is room again."),
     ("the pid file (-p)", "Locked while gpen runs, removed at the end; left empty where the user of -u may not "
-     "remove it."),
+     "remove it. One that holds anything but a pid, or what a power loss leaves of one, is not overwritten."),
     ("the control socket (-C)", "Made with mode 0600 (control_mode). One that nobody answers on is replaced."),
     ("in a chroot (-j)", "Log, pid file, sockets, status page and the file of -F are found again after the start only "
      "when they lie inside it; name them as seen from outside."),
@@ -171,7 +179,8 @@ CTL_DESCRIPTION = """
 gpenctl sends a COMMAND to the gpen (or pen) at TARGET, the /PATH or HOST:PORT of its option -C, and shows the reply:
 as a table on a terminal, as pen's plain lines elsewhere. Without a COMMAND it opens a prompt with history and
 completion, or reads commands from a stdin that is not a terminal. 'watch' redraws the table of servers each second
-until Ctrl-C.
+until Ctrl-C. Options may stand behind TARGET as well; what stands behind -- is the COMMAND's. Before anything else
+gpenctl asks for the pid, so that nobody but a daemon is told a command.
 """
 
 CTL_OPTIONS = (
@@ -189,10 +198,12 @@ by 'no NAME'.
 
 PROTOCOL = """
 A line goes in, the reply comes out. Words are separated by blanks; a word in double quotes may contain them; a word
-that begins with # begins a comment. Several lines may be sent on one connection; it is closed at the end of its
-input, or 0.2 seconds after a reply when no further line has come. An error is one line that begins with 'error:'; a
-command that is not known is answered as pen does. 'json' at the end of a command that lists something asks for one
-line of JSON.
+that begins with # begins a comment. Several lines may be sent on one connection, at once or while a reply is on its
+way; it is closed at the end of its input, and with the reply to the last line that has come. A client that will send
+more later begins with the line 'stay': then the connection is open until it ends it, or is silent for 10 minutes. No
+line tells the end of a reply: who needs that ends the input, asks for JSON, which is one line, or sends a line whose
+reply is known, such as 'pid'. An error is one line that begins with 'error:'; a command that is not known is answered
+as pen does. 'json' at the end of a command that lists something asks for one line of JSON.
 """
 
 CTL_FILES = (
@@ -203,7 +214,7 @@ CTL_STATUS = (
     ("0", "The command was carried out."),
     ("1", "The daemon answered with an error, or standard output could not be written."),
     ("2", "Wrong usage."),
-    ("3", "No connection to the daemon."),
+    ("3", "No connection to the daemon, or TARGET is not a control socket."),
     ("130", "Ended by Ctrl-C."),
 )
 

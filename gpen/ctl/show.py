@@ -10,7 +10,7 @@ import sys
 from typing import Any, NamedTuple
 
 from gpen.ctl.link import Target, ask, meet
-from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, printable, table
+from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, printable, records, table
 
 
 class UsageError(Exception):
@@ -66,9 +66,21 @@ def run(line: str, view: View) -> int:
         out(reply if is_json(reply) else json.dumps(value), view)
     elif view.format == "csv":
         out(csv_text(words[0], value), view)
+    elif words[0] == "help":
+        out(explained(value, view.width), view)
     else:
         out(table(words[0], value, view.width, view.color), view, painted=True)
     return 0
+
+
+def explained(value: Any, width: int) -> str:
+    """What the daemon has told of its commands, folded to a width (0: as wide as help is)."""
+    from gpen.control import help
+
+    rows = records("help", value)
+    if isinstance(value, dict):
+        return help.details(rows[0], width or help.WIDTH)
+    return help.overview(rows, width or help.WIDTH)
 
 
 def refused(view: View) -> str:
@@ -86,7 +98,7 @@ def fetch(line: str, view: View) -> tuple[str, Any]:
     words = line.split()
     bare = words[:-1] if words[-1] == "json" else words
     reply = ask(view.target, line if bare is not words else f"{line} json", view.timeout)
-    if failed(reply):
+    if failed(reply) and bare[0] != "help":  # whose JSON a gpen of before does not know
         return reply, None
     if not is_json(reply):
         reply = ask(view.target, " ".join(bare), view.timeout)

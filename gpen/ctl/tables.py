@@ -228,6 +228,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
     "connection": (text("field", "field"), text("value", "value")),
     "mode": (text("mode", "mode"), text("", "on")),
+    "help": (text("name", "name"), text("help", "help")),  # as a table it is laid out in paragraphs
 }
 HUGE = 10**18  # seconds, bytes or sessions
 EMPTY = {"recent": "clients in that time"}

@@ -292,13 +292,16 @@ class Balancer:
         self.hold.stir()
 
     def _renamed(self) -> None:
-        """A name means other addresses now. Clients that are just being connected to an old one get the new one. Does
-        not switch."""
+        """A name means other addresses now. Does not switch."""
+        self._follow_servers()
+        gevent.spawn(self.checks.tend_all)
+        self.resume()
+
+    def _follow_servers(self) -> None:
+        """Clients that are just being connected to where a server was get another place: there, or elsewhere."""
         for session in list(self.sessions.values()):
             if not session.connected and session.lease is not None and session.lease.is_outdated:
                 session.leave(session.lease.server)
-        gevent.spawn(self.checks.tend_all)
-        self.resume()
 
     def close_sessions(self, number: int) -> int:
         """End all sessions of the servers that have or had this number; returns how many they are. Clients that are
@@ -461,6 +464,8 @@ class Balancer:
         self.names.adopt(endpoints)
         self._adopt(opened)
         touched += [self.pool.servers[number] for number in draft.servers]
+        if draft.new_addresses():
+            self._follow_servers()
         for server in touched:
             if server.state == "maint" and not server.deleted:
                 self._close_sessions_of(server)

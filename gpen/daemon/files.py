@@ -24,7 +24,7 @@ def write_whole(path: str, text: str) -> None:
             os.fsync(file.fileno())
         _take_after(temporary, path)
         os.replace(temporary, path)
-    except OSError:
+    except BaseException:
         os.unlink(temporary)
         raise
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
-from gpen.control import reply
+from gpen.control import help, reply
 from gpen.control.script import Call
 from gpen.daemon.drain import drain
 from gpen.daemon.sessionlog import tls_fields
@@ -133,9 +133,11 @@ class Queries:
     def pid(self, call: Call) -> int:
         return os.getpid()
 
-    def help(self, call: Call) -> str:
+    def help(self, call: Call) -> Row | list[Row]:
+        if call["name"] is None:
+            return help.rows()
         try:
-            return reply.help_text(call["name"])
+            return help.row(call["name"])
         except ValueError as error:
             raise call.error(str(error)) from None
 

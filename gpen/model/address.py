@@ -74,14 +74,24 @@ def parse_listen(text: str, default_host: str = "0.0.0.0") -> Address:
 
     Raises ValueError that names the text and what was expected.
     """
+    _refuse_url(text)
     if "/" in text:
         return Address(path=_path(text))
     host, _, port = text.rpartition(":")
+    if not host and "." in port:
+        raise ValueError(f"'{text}' has no port: expected {text}:PORT")
     if host.startswith("[") and host.endswith("]") and ":" in host:
         host = host[1:-1]
     if not port or "[" in host or "]" in host:
         raise ValueError(f"'{text}' is not an address: expected [HOST:]PORT, [IPV6]:PORT or /PATH")
     return Address(host=_host(host, text) if host else default_host, port=parse_port(port))
+
+
+def _refuse_url(text: str) -> None:
+    scheme, is_url, rest = text.partition("://")
+    if is_url:
+        place = rest.partition("/")[0]
+        raise ValueError(f"'{text}' is a URL: expected HOST:PORT{f', here {place}' if place else ''}, without {scheme}://")
 
 
 def network_address(text: str) -> Address | None:
@@ -94,6 +104,7 @@ def parse_server(text: str, default_port: int | str = 0) -> ServerSpec:
 
     Raises ValueError that names the text and what was expected.
     """
+    _refuse_url(text)
     host, fields = _split_server(text)
     if len(fields) > 1 + len(SPEC_OPTIONS):
         raise ValueError(f"'{text}' has too many fields: expected HOST[:PORT[:MAX[:HARD[:WEIGHT[:PRIO]]]]]")
@@ -119,9 +130,14 @@ def _split_server(text: str) -> tuple[str, list[str]]:
 
 
 def parse_host(text: str) -> Address:
-    """Read the address of a server without its port: a name, an IPv4 or IPv6 address, or ``/path``."""
+    """Read the address of a server: a name, an IPv4 or IPv6 address, or ``/path``; with its port, or 0 where none is
+    behind it. ``::1:80`` is an IPv6 address, ``[::1]:80`` one with a port."""
+    _refuse_url(text)
     if text.startswith("/"):
         return Address(path=_path(text))
+    place, colon, port = text.rpartition(":")
+    if colon and (":" not in place or (place[0] == "[" and place[-1] == "]")):
+        return Address(parse_host(place).host, parse_port(port))
     host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     return Address(host=_host(host, text))
 

@@ -43,7 +43,7 @@ class Setting:
 
     ``flag`` is its option of pen's command line, ``reply`` how its value is answered (None: pen answers nothing when
     it is set), ``startup`` that it counts only when the daemon starts, ``adds`` that setting it adds to its words,
-    ``missing`` why it can't be switched on.
+    ``missing`` why it can't be switched on, ``is_ignored`` that it has no effect.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Setting:
     adds: bool = False
     missing: str = ""
     example: str = ""
+    is_ignored: bool = False
 
     @property
     def is_flag(self) -> bool:
@@ -218,9 +219,9 @@ _ALL = (
             reply=None, example="ssl_alpn http/1.1"),
     Setting("ssl_handshake", seconds(zero=False), 10, "How long a client may take for its TLS handshake."),
     _flag("ssl_compat", "Accepted for pen's sake: OpenSSL's workarounds for other programs' faults are always on.",
-          "-Z"),
+          "-Z", is_ignored=True),
     Setting("ssl_client_renegotiation_interval", seconds(), 3600, "Accepted for pen's sake, without effect: no client "
-            "may renegotiate.", reply=None),
+            "may renegotiate.", reply=None, is_ignored=True),
     # where clients are
     Setting("geoip_db", FILE, None, "The MaxMind database (.mmdb) that tells the country of an address, for 'acl N "
             "permit|deny country CC'. Read again at signal HUP. Needs pip install 'gpen[geoip]'.",

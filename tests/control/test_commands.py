@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from gpen.control import reply
+from gpen.control import help, reply
 from gpen.control.commands import ACCESS, COMMANDS, OPTIONS, suggestion
 from gpen.control.script import UnknownCommand, parse_line
 from gpen.daemon.queries import Queries
@@ -47,8 +47,9 @@ def test_help(name: str) -> None:
     assert command.name == name and command.access in ACCESS
     assert re.match(r"[A-Z']", command.help) or command.setting is not None
     assert command.help.endswith(".") and len(command.help) > 10
-    text = reply.help_text(name)
-    assert text.startswith(f"{command.usage}\n") and command.help in text and text.endswith("\n")
+    text = help.details(help.row(name))
+    words = " ".join(text.split())
+    assert words.startswith(f"{command.usage} ") and command.help in words and text.endswith("\n")
     assert (f"\n{command.usage_no}\n" in text) == command.negatable
 
 
@@ -90,10 +91,24 @@ def test_no_handler_without_a_command() -> None:
 
 
 def test_help_lists_all() -> None:
-    lines = reply.help_text(None).splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == sorted(COMMANDS)
+    text = help.overview(help.rows())
+    groups = {part.split("\n")[0]: part.split("\n")[1:] for part in text.split("\n\n")[:-1]}
+    assert list(groups) == [group.upper() for group in help.GROUPS]
+    named = {heading: [line.split()[0] for line in lines if line[2] != " "] for heading, lines in groups.items()}
+    for heading in ("WITHOUT EFFECT", "NOT IN THIS VERSION"):
+        named[heading] = " ".join(groups[heading]).replace(",", " ").split()
+        assert all(COMMANDS[name].help.startswith("Accepted") or COMMANDS[name].setting for name in named[heading])
+    assert all(names == sorted(names) for names in named.values())
+    assert sorted(name for names in named.values() for name in names) == sorted(COMMANDS)
     with pytest.raises(ValueError, match="'severs' is not a command; did you mean 'servers'"):
-        reply.help_text("severs")
+        help.row("severs")
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 132, 200])
+def test_help_is_folded(width: int) -> None:
+    texts = [help.overview(help.rows(), width), *(help.details(help.row(name), width) for name in COMMANDS)]
+    too_long = [line for text in texts for line in text.split("\n") if len(line) > width]
+    assert all(len(line.split()) == 1 for line in too_long), too_long  # one long word
 
 
 @pytest.mark.parametrize(("typed", "meant"), [

@@ -17,6 +17,7 @@ import pytest
 
 from gpen.ctl.prompt import arguments, candidates
 from tests.ctl.daemon import GPENCTL, Daemon, Run, Terminal, server, unix_daemon
+from tests.harness import Gpen
 
 Open = Callable[..., Terminal]
 CTRL_C, CTRL_D, TAB, UP = "\x03", "\x04", "\t", "\x1b[A"
@@ -40,6 +41,23 @@ def test_no_color(
 def test_narrow(terminal: Open, daemon: Daemon) -> None:
     _, shown = terminal("--color=never", daemon.target, "servers", columns=60).finish()
     assert "health" in shown and max(map(len, shown.splitlines())) <= 60
+
+
+@pytest.mark.parametrize("columns", [60, 100, 150])
+def test_help_is_as_wide_as_the_terminal(
+    terminal: Open, gpenctl: Run, gpen: Callable[..., Gpen], columns: int
+) -> None:
+    balancer = gpen(servers=["127.0.0.1:9"])
+    for words in (["help"], ["help", "server"]):
+        status, shown = terminal(balancer.control, *words, columns=columns).finish()
+        assert status == 0 and columns - 15 < max(map(len, shown.splitlines())) <= columns
+    assert "WITHOUT EFFECT" in terminal(balancer.control, "help", columns=columns).finish()[1]
+    assert max(map(len, gpenctl(balancer.control, "help").stdout.splitlines())) <= 100
+
+
+def test_help_of_a_daemon_that_knows_no_json(terminal: Open, daemon: Daemon) -> None:
+    daemon.replies |= {"help json": "error: help: 'json' is not a command\n", "help": "pid  The process id.\n"}
+    assert terminal(daemon.target, "help").finish() == (0, "pid  The process id.\r\n")
 
 
 def test_control_characters_stay_out(terminal: Open, daemon: Daemon) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gpen.daemon.files import write_whole
 from tests.harness import Gpen, Server, hold, needs_root, open_to_all
 
 Start = Callable[..., Gpen]
@@ -67,6 +69,17 @@ def test_a_symbolic_link_is_followed(balancer: Gpen, tmp_path: Path) -> None:
 
 def test_a_name_that_can_not_be(balancer: Gpen) -> None:
     assert is_refused(balancer, 'write "a\0b"')
+
+
+@pytest.mark.parametrize("text", ["\udcff", "fine\n" * 10_000])
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises((OSError, UnicodeEncodeError)):
+        write_whole(str(tmp_path / "gpen.cfg"), text)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_fifo_is_not_read(balancer: Gpen, tmp_path: Path) -> None:

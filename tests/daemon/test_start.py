@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gpen.cli import main
-from tests.harness import Gpen, Server, hold, knowing, naming, needs_root, run_gpen
+from tests.harness import COMMAND, Gpen, Server, hold, knowing, naming, needs_root, run_gpen
 
 SERVER = "127.0.0.1:9"
 
@@ -34,8 +35,62 @@ WRONG = [
     ("80 127.0.0.1:1:2:3:4:5:6", "too many"),
     (f"/{'x' * 120} 127.0.0.1", "too long"), ("", "LISTEN"), ("80", "SERVER"), ("-f", "LISTEN"),
     ("-O pid 80 127.0.0.1", "pid"), ("-O nonsense 80 127.0.0.1", "'nonsense'"),
+    ("-O greeting 1 127.0.0.1 127.0.0.1", "-O 'greeting 1'"), ("-O hold 80 127.0.0.1", "-O 'hold ...'"),
+    ("-O hold 80 127.0.0.1", "needs a value: hold S"), ("-d 2 127.0.0.1", "-dd"), ("-rd 2 127.0.0.1", "0.0.0.0:2"),
+    ("-o debug 3 127.0.0.1", "-o 'debug 3'"), ("http://127.0.0.1:80 127.0.0.1", "here 127.0.0.1:80"),
+    ("https://www1 127.0.0.1:80", "URL"), ("80 http://127.0.0.1:80/x", "URL"), ("127.0.0.1 127.0.0.1:80", "no port"),
+    ("www.example.com 127.0.0.1:80", "www.example.com:PORT"), ("-e http://a:1 80 127.0.0.1", "URL"),
+    ("-C tcp://a:1 80 127.0.0.1", "URL"), ("80 127.0.0.1 -- -r:", "'-r'"), ("-- -r:x:y 127.0.0.1", "-r:x:y"),
     ("-O timeout\u00a0x 80 127.0.0.1", "timeout"), ("-O server 80 127.0.0.1", "server"),
 ]
+
+
+@pytest.mark.parametrize("word", ["a\nb", "a\r", "\x00", "\x1b[2J", "a\u2028b", "a\x85b", "\udcff", "\ud800"])
+@pytest.mark.parametrize("place", ["{} 127.0.0.1", "80 {}", "-l {} 80 127.0.0.1", "-F {}", "-O {} 80 x", "--{}"])
+def test_an_argument_that_is_no_line(capsys: pytest.CaptureFixture[str], place: str, word: str) -> None:
+    assert main(["--check", *place.format(word).split(" ")]) == 2
+    told = capsys.readouterr()
+    assert (told.out, told.err.count("\n")) == ("", 1) and told.err.startswith("gpen: argument ")
+    assert told.err.strip().isprintable()
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    """From outside, as a shell passes them on; and what is UTF-8 is right in any locale."""
+    done = subprocess.run([*COMMAND, "--check", "-l", b"/tmp/\xff", "80", "127.0.0.1"], capture_output=True, text=True,
+                          timeout=20, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "not UTF-8" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [
+    ["-r", "7", SERVER], ["-d", "--", "7", SERVER], ["-d", "0.0.0.0:7", SERVER], ["-O", "hold 1", "7", SERVER],
+    ["-O", "mysql", "7", SERVER], ["-d", "80", SERVER], ["--", "80", SERVER], ["80", "--", SERVER]])
+def test_a_low_port_that_is_meant(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    assert main(["--check", *arguments]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("line", ["greeting", "timeout", "hold  # nothing", "listen", "log", "ssl_option"])
+def test_a_line_without_its_value(tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str) -> None:
+    (tmp_path / "gpen.cfg").write_text(f"\n{line}\n")
+    assert main(["--check", "-F", str(tmp_path / "gpen.cfg"), "80", SERVER]) == 2
+    assert f"gpen.cfg:2: {line.split()[0]}: needs a value: {line.split()[0]} " in capsys.readouterr().err
+
+
+def test_a_byte_order_mark(gpen: Callable[..., Gpen], tmp_path: Path) -> None:
+    (tmp_path / "gpen.cfg").write_text("\ufefftimeout 7\r\nblacklist 8\r\n", newline="")
+    balancer = gpen("-F", "gpen.cfg", servers=[SERVER])
+    assert balancer.ctl("\ufefftimeout", "blacklist") == "7\n8\n"
+
+
+def test_a_port_behind_the_address_of_a_server(gpen: Callable[..., Gpen]) -> None:
+    balancer = gpen(servers=[SERVER])
+    for address, port, shown in (("127.0.0.9:80", "", "127.0.0.9 port 80"), ("[::1]:81", "", "::1 port 81"),
+                                 ("::1:82", "", "::1:82 port 81"), ("127.0.0.9", "", "127.0.0.9 port 81"),
+                                 ("127.0.0.9:80", "port 83", "127.0.0.9 port 83"), ("localhost:http", "", " port 80")):
+        assert balancer.ctl(f"server 0 address {address} {port}") == ""
+        assert shown in balancer.ctl("servers")
+    for wrong in ("127.0.0.9:", ":80", "127.0.0.9:99999", "[::1]x:80", "http://127.0.0.9:80", "a:b:80"):
+        assert balancer.ctl(f"server 0 address {wrong}").startswith("error: server: address: ")
 
 
 @pytest.mark.parametrize("arguments, named", WRONG)

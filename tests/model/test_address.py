@@ -91,13 +91,14 @@ def test_not_a_server(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "address"), [
     ("www", Address("www")), ("::1", Address("::1")), ("[::1]", Address("::1")), ("/run/x", Address(path="/run/x")),
-    ("10.0.0.1", Address("10.0.0.1")),
+    ("10.0.0.1", Address("10.0.0.1")), ("10.0.0.1:80", Address("10.0.0.1", 80)), ("[::1]:80", Address("::1", 80)),
+    ("www:http", Address("www", "http")), ("::1:80", Address("::1:80")),
 ])
 def test_host(text: str, address: Address) -> None:
     assert parse_host(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "10.0.0.1:80", "a b", "[", "[]", "1.2.3", "a/b", "(unknown"])
+@pytest.mark.parametrize("text", ["", "10.0.0.1:", "a b", "[", "[]", "1.2.3", "a/b", "(unknown"])
 def test_not_a_host(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected|not an IP address"):
         parse_host(text)

@@ -1,0 +1,95 @@
+"""How the programs start: what is missing, or too old, is said in one line; and python -OO is no hindrance."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gpen.start import PACKAGES
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = {"gpen": "bin/gpen", "gpenctl": "bin/gpenctl", "gpenlog": "bin/gpenlog", "gpenlogd": "bin/gpenlogd",
+            "gpen-galera": "contrib/galera/gpen-galera"}
+OLD_DOCOPT = '''
+__version__ = "0.6.2"
+class DocoptExit(SystemExit): pass
+def docopt(doc, argv=None, help=True, version=None, options_first=False): raise DocoptExit(doc)
+'''
+
+each_program = pytest.mark.parametrize("name", PROGRAMS)
+
+
+def run(name: str, *arguments: str, options: tuple[str, ...] = (), first: Path | None = None,
+        **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program; modules in the directory ``first`` come before all others."""
+    more = {"PYTHONPATH": str(first)} if first else {}
+    return subprocess.run([sys.executable, "-W", "error", *options, str(ROOT / PROGRAMS[name]), *arguments],
+                          env={**os.environ, **more, **environment}, stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=30, check=False)
+
+
+@each_program
+def test_an_old_docopt(name: str, tmp_path: Path) -> None:
+    """Debian 12's own."""
+    (tmp_path / "docopt.py").write_text(OLD_DOCOPT)
+    done = run(name, "status" if name == "gpen-galera" else "--version", first=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"{name}: needs docopt-ng 0.8 or newer") and "0.6.2" in done.stderr
+    assert done.stderr.endswith(": pip install 'docopt-ng>=0.8'\n")
+
+
+@pytest.mark.parametrize("name, arguments, package", [
+    *((name, "--version", "docopt") for name in PROGRAMS), ("gpen", "--version", "gevent"),
+    ("gpen", "--version", "greenlet"), ("gpen-galera", "status", "docopt")])
+def test_a_missing_package(name: str, arguments: str, package: str, tmp_path: Path) -> None:
+    """Or one that does not load."""
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('no module {package}', name='{package}')")
+    done = run(name, arguments, first=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"{name}: needs the package {package} (no module {package}): pip install '")
+
+
+def test_a_package_that_is_needed_later(tmp_path: Path) -> None:
+    """gpenctl loads tabulate with its first table; without one it does not need it."""
+    from tests.ctl.daemon import unix_daemon
+
+    (tmp_path / "tabulate.py").write_text("raise ModuleNotFoundError('No module named tabulate', name='tabulate')")
+    daemon = unix_daemon(tmp_path / "gpen.ctl")
+    assert run("gpenctl", daemon.target, "servers", first=tmp_path).returncode == 0
+    done = run("gpenctl", "-f", "table", daemon.target, "servers", first=tmp_path)
+    daemon.close()
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1) and "pip install 'tabulate>=" in done.stderr
+
+
+def test_a_fault_of_our_own_is_no_missing_package(tmp_path: Path) -> None:
+    """It keeps its traceback."""
+    (tmp_path / "docopt.py").write_text("from gpen.cli import no_such_name")
+    assert "Traceback" in run("gpenctl", "--version", first=tmp_path).stderr
+
+
+@each_program
+@pytest.mark.parametrize("level", ["-O", "-OO"])
+def test_without_docstrings(name: str, level: str) -> None:
+    done = run(name, "--help", options=(level,))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run(name, "--help").stdout != ""
+    assert run(name, "--nonsense", options=(level,)).returncode == 2
+
+
+@each_program
+def test_a_locale_without_utf_8(name: str) -> None:
+    done = run(name, "--version", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0", LC_ALL="C")
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(f"{name} ")
+
+
+def test_the_versions_are_those_that_pip_installs() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    required = dict(re.findall(r"^(\S+) >= (\S+)$", setup["options"]["install_requires"], re.MULTILINE))
+    assert required == {name: version for package, (name, version) in PACKAGES.items() if package != "greenlet"}
