@@ -227,23 +227,25 @@ def read_lines(lines: Iterable[str], name: str) -> Iterator[Step]:
     return _Reader().lines(lines, name, ())
 
 
-def read_file(path: str) -> Iterator[Step]:
-    """Read a file of configuring commands, line by line. Where it can't be read, that is the only step."""
-    return _Reader().file(path, "", ())
+def read_file(path: str, locate: Callable[[str], str] = str) -> Iterator[Step]:
+    """Read a file of configuring commands, line by line. Where it can't be read, that is the only step. ``locate``
+    gives the name that a file has from within a chroot."""
+    return _Reader(locate).file(path, "", ())
 
 
 class _Reader:
     """Reads a file and what it includes, within limits: whoever may say ``include`` may not keep gpen busy."""
 
-    def __init__(self) -> None:
+    def __init__(self, locate: Callable[[str], str] = str) -> None:
+        self._locate = locate
         self._lines_left = MAX_LINES
 
     def file(self, path: str, origin: str, including: tuple[str, ...]) -> Iterator[Step]:
         try:
-            name = os.path.realpath(path)
+            name = os.path.realpath(self._locate(path))
             if name in including or len(including) >= MAX_INCLUDES:
                 raise ScriptError(f"include: '{path}' is included by itself or more than {MAX_INCLUDES} deep", origin)
-            text = _text_of(path, origin)
+            text = _text_of(path, name, origin)
         except ScriptError as error:
             yield error
             return
@@ -268,10 +270,11 @@ class _Reader:
                 yield step
 
 
-def _text_of(path: str, origin: str) -> str:
-    """The text of a file. Raises ScriptError, which says nothing of what is in it."""
+def _text_of(path: str, name: str, origin: str) -> str:
+    """The text of a file, which was given as ``path`` and has this ``name``. Raises ScriptError, which says nothing of
+    what is in it."""
     try:
-        return _read_regular(path).decode()
+        return _read_regular(name).decode()
     except UnicodeDecodeError:
         reason = "it is not text in UTF-8"
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name

@@ -394,7 +394,7 @@ class Balancer:
         waiting: list[str] = []
 
         def steps() -> Iterator[Step]:
-            for step in gently(read_file(call["file"])):
+            for step in gently(read_file(call["file"], self.jail.path)):
                 if isinstance(step, Call) and step.command.setting is not None and step.command.setting.startup:
                     waiting.extend(self._startup_notes(step))
                 else:
@@ -612,7 +612,7 @@ class Balancer:
         wrong."""
         file = self._sources.file
         try:
-            said = self._sources.read(gently(read_file(self.jail.path(file)) if file else ()))
+            said = self._sources.read(gently(read_file(file, self.jail.path) if file else ()))
             difference = self._sources.difference(said, self.configuration)
             changes = list(gently(difference.find()))
             self._commit(difference.draft)

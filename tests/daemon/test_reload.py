@@ -225,3 +225,17 @@ def test_settings_of_the_start_are_named(balancer: Gpen, tmp_path: Path) -> None
     assert balancer.ctl(f"include {more}") == (f"{more}:2: pid_file counts at the next start only\n"
                                                f"{more}:3: udp counts at the next start only\n")
     assert balancer.ctl("timeout", "pid_file") == "9\n"
+
+
+@needs_root
+def test_files_in_a_chroot_have_the_names_that_they_have_outside(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    more = tmp_path / "more.cfg"
+    more.write_text("timeout 5\n")
+    (tmp_path / "gpen.cfg").write_text(f"include {more}\nblacklist 5\n")
+    balancer = gpen("-j", str(tmp_path), "-F", "gpen.cfg", servers=[servers(naming("a"))])
+    more.write_text("timeout 6\n")
+    assert balancer.ctl("reload") == "timeout 6 (was 5)\n"
+    more.write_text("timeout 7\n")
+    assert balancer.ctl(f"include {more}", "timeout") == "7\n"
+    more.write_text("timeout x\n")
+    assert balancer.ctl(f"include {more}").startswith(f"error: {more}:1: timeout: 'x'")
