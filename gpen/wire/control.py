@@ -112,6 +112,8 @@ class ControlServer:
     def _part(self, sock: Any) -> None:
         """End so that the reply arrives: to close a socket in which something waits to be read resets the connection,
         and the client loses what it has not read yet. What still comes is for nobody. Switches greenlets."""
+        if _has_ended(sock):
+            return
         sock.shutdown(_socket.SHUT_WR)
         turns = Turns()
         deadline = time.monotonic() + PARTING_SECONDS
@@ -142,3 +144,12 @@ class ControlServer:
             longest = next(iter(self._waiting))
             del self._waiting[longest]
             longest.kill(block=False)
+
+
+def _has_ended(sock: Any) -> bool:
+    """Whether the client has ended its input, and all of it was read."""
+    sock.settimeout(0)
+    try:
+        return not sock.recv(1)
+    except BlockingIOError:
+        return False

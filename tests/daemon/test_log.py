@@ -134,13 +134,17 @@ def full_fifo(fifo: Path) -> Iterator[Path]:
     os.close(fd)
 
 
-def test_a_fifo_without_a_reader_is_refused(gpen: Start, servers: Serve, fifo: Path) -> None:
+def test_a_fifo_without_a_reader_is_taken(gpen: Start, servers: Serve, fifo: Path) -> None:
+    """While gpen runs as at its start; what is no log is refused."""
     balancer = gpen("-l", "gpen.log", servers=[servers(echo)])
-    reply = balancer.ctl(f"log {fifo}")
-    assert (reply.startswith("error: "), str(fifo) in reply, reply.count("\n")) == (True, True, 1)
+    reply = balancer.ctl(f"log {fifo.parent}")
+    assert (reply.startswith("error: "), str(fifo.parent) in reply, reply.count("\n")) == (True, True, 1)
     assert balancer.ctl("log") == "gpen.log\n"
+    assert balancer.ctl(f"log {fifo}") == f"{fifo}\n"
     visit(balancer)
-    log_of(balancer)
+    balancer.wait_idle()
+    with open(os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as reader:
+        wait_until(lambda: LINE.fullmatch((reader.read(1000) or b"").decode()))
 
 
 def test_a_fifo_that_is_full_costs_lines_not_sessions(gpen: Start, servers: Serve, full_fifo: Path) -> None:

@@ -267,7 +267,7 @@ def test_the_background_in_an_empty_jail(daemonize: Callable[..., int], servers:
     """It has no /dev/null and no /dev/log; a pid file outside of it is left empty, which is no hindrance."""
     (tmp_path / "jail").mkdir()
     for _ in range(2):
-        pid = daemonize("-j", "jail", "127.0.0.1:0", servers(naming("a")).address)
+        pid = daemonize("-j", "jail", "-u", "root", "127.0.0.1:0", servers(naming("a")).address)
         with connect(pair_of(ctl(tmp_path / "gpen.ctl", "listen").strip())) as sock:
             assert sock.recv(1) == b"a"
         os.kill(pid, signal.SIGTERM)
