@@ -22,6 +22,7 @@ PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
 MORE_MODES = ("leastconn", "random")
 ROWS_AT_ONCE = 100  # about 2 ms of work, with rows of servers
 _AS_IT_COMES = ("drain",)  # text, piece by piece, with time between them
+_AS_A_WHOLE = ("help",)  # its rows are laid out together
 
 
 def error(message: str) -> str:
@@ -55,7 +56,7 @@ def _rows(call: Call, rows: Iterator[Row]) -> Iterator[str]:
     if call.json:
         yield "["
     separator = ""
-    while piece := list(islice(rows, ROWS_AT_ONCE)):
+    while piece := list(islice(rows, None if call.command.name in _AS_A_WHOLE else ROWS_AT_ONCE)):
         yield separator + ",".join(map(_json, piece)) if call.json else _TEXT[call.command.name](piece)
         separator = ","
     if call.json:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from itertools import chain, count
@@ -462,7 +462,7 @@ class Balancer:
         touched = [self.pool.servers[number] for number in draft.deleted]
         self.configuration.adopt(draft)
         self.names.adopt(endpoints)
-        self._adopt(opened)
+        self._adopt(opened, draft.values.keys())
         touched += [self.pool.servers[number] for number in draft.servers]
         if draft.new_addresses():
             self._follow_servers()
@@ -507,8 +507,9 @@ class Balancer:
         listener.close()
         self._unlink_socket(listener.bound_to)
 
-    def _adopt(self, opened: dict[str, Any]) -> None:
-        """Put what was opened in the place of what was in use. Does not switch."""
+    def _adopt(self, opened: dict[str, Any], changed: Collection[str]) -> None:
+        """Put what was opened in the place of what was in use, and take up the settings that were ``changed``. Does not
+        switch."""
         settings = self.settings
         if "tls" in opened:
             self.tls = opened["tls"]
@@ -526,12 +527,20 @@ class Balancer:
         self._tell_what_is_old()
         self.listener.tune(settings)
         self.listener.resume()
-        control = self.jail.path(self._control_address)
-        if "/" in control and os.path.exists(control):
-            os.chmod(control, settings.control_mode)
         process.set_debug(settings.debug)
-        process.raise_descriptor_limit(settings)
-        self.session_limit = process.sessions_within_limit(self.settings)
+        if "control_mode" in changed:
+            self._set_control_mode()
+        if "conn_max" in changed:
+            process.raise_descriptor_limit(settings)
+        self.session_limit = process.sessions_within_limit(settings)
+
+    def _set_control_mode(self) -> None:
+        control = self.jail.path(self._control_address)
+        try:
+            if "/" in control:
+                os.chmod(control, self.settings.control_mode)
+        except OSError as error:
+            log.warning("control_mode: can't change the mode of '%s': %s", control, error.strerror)
 
     def _tell_what_is_old(self) -> None:
         """Say once of each of pen's words that has no effect, or means something else now."""

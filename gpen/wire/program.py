@@ -104,9 +104,11 @@ class Program:
         self._kill()
         self._close_output()
         if not self._reaped():
-            self._poller.wait(self._pidfd, EPOLLIN, _GRACE)
-            if not self._reaped():
-                gevent.spawn(self._reap)
+            try:
+                self._poller.wait(self._pidfd, EPOLLIN, _GRACE)
+            finally:  # also where the check that waits is itself ended
+                if not self._reaped():
+                    gevent.spawn(self._reap)
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # ended all, or another user's by setuid

@@ -22,8 +22,8 @@ from gpen.model.settings import Settings
 from gpen.wire import mysql
 from gpen.wire.check import CheckFailed, Prober
 from gpen.wire.poller import Poller
-from gpen.wire.program import Children
-from gpen.wire.resolve import resolve
+from gpen.wire.program import Children, Program
+from gpen.wire.resolve import Resolver
 from tests.harness import (
     Server,
     SilentServer,
@@ -69,7 +69,7 @@ class Trial:
 
 
 def endpoint_of(address: str) -> Endpoint:
-    return resolve(parse_server(address).address, 1)[0]
+    return Resolver().resolve(parse_server(address).address, 1)[0]
 
 
 @pytest.fixture
@@ -324,6 +324,18 @@ def test_a_program_that_overruns_is_killed_with_its_children(trial: Trial, scrip
     own, child = map(int, pids.read_text().split())
     assert not exists(own), "nor is it a zombie"
     wait_until(lambda: not runs(child), what="the end of its child")
+
+
+def test_who_ends_a_program_may_be_ended_too(trial: Trial) -> None:
+    """Somebody still waits for it: nothing stays a zombie."""
+    for _ in range(10):
+        program = Program(["/bin/sleep", "1000"], {}, trial.poller, Children())
+        ending = gevent.spawn(program.end)
+        gevent.sleep(0)
+        ending.kill(block=False)
+        with gevent.Timeout(20):
+            while not program.is_over:
+                gevent.sleep(0.01)
 
 
 def test_a_program_that_is_stopped_is_killed(trial: Trial, script: Script) -> None:
