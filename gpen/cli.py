@@ -150,14 +150,14 @@ def _calls_of_addresses(arguments: dict[str, Any]) -> Iterator[Call]:
     if not listen:
         return
     yield parse_words(["listen", listen])
-    default_port = parse_listen(listen).port
+    default_port = parse_listen(listen).port or ""
     for number, text in enumerate(arguments["SERVER"]):
         try:
             spec = parse_server(text, default_port)
         except ValueError as error:
             raise ScriptError(f"server {error}") from None
         place = ["address", spec.address.path or spec.address.host]
-        place += [] if spec.address.path else ["port", str(spec.address.port)]
+        place += ["port", str(spec.address.port)] if spec.address.port != "" else []
         options = [word for name, value in spec.options.items() for word in (name, str(value))]
         yield parse_words(["server", str(number), *place, *options])
 

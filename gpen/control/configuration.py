@@ -32,6 +32,7 @@ class Configuration:
         self.pool = Pool(self.settings, clock, wall)
         self.clients = ClientTable()
         self.ignored: set[str] = set()  # commands without effect that were run
+        self.origins: dict[str, str] = {}  # where the servers' places were given last, by their names
         self._clocks = (clock, wall)
 
     def run(self, call: Call) -> None:
@@ -39,6 +40,8 @@ class Configuration:
         name = call.command.name
         if call.command.setting is not None:
             self._set(name, call["value"])
+            if name in SPECIAL:
+                self.origins[name] = call.origin
         elif name == "server":
             self._delete_server(call) if call.no else self._change_server(call)
         elif call.command.is_ignored:
@@ -50,7 +53,10 @@ class Configuration:
     def rehearse(self, calls: Iterable[Call]) -> Configuration:
         """A copy of this configuration on which the calls have run. Raises ScriptError when one of them can't."""
         copy = Configuration(*self._clocks)
-        for call in [*parse_lines(self.dump(), "the configuration in force"), *calls]:
+        for call in parse_lines(self.dump(), "the configuration in force"):
+            copy.run(call)
+        copy.origins.clear()
+        for call in calls:
             copy.run(call)
         return copy
 
@@ -114,6 +120,8 @@ class Configuration:
                 raise call.error(f"there is no server {call['number']} (known: {known}); a new one needs an address")
             server = self.pool.add(call["number"], self._place(Address(), changes))
         self.pool.move(server, self._place(server.address, changes))
+        if "address" in changes or "port" in changes:
+            self.origins[server.name] = call.origin
         if "blacklist" in changes:
             self.pool.blacklist(server, changes["blacklist"])
         if "state" in changes:
@@ -131,7 +139,10 @@ class Configuration:
         given = changes.get("address", address)
         if given.path:
             return Address(path=given.path)
-        return Address(given.host, changes.get("port", address.port or self._listen_port()))
+        port = changes.get("port", given.port)
+        if port == "":
+            port = address.port or self._listen_port()  # port 0 was the slot's, when there was no server in it
+        return Address(given.host, port)
 
     def _delete_server(self, call: Call) -> None:
         try:
@@ -141,7 +152,7 @@ class Configuration:
 
     def _listen_port(self) -> int | str:
         listen = self.settings.listen
-        return parse_listen(listen).port if listen else 0
+        return parse_listen(listen).port or "" if listen else ""
 
     def _give_port(self) -> None:
         """Give the listening port to the servers that were named before it was, without a port."""
@@ -149,12 +160,12 @@ class Configuration:
             self.pool.move(server, self._place(server.address, {}))
         for name in SPECIAL:
             spec = self.settings.get(name)
-            if spec is not None and not (spec.address.path or spec.address.port):
+            if spec is not None and not spec.address.path and spec.address.port == "":
                 self._set(name, spec)
 
     def _with_port(self, spec: ServerSpec) -> ServerSpec:
         address = spec.address
-        if address.path or address.port:
+        if address.path or address.port != "":
             return spec
         return ServerSpec(Address(address.host, self._listen_port()), spec.options)
 
@@ -162,7 +173,7 @@ class Configuration:
 def server_line(server: Server) -> str:
     """The command that makes this server."""
     address = server.address
-    place = f"address {quote(address.path or address.host)}" + ("" if address.path else f" port {address.port}")
+    place = f"address {quote(address.path or address.host)}" + (f" port {address.port}" if address.port != "" else "")
     options = " ".join(f"{name} {getattr(server, name)}" for name in _SERVER_OPTIONS)
     state = "" if server.state == "ready" else f" state {server.state}"
     check = "" if server.check is None else f" check {server.check}"

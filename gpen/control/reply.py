@@ -14,11 +14,12 @@ from typing import Any
 
 from gpen.control.commands import COMMANDS, OPTIONS, Command, Option
 from gpen.control.script import Call, UnknownCommand
+from gpen.model.scheduler import RULES
 from gpen.model.settings import SETTINGS, Setting
 
 Row = Mapping[str, Any]
 PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
-MORE_MODES = ("leastconn", "random")
+MORE_MODES = tuple(rule.name for rule in RULES if rule.name not in PEN_MODES)
 ROWS_AT_ONCE = 500  # about 2 ms of work
 _AS_IT_COMES = ("drain",)  # text, piece by piece, with time between them
 

@@ -48,7 +48,8 @@ class Checks:
         """Begin and end what the configuration asks for; called when it has changed, and by the janitor each second,
         for a client may have found a server down. Does not switch."""
         pool, settings = self._balancer.pool, self._balancer.settings
-        wanted = {server for server in pool.servers.values() if (server.check or settings.check).kind != "off"}
+        wanted = {server for server in pool.servers.values()
+                  if (server.check or settings.check).kind != "off" and not server.is_empty}
         for server in self._checkers.keys() - wanted:
             self._checkers.pop(server).stop()
             if not server.deleted:

@@ -42,7 +42,8 @@ class Names:
         """
         known: Endpoints = {server.address: server.endpoints for server in self._pool.all_servers()
                             if server.endpoints}
-        fresh = [server for server in configuration.pool.all_servers() if server.address not in known]
+        fresh = [server for server in configuration.pool.all_servers()
+                 if server.address not in known and not server.is_empty]
         lookups = Greenlets(LOOKUPS_AT_ONCE)
         results = lookups.imap(lambda server: _looked_up(server, configuration.settings), fresh)
         for server, result in zip(fresh, list(results), strict=True):
@@ -63,7 +64,7 @@ class Names:
     def insist(self) -> None:
         """Look up the names that could not be resolved so far."""
         for server in self._pool.all_servers():
-            if not server.endpoints:
+            if not (server.endpoints or server.is_empty):
                 self.refresh(server)
 
     def refresh(self, server: Server) -> None:

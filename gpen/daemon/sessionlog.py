@@ -116,7 +116,7 @@ def session_line(session: Conversation, settings: Settings) -> str:
     if settings.log_format == "json":
         return json.dumps(fields, separators=(",", ":")) + "\n"
     server = session.server
-    place = f"{server.name} {server.shown}" if server is not None else "- -"
+    place = f"{server.name} {session.server_address}" if server is not None else "- -"
     return (f"{fields['client']} {fields['started']} server {place} "
             f"choose {fields['choose']:.6f} connect {fields['connect']:.6f} total {fields['total']:.6f} "
             f"up {fields['up']} down {fields['down']} {fields['ending']}"
@@ -130,7 +130,7 @@ def _fields(session: Conversation) -> dict[str, object]:
         "client": session.peername,
         "started": timestamp(session.started),
         "server": server.label if server is not None else None,
-        "server_address": server.shown if server is not None else None,
+        "server_address": session.server_address,
         "choose": round(choose, 6),
         "connect": round(connect, 6),
         "total": round(total, 6),
@@ -157,8 +157,8 @@ def request_watch(session: Conversation, current: Callable[[], AnyLog | None]) -
 
     def watch(whence: str, data: memoryview) -> None:
         session_log = current()
-        if session_log is not None and whence == "client" and session.server is not None:
-            session_log.write_request(session.address, session.server.shown_host, bytes(data[:NETWORK_BYTES]))
+        if session_log is not None and whence == "client" and session.endpoint is not None:
+            session_log.write_request(session.address, session.endpoint.host, bytes(data[:NETWORK_BYTES]))
 
     return watch
 

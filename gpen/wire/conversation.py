@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from gpen.model.address import bracketed
+from gpen.model.address import Endpoint, bracketed
 from gpen.model.client import Client, ClientTable
 from gpen.model.ending import Ending
 from gpen.model.pool import Lease, Pool
@@ -74,8 +74,8 @@ class Secured(NamedTuple):
 class Conversation:
     """One client with its server. ``id`` is never used again; ``started`` is wall clock time, in seconds."""
 
-    __slots__ = ("_accepted", "_front", "_port", "address", "chosen", "client", "connected", "ending", "finished", "id",
-                 "lease", "secured", "server", "started")
+    __slots__ = ("_accepted", "_front", "_port", "address", "chosen", "client", "connected", "ending", "endpoint",
+                 "finished", "id", "lease", "secured", "server", "started")
 
     def __init__(self, id: int, front: Front, address: str, port: int) -> None:
         self.id = id
@@ -86,6 +86,7 @@ class Conversation:
         self.client: Client | None = None
         self.lease: Lease | None = None
         self.server: Server | None = None
+        self.endpoint: Endpoint | None = None  # where that was when this was connected; the server may move
         self.ending: Ending | None = None
         self.secured: Secured | None = None
         self.chosen = self.connected = self.finished = 0.0
@@ -94,6 +95,13 @@ class Conversation:
     def peername(self) -> str:
         """The client's address and port."""
         return f"{bracketed(self.address)}:{self._port}" if self._port else self.address
+
+    @property
+    def server_address(self) -> str | None:
+        """Where its server is, or was when this was connected."""
+        if self.server is None:
+            return None
+        return self.server.shown if self.endpoint is None else str(self.endpoint)
 
     @property
     def state(self) -> str:

@@ -42,7 +42,7 @@ Answer = Callable[[memoryview], int]  # sends a datagram to the client
 class Flow(Conversation):
     """One UDP client with its server. ``key`` is what its listener knows it by."""
 
-    __slots__ = ("_active", "_answer", "_asked", "_denied", "_dialed", "_endpoint", "_fd", "_kept", "_kept_bytes",
+    __slots__ = ("_active", "_answer", "_asked", "_denied", "_dialed", "_fd", "_kept", "_kept_bytes",
                  "_listener", "_oldest", "_proven", "_recv_into", "_replies", "_send", "_sock", "_tried", "_untried",
                  "_watch", "from_client", "from_server", "key", "to_client", "to_server")
 
@@ -62,7 +62,6 @@ class Flow(Conversation):
         self._denied = False
         self._tried: list[Server] = []  # that could not be reached
         self._untried: list[Any] = []  # endpoints of its server
-        self._endpoint: Any = None
         self._sock: Any = None
         self._fd = -1
         self._asked = self._replies = 0  # datagrams to this server, and from it
@@ -218,8 +217,8 @@ class Flow(Conversation):
         lease = self.lease
         assert lease is not None
         lease.connected()
-        if self._endpoint in lease.server.endpoints[1:]:
-            self._front.pool.prefer(lease.server, self._endpoint)
+        if self.endpoint in lease.server.endpoints[1:]:
+            self._front.pool.prefer(lease.server, self.endpoint)
 
     # --- its server -----------------------------------------------------------------------------------------------
 
@@ -269,9 +268,9 @@ class Flow(Conversation):
         """Connect to the next address of the server that there is a way to."""
         problem = OSError(0, "its name is not resolved")
         while self._untried:
-            self._endpoint = self._untried.pop(0)
+            self.endpoint = self._untried.pop(0)
             try:
-                sock = sockets.send_datagrams(self._endpoint, self._front.settings)
+                sock = sockets.send_datagrams(self.endpoint, self._front.settings)
             except OSError as error:
                 problem = error
                 continue
