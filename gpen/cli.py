@@ -17,10 +17,10 @@ from gpen.control import reply
 from gpen.control.commands import OPTIONS, Option
 from gpen.control.configuration import Configuration
 from gpen.control.script import Call, ScriptError, parse_line, parse_words, read_file
-from gpen.daemon import process
+from gpen.daemon import ownaddress, process
 from gpen.daemon.balancer import Balancer, check_directory, check_extras, make_terminator
 from gpen.daemon.countries import open_countries
-from gpen.daemon.names import Names
+from gpen.daemon.names import Endpoints, Names
 from gpen.daemon.sessionlog import SessionLog
 from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.settings import Settings
@@ -51,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         configuration = configure(arguments)
         if arguments["--check"]:
-            _check_names(configuration)
+            endpoints = _check_names(configuration)
             _check_files(configuration.settings)
+            _check_places(configuration, endpoints)
             print("configuration is valid")
             return 0
     except (ScriptError, process.StartError) as error:
@@ -196,10 +197,10 @@ def _check(configuration: Configuration) -> None:
     check_extras(settings)
 
 
-def _check_names(configuration: Configuration) -> None:
-    """Raises ScriptError for a name of a host or a service that does not exist."""
+def _check_names(configuration: Configuration) -> Endpoints:
+    """The endpoints of the servers. Raises ScriptError for a name of a host or a service that does not exist."""
     settings = configuration.settings
-    Names(configuration.pool, settings).resolve(configuration, patient=True)
+    endpoints = Names(configuration.pool, settings).resolve(configuration, patient=True)
     log_address = network_address(settings.log or "")
     for name, address in (("listen", settings.listen and parse_listen(settings.listen)), ("log", log_address),
                           ("control", settings.control and parse_listen(settings.control))):
@@ -208,6 +209,14 @@ def _check_names(configuration: Configuration) -> None:
                 resolve(address, settings.timeout, name == "log" or (settings.udp and name == "listen"))
         except ResolveError as error:
             raise ScriptError(f"{name}: {error}") from None
+    return endpoints
+
+
+def _check_places(configuration: Configuration, endpoints: Endpoints) -> None:
+    """Raises ScriptError for a server that is gpen itself."""
+    settings = configuration.settings
+    listening = resolve(parse_listen(settings.listen or ""), settings.timeout, settings.udp)[0]
+    ownaddress.refuse(configuration.pool.all_servers(), endpoints, listening, configuration.origins)
 
 
 def _check_files(settings: Settings) -> None:

@@ -26,7 +26,7 @@ from gpen.control import reply
 from gpen.control.commands import ACCESS
 from gpen.control.configuration import Configuration
 from gpen.control.script import Call, ScriptError, UnknownCommand, parse_line, read_file
-from gpen.daemon import janitor, process
+from gpen.daemon import janitor, ownaddress, process
 from gpen.daemon.checks import Checks, unusable
 from gpen.daemon.countries import Countries, open_countries
 from gpen.daemon.files import write_whole
@@ -121,6 +121,10 @@ class Balancer:
             prepare_lookups(settings.timeout)
         assert settings.listen is not None
         self.listener = self._listener(settings.listen)
+        servers = self.pool.all_servers()
+        ownaddress.refuse(servers, {server.address: server.endpoints for server in servers}, self.listener.endpoint,
+                          self.configuration.origins)
+        ownaddress.watch(self.pool, lambda: self.listener.endpoint, lambda path: self.jail.path(path))
         if settings.control:
             self._open_control(settings.control)
         if settings.log:
@@ -223,7 +227,7 @@ class Balancer:
         if address.path:
             os.chmod(address.path, self.settings.control_mode)
             self._socket_files[address.path] = os.stat(address.path)
-        self._control_address = sockets.endpoint_of(sock) if address.port == 0 and not address.path else text
+        self._control_address = str(sockets.endpoint_of(sock)) if address.port == 0 and not address.path else text
         self.control = ControlServer(sock, self.execute, self._welcome)
 
     # --- sessions (what wire/session.py asks of its Front) --------------------------------------------------------
@@ -375,7 +379,9 @@ class Balancer:
         with self._changing:
             rehearsed = self.configuration.rehearse(calls)
             endpoints = self.names.resolve(rehearsed, calls)
-            opened = self._open_changes(rehearsed)
+            opened = self._open_changes(rehearsed, lambda listening: ownaddress.refuse(
+                ownaddress.placed_by(calls, rehearsed, self.configuration), endpoints, listening,
+                rehearsed.origins, self.jail.path))
             for call in calls:
                 self.configuration.run(call)
             self.names.adopt(endpoints)
@@ -385,8 +391,8 @@ class Balancer:
                 if server.state == "maint":
                     self.close_sessions(number)
 
-    def _open_changes(self, rehearsed: Configuration) -> dict[str, Any]:
-        """Open what the changed settings need, beside what is in use."""
+    def _open_changes(self, rehearsed: Configuration, check_places: Callable[[Endpoint], None]) -> dict[str, Any]:
+        """Open what the changed settings need, beside what is in use. ``check_places`` gets where gpen will listen."""
         old, new = self.settings, rehearsed.settings
         opened: dict[str, Any] = {}
         if new.listen is None:
@@ -403,9 +409,10 @@ class Balancer:
         if new.listen != old.listen:
             opened["listen"] = self._listener(new.listen)
         try:
+            check_places(opened.get("listen", self.listener).endpoint)
             if new.log != old.log:
                 opened["log"] = self._open_log(new.log) if new.log else None
-        except OSError:
+        except (OSError, ScriptError):
             if "listen" in opened:
                 opened["listen"].close()
                 self._unlink_socket(opened["listen"].bound_to)
@@ -429,6 +436,8 @@ class Balancer:
             old.empty()
             old.close()
             self._unlink_socket(old.bound_to)
+            for server in self.pool.all_servers():
+                self.pool.resolved(server, server.endpoints)  # it may mean gpen itself now, or no longer
         self._tell_what_is_old()
         self.listener.tune(settings)
         self.listener.resume()
