@@ -261,6 +261,13 @@ def test_plain_lines_of_pen() -> None:
     }
 
 
+def test_pens_slots_that_never_had_an_address() -> None:
+    reply = "2 addr (unknown address family 0 port 0 conn 0 max 3 hard 0 weight 0 prio 0 sx 0 rx 0\n"
+    rows = parse_plain("servers", reply)
+    assert rows == [{"number": 2, "address": "0.0.0.0", "port": 0, "sessions": 0, "max": 3, "hard": 0, "weight": 0,
+                     "prio": 0, "sx": 0, "rx": 0}]
+
+
 @pytest.mark.parametrize("name", ["servers", "recent", "connection", "sessions", "events"])
 @pytest.mark.parametrize("reply", ["what is this\n", "Connection 9999 out of range\n", "1 2\n", "x = y"])
 def test_other_lines_are_no_table(name: str, reply: str) -> None:
