@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -31,7 +32,7 @@ from gpen.control.script import (
     read_file,
 )
 from gpen.control.sources import Sources
-from gpen.daemon import process
+from gpen.daemon import ownaddress, process
 from gpen.daemon.balancer import (
     Balancer,
     check_directory,
@@ -218,7 +219,7 @@ def _steps_of_addresses(arguments: dict[str, Any]) -> Iterator[Step]:
     yield step
     if isinstance(step, ScriptError):
         return  # without it, what is the port of the servers?
-    default_port = parse_listen(listen).port
+    default_port = parse_listen(listen).port or ""
     for number, text in enumerate(arguments["SERVER"]):
         yield from attempt(partial(_server_call, number, text, default_port))
 
@@ -229,7 +230,7 @@ def _server_call(number: int, text: str, default_port: int | str) -> Call:
     except ValueError as error:
         raise ScriptError(f"server {error}") from None
     place = ["address", spec.address.path or spec.address.host]
-    place += [] if spec.address.path else ["port", str(spec.address.port)]
+    place += ["port", str(spec.address.port)] if spec.address.port != "" else []
     options = [word for name, value in spec.options.items() for word in (name, str(value))]
     return parse_words(["server", str(number), *place, *options])
 
@@ -280,7 +281,10 @@ def check_outside(configuration: Configuration, sources: Sources) -> None:
     errors, settings, outside, resolver = Errors(), configuration.settings, process.Jail(), Resolver()
     with errors.gathered():
         names = Names(configuration.pool, settings, resolver)
-        names.adopt(names.resolve(sources.said, patient=True))
+        answers = names.resolve(sources.said, patient=True)
+        with suppress(ResolveError):  # which is told below
+            listening = resolver.resolve(parse_listen(settings.listen or ""), settings.timeout, settings.udp)[0]
+            ownaddress.refuse(names.meant_by(sources.said, answers), listening, sources.said.origin_of)
     log_address = network_address(settings.log or "")
     for name, address in (("listen", settings.listen and parse_listen(settings.listen)), ("log", log_address),
                           ("control", settings.control and parse_listen(settings.control))):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpen.model.acl import parse_country, parse_entry
-from gpen.model.address import parse_host, parse_port
+from gpen.model.address import UNSPECIFIED, Address, parse_host, parse_port
 from gpen.model.check import take_check
 from gpen.model.kinds import ACL, FILE, TEXT, one_of, seconds, whole
 from gpen.model.server import STATES
@@ -124,8 +124,16 @@ def _health(words: Sequence[str]) -> tuple[tuple[bool | None, str], Sequence[str
     return (word == "up", TEXT.parse(" ".join(rest[1:]))), []
 
 
+def _address(words: Sequence[str]) -> tuple[Address, Sequence[str]]:
+    """An address; or what pen's ``write`` says, in so many words, of a slot that never had one."""
+    if tuple(words[:3]) == _PENS_NONE and len(words) > 3:
+        return Address(UNSPECIFIED[0]), words[4:]
+    return parse_host(words[0]), words[1:]
+
+
+_PENS_NONE = ("(unknown", "address", "family")
 SERVER_FIELDS: dict[str, Take] = {
-    "address": _word(parse_host),
+    "address": _address,
     "port": _word(parse_port),
     "max": _word(_NUMBER.parse),
     "hard": _word(_NUMBER.parse),
@@ -154,7 +162,15 @@ def _server(words: Sequence[str]) -> Arguments:
             changes[name], rest = SERVER_FIELDS[name](rest)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+    _check_port(changes)
     return {"number": number, "changes": changes}
+
+
+def _check_port(changes: Arguments) -> None:
+    """Raises ValueError when an address has a port of its own, and port says another."""
+    address = changes.get("address")
+    if address is not None and address.port != "" and changes.get("port", address.port) != address.port:
+        raise ValueError(f"address {address} and port {changes['port']} say different ports: give one of them")
 
 
 def _drain(words: Sequence[str]) -> Arguments:
@@ -223,13 +239,14 @@ _COMMANDS = [
     # servers
     Command("server", "server N [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] [blacklist SECONDS] "
             "[state ready|drain|maint] [check CHECK|default] [health up|down [because WORDS...]|unknown]",
-            "Change server N; a new N with an address makes a new server; A may be HOST:PORT. max and hard "
+            "Change server N; a new N with an address (HOST, HOST:PORT or /PATH) makes a new server. max and hard "
             "limit its sessions (0 = no limit; hard is for clients that return to it); blacklist leaves it alone for "
             "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. check "
             "is how it is checked, in the words of the setting check; default takes that. health is a verdict from "
             "outside: down gives it no new sessions, up also ends a blacklist, unknown withdraws it; write does not "
-            "save it. "
-            "'no server N' deletes it: its sessions go on, the numbers of the others stay.", _server, "operate",
+            "save it. 'no server N' deletes it: its sessions go on, the numbers of the others stay. Address 0.0.0.0, "
+            "or port 0, empties its slot, as in pen: the same, but servers still lists it until it gets another "
+            "address.", _server, "operate",
             one("number", _NUMBER.parse, "no server N"), "no server N", configures=True,
             example="server 2 address 10.0.0.3 port 3306 max 100"),
     Command("acl", "acl N permit|deny ADDRESS [MASK] | acl N permit|deny country CC", "Add an entry to access list N "

@@ -99,7 +99,7 @@ class Configuration:
             yield server_line(number, self.fields_of(number) or _NO_SERVER, given.fields_of(number) or {})
 
 
-_NO_SERVER = {**FIELDS, "address": Address("0.0.0.0")}  # pen's way to say so
+_NO_SERVER = {**FIELDS, "address": Address("0.0.0.0", 0)}  # pen's way to say so
 
 
 def server_line(number: int, fields: Mapping[str, Any], given: Mapping[str, Any]) -> str:
@@ -114,7 +114,7 @@ def address_words(address: Address) -> str:
     """An address as the fields of a server."""
     if address.path:
         return f"address {quote(address.path)}"
-    return f"address {address.host} port {address.port}"
+    return f"address {address.host}" + (f" port {address.port}" if address.port != "" else "")
 
 
 def field_words(name: str, value: Any) -> str:

@@ -184,26 +184,29 @@ class Draft:
         given = changes.get("address", address)
         if given.path:
             return Address(path=given.path)
-        return Address(given.host, changes.get("port", given.port or address.port or self._listen_port()))
+        port = changes.get("port", given.port)
+        if port == "":
+            port = address.port or self._listen_port()  # port 0 was the slot's, when there was no server in it
+        return Address(given.host, port)
 
     def _listen_port(self) -> int | str:
         listen = self.settings.listen
-        return parse_listen(listen).port if listen else 0
+        return parse_listen(listen).port or "" if listen else ""
 
     def _give_port(self) -> None:
         """Give the listening port to the servers that were named before it was, without a port."""
         for number in list(self.numbers()):
             address = self.address_of(number)
-            if address is not None and not (address.path or address.port):
+            if address is not None and not address.path and address.port == "":
                 self.configure(number, {"address": self._place(address, {})})
         for name in SPECIAL:
             spec = self.settings.get(name)
-            if spec is not None and not (spec.address.path or spec.address.port):
+            if spec is not None and not spec.address.path and spec.address.port == "":
                 self.set(name, spec)
 
     def _with_port(self, spec: ServerSpec) -> ServerSpec:
         address = spec.address
-        if address.path or address.port:
+        if address.path or address.port != "":
             return spec
         return ServerSpec(Address(address.host, self._listen_port()), spec.options)
 

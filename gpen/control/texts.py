@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gpen.model.scheduler import RULES
+
 GPEN_DESCRIPTION = """
 gpen accepts connections at LISTEN and passes each on to one of the SERVERs, bytes both ways, until both ends are
 done; or datagrams (-U). A client goes to the server that it used last; if that can't be reached, to another one. It
@@ -30,18 +32,28 @@ be process 1 of a container.
 In the background the command returns when gpen serves, with status 0, or when it can't, with the reason on stderr.
 """
 
-CHOICE = """
+_ORDER = ", ".join(f"{rule.name} ({rule.flag})" if rule.flag else rule.name for rule in RULES)
+CHOICE = f"""
 A client that client_acl denies gets the abuse server (-B), or is closed. Else, unless -r is given, the client gets
 the server that it used last, as long as that is remembered (-c, -T). A new client gets a server by the first of these
-that is on: prio, weight (-W), leastconn, random, hash (-h); without any, the next one in turn.
+that is on: {_ORDER}; without any, the next one in turn. What is not chosen in turn moves no turn.
 
 A server is passed over while it is blacklisted, found down by a check or by 'server N health', full, drained, or
 while its own access list denies the client. When a connection is refused, reset, unreachable or times out, or when
 the server does not speak within greeting seconds, the server is blacklisted (-b) and the rule chooses again among the
-others; when none is left, the emergency server (-e) is tried; then the client waits for hold seconds, if that is set,
-and is closed. With -s the first failure is the last. After the blacklist time one connection is the trial that
-decides whether the server is back; the others do not wait for it. A failure of this machine (no descriptors, no
-ports) is held against no server.
+others. After the blacklist time one connection is the trial that decides whether the server is back; the others do
+not wait for it. While no other server can take a client, that trial comes a second after the failure already, and
+again each second; not where a command has blacklisted the server. When none is left, the emergency server (-e) is
+tried; then the client waits for hold seconds, if that is set, and is closed. A failure of this machine (no
+descriptors, no ports) is held against no server.
+
+With -s the first choice is the only one. A remembered server that can't take the client closes it. Else the rule
+chooses among the servers that are not down, blacklisted or drained (hash: among all), and one that is full or denies
+the client closes it and has had its turn; so does one whose connect fails. Neither emergency server nor trial.
+
+A server whose address is 0.0.0.0 (in any notation) or [::], or whose port is 0, is an empty slot, as in pen: nobody is
+sent there, the sessions that it had go on, and 'server N address ...' puts a server into it. An address where gpen
+itself listens is refused; a server whose name turns out to mean one is down for that reason.
 
 The command explain says which server a client would get, and why not the others.
 """

@@ -77,13 +77,6 @@ def span(value: Any) -> str:
     return f"{seconds}s"
 
 
-def since(value: Any) -> str:
-    """The time since a unix time."""
-    if not is_number(value):
-        return plain(value)
-    return span(time.time() - value) if value else ""
-
-
 def moment(value: Any) -> str:
     """A unix time as local date and time."""
     if not is_number(value):
@@ -129,7 +122,7 @@ def why(server: Record) -> str:
 def how_long(server: Record) -> str:
     """How long a server has been up or down; a verdict knows that better than the last change of anything."""
     verdict = server.get("verdict")
-    return since(server.get("verdict_since" if verdict and verdict == server.get("health") else "since"))
+    return span(server.get("verdict_for" if verdict and verdict == server.get("health") else "for"))
 
 
 def tls(server: Record) -> str:
@@ -233,8 +226,8 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 HUGE = 10**18  # seconds, bytes or sessions
 EMPTY = {"recent": "clients in that time"}
 FIELDS = {  # the headings of a CSV without rows
-    "servers": "number name address host port state health reason since blacklisted sessions max hard weight prio acl "
-    "sx rx total failures verdict verdict_by verdict_reason verdict_since check held tls",
+    "servers": "number name address host port state health reason since for blacklisted sessions max hard weight prio "
+    "acl sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check held tls",
     "sessions": "id client server server_address state age idle up down tls cipher sni",
     "recent": "address connects sx rx server idle",
     "events": "time server event cause",
@@ -340,6 +333,7 @@ def csv_cell(value: Any) -> Any:
 # pen's plain lines
 
 PEN_NAMES = {"addr": "address", "conn": "sessions"}
+PEN_NONE = "(unknown address family 0"  # of a slot that never had an address
 
 
 def parse_plain(name: str, reply: str) -> Any:
@@ -351,7 +345,8 @@ def parse_plain(name: str, reply: str) -> Any:
 
 
 def plain_servers(lines: Iterable[str]) -> list[Record]:
-    return [{"number": int(line.split()[0]), **pairs(line.split()[1:])} for line in lines]
+    rows = (line.replace(PEN_NONE, "0.0.0.0").split() for line in lines)
+    return [{"number": int(number), **pairs(words)} for number, *words in rows]
 
 
 def plain_recent(lines: Iterable[str]) -> list[Record]:

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from itertools import chain, count
@@ -43,7 +43,7 @@ from gpen.control.script import (
     read_lines,
 )
 from gpen.control.sources import Sources
-from gpen.daemon import janitor, process
+from gpen.daemon import janitor, ownaddress, process
 from gpen.daemon.checks import Checks, unusable
 from gpen.daemon.countries import Countries, open_countries
 from gpen.daemon.files import write_whole
@@ -67,7 +67,7 @@ from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
 from gpen.wire.poller import Poller
 from gpen.wire.program import Children
-from gpen.wire.resolve import Endpoints, ResolveError, Resolver
+from gpen.wire.resolve import Answer, Endpoints, ResolveError, Resolver
 from gpen.wire.session import Session
 from gpen.wire.tls import Terminator, TlsError
 from gpen.wire.turns import PAUSE, gently
@@ -145,6 +145,8 @@ class Balancer:
             self._resolver.prepare_for_chroot(settings.timeout)
         assert settings.listen is not None
         self.listener = self._listener(settings.listen)
+        ownaddress.refuse(_places(self.pool.all_servers()), self.listener.endpoint, self._sources.said.origin_of)
+        ownaddress.watch(self.pool, lambda: self.listener.endpoint, lambda path: self.jail.path(path))
         if settings.control:
             self._open_control(settings.control)
         if settings.log:
@@ -246,7 +248,7 @@ class Balancer:
         if address.path:
             os.chmod(address.path, self.settings.control_mode)
             self._socket_files[address.path] = os.stat(address.path)
-        self._control_address = sockets.endpoint_of(sock) if address.port == 0 and not address.path else text
+        self._control_address = str(sockets.endpoint_of(sock)) if address.port == 0 and not address.path else text
         self.control = ControlServer(sock, self.execute, asks_to_stay, self._welcome)
 
     # --- sessions (what wire/session.py asks of its Front) --------------------------------------------------------
@@ -455,13 +457,14 @@ class Balancer:
     def _commit(self, draft: Draft) -> None:
         """Put a draft in force, all of it or nothing. Switches greenlets. Raises as ``apply`` does."""
         self._check(draft)
-        endpoints = self.names.resolve(draft)
+        answers = self.names.resolve(draft)
         with ExitStack() as undo:
             opened = self._open_changes(draft.settings, undo)
+            self._refuse_ourselves(draft, answers, opened.get("listen"))
             undo.pop_all()
         touched = [self.pool.servers[number] for number in draft.deleted]
         self.configuration.adopt(draft)
-        self.names.adopt(endpoints)
+        self.names.adopt(answers)
         self._adopt(opened, draft.values.keys())
         touched += [self.pool.servers[number] for number in draft.servers]
         if draft.new_addresses():
@@ -485,6 +488,16 @@ class Balancer:
         if new.web_stats != old.web_stats:
             check_directory("web_stats", new.web_stats and self.jail.path(new.web_stats))
 
+    def _refuse_ourselves(self, draft: Draft, answers: Mapping[str, Answer],
+                          listener: Listener | DatagramListener | None) -> None:
+        """Raises ScriptErrors when a server is gpen itself: a new one, or with a new ``listener`` any."""
+        places = list(self.names.meant_by(draft, answers))
+        if listener is not None:
+            new = draft.new_addresses()
+            places += _places(server for server in self.pool.all_servers()
+                              if server.label not in new and server.label not in draft.deleted)
+        ownaddress.refuse(places, (listener or self.listener).endpoint, draft.origin_of, self.jail.path)
+
     def _open_changes(self, new: Settings, undo: ExitStack) -> dict[str, Any]:
         """Open what the changed settings need, beside what is in use; ``undo`` closes it again."""
         old = self.settings
@@ -498,7 +511,9 @@ class Balancer:
             undo.callback(self._close_listener, listener)
         try:
             if new.log != old.log:
-                opened["log"] = self._open_log(new.log) if new.log else None
+                opened["log"] = session_log = self._open_log(new.log) if new.log else None
+                if session_log is not None:
+                    undo.callback(session_log.close)
         except OSError as error:
             raise ScriptError(f"log: can't open '{new.log}': {error.strerror}") from None
         return opened
@@ -524,6 +539,8 @@ class Balancer:
             self.listener.start()
             old.empty()
             self._close_listener(old)
+            for server in self.pool.all_servers():
+                self.pool.resolved(server, server.endpoints)  # it may mean gpen itself now, or no longer
         self._tell_what_is_old()
         self.listener.tune(settings)
         self.listener.resume()
@@ -686,6 +703,11 @@ def _written(path: str, text: str) -> OSError | None:
 def _runs_a_program(call: Call) -> bool:
     check = call.arguments.get("value") or call.arguments.get("changes", {}).get("check")
     return isinstance(check, Check) and check.kind == "exec"
+
+
+def _places(servers: Iterable[Server]) -> list[tuple[int | str, Address, Endpoints]]:
+    """Where servers are: what ownaddress.refuse wants to know."""
+    return [(server.label, server.address, server.endpoints) for server in servers]
 
 
 def checks_of(configuration: Configuration) -> set[Check]:

@@ -53,10 +53,10 @@ class Checks:
     def tend(self, servers: Iterable[Server]) -> None:
         """Begin and end what the configuration asks for, and look whether these servers are checked as they shall be.
         Switches greenlets."""
-        pool, settings = self._balancer.pool, self._balancer.settings
+        pool = self._balancer.pool
         for server in gently(servers):
             checker = self._checkers.get(server)
-            if not server.deleted and (server.check or settings.check).kind != "off":
+            if self._is_checked(server):
                 if checker is None:
                     checker = self._checkers[server] = Checker(server, self._balancer)
                 checker.tend()
@@ -65,6 +65,10 @@ class Checks:
                 if not server.deleted:
                     pool.withdraw(server, _SOURCE, "unchecked", "is dropped: its check is off")
                     self._balancer.resume()
+
+    def _is_checked(self, server: Server) -> bool:
+        check = server.check or self._balancer.settings.check
+        return check.kind != "off" and not (server.deleted or server.is_empty)
 
     def close(self) -> None:
         """End all checks and the programs that they run. Switches greenlets."""

@@ -97,7 +97,7 @@ class Names:
         errors = Errors()
         for label, address in gently(draft.new_addresses().items()):
             server = None if patient else self._pool.server(label)
-            if address.path or (server is not None and server.address == address):
+            if address.path or address.is_none or (server is not None and server.address == address):
                 continue
             with errors.gathered():
                 self._check_port(label, address, draft)
@@ -112,7 +112,7 @@ class Names:
         return answers
 
     def _check_port(self, label: int | str, address: Address, draft: Draft) -> None:
-        problem: object = None if address.port else f"'{address.host}' needs a port"
+        problem: object = None if address.port != "" else f"'{address.host}' needs a port"
         try:
             self._resolver.port(address, self._settings.udp)
         except ResolveError as error:
@@ -160,15 +160,22 @@ class Names:
             name.is_asked = False  # this answer is newer than what is under way
             self._take(name, now, answer)
         for server in self._pool.all_servers():
-            if not server.endpoints:
-                self._pool.resolved(server, self._endpoints(server))
+            if not (server.endpoints or server.is_empty):
+                self._pool.resolved(server, self._endpoints(server.address))
 
-    def _endpoints(self, server: Server) -> Endpoints:
-        """What the server's address means, as far as it is known."""
-        address = server.address
+    def meant_by(self, draft: Draft, answers: Mapping[str, Answer]) -> Iterator[tuple[int | str, Address, Endpoints]]:
+        """What the addresses that a draft gives to servers mean, as far as it is known."""
+        for label, address in draft.new_addresses().items():
+            answer = answers.get(address.host, ())
+            yield label, address, self._endpoints(address, () if isinstance(answer, ResolveError) else answer)
+
+    def _endpoints(self, address: Address, answer: Endpoints = ()) -> Endpoints:
+        """What a server's address means, as far as it is known."""
         if address.path:
             return self._resolver.resolve(address, 0)
-        known = numeric(address.host) or self._name(address.host).known
+        if address.is_none or address.port == "":
+            return ()
+        known = answer or numeric(address.host) or self._name(address.host).known
         return at_port(known, self._resolver.port(address, self._settings.udp)) if known else ()
 
     # --- beside everything else -----------------------------------------------------------------------------------
@@ -252,7 +259,7 @@ class Names:
         changed = False
         for server in self._servers(name):
             before = server.endpoints
-            self._pool.resolved(server, self._endpoints(server))
+            self._pool.resolved(server, self._endpoints(server.address))
             changed |= server.endpoints is not before and (bool(before) or was_missing)
             if was_missing and not before:
                 self._pool.note(server, "resolved", f"'{name.host}' is {server.shown_host}")
@@ -292,7 +299,8 @@ class Names:
             yield network_log.address.host
 
     def _servers(self, name: Name) -> list[Server]:
-        return [server for server in self._pool.all_servers() if server.address.host == name.host]
+        return [server for server in self._pool.all_servers()
+                if server.address.host == name.host and not server.is_empty]
 
     def _network_log(self, name: Name) -> NetworkLog | None:
         """The log, if it is at this name."""
@@ -311,6 +319,6 @@ class Names:
 def _has_name(server: Server) -> bool:
     """Whether the server is at a name, not at a number or a path."""
     host = server.address.host
-    if not host or (server.endpoints and server.endpoints[0].host == host):
+    if server.is_empty or not host or (server.endpoints and server.endpoints[0].host == host):
         return False
     return bool(server.endpoints) or not numeric(host)

@@ -19,7 +19,7 @@ from gpen.daemon.sessionlog import tls_fields
 from gpen.daemon.status import status_page
 from gpen.model.client import Client
 from gpen.model.ending import Ending
-from gpen.model.pool import SPECIAL
+from gpen.model.pool import SPECIAL, Choice
 from gpen.model.server import Server
 from gpen.wire.conversation import Conversation
 
@@ -71,10 +71,10 @@ class Queries:
         if denied:
             server, why = pool.special.get("abuse"), f"access list {settings.client_acl} (client_acl) denies it"
         else:
-            dice = pool.random.getstate()
-            server = pool.choose(client, now)
-            pool.random.setstate(dice)
-            why = self._why(server, client)
+            dice = pool.turns.random.getstate()
+            choice = pool.choose(client, now)
+            pool.turns.random.setstate(dice)
+            server, why = choice[0], self._why(choice, client, now)
         others = [other for other in pool.all_servers() if other is not server]
         return {
             "client": address,
@@ -158,7 +158,7 @@ class Queries:
         return {"listen": balancer.listen_address, "sessions": len(balancer.sessions), "held": len(balancer.hold),
                 "conn_max": self._settings.conn_max, "clients": len(balancer.clients),
                 "clients_max": self._settings.clients_max, "total": balancer.total, "started": balancer.started,
-                "rule": self._pool.rule(), "protocol": self._protocol(), "endings": dict(balancer.endings)}
+                "rule": self._pool.rule.name, "protocol": self._protocol(), "endings": dict(balancer.endings)}
 
     def _protocol(self) -> str:
         settings = self._settings
@@ -170,10 +170,11 @@ class Queries:
             "number": server.number, "name": server.name, "address": server.shown_host, "host": _host(server),
             "port": server.shown_port, "state": server.state, "health": server.health(now),
             "reason": server.condemned or server.reason, "since": round(server.since, 3),
-            "blacklisted": round(max(server.down_until - now, 0), 1), "sessions": server.sessions, "max": server.max,
-            "hard": server.hard, "weight": server.weight, "prio": server.prio, "acl": server.acl,
-            "sx": server.sx + live[0], "rx": server.rx + live[1], "total": server.total, "failures": server.failures,
-            **_verdict_fields(server), "check": str(server.check or self._settings.check),
+            "for": round(now - server.changed, 1), "blacklisted": round(max(server.down_until - now, 0), 1),
+            "sessions": server.sessions, "max": server.max, "hard": server.hard, "weight": server.weight,
+            "prio": server.prio, "acl": server.acl, "sx": server.sx + live[0], "rx": server.rx + live[1],
+            "total": server.total, "failures": server.failures,
+            **_verdict_fields(server, now), "check": str(server.check or self._settings.check),
             "held": len(self._balancer.hold),
         }
 
@@ -195,15 +196,18 @@ class Queries:
                 agreed.setdefault(id(session.server), Counter())[str(session.secured)] += 1
         return agreed
 
-    def _why(self, server: Server | None, client: Client) -> str:
+    def _why(self, choice: Choice, client: Client, now: float) -> str:
+        server, rule, _ = choice
         if server is None:
             why = "stubborn, and its server can't take it" if self._settings.stubborn else "none can take it"
             return why + self._patience()
         if server.name in SPECIAL:
             return "no other server can take it"
-        if not self._settings.roundrobin and server is client.server:
+        if rule is None:
             return "the client used it last"
-        return self._pool.rule()
+        if now < server.down_until:
+            return f"{rule.name}; no other can take it, and this one failed a while ago: it is tried again"
+        return rule.name
 
     def _patience(self) -> str:
         """What becomes of a client that no server can take."""
@@ -218,27 +222,30 @@ class Queries:
         if other.name in SPECIAL:
             if other.is_full:
                 return f"full: {other.sessions} sessions, max {other.max}"
+            if other.is_empty or other.condemned:
+                return other.condemned or "its slot is empty"
             return "only for clients that client_acl denies" if other.name == "abuse" else "another server can take it"
         refusal = self._pool.refusal(other, client, now)
         if refusal is not None:
             return refusal
-        if other.weight == 0 and self._pool.rule() in ("weight", "leastconn", "random"):
-            return f"its weight is 0, and the rule is {self._pool.rule()}"
+        rule = self._pool.rule
+        if other.weight == 0 and rule.weighs:
+            return f"its weight is 0, and the rule is {rule.name}"
         if chosen is not None and chosen is client.server and not self._settings.roundrobin:
             return "available, but the client is remembered at another"
-        return f"available, but not chosen by {self._pool.rule()}"
+        return f"available, but not chosen by {rule.name}"
 
 
 def _host(server: Server) -> str:
     return server.address.path or server.address.host
 
 
-def _verdict_fields(server: Server) -> Row:
+def _verdict_fields(server: Server, now: float) -> Row:
     if server.verdict is None:
-        return dict.fromkeys(("verdict", "verdict_by", "verdict_reason", "verdict_since"))
+        return dict.fromkeys(("verdict", "verdict_by", "verdict_reason", "verdict_since", "verdict_for"))
     source, verdict = server.verdict
     return {"verdict": "up" if verdict.up else "down", "verdict_by": source, "verdict_reason": verdict.reason,
-            "verdict_since": round(verdict.since, 3)}
+            "verdict_since": round(verdict.since, 3), "verdict_for": round(now - verdict.began, 1)}
 
 
 def _client_row(client: Client, live: tuple[int, int], now: float) -> Row:

@@ -61,7 +61,7 @@ class Access:
 def parse_node(text: str) -> Address:
     """A node's address, HOST[:PORT] or /path. Raises ValueError."""
     spec = parse_server(text, MYSQL_PORT)
-    if spec.options or not isinstance(spec.address.port, int):
+    if spec.options or spec.address.is_none or not (spec.address.path or isinstance(spec.address.port, int)):
         raise ValueError(f"'{text}' is not a node: expected HOST:PORT")
     return spec.address
 

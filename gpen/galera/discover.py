@@ -65,4 +65,5 @@ def _place(member: str) -> Address | None:
         return None
     if address.host.upper() == "AUTO" or not address.host or not isinstance(address.port, int):
         return None
-    return Address(address.host, address.port or MYSQL_PORT)
+    place = Address(address.host, address.port or MYSQL_PORT)
+    return None if place.is_none else place

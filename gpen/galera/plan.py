@@ -31,10 +31,10 @@ Plan = Mapping[str, Order]  # by the nodes' addresses
 
 
 def node_of(row: Row) -> str | None:
-    """The address HOST:PORT of the node that a server is; None for one that is not looked up yet, for a unix socket
-    and for gpen's two special servers."""
+    """The address HOST:PORT of the node that a server is; None for one that is not looked up yet, for a unix socket,
+    for an empty slot and for gpen's two special servers."""
     host, port = row["address"], row["port"]
-    if row["number"] is None or not host or host.startswith("/") or not port:
+    if row["number"] is None or row.get("health") == "empty" or not host or host.startswith("/") or not port:
         return None
     return str(Address(host, port))
 

@@ -57,7 +57,7 @@ def _role(watcher: Watcher, node: str) -> str:
 
 
 def _gpen_row(gpen: Gpen) -> Row:
-    servers = [row for row in gpen.rows if row["number"] is not None]
+    servers = [row for row in gpen.rows if row["number"] is not None and row["health"] != "empty"]
     return {
         "gpen": gpen.name, "kind": "writer" if gpen.balancer.is_writer else "reader",
         "problem": "not asked yet" if gpen.problem is None else gpen.problem,

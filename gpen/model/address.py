@@ -15,6 +15,10 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _SERVICE = re.compile(r"[0-9+_-]*[A-Za-z][A-Za-z0-9+_-]*")
 _COUNT = re.compile(r"[0-9]{1,9}")
 _NETWORK = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/\[\]:]+):[0-9]+")
+_ZERO = re.compile(r"(0x0+|0+)(\.(0x0+|0+)){0,3}", re.IGNORECASE)  # as inet_aton(3) reads 0.0.0.0
+_BARE_IPV6 = re.compile(r"[0-9a-fA-F]{0,4}:[^:]*:.*")
+_NUMERIC = re.compile(r"[0-9.]+|[0-9a-fA-F.]*:[0-9a-fA-F:.]*")
+UNSPECIFIED = ("0.0.0.0", "::")
 MAX_PATH = 107  # sun_path of a unix socket holds 108 bytes with its end mark (unix(7))
 
 
@@ -22,17 +26,28 @@ MAX_PATH = 107  # sun_path of a unix socket holds 108 bytes with its end mark (u
 class Address:
     """A host and a port, or the path of a unix socket.
 
-    ``port`` is a number, or the name of a service that is looked up when the address is resolved.
+    ``port`` is a number, the name of a service that is looked up when the address is resolved, or empty as long as none
+    was given. The unspecified address and port 0 are pen's words for no address.
     """
 
     host: str = ""
-    port: int | str = 0
+    port: int | str = ""
     path: str = ""
+
+    @property
+    def is_none(self) -> bool:
+        """Whether this is no place to connect to."""
+        return not self.path and (self.port == 0 or self.host in UNSPECIFIED)
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether no name of a host needs to be looked up. One with a scope (fe80::1%eth0) counts as a name."""
+        return bool(self.path or _NUMERIC.fullmatch(self.host))
 
     def __str__(self) -> str:
         if self.path:
             return self.path
-        return f"{bracketed(self.host)}:{self.port}"
+        return f"{bracketed(self.host)}:{self.port}" if self.port != "" else bracketed(self.host)
 
 
 class Endpoint(NamedTuple):
@@ -99,7 +114,7 @@ def network_address(text: str) -> Address | None:
     return parse_listen(text) if _NETWORK.fullmatch(text) else None
 
 
-def parse_server(text: str, default_port: int | str = 0) -> ServerSpec:
+def parse_server(text: str, default_port: int | str = "") -> ServerSpec:
     """Read ``host[:port[:max[:hard[:weight[:prio]]]]]``, ``[v6]:port...`` or ``/path``; empty fields keep the default.
 
     Raises ValueError that names the text and what was expected.
@@ -130,16 +145,18 @@ def _split_server(text: str) -> tuple[str, list[str]]:
 
 
 def parse_host(text: str) -> Address:
-    """Read the address of a server: a name, an IPv4 or IPv6 address, or ``/path``; with its port, or 0 where none is
-    behind it. ``::1:80`` is an IPv6 address, ``[::1]:80`` one with a port."""
+    """Read a server's address as it stands in a command of its own words: HOST or HOST:PORT, an IPv6 address with or
+    without brackets, or ``/path``. Raises ValueError."""
     _refuse_url(text)
     if text.startswith("/"):
         return Address(path=_path(text))
-    place, colon, port = text.rpartition(":")
-    if colon and (":" not in place or (place[0] == "[" and place[-1] == "]")):
-        return Address(parse_host(place).host, parse_port(port))
-    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    return Address(host=_host(host, text))
+    if _BARE_IPV6.fullmatch(text):
+        return Address(host=_host(text, text))
+    host, fields = _split_server(text)
+    if len(fields) > 1:
+        raise ValueError(f"'{text}' has too many fields: expected HOST[:PORT]; the others are words of their own, as "
+                         f"in 'max {fields[1]}'")
+    return Address(host=_host(host, text), port=parse_port(fields[0]) if fields else "")
 
 
 def parse_port(text: str) -> int | str:
@@ -159,9 +176,15 @@ def normalize(host: str) -> str:
 
 
 def _host(host: str, text: str) -> str:
+    if _ZERO.fullmatch(host):
+        return UNSPECIFIED[0]
     if ":" in host or host.replace(".", "").isdigit():
         try:
-            return str(ipaddress.ip_address(host))
+            address = ipaddress.ip_address(host)
+            mapped = getattr(address, "ipv4_mapped", None)
+            if (mapped or address).is_unspecified:
+                return UNSPECIFIED[address.version == 6 and mapped is None]
+            return str(address)
         except ValueError:
             hint = " (IPv6 addresses are written in brackets)" if "::" in text else ""
             raise ValueError(f"'{text}': '{host}' is not an IP address{hint}") from None

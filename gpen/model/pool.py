@@ -11,22 +11,30 @@ Choosing and counting is one step (``reserve``), so that a burst can't overrun a
 from __future__ import annotations
 
 import math
-import random
-from bisect import insort
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from gpen.model import scheduler
 from gpen.model.acl import LISTS, AccessList
 from gpen.model.address import SPEC_OPTIONS, Address, Endpoint, ServerSpec
 from gpen.model.client import Client
+from gpen.model.scheduler import ROUND_ROBIN, RULES, Rule, Turns
 from gpen.model.server import FIELDS, Server, Verdict
 from gpen.model.settings import Settings
 
 EVENTS_KEPT = 1000
 RETRY_SECONDS = 1.0
 SPECIAL = ("emergency", "abuse")
+_flags: Callable[[Settings], Sequence[bool]] = attrgetter(*(rule.name for rule in RULES))
+
+
+# Who would get a client: a server, or None when it is turned away; the rule that chose, if one did; and whom it chose,
+# also where that one does not take the client and a stubborn pool turns it away. A plain tuple: one is made for each
+# client.
+Choice = tuple[Server | None, Rule | None, Server | None]
+_NOBODY: Choice = (None, None, None)
 
 
 class Event(NamedTuple):
@@ -40,7 +48,7 @@ class Event(NamedTuple):
 
 
 class Lease:
-    """A place on a server. Ends with exactly one ``release`` or ``fail``."""
+    """A place on a server, counted as soon as there is one. Ends with exactly one ``release`` or ``fail``."""
 
     __slots__ = ("_address", "_endpoints", "_pool", "is_open", "server")
 
@@ -50,6 +58,10 @@ class Lease:
         self._endpoints = server.endpoints
         self.server = server
         self.is_open = True
+        server.sessions += 1
+        server.total += 1
+        if server.down_until:
+            server.trial = self
 
     @property
     def is_outdated(self) -> bool:
@@ -102,14 +114,15 @@ class Pool:
         self.servers: dict[int, Server] = {}
         self.special: dict[str, Server] = {}
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
-        self.random = random.Random()
+        self.turns = Turns()
         self.on_condemned: Callable[[Server], object] = lambda server: None  # called when a verdict takes a server down
         self.on_unwell: Callable[[Server], object] = lambda server: None  # called when anything says so of it
+        self.trouble_with: Callable[[Sequence[Endpoint]], str] = lambda endpoints: ""  # why they can't be a server's
         self.country_of: Callable[[str], str] = lambda address: ""  # the country of an address, where it is known
         self._clock = clock
         self._wall = wall
         self._order: list[Server] = []
-        self._cursor = -1
+        self._places: list[Server] = []  # without the slots that are empty
 
     # --- choosing -------------------------------------------------------------------------------------------------
 
@@ -119,81 +132,78 @@ class Pool:
         ``tried`` are the servers that failed this client already; with any of them, a stubborn pool gives up.
         Does not switch greenlets.
         """
-        now = self._clock()
-        server = self.choose(client, now, port, tried)
-        if server is None:
-            return None
-        lease = Lease(self, server)
-        server.sessions += 1
-        server.total += 1
-        if server.number is not None:
-            self._cursor = server.number
-        if server.down_until:
-            server.trial = lease
-        return lease
+        server, rule, chosen = self.choose(client, self._clock(), port, tried)
+        if rule is not None and chosen is not None:
+            rule.advance(self.turns, chosen)
+        return None if server is None else Lease(self, server)
 
     def reserve_abuse(self) -> Lease | None:
         """A place on the abuse server, or None when there is none."""
         server = self.special.get("abuse")
-        if server is None or server.is_full:
-            return None
-        server.sessions += 1
-        server.total += 1
-        return Lease(self, server)
+        return None if server is None or self._refuses_all(server) else Lease(self, server)
 
-    def choose(self, client: Client, now: float, port: int = 0, tried: Collection[Server] = ()) -> Server | None:
-        """The server that ``reserve`` would take, without taking it.
+    def choose(self, client: Client, now: float, port: int = 0, tried: Collection[Server] = ()) -> Choice:
+        """What ``reserve`` would do, without doing it; but dice that a rule throws are thrown.
 
         In pen's order: the server that the client used last, then the rule in force, then the emergency server. When
         a choice fails the rule chooses again among the others, so that a client that fails over goes where the next
-        new client would go; for round robin that is pen's "next index, ring-wise".
+        new client would go; for round robin that is pen's "next index, ring-wise". Before the emergency server is
+        tried, and before a client is turned away, the rule may choose a server of which it is time to look whether it
+        is back (``_is_due``).
         """
         settings = self.settings
         remembered = None if settings.roundrobin else client.server
         if remembered is not None and not remembered.deleted:
             if remembered not in tried and self.refusal(remembered, client, now) is None:
-                return remembered
-            if settings.stubborn:
-                return None
-        if settings.stubborn and tried:
-            return None
-        server = self._by_rule(client, now, port, tried)
-        if server is None and not settings.stubborn:
-            return self._emergency(tried)
-        return server
-
-    def _emergency(self, tried: Collection[Server]) -> Server | None:
-        server = self.special.get("emergency")
-        return None if server is None or server in tried or server.is_full else server
-
-    def _by_rule(self, client: Client, now: float, port: int, tried: Collection[Server]) -> Server | None:
-        settings, servers = self.settings, self._order
-
-        def usable(server: Server) -> bool:
+                return remembered, None, None
+            if settings.stubborn and not remembered.is_empty:
+                return _NOBODY
+        rule = self.rule
+        key = f"{client.address}:{port}" if settings.roundrobin and rule.is_personal else client.address
+        if settings.stubborn:
+            return _NOBODY if tried else self._choose_once(rule, key, client, now)
+        def is_usable(server: Server) -> bool:
             return server not in tried and self.refusal(server, client, now) is None
 
-        if settings.prio:
-            return scheduler.lowest_prio(servers, usable)
-        if settings.weight:
-            return scheduler.least_weighted(servers, usable)
-        if settings.leastconn:
-            return scheduler.least_connections(servers, usable, self._cursor)
-        if settings.random:
-            return scheduler.best_of_two(servers, usable, self.random)
-        if settings.hash:
-            key = f"{client.address}:{port}" if settings.roundrobin else client.address
-            if not settings.stubborn:
-                return scheduler.rendezvous(servers, usable, key)
-            server = scheduler.rendezvous(servers, lambda _: True, key)
-            return server if server is not None and usable(server) else None
-        return scheduler.round_robin(servers, usable, self._cursor)
+        def is_due(server: Server) -> bool:
+            return (server not in tried and self._is_due(server, now)
+                    and self.refusal(server, client, now, impatient=True) is None)
 
-    def refusal(self, server: Server, client: Client, now: float) -> str | None:
-        """Why this server can't take this client now; None when it can."""
-        reason = self._unavailable(server, now)
+        server = rule.pick(self._places, is_usable, self.turns, key)
+        if server is None and any(now < other.down_until for other in self._places):
+            server = rule.pick(self._places, is_due, self.turns, key)
+        if server is not None:
+            return server, rule, server
+        emergency = self.special.get("emergency")
+        if emergency is None or emergency in tried or self._refuses_all(emergency):
+            return _NOBODY
+        return emergency, None, None
+
+    def _choose_once(self, rule: Rule, key: str, client: Client, now: float) -> Choice:
+        """As pen does when it is stubborn: the rule chooses among the servers that are there, and one that is full, or
+        denies the client, has had its turn."""
+        server = rule.pick(self._places, lambda server: rule.is_personal or self._unavailable(server, now) is None,
+                           self.turns, key)
+        takes = server is not None and self.refusal(server, client, now) is None
+        return server if takes else None, rule, server
+
+    def _refuses_all(self, special: Server) -> bool:
+        """Whether a special server takes nobody now; it is tried whatever its connects came to."""
+        return special.is_full or special.is_empty or bool(special.condemned)
+
+    @property
+    def rule(self) -> Rule:
+        """The rule that chooses for a new client."""
+        flags = _flags(self.settings)
+        return RULES[flags.index(True)] if True in flags else ROUND_ROBIN
+
+    def refusal(self, server: Server, client: Client, now: float, impatient: bool = False) -> str | None:
+        """Why this server can't take this client now; None when it can. ``impatient`` does not wait for the end of a
+        blacklist."""
+        reason = self._unavailable(server, now, impatient)
         if reason is not None:
             return reason
-        if server.is_full:
+        if 0 < server.max <= server.sessions:
             returning = client.server is server
             if not (returning and server.sessions < server.hard):
                 limit = f"hard {server.hard}" if returning and server.hard > server.max else f"max {server.max}"
@@ -202,51 +212,41 @@ class Pool:
             return f"its access list {server.acl} denies the client"
         return None
 
-    def _unavailable(self, server: Server, now: float) -> str | None:
+    def _unavailable(self, server: Server, now: float, impatient: bool = False) -> str | None:
         """Why this server can take nobody now, be there room or not."""
         if server.state != "ready":
             return f"its state is {server.state}"
         if server.condemned:
-            return f"down for {self._wall() - self._condemned_since(server):.0f} s: {server.condemned}"
+            return f"down for {now - self._condemned_since(server):.0f} s: {server.condemned}"
         if server.down_until:
-            if now < server.down_until:
+            if now < server.down_until and not impatient:
                 return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
             if server.trial is not None:
                 return f"on trial with another connection after: {server.reason}"
         if not server.endpoints:
-            return f"its address {server.address} is not resolved"
+            return "its slot is empty" if server.is_empty else f"its address {server.address} is not resolved"
         return None
 
     def _condemned_since(self, server: Server) -> float:
-        return min(verdict.since for verdict in server.verdicts.values() if not verdict.up)
+        return min(verdict.began for verdict in server.verdicts.values() if not verdict.up)
 
-    def has_room(self, emergency: bool = True) -> bool:
-        """Whether some client could be taken, by a server that is not full or (``emergency``) the emergency server."""
-        now = self._clock()
-        return any(server.sessions < max(server.max, server.hard) or not server.max
-                   for server in self._order if self._unavailable(server, now) is None) or (
-                       emergency and self._emergency(()) is not None)
+    def _is_due(self, server: Server, now: float) -> bool:
+        """Whether this server is blacklisted, but failed long enough ago to be tried by one connection when no other
+        can serve. One that a command blacklisted never is."""
+        return now < server.down_until and now - server.blamed >= RETRY_SECONDS
+
+    def has_room(self) -> bool:
+        """Whether some client could be taken: by a server that is not full, or that is due; or in an emergency."""
+        now, stubborn = self._clock(), self.settings.stubborn
+        emergency = self.special.get("emergency")
+        return any(server.sessions < max(server.max, server.hard) or not server.max for server in self._places
+                   if self._unavailable(server, now, not stubborn and self._is_due(server, now)) is None) or (
+                       emergency is not None and not self._refuses_all(emergency))
 
     def is_crowded(self) -> bool:
         """Whether servers are well, but full."""
         now = self._clock()
-        return any(server.is_full and self._unavailable(server, now) is None for server in self._order)
-
-    def hurry(self) -> None:
-        """Clients wait and nobody can take them: what failed more than RETRY_SECONDS ago is tried now, one connection
-        at a time, instead of at the end of its blacklist time. What a command blacklisted is left alone."""
-        now = self._clock()
-        for server in self._order:
-            if server.down_until > now and now - server.blamed >= RETRY_SECONDS:
-                server.down_until = now
-
-    def rule(self) -> str:
-        """The name of the rule that chooses for a new client."""
-        settings = self.settings
-        for name in ("prio", "weight", "leastconn", "random", "hash"):
-            if settings.get(name):
-                return name
-        return "round robin"
+        return any(server.is_full and self._unavailable(server, now) is None for server in self._places)
 
     def permits(self, number: int, client: Client) -> bool:
         """Whether access list ``number`` lets this client in."""
@@ -263,14 +263,17 @@ class Pool:
     def blame(self, server: Server, cause: str) -> None:
         """The server could not be reached: leave it alone for the blacklist time. Special servers are always tried."""
         server.failures += 1
+        now = self._clock()
+        if server.blamed == math.inf and now < server.down_until:
+            return  # a command has said for how long
         server.reason = cause
         self.on_unwell(server)
         if server.name in SPECIAL or server.deleted:
             return
         if not server.is_down:
             self.note(server, "down", f"{cause}; blacklisted for {self.settings.blacklist:g} s")
-        server.blamed = self._clock()
-        server.down_until = server.blamed + self.settings.blacklist
+        server.blamed = now
+        server.down_until = now + self.settings.blacklist
 
     def blacklist(self, server: Server, duration: float) -> None:
         """Blacklist a server for so many seconds by command; 0 takes it off the list."""
@@ -301,8 +304,9 @@ class Pool:
         is only renewed does not, for a client's connect may know better."""
         old = server.verdicts.get(source)
         turned = old is None or old.up != up
-        since = self._wall() if old is None or turned else old.since
-        server.verdicts[source] = Verdict(up, reason, since, self._clock())
+        now = self._clock()
+        since, began = (self._wall(), now) if old is None or turned else (old.since, old.began)
+        server.verdicts[source] = Verdict(up, reason, since, began, now)
         was_down = server.is_down
         if turned and up:
             self._clear(server)
@@ -337,12 +341,16 @@ class Pool:
 
     def note(self, server: Server, event: str, cause: str) -> None:
         """Remember a change of a server's state for ``events``."""
-        server.since = self._wall()
+        self._date(server)
         self.events.append(Event(server.since, server.label, event, cause))
 
     def note_own(self, event: str, cause: str) -> None:
         """Remember for ``events`` what has happened to gpen itself."""
         self.events.append(Event(self._wall(), None, event, cause))
+
+    def _date(self, server: Server) -> None:
+        """Something about the server is so from now on."""
+        server.since, server.changed = self._wall(), self._clock()
 
     # --- the operator's changes -----------------------------------------------------------------------------------
 
@@ -350,9 +358,8 @@ class Pool:
         """A new server under a number that is free."""
         server = Server(str(number), number)
         server.address = address
-        server.since = self._wall()
         self.servers[number] = server
-        insort(self._order, server, key=_number)
+        self._arrange(server)
         self.note(server, "added", str(address))
         return server
 
@@ -382,7 +389,7 @@ class Pool:
         """Take a server away: it gets no new sessions, the old ones go on. Raises KeyError."""
         server = self.servers.pop(number)
         server.deleted = True
-        self._order.remove(server)
+        self._arrange(server)
         self.note(server, "deleted", "by a command")
         return server
 
@@ -390,12 +397,17 @@ class Pool:
         """Give a server another address: what was known of the place where it was counts no more."""
         if address == server.address:
             return
-        self.note(server, "moved", f"from {server.address} to {address}")
-        server.address = address
+        was_empty, old, server.address = server.is_empty, server.address, address
+        if server.is_empty:
+            event, cause = "emptied", f"by a command; it was {old}"
+        else:
+            event, cause = ("filled", str(address)) if was_empty else ("moved", f"from {old} to {address}")
+        self.note(server, event, cause)
         server.endpoints = ()
         server.verdicts.clear()
         server.condemned = ""
         self._clear(server)
+        self._arrange(server)
 
     def set_state(self, server: Server, state: str) -> None:
         """The operator's word on a server: ready, drain or maint."""
@@ -412,7 +424,7 @@ class Pool:
         if server is None or server.address != spec.address:
             server = self.special[name] = Server(name)
             server.address = spec.address
-            server.since = self._wall()
+            self._date(server)
         for option in SPEC_OPTIONS:
             setattr(server, option, spec.options.get(option, FIELDS[option]))
 
@@ -430,21 +442,23 @@ class Pool:
 
     def resolved(self, server: Server, endpoints: Sequence[Endpoint]) -> None:
         """The server's address means these endpoints now; in which order does not matter, and those that stay are tried
-        before new ones.
+        before new ones. An empty slot has none.
 
         When the one in use is gone, or a server that is down has got a new one, what was observed counts no more. What
         was said of the server by command stays: that was meant wherever it is."""
         old = server.endpoints
-        stay = [endpoint for endpoint in old if endpoint in endpoints]
-        fresh = [endpoint for endpoint in endpoints if endpoint not in old]
-        if not fresh and len(stay) == len(old):
-            return
-        server.endpoints = (*stay, *fresh)
-        if not old:
-            return
-        has_moved = old[0] not in stay
+        found = () if server.is_empty else endpoints
+        stay = [endpoint for endpoint in old if endpoint in found]
+        fresh = [endpoint for endpoint in found if endpoint not in old]
+        if fresh or len(stay) < len(old):
+            server.endpoints = (*stay, *fresh)
+            if old:
+                self._note_move(server, old, has_moved=old[0] not in stay, has_more=bool(fresh))
+        self._look_for_trouble(server)
+
+    def _note_move(self, server: Server, old: Sequence[Endpoint], has_moved: bool, has_more: bool) -> None:
         cause = f"from {_listed(old)} to {_listed(server.endpoints)}: '{server.address.host}' was looked up again"
-        if has_moved or (fresh and server.is_down):
+        if has_moved or (has_more and server.is_down):
             self._forget_observed(server)
             self.note(server, "moved" if has_moved else "resolved", cause)
         else:
@@ -458,8 +472,27 @@ class Pool:
         if server.blamed != math.inf:
             self._clear(server)
 
-def _number(server: Server) -> int:
-    return server.number or 0
+    def _look_for_trouble(self, server: Server) -> None:
+        """Whether the server can be where it is."""
+        trouble = self.trouble_with(server.endpoints)
+        if trouble:
+            self.judge(server, "address", False, trouble)
+        else:
+            self.withdraw(server, "address", "resolved", "counts no more")
+
+    def _arrange(self, server: Server) -> None:
+        """Put a server where it belongs now, in the order of the numbers, or take it out."""
+        _keep(self._order, server, not server.deleted)
+        _keep(self._places, server, not (server.deleted or server.is_empty))
+
+
+def _keep(servers: list[Server], server: Server, belongs: bool) -> None:
+    index = bisect_left(servers, server.number or 0, key=lambda other: other.number or 0)
+    is_there = servers[index : index + 1] == [server]
+    if belongs and not is_there:
+        servers.insert(index, server)
+    elif is_there and not belongs:
+        del servers[index]
 
 
 def _condemning(server: Server) -> str:

@@ -21,12 +21,13 @@ FIELDS: dict[str, Any] = {"max": 0, "hard": 0, "weight": 1, "prio": 0, "acl": 0,
 
 
 class Verdict(NamedTuple):
-    """What was found otherwise than by a client's connect. ``since`` is wall clock time in seconds, ``renewed`` the
-    clock's."""
+    """What was found otherwise than by a client's connect. ``since`` is wall clock time in seconds; ``began``, which is
+    the same moment, and ``renewed`` are the clock's."""
 
     up: bool
     reason: str
     since: float
+    began: float
     renewed: float
 
 
@@ -46,13 +47,15 @@ class Server:
         self.check: Check | None = None  # None: as the setting says
         self.state = "ready"
         self.deleted = False
-        self.verdicts: dict[str, Verdict] = {}  # by whom: command, check
+        self.verdicts: dict[str, Verdict] = {}  # by whom: command, check, address
         self.condemned = ""  # why a verdict says down
         self.down_until = 0.0
         self.blamed = 0.0  # when, by the clock, a connect failed last
         self.trial: Lease | None = None
         self.reason = ""
-        self.since = 0.0
+        self.since = 0.0  # wall clock time of the last change of its state
+        self.changed = 0.0  # the same moment by the clock
+        self.share = 0.0  # of choices by a rule whose ties go round: see scheduler.py
         self.sessions = 0
         self.total = 0
         self.failures = 0
@@ -64,6 +67,11 @@ class Server:
     def label(self) -> int | str:
         """What programs call it: its number, or the name of a special one."""
         return self.name if self.number is None else self.number
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this is but a number that is free: pen's way to remove a server is to give it no address."""
+        return self.address.is_none
 
     @property
     def shown_host(self) -> str:
@@ -94,8 +102,10 @@ class Server:
         return min(self.verdicts.items(), key=lambda item: item[1].up, default=None)
 
     def health(self, now: float) -> str:
-        """``up``, ``down`` (by a verdict, or blacklisted) or ``trial`` (the blacklist is over, and one connection shall
-        decide)."""
+        """``up``, ``down`` (by a verdict, or blacklisted), ``trial`` (the blacklist is over, and one connection shall
+        decide) or ``empty`` (there is no server)."""
+        if self.is_empty:
+            return "empty"
         if self.condemned:
             return "down"
         if not self.down_until:

@@ -34,6 +34,7 @@ from gpen.model.kinds import (
     whole,
     words,
 )
+from gpen.model.scheduler import RULES
 from gpen.model.words import quote
 
 
@@ -113,15 +114,13 @@ _ALL = (
             "-c"),
     Setting("tracking", seconds(), 0, "How long a client's last server is remembered. 0 = for ever.", "-T"),
     _flag("roundrobin", "Round robin: do not look up the server that the client used last.", "-r"),
-    _flag("hash", "A new client's server is chosen by a hash of its address (with roundrobin: address and port).",
-          "-h"),
-    _flag("weight", "Choose the server with the fewest sessions in proportion to its weight; 0 is never chosen.",
-          "-W"),
-    _flag("prio", "Choose the server with the lowest prio among those that are available."),
-    _flag("leastconn", "Choose the server with the fewest sessions by weight; ties go round."),
-    _flag("random", "Choose the better of two random servers (the one with fewer sessions by weight)."),
-    _flag("stubborn", "Do not fail over: if the chosen server can't take the client, close.", "-s"),
-    Setting("blacklist", seconds(), 30, "How long a server that could not be reached is left alone.", "-b"),
+    *(_flag(rule.name, rule.help, rule.flag) for rule in RULES),
+    _flag("stubborn", "Do not fail over: if the chosen server is full, denies the client or can't be reached, close. "
+          "The rule chooses among the servers that are not down or blacklisted; hash, and a remembered server, stay "
+          "the client's own even then.", "-s"),
+    Setting("blacklist", seconds(), 30, "How long a server that could not be reached is left alone. While no other can "
+            "take a client, one connection at a time tries it again a second after it failed (not with stubborn).",
+            "-b"),
     Setting("emergency", SPEC, None, "The server that is used when no other can serve.", "-e",
             example="emergency 10.0.0.9:80"),
     Setting("abuse", SPEC, None, "The server for clients that client_acl denies; without it they are closed.", "-B",

@@ -7,7 +7,6 @@ has asked (IP_PKTINFO of ip(7), RFC 3542 section 6), and answers with that one.
 from __future__ import annotations
 
 import _socket
-import contextlib
 import logging
 import struct
 from collections import OrderedDict
@@ -19,7 +18,7 @@ from gpen.model.settings import Settings
 from gpen.wire.conversation import Front
 from gpen.wire.flow import Answer, Flow
 from gpen.wire.poller import EPOLLIN
-from gpen.wire.sock import IP_PKTINFO, Socket, endpoint_of
+from gpen.wire.sock import IP_PKTINFO, Socket, endpoint_of, has_address
 
 log = logging.getLogger("gpen")
 
@@ -33,7 +32,8 @@ class DatagramListener:
 
     def __init__(self, sock: Socket, front: Front) -> None:
         self.socket = sock
-        self.bound_to = endpoint_of(sock)
+        self.endpoint = endpoint_of(sock)
+        self.bound_to = str(self.endpoint)
         self.flows: OrderedDict[Any, Flow] = OrderedDict()
         self._front = front
         self._most = front.settings.multi_accept
@@ -142,13 +142,7 @@ class DatagramListener:
         family = self.socket.family
         if not self._everywhere:
             return bool(_socket.inet_pton(family, peer[0].partition("%")[0]) == self._own)
-        try:
-            with contextlib.closing(_socket.socket(family, _socket.SOCK_DGRAM)) as probe:
-                probe.bind((peer[0], 0, *peer[2:]))
-                probe.connect(peer)  # fails where the kernel lets any address be bound (net.ipv4.ip_nonlocal_bind)
-        except OSError:
-            return False
-        return True
+        return has_address(family, peer)
 
     def _is_covered(self) -> bool:
         """Whether the listener in our place takes what comes for our address, once we are closed: until then it comes

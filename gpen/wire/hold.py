@@ -1,7 +1,8 @@
 """Clients that no server can take now: they wait, and are served in the order in which they came.
 
-Whatever may have made room (a session's end, a command, a verdict) calls ``stir``. What only time brings, the end of a
-blacklist or of their patience, is looked at every PERIOD seconds while somebody waits; nobody waits, it costs nothing.
+Whatever may have made room (a session's end, a command, a verdict) calls ``stir``. What only time brings, that a server
+may be tried again or the end of their patience, is looked at every PERIOD seconds while somebody waits; while nobody
+waits, it costs nothing.
 """
 
 from __future__ import annotations
@@ -80,9 +81,6 @@ class Hold:
             self._timer.close()
             self._timer = None
             return
-        pool = self._front.pool
-        if not pool.has_room(emergency=False):
-            pool.hurry()
         self._serve(len(self._places))
         limit = time.monotonic() - self._front.settings.hold
         for order, place in sorted(self._places.items()):

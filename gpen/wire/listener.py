@@ -33,7 +33,8 @@ class Listener(Acceptor):
         self._begin = begin
         self._no_room = no_room
         self._workers = workers
-        self.bound_to = endpoint_of(sock)
+        self.endpoint = endpoint_of(sock)
+        self.bound_to = str(self.endpoint)
         super().__init__(sock, handle=begin)
 
     def set_listener(self, listener: Socket) -> None:

@@ -297,7 +297,7 @@ class Session(Conversation):
         header = self._header()
         while endpoints:
             share = (deadline - time.monotonic()) / len(endpoints)
-            endpoint = endpoints.pop(0)
+            self.endpoint = endpoint = endpoints.pop(0)
             try:
                 sock = dial(endpoint, front.settings, front.poller, share, header)
                 if problem is not None and endpoint in server.endpoints:

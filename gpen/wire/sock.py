@@ -182,12 +182,23 @@ def _remove_stale(path: str, endpoint: Endpoint) -> None:
     os.unlink(path)
 
 
-def endpoint_of(sock: Socket) -> str:
-    """The address that a listening socket really has, as it may be written again."""
+def endpoint_of(sock: Socket) -> Endpoint:
+    """The address that a listening socket really has; as text it may be written again."""
     name = sock.getsockname()
     if isinstance(name, str):
-        return name
-    return str(Address(name[0], name[1]))
+        return Endpoint(sock.family, name, name, 0)
+    return Endpoint(sock.family, name, name[0], name[1])
+
+
+def has_address(family: int, sockaddr: Any) -> bool:
+    """Whether an address is one of this machine's, as the kernel knows it. Does not switch."""
+    try:
+        with contextlib.closing(_socket.socket(family, _socket.SOCK_DGRAM)) as probe:
+            probe.bind((sockaddr[0], 0, *sockaddr[2:]))
+            probe.connect(sockaddr)  # fails where the kernel lets any address be bound (net.ipv4.ip_nonlocal_bind)
+    except OSError:
+        return False
+    return True
 
 
 def has_ended(sock: Socket) -> bool:

@@ -140,7 +140,8 @@ def test_servers() -> None:
             "health": "up",
             "max": 0,
             "sx": 2048,
-            "since": time.time() - 192,
+            "since": time.time() + 3600,
+                "for": 192.3,
             "future": {"a": 1},
         },
         {"number": 1, "address": "::1", "port": 80, "health": "down", "reason": "refused", "blacklisted": 12},
@@ -292,6 +293,13 @@ def test_plain_lines_of_pen() -> None:
     }
 
 
+def test_pens_slots_that_never_had_an_address() -> None:
+    reply = "2 addr (unknown address family 0 port 0 conn 0 max 3 hard 0 weight 0 prio 0 sx 0 rx 0\n"
+    rows = parse_plain("servers", reply)
+    assert rows == [{"number": 2, "address": "0.0.0.0", "port": 0, "sessions": 0, "max": 3, "hard": 0, "weight": 0,
+                     "prio": 0, "sx": 0, "rx": 0}]
+
+
 @pytest.mark.parametrize("name", ["servers", "recent", "connection", "sessions", "events"])
 @pytest.mark.parametrize("reply", ["what is this\n", "Connection 9999 out of range\n", "1 2\n", "x = y"])
 def test_other_lines_are_no_table(name: str, reply: str) -> None:
@@ -299,15 +307,15 @@ def test_other_lines_are_no_table(name: str, reply: str) -> None:
 
 
 def test_what_verdicts_say_of_servers() -> None:
-    now = time.time()
-    verdict = {"verdict_by": "command", "since": now - 192, "check": "off", "held": 0}
+    ahead = time.time() + 3600  # the wall clock has jumped back since
+    verdict = {"verdict_by": "command", "since": ahead, "verdict_since": ahead, "for": 192, "check": "off", "held": 0}
     servers = [
         {"number": 0, "health": "up", "verdict": "up", "verdict_reason": "Synced",
-         "verdict_since": now - 60, **verdict},
+         "verdict_for": 60, **verdict},
         {"number": 1, "health": "down", "reason": "Donor", "verdict": "down", "verdict_reason": "Donor",
-         "verdict_since": now - 5, **verdict},
+         "verdict_for": 5, **verdict},
         {"number": 2, "health": "down", "reason": "refused", "verdict": "up", "verdict_reason": "Synced",
-         "verdict_since": now - 7, **verdict, "check": "connect"},
+         "verdict_for": 7, **verdict, "check": "connect"},
     ]
     first, second, third = table("servers", servers).split("\n")[2:]
     assert first.split() == ["0", "up", "1m00s", "Synced", "command"]

@@ -163,7 +163,7 @@ def test_check_looks_at_what_is_named(tmp_path: Path) -> None:
 def test_check_opens_nothing(tmp_path: Path) -> None:
     with Server(hold) as server:
         done = run_gpen("--check", "-l", f"{tmp_path}/log", "-p", f"{tmp_path}/pid", "-C", f"{tmp_path}/ctl",
-                        server.address, server.address)
+                        server.address, "127.0.0.1:1")
     assert (done.returncode, done.stdout, done.stderr) == (0, "configuration is valid\n", "")
     assert not list(tmp_path.iterdir())
 

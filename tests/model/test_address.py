@@ -91,17 +91,36 @@ def test_not_a_server(text: str) -> None:
 
 @pytest.mark.parametrize(("text", "address"), [
     ("www", Address("www")), ("::1", Address("::1")), ("[::1]", Address("::1")), ("/run/x", Address(path="/run/x")),
-    ("10.0.0.1", Address("10.0.0.1")), ("10.0.0.1:80", Address("10.0.0.1", 80)), ("[::1]:80", Address("::1", 80)),
+    ("10.0.0.1", Address("10.0.0.1")), ("10.0.0.9:80", Address("10.0.0.9", 80)), ("[::1]:80", Address("::1", 80)),
     ("www:http", Address("www", "http")), ("::1:80", Address("::1:80")),
 ])
 def test_host(text: str, address: Address) -> None:
     assert parse_host(text) == address
 
 
-@pytest.mark.parametrize("text", ["", "10.0.0.1:", "a b", "[", "[]", "1.2.3", "a/b", "(unknown"])
+@pytest.mark.parametrize("text", ["", "10.0.0.1:80:5", "10.0.0.1:", ":80", "[::1]:", "[::1]x:80", "10.0.0.1:x!",
+                                  "a b", "[", "[]", "1.2.3", "a/b", "(unknown"])
 def test_not_a_host(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected|not an IP address"):
         parse_host(text)
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0", "0", "0.0", "0x0", "00", "0x0.0", "000.0.0.0", "0X00.0.0.0", "::", "[::]",
+                                  "::0",
+                                  "0:0:0:0:0:0:0:0", "::ffff:0.0.0.0", "0.0.0.0:80", "[::]:80", "10.0.0.1:0", "www:0"])
+def test_no_address(text: str) -> None:
+    """As inet_aton reads it, on which pen relies."""
+    assert parse_host(text).is_none
+
+
+@pytest.mark.parametrize("text", ["0", "0:80", "0.0.0.0:80:5", "[::]:80", "10.0.0.1:0", "0x0:0:0"])
+def test_no_server(text: str) -> None:
+    assert parse_server(text, 80).address.is_none
+
+
+@pytest.mark.parametrize("text", ["0.0.0.1", "1.0.0.0", "127.0.0.1", "::1", "www", "x0", "0.0.0.0.com", "/0"])
+def test_an_address(text: str) -> None:
+    assert not parse_host(text).is_none
 
 
 @pytest.mark.parametrize("text", ["", "-1", "--1", "65536", "8o!", "\u00b2", "-", "9" * 5000])

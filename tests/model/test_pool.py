@@ -7,7 +7,9 @@ import pytest
 from gpen.model.address import Address, ServerSpec
 from gpen.model.client import Client
 from gpen.model.server import Server
-from tests.model.world import World
+from tests.model.world import World, endpoint
+
+CLIENTS = [f"192.0.2.{i}" for i in range(20)]
 
 
 def down(world: World, *numbers: int) -> None:
@@ -224,6 +226,41 @@ def test_stubborn_does_not_fail_over() -> None:
     assert world.refused(returning(world.server(0))), "the server that it used is down"
 
 
+def test_a_full_server_has_its_turn_in_a_stubborn_pool() -> None:
+    world = World(2, stubborn=True, roundrobin=True)
+    world.server(0).max = 1
+    assert turns_of(world, 8) == "01-1-1-1"
+    world = World(3, stubborn=True, roundrobin=True)
+    world.acl(3, "deny 192.0.2.0/24")
+    world.server(1).acl = 3
+    assert turns_of(world, 7) == "0-20-20", "so has one that denies the client"
+    world.pool.blacklist(world.server(1), 60)
+    assert turns_of(world, 4) == "2020", "but not one that is not there"
+
+
+def turns_of(world: World, count: int) -> str:
+    """Whom so many new clients get, who all stay; - where one is turned away."""
+    leases = [world.pool.reserve(Client(f"192.0.2.{i}", i)) for i in range(count)]
+    return "".join("-" if lease is None else lease.server.name for lease in leases)
+
+
+@pytest.mark.parametrize("rule", ["prio", "weight"])
+def test_a_stubborn_pool_does_not_pass_the_best_server_over(rule: str) -> None:
+    world = World(3, stubborn=True, **{rule: True})
+    world.special("emergency")
+    world.server(0).max, world.server(0).weight = 1, 5
+    world.server(1).prio = world.server(2).prio = 1
+    expected = {"prio": "0----", "weight": "012--"}[rule]
+    assert turns_of(world, 5) == expected, "as pen, if it did not miscount"
+
+
+def test_stubborn_ties_go_round() -> None:
+    world = World(3, stubborn=True, leastconn=True)
+    world.acl(3, "deny 192.0.2.0/24")
+    world.server(0).acl = 3
+    assert turns_of(world, 3) == "-12"
+
+
 def test_stubborn_with_hash() -> None:
     world = World(4, stubborn=True, hash=True)
     server = world.reserve("192.0.2.1").server
@@ -243,6 +280,105 @@ def test_a_server_without_an_address_is_not_chosen() -> None:
     world = World(2)
     world.pool.resolved(world.server(0), [])
     assert world.numbers(2) == [1, 1]
+
+
+# --- when nobody else can serve ---------------------------------------------------------------------------------------
+
+
+def test_what_failed_is_tried_again_before_a_client_is_turned_away() -> None:
+    world = World(1, blacklist=30)
+    down(world, 0)
+    world.clock.now += 0.9
+    assert world.refused()
+    world.clock.now += 0.2
+    trial = world.reserve()
+    assert world.refused(), "one at a time"
+    trial.fail("connection refused")
+    assert world.refused(), "not at once again"
+    world.clock.now += 1.1
+    world.reserve().connected()
+    assert world.server(0).health(world.clock()) == "up"
+    assert len(world.numbers(3, keep=True)) == 3
+
+
+def test_nobody_is_sent_to_a_blacklisted_server_while_another_can_serve() -> None:
+    world = World(2, blacklist=30)
+    down(world, 0)
+    world.clock.now += 10
+    assert world.numbers(3, keep=True) == [1, 1, 1]
+    world.server(1).max = 3
+    assert world.numbers(1, keep=True) == [0], "the other one is full"
+
+
+def test_it_is_chosen_by_the_rule_and_before_the_emergency_server() -> None:
+    world = World(3, prio=True)
+    emergency = world.special("emergency")
+    world.server(0).prio = 7
+    down(world, 0, 1, 2)
+    assert world.reserve().server is emergency, "at once"
+    world.clock.now += 1.1
+    leases = [world.reserve() for _ in range(4)]
+    assert [lease.server.number for lease in leases] == [1, 2, 0, None]
+    leases[0].fail("timed out")
+    assert world.reserve(tried=[leases[0].server]).server is emergency
+
+
+def test_what_a_command_blacklisted_is_left_alone() -> None:
+    world = World(1)
+    early = world.reserve()
+    world.pool.blacklist(world.server(0), 600)
+    world.clock.now += 100
+    assert world.refused()
+    early.fail("connection refused")
+    assert world.server(0).down_until == world.clock.now + 500, "nor does a failure from before shorten its time"
+    world.clock.now += 40
+    assert world.refused()
+    world.clock.now += 470
+    world.reserve().fail("connection refused")
+    assert world.refused()
+    world.clock.now += 1.1
+    world.reserve()
+
+
+def test_other_refusals_hold() -> None:
+    for forbid in (lambda world: world.pool.set_state(world.server(0), "drain"), fill,
+                   lambda world: world.acl(0, "deny 192.0.2.1"),
+                   lambda world: world.pool.judge(world.server(0), "check", False, "silent"),
+                   lambda world: world.settings.set("stubborn", True)):
+        world = World(1)
+        down(world, 0)
+        world.clock.now += 10
+        forbid(world)
+        assert world.refused()
+
+
+# --- slots that are empty ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("none", [Address("0.0.0.0", 80), Address("0.0.0.0", 0), Address("::", 80), Address("www", 0)])
+@pytest.mark.parametrize("rule", ["", "prio", "weight", "leastconn", "random", "hash", "stubborn"])
+def test_nobody_is_sent_to_an_empty_slot(rule: str, none: Address) -> None:
+    world = World(3, **({rule: True} if rule else {}))
+    client, lease = returning(world.server(1)), world.reserve(returning(world.server(1)))
+    world.pool.judge(world.server(1), "check", False, "silent")
+    world.pool.move(world.server(1), none)
+    world.pool.resolved(world.server(1), [endpoint("127.0.0.1")])
+    assert 1 not in [*world.numbers(0, clients=CLIENTS), world.reserve(client).server.number]
+    assert world.pool.refusal(world.server(1), client, world.clock()) == "its slot is empty"
+    assert world.server(1).health(world.clock()) == "empty" and not world.server(1).is_down
+    lease.release()
+    world.pool.move(world.server(1), Address("10.0.0.9", 80))
+    world.pool.resolved(world.server(1), [endpoint("10.0.0.9")])
+    world.server(0).prio = 1
+    assert 1 in world.numbers(0, clients=CLIENTS)
+    assert [event.event for event in world.pool.events][-2:] == ["emptied", "filled"]
+
+
+def test_special_servers_without_a_place_take_nobody() -> None:
+    world = World(0)
+    for name in ("emergency", "abuse"):
+        world.pool.set_special(name, ServerSpec(Address("0.0.0.0", 80), {}))
+    assert world.refused() and world.pool.reserve_abuse() is None and not world.pool.has_room()
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -325,17 +461,17 @@ def test_a_check_never_undoes_what_the_operator_said() -> None:
 
 
 def test_choose_changes_nothing() -> None:
-    for rule in ("", "prio", "weight", "leastconn", "hash", "roundrobin"):
+    for rule in ("", "prio", "weight", "leastconn", "hash", "roundrobin", "stubborn"):
         world = on_trial()
         world.special("emergency")
         if rule:
             world.settings.set(rule, True)
         client = Client("192.0.2.1", 0)
-        before = [(server.sessions, server.total, server.trial, server.down_until)
-                  for server in world.pool.all_servers()]
-        chosen = [world.pool.choose(client, world.clock()) for _ in range(3)]
-        assert before == [(server.sessions, server.total, server.trial, server.down_until)
-                          for server in world.pool.all_servers()]
+        before = [vars(server).copy() for server in world.pool.all_servers()]
+        turns = (world.pool.turns.last, world.pool.turns.share)
+        chosen = [world.pool.choose(client, world.clock())[0] for _ in range(3)]
+        assert before == [vars(server) for server in world.pool.all_servers()]
+        assert turns == (world.pool.turns.last, world.pool.turns.share)
         assert [world.reserve(client).server] * 3 == chosen, "and it tells the truth"
 
 

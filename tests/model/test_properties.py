@@ -11,10 +11,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
+from gpen.model.address import Address
 from gpen.model.client import Client, ClientTable
-from gpen.model.pool import Lease
+from gpen.model.pool import RETRY_SECONDS, Choice, Lease
+from gpen.model.scheduler import ROUND_ROBIN
 from gpen.model.server import STATES, Server
-from tests.model.world import World
+from tests.model.world import World, endpoint
 
 RULES = ("", "prio", "weight", "leastconn", "random", "hash")
 LIMITS = st.integers(0, 3)
@@ -30,7 +32,7 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.world = World(0)
         self.pool = self.world.pool
-        self.pool.random = random.Random(7)  # so that a failure can be repeated
+        self.pool.turns.random = random.Random(7)  # so that a failure can be repeated
         self.clients = ClientTable()
         self.open: list[Lease] = []
         self.servers: list[Server] = []
@@ -63,19 +65,40 @@ class PoolMachine(RuleBasedStateMachine):
 
     def reserve(self, client: Client, port: int, tried: list[Server]) -> Lease | None:
         before = {server: server.sessions for server in self.pool.all_servers()}
-        foreseen = None if self.world.settings.random else self.pool.choose(client, self.world.clock(), port, tried)
+        now, turn = self.world.clock(), self.pool.turns.last
+        served = {server: self.pool.refusal(server, client, now) is None and server not in tried
+                  for server in self.pool.servers.values()}
+        foreseen, rule, chosen = self.foresee(client, port, tried)
         lease = self.pool.reserve(client, port, tried)
+        if chosen is None or rule is not ROUND_ROBIN:
+            assert self.pool.turns.last == turn, "only round robin moves its turn"
         if lease is None:
             assert foreseen is None
             return None
         server = lease.server
-        assert self.world.settings.random or server is foreseen
+        assert server is foreseen
         limit = max(server.max, server.hard) if client.server is server else server.max
         assert server.max == 0 or before[server] < limit, "a limit was overrun"
-        assert server not in tried and not server.deleted and server.state == "ready"
-        assert server.health(self.world.clock()) != "down"
+        assert server not in tried and not server.deleted and not server.is_empty and server.state == "ready"
+        assert server.weight or rule is None or not rule.weighs
+        if server.health(now) == "down":
+            assert now - server.blamed >= RETRY_SECONDS and not self.world.settings.stubborn and server.trial is lease
+            weighs = rule is not None and rule.weighs
+            assert not any(ok and (other.weight or not weighs) for other, ok in served.items()), "another can serve"
         self.open.append(lease)
         return lease
+
+    def foresee(self, client: Client, port: int, tried: list[Server]) -> Choice:
+        """What explain says, which changes nothing."""
+        def state() -> Any:
+            servers = [vars(server).copy() for server in self.pool.all_servers()]
+            return servers, self.pool.turns.last, self.pool.turns.share, len(self.pool.events)
+
+        before, dice = state(), self.pool.turns.random.getstate()
+        choice = self.pool.choose(client, self.world.clock(), port, tried)
+        self.pool.turns.random.setstate(dice)
+        assert state() == before
+        return choice
 
     @rule(target=leases)
     def abuse(self) -> Any:
@@ -91,7 +114,7 @@ class PoolMachine(RuleBasedStateMachine):
         was_trial = lease.server.trial is lease
         lease.connected()
         if was_trial:
-            assert lease.server.health(self.world.clock()) == "up"
+            assert not lease.server.down_until
         client = self.clients.get(f"10.0.0.{address}")
         if client is not None and lease.server.number is not None:
             self.clients.stick(client, lease.server)
@@ -129,7 +152,8 @@ class PoolMachine(RuleBasedStateMachine):
         server = self.pool.servers.get(number)
         if server is not None:
             self.pool.blacklist(server, duration)
-            assert server.health(self.world.clock()) == ("down" if duration else "up")
+            expected = "down" if duration or server.condemned else "up"
+            assert server.health(self.world.clock()) == ("empty" if server.is_empty else expected)
 
     @rule(number=NUMBERS)
     def delete_or_add(self, number: int) -> None:
@@ -138,7 +162,24 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             self.servers.append(self.world.add(number))
 
-    @rule(seconds=st.sampled_from((0.5, 10, 31, 100)))
+    @rule(number=NUMBERS, port=st.sampled_from((0, 80)), host=st.sampled_from(("0.0.0.0", "::", "10.0.1.1")))
+    def empty_or_fill(self, number: int, host: str, port: int) -> None:
+        server = self.pool.servers.get(number)
+        if server is not None:
+            address = Address(host, port)
+            is_same = address == server.address
+            self.pool.move(server, address)
+            self.pool.resolved(server, [endpoint(host)])
+            assert server.is_empty == (host != "10.0.1.1" or port == 0)
+            assert is_same or server.trial is None
+
+    @rule(number=NUMBERS, up=st.booleans())
+    def verdict(self, number: int, up: bool) -> None:
+        server = self.pool.servers.get(number)
+        if server is not None:
+            self.pool.judge(server, "check", up, "seen")
+
+    @rule(seconds=st.sampled_from((0.5, 1.5, 10, 31, 100)))
     def time_passes(self, seconds: float) -> None:
         self.world.clock.now += seconds
 
@@ -165,6 +206,11 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def special_servers_are_never_down(self) -> None:
         assert not any(server.down_until for server in self.pool.special.values())
+
+    @invariant()
+    def nobody_is_owed_more_than_one_turn(self) -> None:
+        for server in self.pool.all_servers():
+            assert server.share <= self.pool.turns.share + 1
 
     @invariant()
     def servers_are_in_order(self) -> None:

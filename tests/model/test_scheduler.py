@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
+from gpen.model.client import Client
 from tests.model.world import World
 
 CLIENTS = [f"10.{i % 7}.{i % 11}.{i % 251}" for i in range(1000)]
@@ -43,6 +45,33 @@ def test_round_robin_when_none_can() -> None:
         world.pool.set_state(server, "maint")
     assert world.refused()
     assert World(0).refused()
+
+
+def returning(world: World, number: int) -> Client:
+    client = Client("198.51.100.1", 0)
+    client.server = world.server(number)
+    return client
+
+
+def test_only_a_choice_by_round_robin_moves_its_turn() -> None:
+    world, counts = World(3), Counter[int | None]()
+    for i in range(30):
+        world.reserve(returning(world, 0)).release()
+        counts.update(world.numbers(0, clients=[f"192.0.2.{i}"]))
+    assert counts == {0: 10, 1: 10, 2: 10}
+    assert world.numbers(1) == [0]
+    for other in ("prio", "weight", "leastconn", "random", "hash"):
+        world.settings.set(other, True)
+        world.numbers(7)
+        world.settings.set(other, None)
+    assert world.numbers(1) == [1], "and no other rule does"
+    world.special("emergency")
+    for server in world.pool.servers.values():
+        world.pool.set_state(server, "drain")
+    assert world.numbers(1) == [None], "nor does the emergency server"
+    for server in world.pool.servers.values():
+        world.pool.set_state(server, "ready")
+    assert world.numbers(1) == [2]
 
 
 def test_prio_takes_the_lowest_then_the_lowest_number() -> None:
@@ -90,13 +119,63 @@ def test_leastconn_by_weight() -> None:
     assert Counter(world.numbers(40, keep=True)) == {0: 10, 1: 30}
 
 
+WEIGHTS = [(3, 1), (1, 3), (5, 1, 1), (1, 1, 1, 1), (2, 3, 5), (9, 1, 1, 1, 1, 1, 1, 1, 1, 1), (0, 2, 1)]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("rule", ["leastconn", "random"])
+def test_idle_servers_get_their_share_in_turn(rule: str, weights: tuple[int, ...]) -> None:
+    world = weighted(rule, weights)
+    counts = Counter(world.numbers(40 * sum(weights)))
+    for number, weight in enumerate(weights):
+        error = 0 if rule == "leastconn" else 16 * weight
+        assert abs(counts[number] - 40 * weight) <= error
+
+
+def weighted(rule: str, weights: Iterable[int]) -> World:
+    world = World(0, **{rule: True})
+    world.pool.turns.random = random.Random(7)
+    for number, weight in enumerate(weights):
+        world.add(number).weight = weight
+    return world
+
+
+def test_forty_short_connections_at_3_to_1() -> None:
+    assert Counter(weighted("leastconn", (3, 1)).numbers(40)) == {0: 30, 1: 10}
+    assert Counter(weighted("random", (3, 1)).numbers(40)) == {0: 30, 1: 10}
+
+
+@pytest.mark.parametrize("rule", ["leastconn", "random"])
+def test_nobody_saves_up_a_share(rule: str) -> None:
+    """Neither a server that was away, nor one that is new, nor one that is new under an old number."""
+    world = weighted(rule, (1, 1, 1))
+    world.pool.set_state(world.server(2), "drain")
+    world.numbers(100)
+    world.pool.set_state(world.server(2), "ready")
+    world.add(3)
+    world.pool.delete(0)
+    world.add(0)
+    assert max(Counter(world.numbers(40)).values()) <= 14
+    counts = Counter(world.numbers(8))
+    assert rule == "random" or set(counts.values()) == {2}
+
+
+def test_a_choice_that_is_busy_counts_too() -> None:
+    world = weighted("leastconn", (1, 1))
+    first = world.reserve()
+    assert first.server.number == 0
+    assert world.numbers(3) == [1, 1, 1], "the one with fewer sessions"
+    first.release()
+    assert Counter(world.numbers(10)) == {0: 6, 1: 4}, "it is not made up for, as nothing is saved up"
+
+
 def test_random_takes_the_better_of_two() -> None:
     world = World(3, random=True)
-    world.pool.random = random.Random(7)
+    world.pool.turns.random = random.Random(7)
     world.server(2).sessions = 1000
     assert Counter(world.numbers(200))[2] == 0, "whoever it is compared with has fewer"
     world = World(10, random=True)
-    world.pool.random = random.Random(7)
+    world.pool.turns.random = random.Random(7)
     counts = Counter(world.numbers(1000, keep=True))
     assert min(counts.values()) > 90 and max(counts.values()) < 110, "near the best choice"
 
@@ -153,5 +232,5 @@ def test_the_rules_in_pens_order() -> None:
     world = World(2)
     for name in ("hash", "random", "leastconn", "weight", "prio"):
         world.settings.set(name, True)
-        assert world.pool.rule() == name, "each goes before those that were set until now"
-    assert World(1).pool.rule() == "round robin"
+        assert world.pool.rule.name == name, "each goes before those that were set until now"
+    assert World(1).pool.rule.name == "round robin"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from gpen.model.address import Address
+from gpen.model.client import Client
+from gpen.model.pool import Pool
 from gpen.model.server import Server
-from tests.model.world import World
+from gpen.model.settings import Settings
+from tests.model.world import Clock, World, endpoint
 
 
 def told(world: World, number: int = 0) -> list[tuple[str, str]]:
@@ -181,3 +184,16 @@ def test_who_is_told_that_a_server_is_down() -> None:
         world.pool.judge(server, "check", False, "silent")
         world.pool.judge(server, "command", False, "still Joined")
     assert condemned == [world.server(0), world.server(1)]
+
+
+def test_durations_come_from_the_clock_that_never_jumps() -> None:
+    clock, wall, settings = Clock(), Clock(), Settings()
+    pool = Pool(settings, clock, wall)
+    server = pool.add(0, Address("10.0.0.1", 80))
+    pool.resolved(server, [endpoint("10.0.0.1")])
+    pool.judge(server, "check", False, "silent")
+    clock.now += 6
+    wall.now -= 86400
+    assert pool.refusal(server, Client("192.0.2.1", 0), clock()) == "down for 6 s: silent"
+    pool.judge(server, "check", False, "silent")
+    assert (server.verdicts["check"].began, server.changed) == (1000.0, 1000.0)

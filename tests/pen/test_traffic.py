@@ -108,6 +108,53 @@ def test_stubborn_does_not_fail_over(start: Start, farm: Farm) -> None:
     assert balancer.names(3, "127.0.0.2") == "AB".replace(first, "") * 3
 
 
+def test_clients_that_return_take_nobodys_turn(start: Start, farm: Farm) -> None:
+    balancer, returning = start(servers=places(farm, "", "", "")), "127.0.0.9"
+    its = balancer.name(returning)
+    new = ""
+    for i in range(9):
+        assert balancer.name(returning) == its
+        new += balancer.name(f"127.0.1.{i + 1}")
+    assert new in "ABCABCABCABC"
+
+
+def test_stubborn_gives_a_full_server_its_turn(start: Start, farm: Farm) -> None:
+    """pen forgets a session of a server with each client that it turns away, so what comes later differs."""
+    balancer = start("-r", "-s", servers=places(farm, ":1", ""))
+    with ExitStack() as stack:
+        names = ""
+        for _ in range(4):
+            sock, name = balancer.open()
+            stack.callback(sock.close)
+            names += name or "-"
+    assert names == ("AB-B" if balancer.kind == GPEN else "BAB-")
+
+
+@pytest.mark.parametrize("rule", ["roundrobin", "prio", "weight"])
+def test_stubborn_passes_over_what_is_blacklisted_but_not_what_denies(start: Start, farm: Farm, rule: str) -> None:
+    balancer = start("-r", "-s", "-O", rule, "-O", "acl 1 deny 127.0.0.1",
+                     servers=places(farm, ":0:0:9:1", ":0:0:2:2", ":0:0:1:3"))
+    balancer.ask("server 0 blacklist 600")
+    assert "A" not in (names := balancer.names(3)) and len(names) == 3
+    balancer.ask("server 0 blacklist 0")
+    balancer.ask("server 0 acl 1")
+    assert len(balancer.names(3)) == (2 if rule == "roundrobin" else 0)
+
+
+@pytest.mark.parametrize("emptying", ["address 0.0.0.0 port 0", "address 0 port 0 max 0 weight 0 prio 0", "port 0",
+                                      "address 0.0.0.0 port 80", "address 0x0 port 0", "address 127.0.0.1 port 0"])
+def test_a_slot_is_emptied(start: Start, farm: Farm, emptying: str) -> None:
+    balancer = start("-r", servers=places(farm, ":0:0:1", ":0:0:1"))
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.callback(balancer.open()[0].close)
+        assert balancer.ask(f"server 1 {emptying}") == ""
+        assert balancer.names(4) == "AAAA"
+        assert f" port {80 if '80' in emptying else 0} conn 1 " in balancer.ask("servers").splitlines()[1]
+        assert balancer.ask(f"server 1 address 127.0.0.1 port {farm['C'].port}") == ""
+        assert set(balancer.names(4)) == {"A", "C"}
+
+
 def test_a_server_that_comes_back(start: Start, farm: Farm) -> None:
     balancer = start(*POLL, "-r")
     gone(farm, "B")

@@ -58,6 +58,20 @@ def test_it_configures_gpen(tmp_path: Path, open_directory: Path, farm: dict[str
             assert line in configuring, "and gpen leaves out what is the default"
 
 
+def test_empty_slots(tmp_path: Path, open_directory: Path, farm: dict[str, Server]) -> None:
+    """One that was emptied, and two that never had an address, of which pen writes in so many words."""
+    file = open_directory / "pen.cfg"
+    with Balancer(PEN, tmp_path, servers=[farm["A"].address, farm["B"].address]) as pen:
+        for line in ("server 0 address 0 port 0", "server 3 max 7", f"write {file}"):
+            pen.ask(line)
+        told = pen.ask("servers")
+    assert "(unknown address family 0 port 0 " in file.read_text()
+    with Balancer(GPEN, tmp_path, "-r", "-F", str(file)) as gpen:
+        shown = told.replace("(unknown address family 0 ", "0.0.0.0 ").replace("weight 0", "weight 1")
+        assert gpen.ask("servers") == shown
+        assert gpen.names(3) == "BBB"
+
+
 def test_it_is_read_again_by_gpen(tmp_path: Path, open_directory: Path, farm: dict[str, Server]) -> None:
     """No access list grows when it is included, as it is at HUP."""
     file, _ = written_by_pen(tmp_path, open_directory, farm)

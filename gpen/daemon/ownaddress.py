@@ -1,0 +1,79 @@
+"""gpen as its own server: one client would take all sessions, each of them the client of the next.
+
+Noticed where a server's address is the listener's own, in whatever notation or by whatever name. A loop through two
+balancers is not.
+"""
+
+from __future__ import annotations
+
+import _socket
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from gpen.control.script import Errors, ScriptError
+from gpen.model.address import Address, Endpoint
+from gpen.model.pool import Pool
+from gpen.wire.sock import has_address
+
+_LOOPBACK = {4: _socket.inet_aton("127.0.0.1"), 16: _socket.inet_pton(_socket.AF_INET6, "::1")}  # by length
+_MAPPED = bytes(10) + b"\xff\xff"  # of an IPv4 address in an IPv6 one (RFC 4291, section 2.5.5.2)
+
+
+def is_own(endpoint: Endpoint, listening: Endpoint, locate: Callable[[str], str] = str) -> bool:
+    """Whether who connects to ``endpoint`` comes to the listener. ``locate`` gives the name of the listener's file as
+    it is seen from within the chroot. Does not switch."""
+    families = (endpoint.family, listening.family)
+    if _socket.AF_UNIX in families:
+        return families == (_socket.AF_UNIX, _socket.AF_UNIX) and _is_same_file(endpoint.host, locate(listening.host))
+    if not endpoint.port == listening.port != 0:
+        return False
+    host, own = _packed(endpoint), _packed(listening)
+    if not any(own):
+        return len(own) >= len(host) and has_address(endpoint.family, endpoint.sockaddr)
+    if not any(host):
+        host = _LOOPBACK[len(host)]  # where the kernel connects to then
+    return host == own and _scope(endpoint) in (0, _scope(listening))
+
+
+def refuse(places: Iterable[tuple[int | str, Address, Sequence[Endpoint]]], listening: Endpoint,
+           origin_of: Callable[[int | str], str], locate: Callable[[str], str] = str) -> None:
+    """Raises ScriptErrors for each server that is the listener. ``places`` are their numbers or special names, their
+    addresses, and what these mean; ``origin_of`` says where they were given."""
+    errors = Errors()
+    for label, address, endpoints in places:
+        own = next((endpoint for endpoint in endpoints if is_own(endpoint, listening, locate)), None)
+        if own is not None and not address.is_none:
+            means = "" if str(own) == str(address) else f", which is {own},"
+            what = f"server {label}" if isinstance(label, int) else label
+            errors.add(ScriptError(f"{what}: {address}{means} is where gpen itself listens: it would be its own "
+                                   "client; give the address of a server", origin_of(label)))
+    errors.raise_all()
+
+
+def watch(pool: Pool, listening: Callable[[], Endpoint], locate: Callable[[str], str]) -> None:
+    """From now on a server whose name turns out to mean the listener is down for that reason, until it means another
+    place."""
+
+    def trouble(endpoints: Sequence[Endpoint]) -> str:
+        here = listening()
+        own = [endpoint for endpoint in endpoints if is_own(endpoint, here, locate)]
+        return f"its name means gpen itself, {own[0]}" if own else ""
+
+    pool.trouble_with = trouble
+
+
+def _packed(endpoint: Endpoint) -> bytes:
+    packed = _socket.inet_pton(endpoint.family, endpoint.sockaddr[0].partition("%")[0])
+    return packed[12:] if packed[:12] == _MAPPED else packed
+
+
+def _scope(endpoint: Endpoint) -> Any:
+    return endpoint.sockaddr[3] if len(endpoint.sockaddr) > 3 else 0
+
+
+def _is_same_file(path: str, other: str) -> bool:
+    try:
+        return os.path.samefile(path, other)
+    except OSError:  # one of them is not there yet
+        return os.path.realpath(path) == os.path.realpath(other)
