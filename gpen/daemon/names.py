@@ -112,11 +112,12 @@ class Names:
         return answers
 
     def _check_port(self, label: int | str, address: Address, draft: Draft) -> None:
-        problem: object = None if address.port != "" else f"'{address.host}' needs a port"
+        problem = f"'{address.host}' needs a port" if address.port == "" else ""
         try:
-            self._resolver.port(address, self._settings.udp)
+            if not problem:
+                self._resolver.port(address, self._settings.udp)
         except ResolveError as error:
-            problem = error
+            problem = str(error)
         if problem:
             raise ScriptError(f"server {label}: {problem}", draft.origin_of(label))
 

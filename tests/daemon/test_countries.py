@@ -108,7 +108,7 @@ def test_what_is_written_is_read_back(gpen: Start, servers: Serve, database: Pat
 @pytest.mark.parametrize(("file", "reason"), [("missing", "No such file"), ("text", "is not a MaxMind database")])
 def test_a_database_that_can_not_be_read(tmp_path: Path, file: str, reason: str) -> None:
     (tmp_path / "text").write_text("no database")
-    done = run_gpen("--check", "-O", f"geoip_db {tmp_path / file}", "80", "127.0.0.1")
+    done = run_gpen("--check", "-O", f"geoip_db {tmp_path / file}", "80", "127.0.0.1:81")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"geoip_db: can't read '{tmp_path / file}'" in done.stderr or reason in done.stderr
 
@@ -141,7 +141,7 @@ def test_no_damage_keeps_a_reload_from_its_end(tmp_path: Path, database: Path, s
 
 def test_a_pipe_in_the_place_of_a_database(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    done = run_gpen("--check", "-O", f"geoip_db {tmp_path}/pipe", "80", "127.0.0.1")
+    done = run_gpen("--check", "-O", f"geoip_db {tmp_path}/pipe", "80", "127.0.0.1:81")
     assert (done.returncode, done.stderr) == (2, f"gpen: geoip_db: '{tmp_path}/pipe' is not a regular file\n")
 
 

@@ -25,7 +25,7 @@ WRONG = [
     ("-l NONE/log 80 127.0.0.1", "'NONE'"), ("-p NONE/pid 80 127.0.0.1", "'NONE'"),
     ("-w NONE/w 80 127.0.0.1", "'NONE'"), ("-C nowhere 80 127.0.0.1", "nowhere"),
     ("-UH 80 127.0.0.1", "http"), ("-U /sock 127.0.0.1:80", "/sock"), ("-U 80 /sock", "/sock"),
-    ("-E NONE 80 127.0.0.1", "'NONE'"), ("-G NONE 80 127.0.0.1", "-E"),
+    ("-E NONE 80 127.0.0.1:81", "'NONE'"), ("-G NONE 80 127.0.0.1", "-E"),
     ("-A NONE 80 127.0.0.1", "-E"), ("-R 80 127.0.0.1", "-E"), ("-L ssl4 80 127.0.0.1", "'ssl4'"),
     ("-l 127.0.0.1:99999 80 127.0.0.1", "99999"), ("-l 127.0.0.1:0 80 127.0.0.1", "port 0"),
     ("-HOmysql 80 127.0.0.1", "mysql"),
@@ -86,9 +86,10 @@ def test_a_port_behind_the_address_of_a_server(gpen: Callable[..., Gpen]) -> Non
     balancer = gpen(servers=[SERVER])
     for address, port, shown in (("127.0.0.9:80", "", "127.0.0.9 port 80"), ("[::1]:81", "", "::1 port 81"),
                                  ("::1:82", "", "::1:82 port 81"), ("127.0.0.9", "", "127.0.0.9 port 81"),
-                                 ("127.0.0.9:80", "port 83", "127.0.0.9 port 83"), ("localhost:http", "", " port 80")):
+                                 ("127.0.0.9:80", "port 80", "127.0.0.9 port 80"), ("localhost:http", "", " port 80")):
         assert balancer.ctl(f"server 0 address {address} {port}") == ""
         assert shown in balancer.ctl("servers")
+    assert "say different ports" in balancer.ctl("server 0 address 127.0.0.9:80 port 83")
     for wrong in ("127.0.0.9:", ":80", "127.0.0.9:99999", "[::1]x:80", "http://127.0.0.9:80", "a:b:80"):
         assert balancer.ctl(f"server 0 address {wrong}").startswith("error: server: address: ")
 
@@ -106,7 +107,7 @@ def test_wrong_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path, arg
 
 
 @pytest.mark.parametrize("arguments, named", [
-    ("-l www.test:99 80 127.0.0.1", "log:"), ("www.test.:0:0 127.0.0.1:80", "www.test.")])
+    ("-l www.test:99 80 127.0.0.1:81", "log:"), ("www.test.:0:0 127.0.0.1:80", "www.test.")])
 def test_names_that_are_unknown(tmp_path: Path, arguments: str, named: str) -> None:
     done = run_gpen("--check", *arguments.split(), wrapper=knowing(tmp_path))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
