@@ -284,7 +284,7 @@ def check_outside(configuration: Configuration, sources: Sources) -> None:
         answers = names.resolve(sources.said, patient=True)
         with suppress(ResolveError):  # which is told below
             listening = resolver.resolve(parse_listen(settings.listen or ""), settings.timeout, settings.udp)[0]
-            ownaddress.refuse(names.meant_by(sources.said, answers), listening, sources.said.origin_of)
+            ownaddress.refuse(names.places(sources.said, answers), listening, sources.said.origin_of)
     log_address = network_address(settings.log or "")
     for name, address in (("listen", settings.listen and parse_listen(settings.listen)), ("log", log_address),
                           ("control", settings.control and parse_listen(settings.control))):

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from itertools import chain, count
@@ -48,7 +48,7 @@ from gpen.daemon.checks import Checks, unusable
 from gpen.daemon.countries import Countries, open_countries
 from gpen.daemon.files import write_whole
 from gpen.daemon.lines import STDOUT
-from gpen.daemon.names import Names
+from gpen.daemon.names import Names, Place
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
 from gpen.daemon.status import status_page
@@ -67,7 +67,7 @@ from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
 from gpen.wire.poller import Poller
 from gpen.wire.program import Children
-from gpen.wire.resolve import Answer, Endpoints, ResolveError, Resolver
+from gpen.wire.resolve import Endpoints, ResolveError, Resolver
 from gpen.wire.session import Session
 from gpen.wire.tls import Terminator, TlsError
 from gpen.wire.turns import PAUSE, gently
@@ -138,7 +138,8 @@ class Balancer:
         process.set_debug(settings.debug)
         check_programs(checks_of(self.configuration), self.jail)
         self._tell_what_is_old()
-        self.names.adopt(self.names.resolve(self._sources.said, patient=True))
+        answers = self.names.resolve(self._sources.said, patient=True)
+        self.names.adopt(answers, self.names.places(self._sources.said, answers))
         self.tls = make_terminator(settings, self.jail)
         self._countries.adopt(open_countries(settings, self.jail))
         if settings.chroot:
@@ -458,13 +459,14 @@ class Balancer:
         """Put a draft in force, all of it or nothing. Switches greenlets. Raises as ``apply`` does."""
         self._check(draft)
         answers = self.names.resolve(draft)
+        places = list(gently(self.names.places(draft, answers)))
         with ExitStack() as undo:
             opened = self._open_changes(draft.settings, undo)
-            self._refuse_ourselves(draft, answers, opened.get("listen"))
+            self._refuse_ourselves(draft, places, opened.get("listen"))
             undo.pop_all()
         touched = [self.pool.servers[number] for number in draft.deleted]
         self.configuration.adopt(draft)
-        self.names.adopt(answers)
+        self.names.adopt(answers, places)
         self._adopt(opened, draft.values.keys())
         touched += [self.pool.servers[number] for number in draft.servers]
         if draft.new_addresses():
@@ -488,15 +490,13 @@ class Balancer:
         if new.web_stats != old.web_stats:
             check_directory("web_stats", new.web_stats and self.jail.path(new.web_stats))
 
-    def _refuse_ourselves(self, draft: Draft, answers: Mapping[str, Answer],
+    def _refuse_ourselves(self, draft: Draft, places: Sequence[Place],
                           listener: Listener | DatagramListener | None) -> None:
-        """Raises ScriptErrors when a server is gpen itself: a new one, or with a new ``listener`` any."""
-        places = list(self.names.meant_by(draft, answers))
-        if listener is not None:
-            new = draft.new_addresses()
-            places += _places(server for server in self.pool.all_servers()
-                              if server.label not in new and server.label not in draft.deleted)
-        ownaddress.refuse(places, (listener or self.listener).endpoint, draft.origin_of, self.jail.path)
+        """Raises ScriptErrors when a server is gpen itself: one at a new place, or with a new ``listener`` any."""
+        new = draft.new_addresses() if listener is not None else ()
+        others = _places(server for server in self.pool.all_servers() if listener is not None
+                         and server.label not in new and server.label not in draft.deleted)
+        ownaddress.refuse(chain(places, others), (listener or self.listener).endpoint, draft.origin_of, self.jail.path)
 
     def _open_changes(self, new: Settings, undo: ExitStack) -> dict[str, Any]:
         """Open what the changed settings need, beside what is in use; ``undo`` closes it again."""
@@ -705,9 +705,9 @@ def _runs_a_program(call: Call) -> bool:
     return isinstance(check, Check) and check.kind == "exec"
 
 
-def _places(servers: Iterable[Server]) -> list[tuple[int | str, Address, Endpoints]]:
-    """Where servers are: what ownaddress.refuse wants to know."""
-    return [(server.label, server.address, server.endpoints) for server in servers]
+def _places(servers: Iterable[Server]) -> Iterator[Place]:
+    """Where servers are that are known."""
+    return ((server.label, server.address, server.endpoints) for server in servers)
 
 
 def checks_of(configuration: Configuration) -> set[Check]:

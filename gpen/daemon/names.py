@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,8 @@ LOOKUPS_AT_ONCE = 12  # for a command
 MOST_FOR_SILENT, MOST_FOR_MISSING, MOST_FOR_TURN, MOST_FOR_WANTED = 8, 12, 16, 24
 LOOKUP_PAUSE = 5.0  # between two lookups of a name out of turn; and when one that has no answer counts as failed
 LISTED = 5  # servers of a name that a line of the diagnostics lists
+
+Place = tuple[int | str, Address, Endpoints]  # a server's number or special name, its address, and what that means
 
 
 class Name:
@@ -151,21 +153,22 @@ class Names:
         if left:
             log.warning("the name service does not answer: %d more names are looked up later", left)
 
-    def adopt(self, answers: Mapping[str, Answer]) -> None:
-        """Give the servers their endpoints: those whose names were looked up, and those that have none yet. Does not
-        switch."""
+    def adopt(self, answers: Mapping[str, Answer], places: Iterable[Place]) -> None:
+        """Give the servers their endpoints: those whose names were looked up, and those that are at new places. Does
+        not switch."""
         now = time.monotonic()
         for host, answer in answers.items():
             name = self._name(host)
             name.asked = now - LOOKUP_PAUSE  # the next may be soon: what is wrong shows when a server is first used
             name.is_asked = False  # this answer is newer than what is under way
             self._take(name, now, answer)
-        for server in self._pool.all_servers():
-            if not (server.endpoints or server.is_empty):
-                self._pool.resolved(server, self._endpoints(server.address))
+        for label, address, endpoints in places:
+            server = self._pool.server(label)
+            if server is not None and server.address == address and not server.endpoints:
+                self._pool.resolved(server, endpoints)
 
-    def meant_by(self, draft: Draft, answers: Mapping[str, Answer]) -> Iterator[tuple[int | str, Address, Endpoints]]:
-        """What the addresses that a draft gives to servers mean, as far as it is known."""
+    def places(self, draft: Draft, answers: Mapping[str, Answer]) -> Iterator[Place]:
+        """Where the servers are to which a draft gives addresses, as far as it is known."""
         for label, address in draft.new_addresses().items():
             answer = answers.get(address.host, ())
             yield label, address, self._endpoints(address, () if isinstance(answer, ResolveError) else answer)

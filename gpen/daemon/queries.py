@@ -1,6 +1,7 @@
 """What the commands that look and act return; ``control/reply.py`` turns it into text or JSON.
 
-One method a command, of the same name. Only drain waits; what may be long is an iterator over a snapshot.
+One method a command, of the same name. Only drain waits; what may be long is an iterator over a snapshot, or made in
+turns.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL, Choice
 from gpen.model.server import Server
 from gpen.wire.conversation import Conversation
+from gpen.wire.turns import gently
 
 if TYPE_CHECKING:
     from gpen.daemon.balancer import Balancer
@@ -83,7 +85,7 @@ class Queries:
             "why": why,
             "others": [{"server": other.label, "address": other.shown,
                         "why_not": why if denied and other.name not in SPECIAL else
-                        self._why_not(other, server, client, now)} for other in others],
+                        self._why_not(other, server, client, now)} for other in gently(others)],
         }
 
     def mode(self, call: Call) -> dict[str, bool]:

@@ -487,7 +487,9 @@ class Pool:
 
 
 def _keep(servers: list[Server], server: Server, belongs: bool) -> None:
-    index = bisect_left(servers, server.number or 0, key=lambda other: other.number or 0)
+    number = server.number or 0
+    is_last = not servers or (servers[-1].number or 0) < number  # as when they come from a file: without a search
+    index = len(servers) if is_last else bisect_left(servers, number, key=lambda other: other.number or 0)
     is_there = servers[index : index + 1] == [server]
     if belongs and not is_there:
         servers.insert(index, server)
