@@ -162,6 +162,7 @@ class Pool:
         key = f"{client.address}:{port}" if settings.roundrobin and rule.is_personal else client.address
         if settings.stubborn:
             return _NOBODY if tried else self._choose_once(rule, key, client, now)
+
         def is_usable(server: Server) -> bool:
             return server not in tried and self.refusal(server, client, now) is None
 
