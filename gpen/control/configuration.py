@@ -71,10 +71,10 @@ class Configuration:
         if "clients_max" in draft.values:
             self.clients.shrink(self.settings.clients_max)
         for number in draft.deleted & pool.servers.keys():
-            pool.delete(number)
+            pool.delete(number, draft.cause)
         for number, fields in draft.servers.items():
             server = pool.servers.get(number) or pool.add(number, fields["address"])
-            pool.configure(server, fields)
+            pool.configure(server, fields, draft.cause)
         for number, access in draft.lists.items():
             pool.acls[number] = access
         for number, actions in draft.actions.items():

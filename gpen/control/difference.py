@@ -8,15 +8,16 @@ mentioned.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gpen.control.configuration import Configuration, address_words, field_words
 from gpen.control.draft import ACTIONS, Draft
-from gpen.model.acl import LISTS
+from gpen.model.acl import LISTS, Entry
 from gpen.model.server import FIELDS
 from gpen.model.settings import SETTINGS, Setting
 
+SHOWN_ENTRIES, COMPARED_ENTRIES = 5, 1000  # comparing 1,000 takes about a millisecond
 _UNDONE = {"blacklist": 0, "health": (None, "")}
 _MISSING = object()
 
@@ -28,7 +29,7 @@ class Difference:
     def __init__(self, old: Draft, new: Draft, given: Draft, configuration: Configuration) -> None:
         """``old`` and ``new`` are what the file said and says, over what the command line has ``given``."""
         self._old, self._new, self._given, self._configuration = old, new, given, configuration
-        self.draft = Draft(configuration)
+        self.draft = Draft(configuration, cause="by a reload")
         self.draft.ignored |= new.ignored
         self.waiting: list[str] = []
 
@@ -88,7 +89,7 @@ class Difference:
             current = self._configuration.list_of(number).entries
             if now != before and now != current:
                 self.draft.lists[number] = self._new.list_of(number)
-                yield f"acl {number}: {_entries(len(now))} (had {len(current)})"
+                yield f"acl {number}: {_entries(len(now))} (had {len(current)}){_news(now, current)}"
 
     def _actions(self) -> Iterator[str]:
         old, new = self._old.actions, self._new.actions
@@ -119,6 +120,16 @@ def _words(fields: Mapping[str, Any], defaults: Mapping[str, Any] | None = None)
 
 def _entries(count: int) -> str:
     return "1 entry" if count == 1 else f"{count} entries"
+
+
+def _news(now: Sequence[Entry], current: Sequence[Entry]) -> str:
+    """What comes to a list and what goes, where that is little."""
+    if len(now) + len(current) > COMPARED_ENTRIES:
+        return ""
+    told, kept = set(map(str, now)), set(map(str, current))
+    news = [f"+ {entry}" for entry in map(str, now) if entry not in kept]
+    news += [f"- {entry}" for entry in map(str, current) if entry not in told]
+    return f": {', '.join(news)}" if 0 < len(news) <= SHOWN_ENTRIES else ""
 
 
 def _action(value: Any) -> str:

@@ -57,8 +57,9 @@ class Draft:
     to servers.
     """
 
-    def __init__(self, base: Base, settled: Iterable[str] = ()) -> None:
-        """Settings that are ``settled`` stay as they are, whatever the commands say."""
+    def __init__(self, base: Base, settled: Iterable[str] = (), cause: str = "by a command") -> None:
+        """Settings that are ``settled`` stay as they are, whatever the commands say; ``cause`` is told in events."""
+        self.cause = cause
         self._base = base
         self._settled = frozenset(settled)
         self.settings = base.settings.copy()

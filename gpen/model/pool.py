@@ -26,6 +26,7 @@ from gpen.model.settings import Settings
 
 EVENTS_KEPT = 1000
 RETRY_SECONDS = 1.0
+BY_COMMAND = "by a command"
 SPECIAL = ("emergency", "abuse")
 _flags: Callable[[Settings], Sequence[bool]] = attrgetter(*(rule.name for rule in RULES))
 
@@ -364,13 +365,13 @@ class Pool:
         self.note(server, "added", str(address))
         return server
 
-    def configure(self, server: Server, fields: Mapping[str, Any]) -> None:
-        """Give a server these of its FIELDS, and its address if that is among them."""
+    def configure(self, server: Server, fields: Mapping[str, Any], cause: str = BY_COMMAND) -> None:
+        """Give a server these of its FIELDS, and its address if that is among them; ``cause`` is told in events."""
         for name, value in fields.items():
             if name == "address":
                 self.move(server, value)
             elif name == "state":
-                self.set_state(server, value)
+                self.set_state(server, value, cause)
             else:
                 setattr(server, name, value)
 
@@ -386,12 +387,12 @@ class Pool:
             else:
                 self.judge(server, "command", up, reason)
 
-    def delete(self, number: int) -> Server:
+    def delete(self, number: int, cause: str = BY_COMMAND) -> Server:
         """Take a server away: it gets no new sessions, the old ones go on. Raises KeyError."""
         server = self.servers.pop(number)
         server.deleted = True
         self._arrange(server)
-        self.note(server, "deleted", "by a command")
+        self.note(server, "deleted", cause)
         return server
 
     def move(self, server: Server, address: Address) -> None:
@@ -410,11 +411,11 @@ class Pool:
         self._clear(server)
         self._arrange(server)
 
-    def set_state(self, server: Server, state: str) -> None:
+    def set_state(self, server: Server, state: str, cause: str = BY_COMMAND) -> None:
         """The operator's word on a server: ready, drain or maint."""
         if server.state != state:
             server.state = state
-            self.note(server, state, "by a command")
+            self.note(server, state, cause)
 
     def set_special(self, name: str, spec: ServerSpec | None) -> None:
         """Set or unset the emergency or the abuse server. One that stays where it is keeps its counters."""

@@ -127,11 +127,12 @@ def test_the_file_takes_a_server_of_the_command_line_away_and_gives_it_back() ->
 def test_a_list_whose_lines_changed_is_built_anew() -> None:
     running = Running(["acl 1 permit 192.0.2.1"], ["acl 1 permit 10.0.0.1", "acl 2 deny ::1"])
     running.run("acl 1 deny 10.9.9.9", "acl 2 deny ::9")
-    assert running.reload("acl 1 deny 10.0.0.1", "acl 2 deny ::1") == ["acl 1: 2 entries (had 3)"]
+    assert running.reload("acl 1 deny 10.0.0.1", "acl 2 deny ::1") == [
+        "acl 1: 2 entries (had 3): + deny 10.0.0.1, - permit 10.0.0.1, - deny 10.9.9.9"]
     assert running.dump == ["no acl 1", "acl 1 permit 192.0.2.1", "acl 1 deny 10.0.0.1", "no acl 2", "acl 2 deny ::1",
                             "acl 2 deny ::9"]
-    assert running.reload("acl 2 deny ::1") == ["acl 1: 1 entry (had 2)"]
-    assert running.reload() == ["acl 2: 0 entries (had 2)"]
+    assert running.reload("acl 2 deny ::1") == ["acl 1: 1 entry (had 2): - deny 10.0.0.1"]
+    assert running.reload() == ["acl 2: 0 entries (had 2): - deny ::1, - deny ::9"]
     assert running.dump == ["no acl 1", "acl 1 permit 192.0.2.1"]
 
 

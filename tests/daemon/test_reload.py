@@ -41,9 +41,11 @@ def test_reload_answers_what_it_changed(balancer: Gpen, file: Path) -> None:
     file.write_text(f"roundrobin\ntimeout 6\n{a} max 7\nacl 1 permit 10.0.0.0/8\n")
     done = gpenctl(balancer, "reload")
     assert (done.returncode, done.stdout) == (0, (
-        "timeout 6 (was 5)\nserver 0 max 7 (was max 0)\nno server 1\nacl 1: 1 entry (had 0)\n"))
+        "timeout 6 (was 5)\nserver 0 max 7 (was max 0)\nno server 1\nacl 1: 1 entry (had 0): "
+        "+ permit 10.0.0.0/8\n"))
     assert all(f"reload: {line}" in balancer.stderr for line in done.stdout.splitlines())
     assert {balancer.ask() for _ in range(4)} == {b"a"}
+    assert [(event["event"], event["cause"]) for event in balancer.json("events 1")] == [("deleted", "by a reload")]
     assert gpenctl(balancer, "reload").stdout == "nothing has changed\n"
 
 
