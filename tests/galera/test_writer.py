@@ -41,13 +41,11 @@ def preferred(gpen: Gpen) -> int | None:
 
 def wait_writer(cluster: Cluster, *gpens: Gpen) -> Node:
     """The node that these gpens prefer, once all do."""
-    def chosen() -> bool:
+    def chosen() -> list[int]:
         numbers = {preferred(gpen) for gpen in gpens}
-        return len(numbers) == 1 and None not in numbers
+        return [number for number in numbers if number is not None and len(numbers) == 1]
 
-    wait_until(chosen, what="a writer")
-    number = preferred(gpens[0])
-    assert number is not None
+    (number,) = wait_until(chosen, what="a writer")
     return cluster.nodes[number]
 
 
