@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
@@ -35,9 +35,11 @@ from gpen.control.sources import Sources
 from gpen.daemon import ownaddress, process
 from gpen.daemon.balancer import (
     Balancer,
+    check_completeness,
     check_directory,
     check_extras,
     check_programs,
+    check_user,
     checks_of,
     make_terminator,
 )
@@ -45,7 +47,7 @@ from gpen.daemon.countries import open_countries
 from gpen.daemon.names import Names
 from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.settings import SETTINGS, Settings
-from gpen.wire.resolve import ResolveError, Resolver
+from gpen.wire.resolve import Answer, ResolveError, Resolver
 from gpen.wire.sock import ListenError
 
 log = logging.getLogger("gpen")
@@ -77,7 +79,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         configuration, sources = configure(arguments)
         if arguments["--check"]:
-            check_outside(configuration, sources)
             print("configuration is valid")
             return 0
     except ScriptError as error:
@@ -172,15 +173,18 @@ def configure(arguments: dict[str, Any]) -> tuple[Configuration, Sources]:
     errors = Errors()
     with errors.gathered():
         sources.give(chain(_steps_of_options(arguments), _steps_of_addresses(arguments), _steps_of_commands(arguments)))
+    said = sources.said = sources.over_given()
     with errors.gathered():
-        sources.said = sources.read(read_file(sources.file) if sources.file else ())
+        said.run_all(read_file(sources.file) if sources.file is not None else ())
     configuration = Configuration(time.monotonic, time.time)
+    configuration.adopt(sources.given)
+    configuration.adopt(said)
     if not errors:
-        configuration.adopt(sources.given)
-        configuration.adopt(sources.said)
         with errors.gathered():
-            _check_completeness(configuration)
-    _check(sources.said, errors)
+            check_completeness(said)
+    _check(said, errors)
+    if arguments["--check"]:
+        check_outside(configuration, sources, errors)
     errors.raise_all()
     _warn(configuration.settings)
     return configuration, sources
@@ -246,15 +250,6 @@ def _steps_of_commands(arguments: dict[str, Any]) -> Iterator[Step]:
                     yield step
 
 
-def _check_completeness(configuration: Configuration) -> None:
-    """Raises ScriptError when there is nothing to do."""
-    settings = configuration.settings
-    if not settings.listen:
-        raise ScriptError("no address to listen on: give LISTEN, or a file (-F) with 'listen'; see gpen --help")
-    if not (configuration.pool.servers or settings.emergency or settings.dummy or settings.control):
-        raise ScriptError("no server: give at least one SERVER, or a file (-F) with 'server 0 address ...'")
-
-
 def _check(draft: Draft, errors: Errors) -> None:
     """Gather what can't work, though each line is right."""
     settings = draft.settings
@@ -263,10 +258,8 @@ def _check(draft: Draft, errors: Errors) -> None:
     if settings.control and "/" not in settings.control and os.geteuid() == 0 and not settings.user:
         errors.add(ScriptError(f"control: will not open the control port '{settings.control}' as root: give a user to "
                                "change to (-u USER), or use a unix socket (-C /PATH)"))
-    try:
-        process.check_user(settings)
-    except process.StartError as error:
-        errors.add(ScriptError(str(error)))
+    with errors.gathered():
+        check_user(settings)
     for name in ("log", "pid_file", "web_stats"):
         if name != "log" or not network_address(settings.log or ""):
             with errors.gathered():
@@ -275,15 +268,17 @@ def _check(draft: Draft, errors: Errors) -> None:
         check_extras(settings)
 
 
-def check_outside(configuration: Configuration, sources: Sources) -> None:
-    """Look at what the configuration names: hosts, services, programs, certificates, databases. Raises ScriptErrors,
-    with all that is wrong."""
-    errors, settings, outside, resolver = Errors(), configuration.settings, process.Jail(), Resolver()
+def check_outside(configuration: Configuration, sources: Sources, errors: Errors) -> None:
+    """Look at what the configuration names: hosts, services, programs, certificates, databases; what is wrong is
+    gathered."""
+    settings, outside, resolver = configuration.settings, process.Jail(), Resolver()
+    names = Names(configuration.pool, settings, resolver)
+    answers: Mapping[str, Answer] = {}
     with errors.gathered():
-        names = Names(configuration.pool, settings, resolver)
         answers = names.resolve(sources.said, patient=True)
-        with suppress(ResolveError):  # which is told below
-            listening = resolver.resolve(parse_listen(settings.listen or ""), settings.timeout, settings.udp)[0]
+    with errors.gathered(), suppress(ResolveError):  # which is told below
+        if settings.listen:
+            listening = resolver.resolve(parse_listen(settings.listen), settings.timeout, settings.udp)[0]
             ownaddress.refuse(names.places(sources.said, answers), listening, sources.said.origin_of)
     log_address = network_address(settings.log or "")
     for name, address in (("listen", settings.listen and parse_listen(settings.listen)), ("log", log_address),
@@ -302,7 +297,6 @@ def check_outside(configuration: Configuration, sources: Sources) -> None:
         make_terminator(settings, outside)
     with errors.gathered():
         open_countries(settings, outside)
-    errors.raise_all()
 
 
 def run(configuration: Configuration, sources: Sources, command_line: str) -> int:
@@ -364,6 +358,6 @@ def _files_of(balancer: Balancer, pid_file: process.PidFile | None) -> list[str 
 
 
 def _complain(problem: object, status: int) -> int:
-    for error in problem.errors if isinstance(problem, ScriptError) else [problem]:
+    for error in problem.told() if isinstance(problem, ScriptError) else [problem]:
         print(f"gpen: {error}", file=sys.stderr)
     return status

@@ -201,7 +201,7 @@ def _acl(words: Sequence[str]) -> Arguments:
 
 
 def _help(words: Sequence[str]) -> Arguments:
-    return {"name": words[-1] if words else None}
+    return maybe("name", str, None)(words[1:] if words[:1] == ["no"] else words)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ class Difference:
         """Compare, and yield a line for each change."""
         yield from self._settings()
         yield from self._servers()
+        for label in self.draft.new_addresses():
+            self.draft.give_origin(label, self._new.origin_of(label))
         yield from self._lists()
         yield from self._actions()
 

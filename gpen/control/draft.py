@@ -70,6 +70,7 @@ class Draft:
         self.actions: dict[int, dict[str, Any]] = {}
         self.ignored: set[str] = set()  # commands without effect that were run
         self._origins: dict[int | str, str] = {}
+        self._unmade: set[str] = set()  # the numbers of servers whose line was wrong
 
     # --- what it is a base for --------------------------------------------------------------------------------------
 
@@ -104,6 +105,7 @@ class Draft:
         for step in steps:
             if isinstance(step, ScriptError):
                 errors.add(step)
+                self._unmade.add(step.server)
                 continue
             with errors.gathered():
                 self.run(step)
@@ -152,6 +154,8 @@ class Draft:
         number, changes = call["number"], call["changes"]
         address = self.address_of(number)
         if address is None and "address" not in changes:
+            if str(number) in self._unmade:
+                return  # its address was wrong, which is told
             raise call.error(f"there is no server {number} (known: {ranges(self.numbers())}); a new one needs an "
                              "address")
         fields = {name: changes[name] for name in FIELDS if name in changes}
@@ -218,6 +222,10 @@ class Draft:
         new |= {number: fields["address"] for number, fields in self.servers.items() if "address" in fields}
         new |= {name: self.values[name].address for name in SPECIAL if self.values.get(name) is not None}
         return new
+
+    def give_origin(self, label: int | str, origin: str) -> None:
+        """Say where the address of a server was given."""
+        self._origins[label] = origin
 
     def origin_of(self, label: int | str) -> str:
         """Where the address of a server was given; empty when nobody knows."""

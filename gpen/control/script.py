@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpen.control.commands import COMMANDS, Arguments, Command, suggestion
+from gpen.model.words import shortened
 
 MAX_INCLUDES = 8
 MAX_FILE = 1 << 20  # bytes of one file
@@ -30,23 +31,29 @@ class ScriptError(Exception):
     def __init__(self, message: str, origin: str = "") -> None:
         super().__init__(f"{origin}: {message}" if origin else message)
         self.origin = origin
+        self.server: str = ""  # the number of the server that it leaves unmade
 
     @property
     def errors(self) -> Sequence[ScriptError]:
         """Each by itself, where there are several."""
         return (self,)
 
+    def told(self) -> list[str]:
+        """What is told of it: a line each, and of very many how many more there are."""
+        errors = self.errors
+        more = len(errors) - MAX_ERRORS
+        return [*map(str, errors[:MAX_ERRORS]), *([f"and {more:,} more errors"] if more > 0 else [])]
+
 
 class ScriptErrors(ScriptError):
-    """Several things that are wrong, a line each."""
+    """Several things that are wrong."""
 
     def __init__(self, errors: Iterable[ScriptError]) -> None:
         self._errors = [single for error in errors for single in error.errors]
-        told = self._errors[:MAX_ERRORS]
-        if more := len(self._errors) - len(told):
-            told = [*told, ScriptError(f"and {more} more errors")]
-        self._errors = told
-        super().__init__("\n".join(map(str, told)))
+        super().__init__("")
+
+    def __str__(self) -> str:
+        return "\n".join(self.told())
 
     @property
     def errors(self) -> Sequence[ScriptError]:
@@ -74,8 +81,8 @@ class Errors:
             self.add(error)
 
     def told(self) -> list[str]:
-        """Them, a line each."""
-        return [str(single) for error in self._errors for single in error.errors]
+        """See ScriptError."""
+        return ScriptErrors(self._errors).told()
 
     def raise_all(self) -> None:
         """Raises ScriptErrors if there are any."""
@@ -96,10 +103,19 @@ class UnknownCommand(NotInOurLanguage):
     """The first word of the line is no command."""
 
     def __init__(self, name: str, origin: str = "") -> None:
+        super().__init__("", origin)
         self.name = name
-        self.suggestion = suggestion(name)
-        hint = f"; did you mean '{self.suggestion}'?" if self.suggestion else ": 'help' lists the commands"
-        super().__init__(f"unknown command '{name}'{hint}", origin)
+
+    def __str__(self) -> str:
+        near = self.suggestion
+        hint = f"; did you mean '{near}'?" if near else ": 'help' lists the commands"
+        place = f"{self.origin}: " if self.origin else ""
+        return f"{place}unknown command '{shortened(self.name)}'{hint}"
+
+    @property
+    def suggestion(self) -> str | None:
+        """The command that may be meant. Looked for when it is asked: it takes 200 us."""
+        return suggestion(self.name)
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,10 @@ def parse_words(words: list[str], origin: str = "") -> Call:
     try:
         arguments = parse(words[1:-1] if json else words[1:])
     except ValueError as error:
-        raise Call(command, no=no, origin=origin).error(str(error)) from None
+        problem = Call(command, no=no, origin=origin).error(str(error))
+        if command.name == "server" and "address" in words[2:]:
+            problem.server = words[1]
+        raise problem from None
     return Call(command, arguments, no, json, origin)
 
 
@@ -242,7 +261,7 @@ class _Reader:
 
     def file(self, path: str, origin: str, including: tuple[str, ...]) -> Iterator[Step]:
         try:
-            name = os.path.realpath(self._locate(path))
+            name = _real_name(self._locate(path), path, origin)
             if name in including or len(including) >= MAX_INCLUDES:
                 raise ScriptError(f"include: '{path}' is included by itself or more than {MAX_INCLUDES} deep", origin)
             text = _text_of(path, name, origin)
@@ -270,6 +289,14 @@ class _Reader:
                 yield step
 
 
+def _real_name(name: str, path: str, origin: str) -> str:
+    try:
+        return os.path.realpath(name)
+    except (OSError, ValueError) as error:  # a working directory that is gone, a NUL in the name
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ScriptError(f"can't read the file '{path}': {reason}", origin) from None
+
+
 def _text_of(path: str, name: str, origin: str) -> str:
     """The text of a file, which was given as ``path`` and has this ``name``. Raises ScriptError, which says nothing of
     what is in it."""
@@ -277,8 +304,8 @@ def _text_of(path: str, name: str, origin: str) -> str:
         return _read_regular(name).decode()
     except UnicodeDecodeError:
         reason = "it is not text in UTF-8"
-    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    except OSError as error:
+        reason = error.strerror or str(error)
     raise ScriptError(f"can't read the file '{path}': {reason}", origin)
 
 

@@ -18,19 +18,19 @@ class Sources:
     def __init__(self, file: str | None = None) -> None:
         self.file = file
         self.given = Draft(Configuration(lambda: 0.0, lambda: 0.0))
-        self.said = self._over_given()
+        self.said = self.over_given()
 
     def give(self, steps: Iterable[Step]) -> None:
         """The commands of the command line. Raises ScriptErrors, with all that is wrong."""
         try:
             self.given.run_all(steps)
         finally:
-            self.said = self._over_given()
+            self.said = self.over_given()
 
     def read(self, steps: Iterable[Step]) -> Draft:
         """What the file says with these commands. pen reads it last, and so do we; but where the process itself is
         concerned the command line wins. Raises ScriptErrors, with all that is wrong."""
-        draft = self._over_given()
+        draft = self.over_given()
         draft.run_all(steps)
         return draft
 
@@ -38,5 +38,6 @@ class Sources:
         """What has to change in the configuration in force, when the file says ``now`` something else."""
         return Difference(self.said, now, self.given, configuration)
 
-    def _over_given(self) -> Draft:
+    def over_given(self) -> Draft:
+        """What a file says that is empty."""
         return Draft(self.given, [name for name in self.given.values if SETTINGS[name].startup])

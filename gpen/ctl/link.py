@@ -41,15 +41,15 @@ def parse_target(text: str) -> Target:
 
     Raises ValueError, in one line, when it names none.
     """
-    if "/" in text:
+    if "/" in text and "://" not in text:
         return Target(text, path=text)
-    if ":" not in text or text.endswith("]"):
+    if ("/" not in text and ":" not in text) or text.endswith("]"):
         raise ValueError(f"target {text!r}: expected /path/to.ctl (./{text} for a file here) or HOST:PORT")
-    port = parse_port(text.rpartition(":")[2], text)
     try:
-        return Target(text, host=parse_listen(text, "localhost").host, port=port)
+        host = parse_listen(text, "localhost").host
     except ValueError as error:
         raise ValueError(f"target {error}") from None
+    return Target(text, host=host, port=parse_port(text.rpartition(":")[2], text))
 
 
 def parse_port(port: str, text: str) -> int:

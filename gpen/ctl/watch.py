@@ -24,7 +24,7 @@ INTERVAL = 1.0  # seconds between two pictures
 def watch(view: View, words: list[str]) -> int:
     """Show the servers every so many seconds (`words`: at most their number) until Ctrl-C, which returns 0.
 
-    While the daemon is away a line says so. Raises UsageError.
+    While the daemon is away a line says so. Raises UsageError, and LinkError when it is away at the beginning.
     """
     pause = interval(words)
     if view.format in ("json", "csv"):
@@ -32,6 +32,7 @@ def watch(view: View, words: list[str]) -> int:
             f"watch shows tables only, not {view.format}; the command servers gives {view.format}"
         )
     rates = Rates()
+    refused(view)
     shown = ""
     try:
         with full_screen() if view.terminal else contextlib.nullcontext():

@@ -7,6 +7,7 @@ sees half a change, and a change costs what it changes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -52,7 +53,7 @@ from gpen.daemon.names import Names, Place
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
 from gpen.daemon.status import status_page
-from gpen.model.address import Address, network_address, parse_listen
+from gpen.model.address import Address, Endpoint, network_address, parse_listen
 from gpen.model.check import Check
 from gpen.model.client import Client
 from gpen.model.ending import Ending
@@ -113,6 +114,7 @@ class Balancer:
         self.idlers = Idlers(self)
         self.checks = Checks(self)
         self.pool.on_condemned = self._condemned
+        self.pool.is_ourselves = self._is_ourselves
         self._queries = Queries(self)
         self._workers = Workers(KEPT_WORKERS)
         self._ids = count()
@@ -139,15 +141,15 @@ class Balancer:
         check_programs(checks_of(self.configuration), self.jail)
         self._tell_what_is_old()
         answers = self.names.resolve(self._sources.said, patient=True)
-        self.names.adopt(answers, self.names.places(self._sources.said, answers))
         self.tls = make_terminator(settings, self.jail)
         self._countries.adopt(open_countries(settings, self.jail))
         if settings.chroot:
             self._resolver.prepare_for_chroot(settings.timeout)
         assert settings.listen is not None
         self.listener = self._listener(settings.listen)
-        ownaddress.refuse(_places(self.pool.all_servers()), self.listener.endpoint, self._sources.said.origin_of)
-        ownaddress.watch(self.pool, lambda: self.listener.endpoint, lambda path: self.jail.path(path))
+        places = list(self.names.places(self._sources.said, answers))
+        ownaddress.refuse(places, self.listener.endpoint, self._sources.said.origin_of)
+        self.names.adopt(answers, places)
         if settings.control:
             self._open_control(settings.control)
         if settings.log:
@@ -163,6 +165,8 @@ class Balancer:
             watcher = loop.signal(number)
             watcher.start(gevent.spawn, action)
             watchers.append(watcher)
+        gc.collect()
+        gc.freeze()  # what is there at the start stays: with 4,000 servers a full collection takes 20 to 90 ms
         self._janitor = gevent.spawn(janitor.run, self)
         self.checks.tend_all()
         self.listener.start()
@@ -300,6 +304,9 @@ class Balancer:
         gevent.spawn(self.checks.tend_all)
         self.resume()
 
+    def _is_ourselves(self, endpoint: Endpoint) -> bool:
+        return ownaddress.is_own(endpoint, self.listener.endpoint, self.jail.path)
+
     def _follow_servers(self) -> None:
         """Clients that are just being connected to where a server was get another place: there, or elsewhere."""
         for session in list(self.sessions.values()):
@@ -339,7 +346,7 @@ class Balancer:
         except UnknownCommand as problem:
             yield reply.unknown(problem)
         except ScriptError as problem:
-            yield from (reply.error(str(error)) for error in problem.errors)
+            yield from map(reply.error, problem.told())
         except sockets.ListenError as problem:
             yield reply.error(str(problem))
         except OSError as problem:
@@ -539,8 +546,7 @@ class Balancer:
             self.listener.start()
             old.empty()
             self._close_listener(old)
-            for server in self.pool.all_servers():
-                self.pool.resolved(server, server.endpoints)  # it may mean gpen itself now, or no longer
+            self.names.adopt_again()
         self._tell_what_is_old()
         self.listener.tune(settings)
         self.listener.resume()
@@ -584,8 +590,13 @@ class Balancer:
             error = self._threads.apply(_written, (self.jail.path(path), text))  # a disk may take its time
             if error is not None:
                 raise call.error(f"can't write '{path}': {error.strerror}")
-            if path == self._sources.file:
+            if self._is_our_file(path):
                 self._sources.said = self._sources.read(gently(read_lines(lines, path)))
+
+    def _is_our_file(self, path: str) -> bool:
+        """Whether this is the file of -F, by whatever name."""
+        file = self._sources.file
+        return file is not None and os.path.realpath(self.jail.path(path)) == os.path.realpath(self.jail.path(file))
 
     def reload(self) -> str:
         """What HUP does: reopen the log, read certificates and the country database again, and carry out what has
@@ -596,8 +607,8 @@ class Balancer:
         """
         errors = Errors()
         with self._changing:
-            self._renew(errors)
             changes = self._reload_file(errors)
+            self._renew(errors)
         if errors:
             lines = errors.told()
             self.pool.note_own("reload failed", lines[0] + (f" (and {len(lines) - 1} more)" if lines[1:] else ""))
@@ -613,6 +624,21 @@ class Balancer:
             log.info("reload: '%s': nothing has changed", self._sources.file)
         told = changes or ["nothing has changed"]
         return "".join([*map(reply.error, errors.told()), *(f"{line}\n" for line in told)])
+
+    def _check_start(self, said: Draft) -> None:
+        """Raises ScriptErrors for what has changed in the file and would keep gpen from starting with it."""
+        errors, old, new = Errors(), self._sources.said.settings, said.settings
+        with errors.gathered():
+            check_completeness(said)
+        with errors.gathered():
+            said.check()
+        if (new.user, new.chroot) != (old.user, old.chroot) and not self.jail.is_closed:
+            with errors.gathered():
+                check_user(new)
+        if new.pid_file != old.pid_file:
+            with errors.gathered():
+                check_directory("pid_file", new.pid_file and self.jail.path(new.pid_file))
+        errors.raise_all()
 
     def _renew(self, errors: Errors) -> None:
         """Take up the log, certificates, keys and the country database as they are now; what is broken leaves the old
@@ -639,6 +665,7 @@ class Balancer:
         file = self._sources.file
         try:
             said = self._sources.read(gently(read_file(file, self.jail.path) if file else ()))
+            self._check_start(said)
             difference = self._sources.difference(said, self.configuration)
             changes = list(gently(difference.find()))
             self._commit(difference.draft)
@@ -748,6 +775,23 @@ def check_extras(settings: Settings) -> None:
     for name, module, extra in EXTRAS:
         if settings.get(name) and sys.modules.get(module) is None and find_spec(module) is None:
             raise ScriptError(f"{name}: needs the package {module}: pip install 'gpen[{extra}]'")
+
+
+def check_completeness(draft: Draft) -> None:
+    """Raises ScriptError when there is nothing to do."""
+    settings = draft.settings
+    if not settings.listen:
+        raise ScriptError("no address to listen on: give LISTEN, or a file (-F) with 'listen'; see gpen --help")
+    if not (any(True for _ in draft.numbers()) or settings.emergency or settings.dummy or settings.control):
+        raise ScriptError("no server: give at least one SERVER, or a file (-F) with 'server 0 address ...'")
+
+
+def check_user(settings: Settings) -> None:
+    """Raises ScriptError when the user or the directory of the chroot does not exist."""
+    try:
+        process.check_user(settings)
+    except process.StartError as error:
+        raise ScriptError(str(error)) from None
 
 
 def check_directory(name: str, path: str | None) -> None:

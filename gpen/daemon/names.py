@@ -109,7 +109,7 @@ class Names:
         for host, answer in self._look_up_all(list(brought)):
             answers[host] = answer
             if isinstance(answer, ResolveError) and not (patient and answer.temporary):
-                errors.add(ScriptError(f"server {brought[host]}: {answer}", draft.origin_of(brought[host])))
+                errors.add(ScriptError(f"{called(brought[host])}: {answer}", draft.origin_of(brought[host])))
         errors.raise_all()
         return answers
 
@@ -121,7 +121,7 @@ class Names:
         except ResolveError as error:
             problem = str(error)
         if problem:
-            raise ScriptError(f"server {label}: {problem}", draft.origin_of(label))
+            raise ScriptError(f"{called(label)}: {problem}", draft.origin_of(label))
 
     def _look_up_all(self, hosts: Sequence[str]) -> Iterator[tuple[str, Answer]]:
         """The answer for each name, in order. Where names without an answer keep the threads busy, the others are not
@@ -172,6 +172,11 @@ class Names:
         for label, address in draft.new_addresses().items():
             answer = answers.get(address.host, ())
             yield label, address, self._endpoints(address, () if isinstance(answer, ResolveError) else answer)
+
+    def adopt_again(self) -> None:
+        """Look at all places again: gpen itself listens elsewhere now. Does not switch."""
+        for server in self._pool.all_servers():
+            self._pool.resolved(server, self._endpoints(server.address) or server.endpoints)
 
     def _endpoints(self, address: Address, answer: Endpoints = ()) -> Endpoints:
         """What a server's address means, as far as it is known."""
@@ -318,6 +323,11 @@ class Names:
         servers = [server.name for server in self._servers(name)]
         words = ", ".join(servers[:LISTED]) + (f" and {len(servers) - LISTED} more" if len(servers) > LISTED else "")
         return " and ".join([*([f"server {words}"] if servers else []), *(["log"] if self._network_log(name) else [])])
+
+
+def called(label: int | str) -> str:
+    """A server in messages: by its number, or its special name."""
+    return f"server {label}" if isinstance(label, int) else label
 
 
 def _has_name(server: Server) -> bool:

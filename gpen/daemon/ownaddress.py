@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gpen.control.script import Errors, ScriptError
+from gpen.daemon.names import called
 from gpen.model.address import Address, Endpoint
-from gpen.model.pool import Pool
 from gpen.wire.sock import has_address
 
 _LOOPBACK = {4: _socket.inet_aton("127.0.0.1"), 16: _socket.inet_pton(_socket.AF_INET6, "::1")}  # by length
@@ -38,29 +38,15 @@ def is_own(endpoint: Endpoint, listening: Endpoint, locate: Callable[[str], str]
 
 def refuse(places: Iterable[tuple[int | str, Address, Sequence[Endpoint]]], listening: Endpoint,
            origin_of: Callable[[int | str], str], locate: Callable[[str], str] = str) -> None:
-    """Raises ScriptErrors for each server that is the listener. ``places`` are their numbers or special names, their
-    addresses, and what these mean; ``origin_of`` says where they were given."""
+    """Raises ScriptErrors for each server that is the listener, and nothing else. ``places`` are their numbers or
+    special names, their addresses, and what these mean; ``origin_of`` says where they were given."""
     errors = Errors()
     for label, address, endpoints in places:
-        own = next((endpoint for endpoint in endpoints if is_own(endpoint, listening, locate)), None)
-        if own is not None and not address.is_none:
-            means = "" if str(own) == str(address) else f", which is {own},"
-            what = f"server {label}" if isinstance(label, int) else label
-            errors.add(ScriptError(f"{what}: {address}{means} is where gpen itself listens: it would be its own "
-                                   "client; give the address of a server", origin_of(label)))
+        if endpoints and not address.is_none and all(is_own(endpoint, listening, locate) for endpoint in endpoints):
+            means = "" if str(endpoints[0]) == str(address) else f", which is {endpoints[0]},"
+            errors.add(ScriptError(f"{called(label)}: {address}{means} is where gpen itself listens: it would be its "
+                                   "own client; give the address of a server", origin_of(label)))
     errors.raise_all()
-
-
-def watch(pool: Pool, listening: Callable[[], Endpoint], locate: Callable[[str], str]) -> None:
-    """From now on a server whose name turns out to mean the listener is down for that reason, until it means another
-    place."""
-
-    def trouble(endpoints: Sequence[Endpoint]) -> str:
-        here = listening()
-        own = [endpoint for endpoint in endpoints if is_own(endpoint, here, locate)]
-        return f"its name means gpen itself, {own[0]}" if own else ""
-
-    pool.trouble_with = trouble
 
 
 def _packed(endpoint: Endpoint) -> bytes:

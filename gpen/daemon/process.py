@@ -136,6 +136,11 @@ class Jail:
         self._root = os.path.realpath(root) if root else None
         self._start = _working_directory()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether there is a chroot."""
+        return self._root is not None
+
     def path(self, path: str) -> str:
         """The name to open a file by; the same that was given when there is no chroot, or it lies outside."""
         if self._root is None:
@@ -161,9 +166,13 @@ class PidFile:
         while not self._is_in_place():  # whoever held the lock has removed the file meanwhile
             os.close(self._fd)
             self._lock()
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()}\n".encode())
+        try:
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            os.unlink(self.path)
+            os.close(self._fd)
+            raise StartError(f"can't write the pid file '{path}': {error.strerror}") from None
 
     def _is_in_place(self) -> bool:
         try:

@@ -118,7 +118,7 @@ class Pool:
         self.turns = Turns()
         self.on_condemned: Callable[[Server], object] = lambda server: None  # called when a verdict takes a server down
         self.on_unwell: Callable[[Server], object] = lambda server: None  # called when anything says so of it
-        self.trouble_with: Callable[[Sequence[Endpoint]], str] = lambda endpoints: ""  # why they can't be a server's
+        self.is_ourselves: Callable[[Endpoint], bool] = lambda endpoint: False  # whether gpen itself listens there
         self.country_of: Callable[[str], str] = lambda address: ""  # the country of an address, where it is known
         self._clock = clock
         self._wall = wall
@@ -444,19 +444,24 @@ class Pool:
 
     def resolved(self, server: Server, endpoints: Sequence[Endpoint]) -> None:
         """The server's address means these endpoints now; in which order does not matter, and those that stay are tried
-        before new ones. An empty slot has none.
+        before new ones. An empty slot has none. Where gpen itself listens is no place for a server: it is left out, and
+        a server that has no other is down.
 
         When the one in use is gone, or a server that is down has got a new one, what was observed counts no more. What
         was said of the server by command stays: that was meant wherever it is."""
         old = server.endpoints
-        found = () if server.is_empty else endpoints
+        others = [endpoint for endpoint in endpoints if not self.is_ourselves(endpoint)]
+        found: Sequence[Endpoint] = () if server.is_empty else others or endpoints
         stay = [endpoint for endpoint in old if endpoint in found]
         fresh = [endpoint for endpoint in found if endpoint not in old]
         if fresh or len(stay) < len(old):
             server.endpoints = (*stay, *fresh)
             if old:
                 self._note_move(server, old, has_moved=old[0] not in stay, has_more=bool(fresh))
-        self._look_for_trouble(server)
+        if found and not others:
+            self.judge(server, "address", False, f"its name means gpen itself, {found[0]}")
+        else:
+            self.withdraw(server, "address", "resolved", "counts no more")
 
     def _note_move(self, server: Server, old: Sequence[Endpoint], has_moved: bool, has_more: bool) -> None:
         cause = f"from {_listed(old)} to {_listed(server.endpoints)}: '{server.address.host}' was looked up again"
@@ -473,14 +478,6 @@ class Pool:
         server.unanswered = 0
         if server.blamed != math.inf:
             self._clear(server)
-
-    def _look_for_trouble(self, server: Server) -> None:
-        """Whether the server can be where it is."""
-        trouble = self.trouble_with(server.endpoints)
-        if trouble:
-            self.judge(server, "address", False, trouble)
-        else:
-            self.withdraw(server, "address", "resolved", "counts no more")
 
     def _arrange(self, server: Server) -> None:
         """Put a server where it belongs now, in the order of the numbers, or take it out."""

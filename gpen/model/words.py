@@ -22,3 +22,9 @@ def ranges(numbers: Iterable[int]) -> str:
     runs = [[number for _, number in run] for _, run in
             groupby(enumerate(sorted(numbers)), key=lambda item: item[1] - item[0])]
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs) or "none"
+
+
+def shortened(text: str, most: int = 100) -> str:
+    """What somebody has sent, as it may be told: in one line, of characters that can be printed, and not at length."""
+    safe = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
+    return safe if len(safe) <= most else f"{safe[:most]}..."

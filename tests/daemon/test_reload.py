@@ -139,6 +139,54 @@ def test_a_log_that_can_not_be_reopened_keeps_nothing_else(gpen: Start, servers:
     assert lines[1:] == ["timeout 6 (was 5)"]
 
 
+def test_what_is_replaced_is_not_opened_again(gpen: Start, servers: Serve, file: Path, tmp_path: Path) -> None:
+    """The old log and its directory are gone, and the file names a new one: nothing is wrong."""
+    (tmp_path / "old").mkdir()
+    file.write_text(f"log {tmp_path}/old/log\n")
+    balancer = gpen("-F", str(file), servers=[servers(naming("a"))])
+    (tmp_path / "old" / "log").unlink()
+    (tmp_path / "old").rmdir()
+    file.write_text(f"log {tmp_path}/log\n")
+    assert balancer.ctl("reload") == f"log {tmp_path}/log (was {tmp_path}/old/log)\n"
+    assert not balancer.json("events 1")[-1]["event"].startswith("reload")
+
+
+@pytest.mark.parametrize("line, told", [
+    ("udp\ngreeting 1", "greeting: it is for TCP"), ("user nosuchuser", "there is no user 'nosuchuser'"),
+    ("pid_file /no/such/x", "pid_file: the directory '/no/such' does not exist"), ("chroot /no/such", "chroot:")])
+def test_what_would_keep_it_from_starting_is_no_reload(balancer: Gpen, file: Path, line: str, told: str) -> None:
+    file.write_text(f"{file.read_text()}{line}\n")
+    reply = balancer.ctl("reload")
+    assert reply.startswith("error: ") and told in reply
+
+
+def test_a_late_error_says_where_the_server_was_given(balancer: Gpen, file: Path) -> None:
+    file.write_text(f"{file.read_text()}server 2 address no-such-host.invalid port 80\n"
+                    f"emergency {balancer.ctl('listen').strip()}\n")
+    assert f"error: {file}:5: server 2: can't resolve" in balancer.ctl("reload")
+    file.write_text("".join(line for line in file.read_text().splitlines(True) if "invalid" not in line))
+    assert f"error: {file}:5: emergency: " in balancer.ctl("reload")
+
+
+def test_the_file_by_another_name(balancer: Gpen, file: Path) -> None:
+    balancer.ctl(f"write {file.parent}/../{file.parent.name}/{file.name}", "timeout 8")
+    assert balancer.ctl("reload") == "nothing has changed\n"
+    assert balancer.ctl("timeout") == "8\n"
+
+
+def test_thousands_of_errors(balancer: Gpen, file: Path) -> None:
+    file.write_text("bogus\n" * 20_000)
+    lines = balancer.ctl("reload").splitlines()
+    assert len(lines) == 101 and lines[-1] == "error: and 19,900 more errors"
+
+
+def test_what_is_told_of_a_word_is_short_and_can_be_printed(balancer: Gpen, file: Path) -> None:
+    file.write_text("\x1b]0;title\x07\n" + "x" * 9000 + "\n")
+    first, second = balancer.ctl("reload").splitlines()
+    assert "\x1b" not in first and "'\\x1b]0;title\\x07'" in first
+    assert len(second) < 300
+
+
 def test_a_watchers_word_outlives_hup(balancer: Gpen) -> None:
     balancer.ctl("server 0 health down because it rains", "server 1 state drain")
     for _ in range(3):

@@ -16,32 +16,32 @@ SERVER = "127.0.0.1:9"
 
 # arguments, what the message names; NONE is a path where nothing is
 WRONG = [
-    ("-Y 80 www1", "-Y"), ("--wrong 80 www1", "--wrong"), ("-t 80", "HOST"), ("-t", "-t"), ("-tsoon 80 a", "'soon'"),
-    ("-t 0 80 127.0.0.1", "'0'"), ("-x none 80 127.0.0.1", "'none'"), ("-x 0 80 127.0.0.1", "'0'"),
-    ("-b -3 80 127.0.0.1", "'-3'"), ("-c many 80 127.0.0.1", "'many'"), ("-m -1 80 127.0.0.1", "'-1'"),
-    ("-q x 80 127.0.0.1", "'x'"), ("-T x 80 127.0.0.1", "'x'"), ("-e :: 80 127.0.0.1", "::"),
-    ("-B a:b:c:d 80 127.0.0.1", "a:b:c:d"), ("-u nosuchuser 80 127.0.0.1", "'nosuchuser'"),
-    ("-j NONE 80 127.0.0.1", "'NONE'"), ("-F NONE 80 127.0.0.1", "'NONE'"),
-    ("-l NONE/log 80 127.0.0.1", "'NONE'"), ("-p NONE/pid 80 127.0.0.1", "'NONE'"),
-    ("-w NONE/w 80 127.0.0.1", "'NONE'"), ("-C nowhere 80 127.0.0.1", "nowhere"),
-    ("-UH 80 127.0.0.1", "http"), ("-U /sock 127.0.0.1:80", "/sock"), ("-U 80 /sock", "/sock"),
-    ("-E NONE 80 127.0.0.1:81", "'NONE'"), ("-G NONE 80 127.0.0.1", "-E"),
-    ("-A NONE 80 127.0.0.1", "-E"), ("-R 80 127.0.0.1", "-E"), ("-L ssl4 80 127.0.0.1", "'ssl4'"),
-    ("-l 127.0.0.1:99999 80 127.0.0.1", "99999"), ("-l 127.0.0.1:0 80 127.0.0.1", "port 0"),
-    ("-HOmysql 80 127.0.0.1", "mysql"),
+    ("-Y 80 www1", "-Y"), ("--wrong 80 www1", "--wrong"), ("-t 80", "HOST"), ("-t", "-t"), ("-tsoon 80 10.0.0.1", "'soon'"),
+    ("-t 0 80 10.0.0.1", "'0'"), ("-x none 80 10.0.0.1", "'none'"), ("-x 0 80 10.0.0.1", "'0'"),
+    ("-b -3 80 10.0.0.1", "'-3'"), ("-c many 80 10.0.0.1", "'many'"), ("-m -1 80 10.0.0.1", "'-1'"),
+    ("-q x 80 10.0.0.1", "'x'"), ("-T x 80 10.0.0.1", "'x'"), ("-e :: 80 10.0.0.1", "::"),
+    ("-B a:b:c:d 80 10.0.0.1", "a:b:c:d"), ("-u nosuchuser 80 10.0.0.1", "'nosuchuser'"),
+    ("-j NONE 80 10.0.0.1", "'NONE'"), ("-F NONE 80 10.0.0.1", "'NONE'"),
+    ("-l NONE/log 80 10.0.0.1", "'NONE'"), ("-p NONE/pid 80 10.0.0.1", "'NONE'"),
+    ("-w NONE/w 80 10.0.0.1", "'NONE'"), ("-u nobody -C nowhere 80 10.0.0.1", "nowhere"),
+    ("-UH 80 10.0.0.1", "http"), ("-U /sock 127.0.0.1:80", "/sock"), ("-U 80 /sock", "/sock"),
+    ("-E NONE 80 10.0.0.1", "'NONE'"), ("-G NONE 80 10.0.0.1", "-E"),
+    ("-A NONE 80 10.0.0.1", "-E"), ("-R 80 10.0.0.1", "-E"), ("-L ssl4 80 10.0.0.1", "'ssl4'"),
+    ("-l 127.0.0.1:99999 80 10.0.0.1", "99999"), ("-l 127.0.0.1:0 80 10.0.0.1", "port 0"),
+    ("-HOmysql 80 10.0.0.1", "mysql"),
     ("nosuchservice 127.0.0.1:80", "'nosuchservice'"),
     ("99999 127.0.0.1", "99999"), ("80 127.0.0.1:99999", "99999"), ("80 127.0.0.1:80:many", "'many'"),
     ("80 1.2.3", "'1.2.3'"), ("80 [::1:80", "[::1:80"), ("80 ::1:80", "::1:80"), ("80 /sock:80", "/sock:80"),
     ("80 127.0.0.1:1:2:3:4:5:6", "too many"),
     (f"/{'x' * 120} 127.0.0.1", "too long"), ("", "LISTEN"), ("80", "SERVER"), ("-f", "LISTEN"),
-    ("-O pid 80 127.0.0.1", "pid"), ("-O nonsense 80 127.0.0.1", "'nonsense'"),
-    ("-O greeting 1 127.0.0.1 127.0.0.1", "-O 'greeting 1'"), ("-O hold 80 127.0.0.1", "-O 'hold ...'"),
-    ("-O hold 80 127.0.0.1", "needs a value: hold S"), ("-d 2 127.0.0.1", "-dd"), ("-rd 2 127.0.0.1", "0.0.0.0:2"),
-    ("-o debug 3 127.0.0.1", "-o 'debug 3'"), ("http://127.0.0.1:80 127.0.0.1", "here 127.0.0.1:80"),
+    ("-O pid 80 10.0.0.1", "pid"), ("-O nonsense 80 10.0.0.1", "'nonsense'"),
+    ("-O greeting 1 127.0.0.1 127.0.0.1", "-O 'greeting 1'"), ("-O hold 80 10.0.0.1", "-O 'hold ...'"),
+    ("-O hold 80 10.0.0.1", "needs a value: hold S"), ("-d 2 127.0.0.1", "-dd"), ("-rd 2 127.0.0.1", "0.0.0.0:2"),
+    ("-o debug 3 127.0.0.1", "-o 'debug 3'"), ("http://127.0.0.1:80 10.0.0.1", "here 127.0.0.1:80"),
     ("https://www1 127.0.0.1:80", "URL"), ("80 http://127.0.0.1:80/x", "URL"), ("127.0.0.1 127.0.0.1:80", "no port"),
-    ("www.example.com 127.0.0.1:80", "www.example.com:PORT"), ("-e http://a:1 80 127.0.0.1", "URL"),
-    ("-C tcp://a:1 80 127.0.0.1", "URL"), ("80 127.0.0.1 -- -r:", "'-r'"), ("-- -r:x:y 127.0.0.1", "-r:x:y"),
-    ("-O timeout\u00a0x 80 127.0.0.1", "timeout"), ("-O server 80 127.0.0.1", "server"),
+    ("www.example.com 127.0.0.1:80", "www.example.com:PORT"), ("-e http://a:1 80 10.0.0.1", "URL"),
+    ("-C tcp://a:1 80 10.0.0.1", "URL"), ("80 10.0.0.1 -- -r:", "'-r'"), ("-- -r:x:y 127.0.0.1", "-r:x:y"),
+    ("-O timeout\u00a0x 80 10.0.0.1", "timeout"), ("-O server 80 10.0.0.1", "server"),
 ]
 
 
@@ -145,10 +145,27 @@ def test_check_tells_all_that_is_wrong(tmp_path: Path) -> None:
     assert done.returncode == 2 and all(line.startswith("gpen: ") for line in told), done.stderr
     for number, named in enumerate(("-x: conn_max: 'none'", "127.0.0.1:port:x", "-O 'server 0 state gone': server",
                                     "gpen.cfg:1: timeout", "more.cfg:2: acl", "gpen.cfg:4: server: there is no",
-                                    "gpen.cfg:5: unknown command 'blaklist'", "user: there is no user 'nosuchuser'",
+                                    "gpen.cfg:5: unknown command 'blaklist'", "ssl_require_peer: TLS needs a certificate",
+                                    "user: there is no user 'nosuchuser'",
                                     "log: the directory 'no-such-dir'")):
         assert named in told[number]
-    assert len(told) == 9
+    assert "no-such-host.invalid" in told[10] and len(told) == 11
+
+
+def test_check_tells_nothing_that_follows_from_what_is_wrong(tmp_path: Path) -> None:
+    """A server whose address is wrong is not missed by later lines; what a right line gives counts."""
+    (tmp_path / "gpen.cfg").write_text("server 0 address bad!host\nserver 0 max 3\nssl_certificate x.pem\nbogus\n")
+    done = run_gpen("--check", "-G", "ca.pem", "-F", "gpen.cfg", "127.0.0.1:0", directory=tmp_path)
+    told = done.stderr.splitlines()
+    assert ["bad!host" in told[0], "bogus" in told[1], "ca.pem" in told[2], len(told)] == [True, True, True, 3]
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    command = f"rmdir ../gone && exec {' '.join(COMMAND)} --check -F x.cfg 127.0.0.1:0 {SERVER}"
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path / "gone", capture_output=True, text=True, timeout=20,
+                          check=False)
+    assert (done.returncode, done.stderr) == (2, "gpen: can't read the file 'x.cfg': No such file or directory\n")
 
 
 def test_check_looks_at_what_is_named(tmp_path: Path) -> None:
