@@ -52,7 +52,7 @@ from gpen.daemon.names import Names, Place
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
 from gpen.daemon.status import status_page
-from gpen.model.address import Address, network_address, parse_listen
+from gpen.model.address import Address, Endpoint, network_address, parse_listen
 from gpen.model.check import Check
 from gpen.model.client import Client
 from gpen.model.ending import Ending
@@ -118,6 +118,7 @@ class Balancer:
         self._ids = count()
         self._stopping = Event()
         self._changing = BoundedSemaphore()
+        self._is_hung_up = False
         self._threads = get_hub().threadpool  # now: gevent loads it when it is first asked, perhaps inside a chroot
         self._resolver = Resolver()
         self.names = Names(self.pool, self.settings, self._resolver, lambda: self.session_log, self._renamed)
@@ -126,6 +127,7 @@ class Balancer:
         self._control_address = ""
         self._told: set[str] = set()
         self._socket_files: dict[str, os.stat_result] = {}
+        self._leaving: list[DatagramListener] = []  # listeners of before that have flows yet
 
     # --- opening and closing --------------------------------------------------------------------------------------
 
@@ -227,16 +229,34 @@ class Balancer:
         return self.listener.bound_to if parse_listen(given).port == 0 and "/" not in given else given
 
     def _listener(self, text: str) -> Listener | DatagramListener:
+        """The listener for an address: the one that is there already, though it may be about to close, or a new one."""
         address = parse_listen(text)
         endpoint = self._resolved("listen", address, self.settings.udp)[0]
-        old = getattr(self, "listener", None)
-        beside = old.socket if old is not None else None
+        current: Listener | DatagramListener | None = getattr(self, "listener", None)
+        if current is not None and self._is_at(current, endpoint):
+            return current
+        for leaving in self._leaving:
+            if leaving.is_open and self._is_at(leaving, endpoint):
+                leaving.keep()
+                return leaving
         if self.settings.udp:
-            return DatagramListener(sockets.receive_datagrams(address, endpoint, beside), self)
-        sock = sockets.listen(address, endpoint, self.settings.backlog, beside)
+            ours = [listener.socket for listener in (current, *self._leaving) if isinstance(listener, DatagramListener)
+                    and listener.is_open]
+            return DatagramListener(sockets.receive_datagrams(address, endpoint, ours), self)
+        sock = sockets.listen(address, endpoint, self.settings.backlog, current and current.socket)
         if address.path:
             self._socket_files[address.path] = os.stat(address.path)
         return Listener(sock, self.poller, self.settings.multi_accept, self._workers, self._begin, self.no_room)
+
+    def _is_at(self, listener: Listener | DatagramListener, endpoint: Endpoint) -> bool:
+        """Whether a listener of ours is where one is wanted, in whatever notation."""
+        file = self._socket_files.get(listener.bound_to)
+        if file is None:
+            return bool(listener.endpoint.sockaddr == endpoint.sockaddr)
+        try:
+            return os.path.samestat(os.stat(endpoint.host), file)
+        except OSError:  # it was removed, or is not there yet
+            return False
 
     def _open_control(self, text: str) -> None:
         address = parse_listen(text, "127.0.0.1")
@@ -463,6 +483,8 @@ class Balancer:
         with ExitStack() as undo:
             opened = self._open_changes(draft.settings, undo)
             self._refuse_ourselves(draft, places, opened.get("listen"))
+            if "listen" in opened:
+                opened["listen"].start()  # nobody comes yet: from here on nothing switches
             undo.pop_all()
         touched = [self.pool.servers[number] for number in draft.deleted]
         self.configuration.adopt(draft)
@@ -507,8 +529,10 @@ class Balancer:
         if new.geoip_db != old.geoip_db:
             opened["countries"] = open_countries(new, self.jail)
         if new.listen is not None and new.listen != old.listen:
-            opened["listen"] = listener = self._listener(new.listen)
-            undo.callback(self._close_listener, listener)
+            listener = self._listener(new.listen)
+            if listener is not self.listener:
+                opened["listen"] = listener
+                undo.callback(self._close_listener, listener)
         try:
             if new.log != old.log:
                 opened["log"] = session_log = self._open_log(new.log) if new.log else None
@@ -521,6 +545,8 @@ class Balancer:
     def _close_listener(self, listener: Listener | DatagramListener) -> None:
         listener.close()
         self._unlink_socket(listener.bound_to)
+        known = [*self._leaving, listener] if isinstance(listener, DatagramListener) else self._leaving
+        self._leaving = list(dict.fromkeys(leaving for leaving in known if leaving.is_open))
 
     def _adopt(self, opened: dict[str, Any], changed: Collection[str]) -> None:
         """Put what was opened in the place of what was in use, and take up the settings that were ``changed``. Does not
@@ -536,7 +562,7 @@ class Balancer:
             self.session_log = opened["log"]
         if "listen" in opened:
             old, self.listener = self.listener, opened["listen"]
-            self.listener.start()
+            self._leaving = [leaving for leaving in self._leaving if leaving is not self.listener]
             old.empty()
             self._close_listener(old)
             for server in self.pool.all_servers():
@@ -596,6 +622,7 @@ class Balancer:
         """
         errors = Errors()
         with self._changing:
+            self._is_hung_up = False
             self._renew(errors)
             changes = self._reload_file(errors)
         if errors:
@@ -654,7 +681,11 @@ class Balancer:
         return None
 
     def _hang_up(self) -> None:
-        """HUP: reload; what there is to tell has been told then."""
+        """HUP: reload; what there is to tell has been told then. One that waits for its turn does for all that come
+        meanwhile."""
+        if self._is_hung_up:
+            return
+        self._is_hung_up = True
         with suppress(ScriptError):
             self.reload()
 

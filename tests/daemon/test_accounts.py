@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import socket
 import threading
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Gpen, Serve, wait_until
+from tests.harness import Gpen, Server, wait_until
 from tests.wire.http_peers import Recorder, get, read_response
 
 Start = Callable[..., Gpen]
+Serve = Callable[..., Server]
 BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
 MALFORMED = b"GET / HTTP/1.1\r\nHost : www\r\n\r\n"
 CLIENTS = 3
@@ -44,14 +46,14 @@ def refuse(clients: list[socket.socket]) -> None:
 
 def moved(balancer: Gpen) -> tuple[Any, ...]:
     """Bytes to and from the server and to and from the client, by all that tells them."""
-    page = re.findall(r'[0-9.]+ KiB', balancer.ctl("status"))
+    page = re.findall(r"[0-9.]+ KiB", balancer.ctl("status"))
     server, client = balancer.server(0), balancer.json("recent")[0]
     return server["sx"], server["rx"], client["rx"], client["sx"], page[:2]
 
 
 def test_what_was_moved_is_counted_once(balancer: Gpen) -> None:
     with lingering(balancer, CLIENTS) as clients:
-        sent, received, _, told, page = moved(balancer)
+        sent, received, _, told, _ = moved(balancer)
         assert received == told == CLIENTS * len(BODY)
         refuse(clients)
         during = [moved(balancer)]
@@ -101,7 +103,7 @@ def test_figures_never_fall(balancer: Gpen) -> None:
         stop.set()
         for thread in threads:
             thread.join()
-    assert all(after >= before for row in zip(*seen, strict=True) for before, after in zip(row, row[1:], strict=False))
+    assert all(after >= before for row in zip(*seen, strict=True) for before, after in itertools.pairwise(row))
 
 
 def test_clients_without_a_server_are_told_once(gpen: Start) -> None:
