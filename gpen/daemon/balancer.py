@@ -43,6 +43,7 @@ from gpen.control.script import (
     read_lines,
 )
 from gpen.control.sources import Sources
+from gpen.control.validation import notes
 from gpen.daemon import janitor, ownaddress, process
 from gpen.daemon.checks import Checks, unusable
 from gpen.daemon.countries import Countries, open_countries
@@ -139,9 +140,9 @@ class Balancer:
         settings = self.settings
         process.set_debug(settings.debug)
         check_programs(checks_of(self.configuration), self.jail)
-        self._tell_what_is_old()
         answers = self.names.resolve(self._sources.said, patient=True)
         self.names.adopt(answers, self.names.places(self._sources.said, answers))
+        self._tell_notes(self.pool.all_servers())
         self.tls = make_terminator(settings, self.jail)
         self._countries.adopt(open_countries(settings, self.jail))
         if settings.chroot:
@@ -491,6 +492,8 @@ class Balancer:
         self.names.adopt(answers, places)
         self._adopt(opened, draft.values.keys())
         touched += [self.pool.servers[number] for number in draft.servers]
+        self._tell_notes(self.pool.all_servers() if draft.values or draft.lists else
+                         [server for server in touched if not server.deleted])
         if draft.new_addresses():
             self._follow_servers()
         for server in touched:
@@ -567,7 +570,6 @@ class Balancer:
             self._close_listener(old)
             for server in self.pool.all_servers():
                 self.pool.resolved(server, server.endpoints)  # it may mean gpen itself now, or no longer
-        self._tell_what_is_old()
         self.listener.tune(settings)
         self.listener.resume()
         process.set_debug(settings.debug)
@@ -585,15 +587,12 @@ class Balancer:
         except OSError as error:
             log.warning("control_mode: can't change the mode of '%s': %s", control, error.strerror)
 
-    def _tell_what_is_old(self) -> None:
-        """Say once of each of pen's words that has no effect, or means something else now."""
-        old = dict.fromkeys(self.configuration.ignored, "accepted for pen's sake, without effect")
-        protocol = self.settings.ssl_protocol
-        if protocol and not protocol.startswith("tls1."):
-            old[f"ssl_protocol {protocol}"] = "means TLS 1.2 and 1.3 now: the versions of its time are broken and gone"
-        for words in sorted(old.keys() - self._told):
-            log.warning("%s: %s", words, old[words])
-        self._told |= old.keys()
+    def _tell_notes(self, servers: Iterable[Server]) -> None:
+        """Say once what has no effect, or means something else now, in the configuration and at these servers."""
+        for about, words in notes(self.configuration, servers):
+            if about not in self._told:
+                self._told.add(about)
+                log.warning("%s", words)
 
     # --- files and signals ----------------------------------------------------------------------------------------
 

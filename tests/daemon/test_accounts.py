@@ -1,4 +1,4 @@
-"""A session is live or settled, never both: what it moved is counted once, also while its last words are on their way."""
+"""A session is live or settled, never both: what it moved is counted once, though its last words are under way."""
 
 from __future__ import annotations
 

@@ -231,7 +231,7 @@ def test_multi_accept_0_is_1(gpen: Callable[..., Gpen], servers: Callable[..., S
 
 
 def test_a_key_without_a_certificate_is_no_tls(gpen: Callable[..., Gpen], tmp_path: Path) -> None:
-    assert "ssl_key: without a certificate" in gpen("-K", str(tmp_path / "none"), servers=[SERVER]).stderr
+    assert "has no effect: without a certificate" in gpen("-K", str(tmp_path / "none"), servers=[SERVER]).stderr
 
 
 def test_who_asks_for_certificates_gets_them_or_an_error(gpen: Callable[..., Gpen]) -> None:
