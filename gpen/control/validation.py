@@ -160,10 +160,10 @@ def _is_given(settings: Settings, name: str) -> bool:
 
 def _is_elsewhere(source: str, server: Server) -> bool:
     """Whether all addresses of a server that are known are of the family that ``source`` is not of."""
-    if server.is_empty:
+    if server.is_empty or server.address.path:
         return False
-    families = [_family(endpoint.host) for endpoint in server.endpoints] or [_family(server.address.host)]
-    return bool(all(families)) and _family(source) not in families
+    families = {6 if ":" in endpoint.host else 4 for endpoint in server.endpoints} or {_family(server.address.host)}
+    return all(families) and (6 if ":" in source else 4) not in families
 
 
 def _family(host: str) -> int:

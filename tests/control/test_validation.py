@@ -58,7 +58,7 @@ def told(*lines: str) -> list[str]:
     ("server 0 weight 0, hash", "weight 0 has no effect on server 0: none of the modes that weigh"),
     ("server 0 max 9 hard 5", "hard 5 has no effect on server 0"), ("server 0 hard 5", "may go beyond max"),
     ("server 0 acl 5", "acl 5 has no effect on server 0: the access list is empty, and permits everybody"),
-    ("server 1 address ::1 port 80, source 127.0.0.9", "source 127.0.0.9 has no effect on server 1: it is of the other"),
+    ("server 1 address ::1 port 80, source 127.0.0.9", "source 127.0.0.9 has no effect on server 1: it is"),
     ("source ::1", "source ::1 has no effect on server 0"),
     ("emergency [::1]:80, source 127.0.0.9", "source 127.0.0.9 has no effect on server emergency"),
     ("ssl_protocol ssl3, ssl_certificate /c", "ssl_protocol ssl3: means TLS 1.2 and 1.3 now"),
