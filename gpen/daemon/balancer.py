@@ -484,6 +484,7 @@ class Balancer:
         with ExitStack() as undo:
             opened = self._open_changes(draft.settings, undo)
             self._refuse_ourselves(draft, places, opened.get("listen"))
+            self._open_changed_log(draft.settings, opened, undo)  # last, for it may make a file
             if "listen" in opened:
                 opened["listen"].start()  # nobody comes yet: from here on nothing switches
             undo.pop_all()
@@ -536,14 +537,17 @@ class Balancer:
             if listener is not self.listener:
                 opened["listen"] = listener
                 undo.callback(self._close_listener, listener)
+        return opened
+
+    def _open_changed_log(self, new: Settings, opened: dict[str, Any], undo: ExitStack) -> None:
+        """The same for the log."""
         try:
-            if new.log != old.log:
+            if new.log != self.settings.log:
                 opened["log"] = session_log = self._open_log(new.log) if new.log else None
                 if session_log is not None:
                     undo.callback(session_log.close)
         except OSError as error:
             raise ScriptError(f"log: can't open '{new.log}': {error.strerror}") from None
-        return opened
 
     def _close_listener(self, listener: Listener | DatagramListener) -> None:
         listener.close()
