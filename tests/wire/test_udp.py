@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import resource
 import socket
 import struct
@@ -26,7 +27,7 @@ from tests.datagrams import (
     silence,
     tell,
 )
-from tests.harness import Gpen, family_of, needs_root, seeing, wait_until
+from tests.harness import Gpen, family_of, free_port, needs_root, seeing, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., DatagramServer]
@@ -396,6 +397,24 @@ def test_the_socket_of_before_is_taken_up_with_its_flows(gpen: Start, servers: S
             assert not balancer.ctl(f"listen {listen}").startswith("error")
             assert answers() == names
         assert [row["id"] for row in balancer.json("sessions")] == flows
+
+
+def test_the_listening_address_moves_at_random(gpen: Start, servers: Serve) -> None:
+    """Between addresses that overlap, each with flows that live: whatever is set is served, and nothing stays."""
+    family_of("::")
+    balancer = gpen("-U", servers=[servers(echo)])
+    before, port, dice = balancer.fds(), int(balancer.address[1]), random.Random(5)
+    hosts = ("127.0.0.1", "0.0.0.0", "[::]", "[::1]", "127.0.0.2")
+    with ExitStack() as stack:
+        for _ in range(60):
+            listen = f"{dice.choice(hosts)}:{dice.choice((port, free_port()))}"
+            assert balancer.ctl(f"listen {listen}") == f"{listen}\n"
+            sock = stack.enter_context(client(balancer))
+            for _ in range(2):
+                sock.send(b"x")
+                assert sock.recv(10) == b"x"
+    balancer.ctl("udp_timeout 0.1")
+    wait_until(lambda: balancer.fds() == before)
 
 
 def test_a_listener_that_is_taken_up_in_vain_closes_with_its_last_flow(gpen: Start, servers: Serve,
