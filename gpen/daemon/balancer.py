@@ -142,7 +142,6 @@ class Balancer:
         check_programs(checks_of(self.configuration), self.jail)
         answers = self.names.resolve(self._sources.said, patient=True)
         self.names.adopt(answers, self.names.places(self._sources.said, answers))
-        self._tell_notes(self.pool.all_servers())
         self.tls = make_terminator(settings, self.jail)
         self._countries.adopt(open_countries(settings, self.jail))
         if settings.chroot:
@@ -155,6 +154,7 @@ class Balancer:
             self._open_control(settings.control)
         if settings.log:
             self.session_log = self._open_log(settings.log, patient=True)
+        self._tell_notes(self.pool.all_servers())
 
     def serve(self, ready: Callable[[], None]) -> None:
         """Accept clients until ``stop``; then close everything. ``ready`` is called when clients and signals are
