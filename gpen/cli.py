@@ -32,6 +32,7 @@ from gpen.control.script import (
     read_file,
 )
 from gpen.control.sources import Sources
+from gpen.control.validation import notes
 from gpen.daemon import ownaddress, process
 from gpen.daemon.balancer import (
     Balancer,
@@ -79,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         configuration, sources = configure(arguments)
         if arguments["--check"]:
+            for _, words in notes(configuration, configuration.pool.all_servers()):
+                log.warning("%s", words)
             print("configuration is valid")
             return 0
     except ScriptError as error:
@@ -192,8 +195,6 @@ def configure(arguments: dict[str, Any]) -> tuple[Configuration, Sources]:
 
 def _warn(settings: Settings) -> None:
     """Tell what can work, but not as it seems to be meant."""
-    if settings.ssl_key and not settings.ssl_certificate:
-        log.warning("ssl_key: without a certificate (-E FILE) there is no TLS")
     if settings.chroot and os.geteuid() == 0 and not settings.user:
         log.warning("chroot: root gets out of a chroot: give a user to change to as well (-u USER)")
 

@@ -7,20 +7,18 @@ command line's, which is one over nothing. What the file says, and what it said 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from gpen.control.script import Call, Errors, ScriptError, ScriptErrors, Step
-from gpen.model.acl import LISTS, AccessList
+from gpen.control.validation import errors
+from gpen.model.acl import AccessList
 from gpen.model.address import Address, ServerSpec, parse_listen
 from gpen.model.pool import SPECIAL
 from gpen.model.server import FIELDS
-from gpen.model.settings import SETTINGS, Settings
+from gpen.model.settings import Settings
 from gpen.model.words import ranges
 
-UDP_LACKS = ("http", "ssl_certificate", "mysql", "greeting", "hold", "proxy_protocol", "accept_proxy", "idlers",
-             "dummy")
-TLS_ONLY = ("ssl_ca_file", "ssl_ca_path", "ssl_require_peer", "ssl_sni_path")  # who asks for these must get them
 ACTIONS = ("blacklist", "health")  # what is done to a server, and is no part of its configuration
 
 
@@ -101,15 +99,15 @@ class Draft:
 
     def run_all(self, steps: Iterable[Step]) -> None:
         """Run the commands of a script. Raises ScriptErrors, with all that is wrong; then the draft is of no use."""
-        errors = Errors()
+        wrong = Errors()
         for step in steps:
             if isinstance(step, ScriptError):
-                errors.add(step)
+                wrong.add(step)
                 self._unmade.add(step.server)
                 continue
-            with errors.gathered():
+            with wrong.gathered():
                 self.run(step)
-        errors.raise_all()
+        wrong.raise_all()
 
     def run(self, call: Call) -> None:
         """Run one configuring command. Raises ScriptError, with nothing changed, when it makes no sense."""
@@ -235,36 +233,6 @@ class Draft:
 
     def check(self) -> None:
         """Raises ScriptErrors for what each line allows, but not all of them together."""
-        wrong = [*self._udp_errors(), *self._tls_errors(), *self._other_errors()]
+        wrong = list(errors(self))
         if wrong:
             raise ScriptErrors(wrong)
-
-    def _udp_errors(self) -> Iterator[ScriptError]:
-        settings = self.settings
-        if not settings.udp:
-            return
-        for name in UDP_LACKS:
-            if settings.get(name) != SETTINGS[name].default:
-                yield ScriptError(f"{name}: it is for TCP, and this gpen balances UDP (-U)")
-        places = [settings.listen or "", *map(str, self.new_addresses().values())]
-        for path in (place for place in places if "/" in place):
-            yield ScriptError(f"udp: needs HOST:PORT, not a unix socket: {path}")
-
-    def _tls_errors(self) -> Iterator[ScriptError]:
-        settings = self.settings
-        for name in TLS_ONLY if not settings.ssl_certificate else ():
-            if settings.get(name):
-                yield ScriptError(f"{name}: TLS needs a certificate: give ssl_certificate (-E FILE)")
-        authorities = settings.ssl_ca_file or settings.ssl_ca_path or settings.ssl_sni_path
-        if settings.ssl_certificate and settings.ssl_require_peer and not authorities:
-            yield ScriptError("ssl_require_peer: by whose word is a certificate valid? give ssl_ca_file (-G) or "
-                              "ssl_ca_path (-A)")
-        if settings.http and "h2" in (settings.ssl_alpn or ()):
-            yield ScriptError("ssl_alpn: HTTP mode (-H) speaks HTTP/1 only: leave h2 out")
-
-    def _other_errors(self) -> Iterator[ScriptError]:
-        settings = self.settings
-        if settings.http and (settings.greeting or settings.mysql):
-            yield ScriptError(f"{'mysql' if settings.mysql else 'greeting'}: servers of HTTP (-H) don't speak first")
-        if not settings.geoip_db and any(self.list_of(number).names_countries for number in range(LISTS)):
-            yield ScriptError("acl: country needs a database that knows countries: give geoip_db FILE first")

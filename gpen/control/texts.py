@@ -60,7 +60,12 @@ The command explain says which server a client would get, and why not the others
 
 CONFIGURATION = """
 The file of -F holds commands, a line each (gpenctl(1) describes them); 'include FILE' reads more. All that is wrong is
-told, with file and line; --check does only that. 'write' saves what is in force, short: what differs from the defaults.
+told, with file and line; --check does only that. What can't work together is refused: settings for TCP, TLS or HTTP
+with UDP, ssl_ca_file, ssl_ca_path, ssl_require_peer and ssl_sni_path without ssl_certificate, entries for countries
+without geoip_db. What has no effect as things are (hold_max without hold, prio of a server while the mode is off, a
+client_acl that is empty) is taken, for lines may come in any order, and told once in the diagnostics.
+
+'write' saves what is in force, short: what differs from the defaults.
 
 At signal HUP, or by the command reload, which also answers, the file is compared with what it said when it was read
 last, and what is different is carried out, whole or not at all: a new or changed line counts; one that went is undone,

@@ -44,6 +44,7 @@ from gpen.control.script import (
     read_lines,
 )
 from gpen.control.sources import Sources
+from gpen.control.validation import notes
 from gpen.daemon import janitor, ownaddress, process
 from gpen.daemon.checks import Checks, unusable
 from gpen.daemon.countries import Countries, open_countries
@@ -120,6 +121,7 @@ class Balancer:
         self._ids = count()
         self._stopping = Event()
         self._changing = BoundedSemaphore()
+        self._is_hung_up = False
         self._threads = get_hub().threadpool  # now: gevent loads it when it is first asked, perhaps inside a chroot
         self._resolver = Resolver()
         self.names = Names(self.pool, self.settings, self._resolver, lambda: self.session_log, self._renamed)
@@ -128,6 +130,7 @@ class Balancer:
         self._control_address = ""
         self._told: set[str] = set()
         self._socket_files: dict[str, os.stat_result] = {}
+        self._leaving: list[DatagramListener] = []  # listeners of before that have flows yet
 
     # --- opening and closing --------------------------------------------------------------------------------------
 
@@ -139,7 +142,6 @@ class Balancer:
         settings = self.settings
         process.set_debug(settings.debug)
         check_programs(checks_of(self.configuration), self.jail)
-        self._tell_what_is_old()
         answers = self.names.resolve(self._sources.said, patient=True)
         self.tls = make_terminator(settings, self.jail)
         self._countries.adopt(open_countries(settings, self.jail))
@@ -154,6 +156,7 @@ class Balancer:
             self._open_control(settings.control)
         if settings.log:
             self.session_log = self._open_log(settings.log, patient=True)
+        self._tell_notes(self.pool.all_servers())
 
     def serve(self, ready: Callable[[], None]) -> None:
         """Accept clients until ``stop``; then close everything. ``ready`` is called when clients and signals are
@@ -231,16 +234,36 @@ class Balancer:
         return self.listener.bound_to if parse_listen(given).port == 0 and "/" not in given else given
 
     def _listener(self, text: str) -> Listener | DatagramListener:
+        """The listener for an address: the one that is there already, though it may be about to close, or a new one."""
         address = parse_listen(text)
+        if address.path:
+            address = Address(path=self.jail.path(address.path))
         endpoint = self._resolved("listen", address, self.settings.udp)[0]
-        old = getattr(self, "listener", None)
-        beside = old.socket if old is not None else None
+        current: Listener | DatagramListener | None = getattr(self, "listener", None)
+        if current is not None and self._is_at(current, endpoint):
+            return current
+        for leaving in self._leaving:
+            if leaving.is_open and self._is_at(leaving, endpoint):
+                leaving.keep()
+                return leaving
         if self.settings.udp:
-            return DatagramListener(sockets.receive_datagrams(address, endpoint, beside), self)
-        sock = sockets.listen(address, endpoint, self.settings.backlog, beside)
+            ours = [listener.socket for listener in (current, *self._leaving) if isinstance(listener, DatagramListener)
+                    and listener.is_open]
+            return DatagramListener(sockets.receive_datagrams(address, endpoint, ours), self)
+        sock = sockets.listen(address, endpoint, self.settings.backlog, current and current.socket)
         if address.path:
             self._socket_files[address.path] = os.stat(address.path)
         return Listener(sock, self.poller, self.settings.multi_accept, self._workers, self._begin, self.no_room)
+
+    def _is_at(self, listener: Listener | DatagramListener, endpoint: Endpoint) -> bool:
+        """Whether a listener of ours is where one is wanted, in whatever notation."""
+        file = self._socket_files.get(listener.bound_to)
+        if file is None:
+            return bool(listener.endpoint.sockaddr == endpoint.sockaddr)
+        try:
+            return os.path.samestat(os.stat(endpoint.host), file)
+        except OSError:  # it was removed, or is not there yet
+            return False
 
     def _open_control(self, text: str) -> None:
         address = parse_listen(text, "127.0.0.1")
@@ -470,12 +493,17 @@ class Balancer:
         with ExitStack() as undo:
             opened = self._open_changes(draft.settings, undo)
             self._refuse_ourselves(draft, places, opened.get("listen"))
+            self._open_changed_log(draft.settings, opened, undo)  # last, for it may make a file
+            if "listen" in opened:
+                opened["listen"].start()  # nobody comes yet: from here on nothing switches
             undo.pop_all()
         touched = [self.pool.servers[number] for number in draft.deleted]
         self.configuration.adopt(draft)
         self.names.adopt(answers, places)
         self._adopt(opened, draft.values.keys())
         touched += [self.pool.servers[number] for number in draft.servers]
+        self._tell_notes(self.pool.all_servers() if draft.values or draft.lists else
+                         [server for server in touched if not server.deleted])
         if draft.new_addresses():
             self._follow_servers()
         for server in touched:
@@ -514,20 +542,27 @@ class Balancer:
         if new.geoip_db != old.geoip_db:
             opened["countries"] = open_countries(new, self.jail)
         if new.listen is not None and new.listen != old.listen:
-            opened["listen"] = listener = self._listener(new.listen)
-            undo.callback(self._close_listener, listener)
+            listener = self._listener(new.listen)
+            if listener is not self.listener:
+                opened["listen"] = listener
+                undo.callback(self._close_listener, listener)
+        return opened
+
+    def _open_changed_log(self, new: Settings, opened: dict[str, Any], undo: ExitStack) -> None:
+        """The same for the log."""
         try:
-            if new.log != old.log:
+            if new.log != self.settings.log:
                 opened["log"] = session_log = self._open_log(new.log) if new.log else None
                 if session_log is not None:
                     undo.callback(session_log.close)
         except OSError as error:
             raise ScriptError(f"log: can't open '{new.log}': {error.strerror}") from None
-        return opened
 
     def _close_listener(self, listener: Listener | DatagramListener) -> None:
         listener.close()
         self._unlink_socket(listener.bound_to)
+        known = [*self._leaving, listener] if isinstance(listener, DatagramListener) else self._leaving
+        self._leaving = list(dict.fromkeys(leaving for leaving in known if leaving.is_open))
 
     def _adopt(self, opened: dict[str, Any], changed: Collection[str]) -> None:
         """Put what was opened in the place of what was in use, and take up the settings that were ``changed``. Does not
@@ -543,11 +578,10 @@ class Balancer:
             self.session_log = opened["log"]
         if "listen" in opened:
             old, self.listener = self.listener, opened["listen"]
-            self.listener.start()
+            self._leaving = [leaving for leaving in self._leaving if leaving is not self.listener]
             old.empty()
             self._close_listener(old)
             self.names.adopt_again()
-        self._tell_what_is_old()
         self.listener.tune(settings)
         self.listener.resume()
         process.set_debug(settings.debug)
@@ -565,15 +599,12 @@ class Balancer:
         except OSError as error:
             log.warning("control_mode: can't change the mode of '%s': %s", control, error.strerror)
 
-    def _tell_what_is_old(self) -> None:
-        """Say once of each of pen's words that has no effect, or means something else now."""
-        old = dict.fromkeys(self.configuration.ignored, "accepted for pen's sake, without effect")
-        protocol = self.settings.ssl_protocol
-        if protocol and not protocol.startswith("tls1."):
-            old[f"ssl_protocol {protocol}"] = "means TLS 1.2 and 1.3 now: the versions of its time are broken and gone"
-        for words in sorted(old.keys() - self._told):
-            log.warning("%s: %s", words, old[words])
-        self._told |= old.keys()
+    def _tell_notes(self, servers: Iterable[Server]) -> None:
+        """Say once what has no effect, or means something else now, in the configuration and at these servers."""
+        for about, words in notes(self.configuration, servers):
+            if about not in self._told:
+                self._told.add(about)
+                log.warning("%s", words)
 
     # --- files and signals ----------------------------------------------------------------------------------------
 
@@ -607,6 +638,7 @@ class Balancer:
         """
         errors = Errors()
         with self._changing:
+            self._is_hung_up = False
             changes = self._reload_file(errors)
             self._renew(errors)
         if errors:
@@ -681,7 +713,11 @@ class Balancer:
         return None
 
     def _hang_up(self) -> None:
-        """HUP: reload; what there is to tell has been told then."""
+        """HUP: reload; what there is to tell has been told then. One that waits for its turn does for all that come
+        meanwhile."""
+        if self._is_hung_up:
+            return
+        self._is_hung_up = True
         with suppress(ScriptError):
             self.reload()
 

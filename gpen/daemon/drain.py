@@ -97,7 +97,7 @@ class _Drain:
 
 
 def _is_on(session: Conversation, server: Server) -> bool:
-    return not session.finished and session.lease is not None and session.lease.server is server
+    return session.lease is not None and session.lease.server is server
 
 
 def _count(sessions: int) -> str:

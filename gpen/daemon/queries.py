@@ -55,7 +55,7 @@ class Queries:
     def recent(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
         live: dict[int, tuple[int, int]] = {}
-        for session in self._balancer.sessions.values():
+        for session in self._live():
             if session.client is not None:
                 sx, rx = live.get(session.client.number, (0, 0))
                 live[session.client.number] = (sx + session.to_client, rx + session.from_client)
@@ -180,11 +180,15 @@ class Queries:
             "held": len(self._balancer.hold),
         }
 
+    def _live(self) -> Iterator[Conversation]:
+        """The sessions that are not over. One whose last words are on their way has its bytes added up already."""
+        return (session for session in self._balancer.sessions.values() if not session.finished)
+
     def _live_bytes(self) -> dict[int, tuple[int, int]]:
         """Bytes of the sessions that still run, sent and received, by server: by its identity, for a number may have
         been given to another one since."""
         live: dict[int, tuple[int, int]] = {}
-        for session in self._balancer.sessions.values():
+        for session in self._live():
             if session.server is not None and session.connected:
                 sx, rx = live.get(id(session.server), (0, 0))
                 live[id(session.server)] = (sx + session.to_server, rx + session.from_server)
@@ -193,7 +197,7 @@ class Queries:
     def _live_tls(self) -> dict[int, Counter[str]]:
         """How many of a server's clients have which TLS version and cipher and asked for which name."""
         agreed: dict[int, Counter[str]] = {}
-        for session in self._balancer.sessions.values() if self._settings.ssl_certificate else ():
+        for session in self._live() if self._settings.ssl_certificate else ():
             if session.server is not None and session.secured is not None:
                 agreed.setdefault(id(session.server), Counter())[str(session.secured)] += 1
         return agreed

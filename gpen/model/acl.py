@@ -16,6 +16,7 @@ from dataclasses import dataclass
 LISTS = 10
 _BOTH = 0  # the family of a country's entry
 _NOWHERE = 1 << 62  # behind every entry of a list
+_MAPPED = 0xFFFF  # the first 96 bits of an IPv4 address in an IPv6 one (RFC 4291, section 2.5.5.2)
 _FULL = {4: (1 << 32) - 1, 6: (1 << 128) - 1}
 
 
@@ -132,7 +133,8 @@ class AccessList:
 def parse_entry(action: str, address: str, mask: str = "") -> Entry:
     """Read ``permit|deny ADDRESS [MASK]``, ``... NETWORK/LENGTH`` or ``... IPV6[/LENGTH]``.
 
-    Host bits in a network are dropped. Raises ValueError that names what is wrong.
+    Host bits in a network are dropped. An IPv4 address in an IPv6 one (::ffff:192.0.2.1) is read as the former, for so
+    clients are known. Raises ValueError that names what is wrong.
     """
     if action not in ("permit", "deny"):
         raise ValueError(f"'{action}' is not permit or deny")
@@ -144,7 +146,17 @@ def parse_entry(action: str, address: str, mask: str = "") -> Entry:
     except ValueError:
         raise ValueError(f"'{address}' is not an IPv4 or IPv6 address or network") from None
     bits = _mask_of_length(length, family, address) if slash else _mask(mask, family)
+    if family == 6 and number >> 32 == _MAPPED:
+        return parse_entry(action, _unmapped(address, number, bits))
     return Entry(action == "permit", family, number & bits, bits, f"{address} {mask}".rstrip())
+
+
+def _unmapped(address: str, number: int, bits: int) -> str:
+    """An IPv4-mapped network as one of IPv4. Raises ValueError."""
+    host, length = ipaddress.IPv4Address(number & _FULL[4]), bits.bit_count() - 96
+    if length < 0:
+        raise ValueError(f"'{address}': clients of IPv4 are known by their IPv4 addresses: write {host}/LENGTH")
+    return str(host) if length == 32 else f"{host}/{length}"
 
 
 def parse_country(action: str, country: str) -> Entry:

@@ -79,7 +79,8 @@ def _text(text: str) -> str:
 
 def _ip(text: str) -> str:
     try:
-        return str(ipaddress.ip_address(text))
+        address = ipaddress.ip_address(text)
+        return str(getattr(address, "ipv4_mapped", None) or address)
     except ValueError:
         raise ValueError(f"'{text}' is not an IPv4 or IPv6 address") from None
 

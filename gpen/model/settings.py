@@ -176,7 +176,7 @@ _ALL = (
     Setting("accept_proxy", ACL_OR_OFF, "off", "Clients that this access list permits must begin with a PROXY protocol "
             "header, and the address that it gives is theirs; nobody else may begin with one.",
             example="accept_proxy 3"),
-    Setting("source", IP, None, "The local address of connections to servers.", reply=None,
+    Setting("source", IP, None, "The local address of connections to servers of its family, IPv4 or IPv6.", reply=None,
             example="source 10.0.0.1"),
     Setting("tcp_fastclose", one_of("off", "up", "down", "both"), "off", "End the session as soon as one side closes: "
             "the server's (up), the client's (down), or either.", reply=None),

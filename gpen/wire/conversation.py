@@ -86,7 +86,8 @@ class Conversation:
         self.endpoint: Endpoint | None = None  # of its server, which may be elsewhere by now
         self.ending: Ending | None = None
         self.secured: Secured | None = None
-        self.chosen = self.connected = self.finished = 0.0
+        self.chosen = self.connected = 0.0
+        self.finished = 0.0  # from then on its accounts are settled, though its last words may be on their way yet
 
     @property
     def peername(self) -> str:
@@ -189,8 +190,9 @@ class Conversation:
         if self.client is not None:
             self.client.sx += self.to_client
             self.client.rx += self.from_client
-        if self.lease is None:
+        lease, self.lease = self.lease, None
+        if lease is None:
             return
-        self.lease.release()
-        self.lease.server.sx += self.to_server
-        self.lease.server.rx += self.from_server
+        lease.release()
+        lease.server.sx += self.to_server
+        lease.server.rx += self.from_server

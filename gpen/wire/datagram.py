@@ -43,12 +43,26 @@ class DatagramListener:
         self._receive = sock.recvfrom_into
         if self._everywhere:
             self._receive = self._receive_at6 if sock.family == _socket.AF_INET6 else self._receive_at4
+        self._started = False
         self._closing = False
+        self._kept = False
         self._short = False
 
     def start(self) -> None:
-        """Read datagrams from now on."""
-        self._front.poller.add(self.socket.fileno(), EPOLLIN, lambda events: self._read(self._most))
+        """Read datagrams, and begin flows, from now on."""
+        self._closing = self._kept = False
+        if not self._started:
+            self._started = True
+            self._front.poller.add(self.socket.fileno(), EPOLLIN, lambda events: self._read(self._most))
+
+    def keep(self) -> None:
+        """Let the socket be open until ``start`` or ``close``, though its last flow may end before."""
+        self._kept = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the socket is: one that is closing has flows yet."""
+        return bool(self.socket.fileno() >= 0)
 
     def resume(self) -> None:
         """There is always room: see make_room."""
@@ -63,12 +77,13 @@ class DatagramListener:
 
     def close(self) -> None:
         """Begin no more flows. Those that are there go on, and the socket is closed when the last has ended."""
-        self._closing = True
+        self._closing, self._kept = True, False
         self._close_if_unused()
 
     def _close_if_unused(self) -> None:
-        if self._closing and not self.flows and self.socket.fileno() >= 0:
-            self._front.poller.remove(self.socket.fileno())
+        if self._closing and not self._kept and not self.flows and self.is_open:
+            if self._started:
+                self._front.poller.remove(self.socket.fileno())
             self.socket.close()
 
     def forget(self, key: Any) -> None:
@@ -100,7 +115,7 @@ class DatagramListener:
             except BlockingIOError:
                 return
             except OSError as error:
-                if self.socket.fileno() >= 0:  # else it was closed just now, with its last flow
+                if self.is_open:  # else it was closed just now, with its last flow
                     log.warning("can't receive from clients: %s", error.strerror)
                 return
             flow = flows.get(key) or self._begin(key)
@@ -149,7 +164,7 @@ class DatagramListener:
         here."""
         other = self._front.listener
         return (isinstance(other, DatagramListener) and other is not self and other._everywhere
-                and other._port == self._port)
+                and other._port == self._port and len(other._own) >= len(self._own))  # [::] takes IPv4 as well
 
     def _answer_to(self, key: Any) -> Answer:
         """How to send to a client."""

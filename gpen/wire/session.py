@@ -81,6 +81,8 @@ class Session(Conversation):
 
     @property
     def state(self) -> str:
+        if self.finished:
+            return "ending"
         if self.up is None:
             if self.lease is not None:
                 return "connecting"
@@ -434,6 +436,7 @@ class Session(Conversation):
             self.up.close()
         self._settle_accounts()
         if words and self._front.settings.http:
+            self._front.hold.stir()  # its place is free already
             self._linger()
         self.down.close()
         self._greenlet = None

@@ -15,7 +15,7 @@ import select
 import stat
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gevent
@@ -61,15 +61,16 @@ def listen(address: Address, endpoint: Endpoint, backlog: int, old: Socket | Non
         raise ListenError(f"can't listen on {address}: {error.strerror}{_remedy(error)}") from None
 
 
-def receive_datagrams(address: Address, endpoint: Endpoint, old: Socket | None = None) -> Socket:
-    """A non-blocking UDP socket bound to an address, for clients; ``old`` as with ``listen``. Raises ListenError."""
+def receive_datagrams(address: Address, endpoint: Endpoint, ours: Sequence[Socket] = ()) -> Socket:
+    """A non-blocking UDP socket bound to an address, for clients. ``ours`` are those that we have: they may stand in
+    the way, as with ``listen``. Raises ListenError."""
     try:
         try:
             return _receiver(endpoint, share_port=False)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or old is None:
+            if error.errno != errno.EADDRINUSE or not ours:
                 raise
-        with _sharing_port(old):
+        with _sharing_port(ours):
             return _receiver(endpoint, share_port=True)
     except OSError as error:
         raise ListenError(f"can't listen on {address}: {error.strerror}{_remedy(error)}") from None
@@ -123,17 +124,19 @@ def send_datagrams(endpoint: Endpoint, settings: Settings) -> Socket:
 
 
 @contextlib.contextmanager
-def _sharing_port(sock: Socket) -> Iterator[None]:
-    """Let another socket be bound to the same port, this once."""
-    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+def _sharing_port(socks: Sequence[Socket]) -> Iterator[None]:
+    """Let another socket be bound to the same port as one of these, this once."""
+    for sock in socks:
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
     try:
         yield
     finally:
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
+        for sock in socks:
+            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
 
 
 def _bound_beside(old: Socket, endpoint: Endpoint, backlog: int) -> Socket:
-    with _sharing_port(old):
+    with _sharing_port([old]):
         sock = _bound(endpoint, backlog, share_port=True)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
     return sock

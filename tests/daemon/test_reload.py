@@ -287,5 +287,7 @@ def test_files_in_a_chroot_have_the_names_that_they_have_outside(gpen: Start, se
     assert balancer.ctl("reload") == "timeout 6 (was 5)\n"
     more.write_text("timeout 7\n")
     assert balancer.ctl(f"include {more}", "timeout") == "7\n"
+    assert balancer.ctl(f"listen {tmp_path}/front", "listen") == f"{tmp_path}/front\n" * 2
+    assert balancer.ask() == b"a"
     more.write_text("timeout x\n")
     assert balancer.ctl(f"include {more}").startswith(f"error: {more}:1: timeout: 'x'")

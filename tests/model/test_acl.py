@@ -8,7 +8,7 @@ import timeit
 from functools import partial
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gpen.model.acl import AccessList, Entry, parse_country, parse_entry
@@ -153,9 +153,25 @@ def test_networks_as_the_standard_library_knows_them(network: ipaddress.IPv4Addr
 
 @given(st.ip_addresses(v=6), st.integers(0, 128), st.ip_addresses(v=6))
 def test_ipv6_networks(network: ipaddress.IPv6Address, length: int, client: ipaddress.IPv6Address) -> None:
+    assume(network.ipv4_mapped is None)
     expected = int(client) >> (128 - length) == int(network) >> (128 - length)
     assert access_list(f"permit {int(network):x}".replace(f"{int(network):x}", f"{network}/{length}")).permits(
         str(client)) == expected
+
+
+@pytest.mark.parametrize(("network", "read"), [
+    ("::ffff:127.0.0.0/104", "127.0.0.0/8"), ("::ffff:7f00:1", "127.0.0.1"), ("::FFFF:127.0.0.1/128", "127.0.0.1"),
+    ("::ffff:0:0/96", "0.0.0.0/0"), ("0:0:0:0:0:ffff:127.9.9.9/104", "127.9.9.9/8")])
+def test_ipv4_addresses_in_ipv6_ones_are_clients_of_ipv4(network: str, read: str) -> None:
+    assert str(parse_entry("deny", network)) == f"deny {read}"
+    assert not access_list(f"deny {network}").permits("127.0.0.1")
+    assert access_list(f"deny {network}").permits("2001:db8::1")
+
+
+@pytest.mark.parametrize("length", [0, 80, 95])
+def test_a_network_that_can_not_mean_clients_of_ipv4(length: int) -> None:
+    with pytest.raises(ValueError, match=r"clients of IPv4 are known by their IPv4 addresses: write 10\.0\.0\.0/"):
+        parse_entry("deny", f"::ffff:10.0.0.0/{length}")
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import resource
 import socket
 import struct
@@ -26,7 +27,7 @@ from tests.datagrams import (
     silence,
     tell,
 )
-from tests.harness import Gpen, family_of, needs_root, seeing, wait_until
+from tests.harness import Gpen, family_of, free_port, needs_root, seeing, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., DatagramServer]
@@ -351,6 +352,89 @@ def test_to_all_addresses_and_back(gpen: Start, servers: Serve) -> None:
                 assert old.recv(10) == b"%d" % number
                 assert ask(("127.0.0.1", port), b"new") == b"new"
     assert ask(("::1", port), b"six") == b"six"
+
+
+@pytest.mark.parametrize("again", ["127.0.0.1:{}", "0.0.0.0:{}", "[::]:{}"])
+@pytest.mark.parametrize("first", ["127.0.0.1:0", "0", "[::]:0"])
+def test_to_another_address_and_back(gpen: Start, servers: Serve, first: str, again: str) -> None:
+    """While flows of the first address go on, in a socket that is about to close."""
+    family_of("::")
+    balancer = gpen("-U", servers=[servers(echo)], listen=first)
+    before, port = balancer.fds(), int(balancer.address[1])
+    with client(("127.0.0.1", port)) as old:
+        for _ in range(3):
+            old.send(b"old")
+            assert old.recv(10) == b"old"
+            assert balancer.ctl("listen 127.0.0.2:0").startswith("127.0.0.2:")
+            with client(("127.0.0.1", port)) as late:
+                late.send(b"late")
+                assert is_silent(late, 0.05)
+            assert balancer.ctl(f"listen {again.format(port)}") == f"{again.format(port)}\n"
+            old.send(b"again")
+            assert old.recv(10) == b"again"
+            assert ask(("127.0.0.1", port), b"new") == b"new"
+            assert balancer.ctl("listen no-such-host.invalid:1").startswith("error: ")
+    balancer.ctl("udp_timeout 0.1")
+    wait_until(lambda: not balancer.json("sessions"))
+    assert wait_until(lambda: balancer.fds() == before)
+    assert ask(("127.0.0.1", port), b"new") == b"new"
+
+
+def test_the_socket_of_before_is_taken_up_with_its_flows(gpen: Start, servers: Serve) -> None:
+    """They are the same flows, with the same servers."""
+    balancer = gpen("-U", "-r", servers=[servers(naming(name)) for name in "abcde"])
+    first = balancer.ctl("listen").strip()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(client(balancer)) for _ in range(5)]
+
+        def answers() -> list[bytes]:
+            for sock in clients:
+                sock.send(b"who?")
+            return [sock.recv(10) for sock in clients]
+
+        names, flows = answers(), [row["id"] for row in balancer.json("sessions")]
+        for listen in ("127.0.0.2:0", "127.0.0.3:0", first, f"localhost:{first.rpartition(':')[2]}", first):
+            assert not balancer.ctl(f"listen {listen}").startswith("error")
+            assert answers() == names
+        assert [row["id"] for row in balancer.json("sessions")] == flows
+
+
+def test_the_listening_address_moves_at_random(gpen: Start, servers: Serve) -> None:
+    """Between addresses that overlap, each with flows that live: whatever is set is served, and nothing stays."""
+    family_of("::")
+    balancer = gpen("-U", servers=[servers(echo)])
+    before, port, dice = balancer.fds(), int(balancer.address[1]), random.Random(5)
+    hosts = ("127.0.0.1", "0.0.0.0", "[::]", "[::1]", "127.0.0.2")
+    with ExitStack() as stack:
+        for _ in range(60):
+            listen = f"{dice.choice(hosts)}:{dice.choice((port, free_port()))}"
+            assert balancer.ctl(f"listen {listen}") == f"{listen}\n"
+            sock = stack.enter_context(client(balancer))
+            for _ in range(2):
+                sock.send(b"x")
+                assert sock.recv(10) == b"x"
+    balancer.ctl("udp_timeout 0.1")
+    wait_until(lambda: balancer.fds() == before)
+
+
+def test_a_listener_that_is_taken_up_in_vain_closes_with_its_last_flow(gpen: Start, servers: Serve,
+                                                                       tmp_path: Path) -> None:
+    balancer = gpen("-U", servers=[servers(echo)])
+    before, first = balancer.fds(), balancer.ctl("listen").strip()
+    more = tmp_path / "more.cfg"
+    more.write_text(f"listen {first}\nlog no-such-host.invalid:514\n")
+    with client(balancer) as old:
+        old.send(b"old")
+        assert old.recv(10) == b"old"
+        balancer.ctl("listen 127.0.0.2:0")
+        assert balancer.ctl(f"include {more}").startswith("error: log: ")
+        with client((first.split(":")[0], int(first.split(":")[1]))) as late:
+            late.send(b"late")
+            assert is_silent(late)
+        old.send(b"on")
+        assert old.recv(10) == b"on"
+        balancer.ctl("udp_timeout 0.1")
+        assert wait_until(lambda: balancer.fds() == before)
 
 
 def test_no_descriptors(gpen: Start, servers: Serve) -> None:

@@ -1,0 +1,125 @@
+"""What makes no sense together: what is refused, what is told, and what is neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from gpen.control.configuration import Configuration
+from gpen.control.draft import Draft
+from gpen.control.script import ScriptErrors, parse_line
+from gpen.control.validation import REFUSED, VAIN, VAIN_AT_SERVERS, notes
+from gpen.model.server import FIELDS
+from gpen.model.settings import SETTINGS
+from tests.harness import Gpen, Server, naming, run_gpen
+
+Start = Callable[..., Gpen]
+Serve = Callable[..., Server]
+
+SERVER = "server 0 address 10.0.0.1 port 80"
+FOR_TCP = "it is for TCP"
+
+
+def configured(*lines: str) -> Configuration:
+    """What these lines make. Raises ScriptErrors where they can't work together."""
+    configuration = Configuration(lambda: 0.0, lambda: 0.0)
+    draft = Draft(configuration)
+    draft.run_all(call for call in map(parse_line, lines) if call is not None)
+    draft.check()
+    configuration.adopt(draft)
+    return configuration
+
+
+def told(*lines: str) -> list[str]:
+    configuration = configured(SERVER, *lines)
+    return [words for _, words in notes(configuration, configuration.pool.all_servers())]
+
+
+@pytest.mark.parametrize(("lines", "says"), [
+    ("udp_replies 1", "udp_replies 1 has no effect: it is for UDP"),
+    ("udp, udp_unanswered 5", "udp_unanswered 5 has no effect: silence is held against no server unless udp_replies"),
+    ("udp, idle_timeout 5", FOR_TCP), ("udp, tcp_fastclose up", FOR_TCP), ("udp, keepalive", FOR_TCP),
+    ("hold_max 5", "unless hold says for how long"), ("http_header_max 8192", "HTTP mode (-H)"),
+    ("ssl_key /k", "ssl_key /k has no effect: without a certificate"), ("ssl_option no_ticket", "there is no TLS"),
+    ("ssl_certificate /c, ssl_ciphers X, ssl_protocol tls1.3", "TLS 1.3 has its own"),
+    ("ssl_certificate /c, ssl_ciphers X, ssl_option no_tlsv1.2", "TLS 1.3 has its own"),
+    ("ssl_certificate /c, ssl_ca_file /ca", "no client is asked for a certificate"),
+    ("check_rise 5", "no server is checked"), ("tracking 5, roundrobin", "roundrobin (-r)"),
+    ("hash, leastconn", "hash has no effect: of prio, weight, leastconn, random, hash, the first that is on"),
+    ("emergency 10.0.0.9:80, stubborn", "emergency 10.0.0.9:80 has no effect: stubborn"),
+    ("abuse 10.0.0.9:80", "denies nobody"), ("client_acl 3", "client_acl 3 has no effect: the access list is empty"),
+    ("control_acl 3", "permits everybody"), ("accept_proxy 3", "whoever comes must begin with a header"),
+    ("log_format json, log 10.0.0.9:514", "log_format json has no effect: a log elsewhere"),
+    ("control /ctl, control_access view", "control_access view has no effect: the control socket is a file"),
+    ("control 8888, control_mode 666", "control_mode 0666 has no effect: the control socket is a port"),
+    ("server 0 prio 3", "prio 3 has no effect on server 0: the mode prio is off"),
+    ("server 0 weight 3, server 2 address 10.0.0.2 port 1 weight 4", "weight 3 has no effect on server 0 (and 1 more)"),
+    ("server 0 weight 0, hash", "weight 0 has no effect on server 0: none of the modes that weigh"),
+    ("server 0 max 9 hard 5", "hard 5 has no effect on server 0"), ("server 0 hard 5", "may go beyond max"),
+    ("server 0 acl 5", "acl 5 has no effect on server 0: the access list is empty, and permits everybody"),
+    ("server 1 address ::1 port 80, source 127.0.0.9", "source 127.0.0.9 has no effect on server 1: it is"),
+    ("source ::1", "source ::1 has no effect on server 0"),
+    ("emergency [::1]:80, source 127.0.0.9", "source 127.0.0.9 has no effect on server emergency"),
+    ("ssl_protocol ssl3, ssl_certificate /c", "ssl_protocol ssl3: means TLS 1.2 and 1.3 now"),
+])
+def test_what_has_no_effect(lines: str, says: str) -> None:
+    words = told(*lines.split(", "))
+    assert len(words) == 1 and says in words[0], words
+
+
+@pytest.mark.parametrize("lines", [
+    "udp, udp_replies 1, udp_unanswered 5, udp_timeout 3", "hold 10, hold_max 5", "idle_timeout 5", "tracking 5",
+    "ssl_certificate /c, ssl_key /k, ssl_ca_file /ca, ssl_require_peer, ssl_ciphers X", "check connect, check_rise 5",
+    "server 0 check connect, check_rise 5", "roundrobin, tracking 5, server 0 max 1 hard 5", "hash, roundrobin",
+    "emergency 10.0.0.9:80", "acl 3 deny 10.0.0.1, client_acl 3, abuse 10.0.0.9:80", "log_format json, log /l",
+    "geoip_db /g", "control 8888, control_access view", "control /ctl, control_mode 666", "prio, server 0 prio 3",
+    "leastconn, server 0 weight 3", "server 0 max 5 hard 9", "server 0 max 5 hard 5", "source 10.0.0.5",
+    "source ::ffff:10.0.0.5", "server 1 address name port 80, server 2 address /path, source 10.0.0.5",
+    "server 1 address 0.0.0.0 port 80, server 0 address ::1, source ::2", "web_stats /w", "ascii", "debug 2",
+])
+def test_what_has_one(lines: str) -> None:
+    assert told(*lines.split(", ")) == []
+
+
+@pytest.mark.parametrize(("lines", "says"), [
+    ("udp, hold 5, http", f"hold: {FOR_TCP}"), ("ssl_ca_file /ca", "give ssl_certificate"),
+    ("ssl_certificate /c, ssl_require_peer", "by whose word"), ("http, greeting 1", "greeting: servers of HTTP"),
+    ("http, ssl_certificate /c, ssl_alpn h2", "leave h2 out"), ("acl 3 deny country SE", "give geoip_db FILE first"),
+    ("udp, listen /path", "udp: needs HOST:PORT"),
+])
+def test_what_is_refused(lines: str, says: str) -> None:
+    with pytest.raises(ScriptErrors) as problem:
+        configured(*lines.split(", "))
+    assert any(says in str(error) for error in problem.value.errors)
+
+
+def test_the_tables_name_what_there_is() -> None:
+    assert {name for row in (*REFUSED, *VAIN) for name in row.names} <= SETTINGS.keys()
+    assert {row.name for row in VAIN_AT_SERVERS} <= SETTINGS.keys() | FIELDS.keys()
+
+
+def test_the_defaults_are_all_in_order() -> None:
+    assert told() == []
+
+
+# --- the program ------------------------------------------------------------------------------------------------------
+
+
+def test_check_and_start_tell_it(gpen: Start, servers: Serve) -> None:
+    words = "hold_max 7 has no effect: no client waits, unless hold says for how long"
+    done = run_gpen("--check", "-O", "hold_max 7", "127.0.0.1:0", "127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (0, "configuration is valid\n") and words in done.stderr
+    balancer = gpen("-O", "hold_max 7", servers=[servers(naming("a"))])
+    balancer.ctl("timeout 5", "hold_max 7", "reload")
+    assert balancer.stderr.count(words) == 1
+
+
+def test_a_pair_can_be_set_in_any_order(gpen: Start, servers: Serve) -> None:
+    """What a later line gives an effect to is told, and taken; what came first is not told at all."""
+    balancer = gpen(servers=[servers(naming("a"))])
+    assert balancer.ctl("hold_max 7", "hold 5", "prio", "server 0 prio 3", "server 0 weight 4", "source ::1",
+                        "source 127.0.0.9") == "7\n5\n"
+    told = [line for line in balancer.stderr.splitlines() if "no effect" in line]
+    assert [line.split(": ", 1)[1].split(" has")[0] for line in told] == ["hold_max 7", "weight 4", "source ::1"]
+    assert balancer.ask() == b"a"
