@@ -6,8 +6,8 @@ A tour of the sources, in the order in which they are best read:
 2. ``model/pool.py``       the servers, and which one a client gets (``server.py``, ``scheduler.py``, ``client.py``,
    ``acl.py`` beside it): plain Python, no socket, no clock of its own
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back; ``draft.py``
-   is what they change as long as it does not count, ``configuration.py`` what counts, ``difference.py`` what HUP
-   changes
+   is what they change as long as it does not count, ``validation.py`` whether that makes sense together,
+   ``configuration.py`` what counts, ``difference.py`` what HUP changes
 4. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
    ``poller.py`` says when; ``listener.py`` and ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a
    server, ``check.py`` asks whether that is well; ``tls.py`` and ``http.py`` are sides of a session that speak more

@@ -93,13 +93,16 @@ VAIN = (
     Vain(("abuse",), lambda settings, pool: not pool.acls[settings.client_acl].entries,
          "the access list of client_acl is empty, and denies nobody"),
     Vain(("client_acl",), lambda settings, pool: not pool.acls[settings.client_acl].entries, _PERMITS_ALL),
-    Vain(("control_acl",), lambda settings, pool: not pool.acls[settings.control_acl or 0].entries, _PERMITS_ALL),
+    Vain(("control_acl",), lambda settings, pool: (  # 0 stands in all files that pen has written
+        settings.control_acl and not pool.acls[settings.control_acl].entries), _PERMITS_ALL),
     Vain(("accept_proxy",), lambda settings, pool: not pool.acls[int(settings.accept_proxy)].entries,
          "the access list is empty: whoever comes must begin with a header, and is who it says"),
     Vain(("log_format",), lambda settings, pool: network_address(settings.log or ""),
          "a log elsewhere gets pen's datagram for each request"),
-    Vain(("control_acl", "control_access"), lambda settings, pool: "/" in (settings.control or ""),
+    Vain(("control_access",), lambda settings, pool: "/" in (settings.control or ""),
          "the control socket is a file: whoever may open that may do all"),
+    Vain(("control_acl",), lambda settings, pool: settings.control_acl and "/" in (settings.control or ""),
+         "the control socket is a file, and clients of that have no address"),
     Vain(("control_mode",), lambda settings, pool: settings.control and "/" not in settings.control,
          "the control socket is a port, not a file"),
 )
