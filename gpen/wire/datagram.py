@@ -89,7 +89,10 @@ class DatagramListener:
         idle = [flow for flow in longest if not flow.is_needed(now)] or longest
         # without any, all are of the listener before
         victim = idle[0] if idle else next(iter(self._front.sessions.values()))
-        victim.stop(Ending.EVICTED)
+        try:
+            victim.stop(Ending.EVICTED)
+        except Exception:
+            victim.failed()
 
     def _read(self, most: int) -> None:
         """Pass so many datagrams on."""

@@ -85,3 +85,4 @@ class Listener(Acceptor):
             self._workers.start(self._begin(*args))
         except Exception:
             self._faults.tell("to begin a session")
+            args[0].close()
