@@ -19,7 +19,7 @@ test: $(VENV)/.test
 
 # what make test tries with a hundred examples each, for as long as it takes to try a hundred times as many
 campaign: $(VENV)/.test
-	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(WORKERS) -m hypothesis --hypothesis-profile=campaign --timeout=7200 $(TESTS)
+	PYTHONDONTWRITEBYTECODE= TURMOIL=$${TURMOIL:-150000} $(PY) -m pytest -n $(WORKERS) -m 'hypothesis or turmoil' --hypothesis-profile=campaign --timeout=7200 $(TESTS)
 
 bench: $(VENV)/.base
 	$(PY) -m tests.bench $(BENCH)

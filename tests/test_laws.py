@@ -116,7 +116,8 @@ def test_a_session_has_one_exit() -> None:
     """Only ``Session._close`` closes its sockets, and only ``Session.run`` calls that, in a ``finally``."""
     session = PACKAGE / "wire" / "session.py"
     closing = {function.name for function in functions(session)
-               if any(call.endswith((".close", ".shutdown", ".detach")) for call in calls_in(function))}
+               if any(isinstance(node, ast.Attribute) and node.attr in ("close", "shutdown", "detach")
+                      for node in ast.walk(function))}
     assert closing == {"_close"}
     callers = [function for function in functions(session) if "self._close" in calls_in(function)]
     assert [function.name for function in callers] == ["run"]

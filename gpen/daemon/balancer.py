@@ -198,7 +198,10 @@ class Balancer:
         if listener is not None:
             self._close_listener(listener)
         for session in list(self.sessions.values()):
-            session.stop(Ending.SHUTDOWN)
+            try:
+                session.stop(Ending.SHUTDOWN)
+            except Exception:
+                session.failed()
         deadline = time.monotonic() + FAREWELL_SECONDS
         while self.sessions and time.monotonic() < deadline:
             gevent.sleep(PAUSE)
@@ -307,7 +310,7 @@ class Balancer:
 
     def ended(self, session: Conversation) -> None:
         """A session is over: forget it, log it, and let the next client in."""
-        del self.sessions[session.id]
+        self.forget(session)
         assert session.ending is not None
         self.endings[session.ending.value] += 1
         if self.session_log is not None and self.settings.log_format != "pen":
@@ -315,6 +318,10 @@ class Balancer:
         if self.settings.debug:
             log.debug("session %d: %s", session.id, session_line(session, self.settings).rstrip())
         self.resume()
+
+    def forget(self, session: Conversation) -> None:
+        """It is no session any more, however it ended. A second call does nothing."""
+        self.sessions.pop(session.id, None)
 
     def resume(self) -> None:
         """There may be room for another client."""

@@ -27,6 +27,7 @@ from gpen.model.address import Address, Endpoint
 from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.wire.check import CheckFailed, Prober
+from gpen.wire.faults import Faults
 from gpen.wire.turns import gently
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ log = logging.getLogger("gpen")
 FASTER = 4
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _SOURCE = "check"
+_PAUSE = 0.1  # seconds, behind a check that failed by gpen's own fault
 
 
 class Checks:
@@ -45,6 +47,7 @@ class Checks:
     def __init__(self, balancer: Balancer) -> None:
         self._balancer = balancer
         self._checkers: dict[Server, Checker] = {}
+        self._faults = Faults()
 
     def tend_all(self) -> None:
         """As ``tend``, for all servers: the janitor calls it each second, for a client may have found a server down."""
@@ -53,18 +56,23 @@ class Checks:
     def tend(self, servers: Iterable[Server]) -> None:
         """Begin and end what the configuration asks for, and look whether these servers are checked as they shall be.
         Switches greenlets."""
-        pool = self._balancer.pool
         for server in gently(servers):
-            checker = self._checkers.get(server)
-            if self._is_checked(server):
-                if checker is None:
-                    checker = self._checkers[server] = Checker(server, self._balancer)
-                checker.tend()
-            elif checker is not None:
-                self._checkers.pop(server).stop()
-                if not server.deleted:
-                    pool.withdraw(server, _SOURCE, "unchecked", "is dropped: its check is off")
-                    self._balancer.resume()
+            try:
+                self._tend(server)
+            except Exception:
+                self._faults.tell(f"to see to the check of server {server.name}")
+
+    def _tend(self, server: Server) -> None:
+        checker = self._checkers.get(server)
+        if self._is_checked(server):
+            if checker is None:
+                checker = self._checkers[server] = Checker(server, self._balancer, self._faults)
+            checker.tend()
+        elif checker is not None:
+            self._checkers.pop(server).stop()
+            if not server.deleted:
+                self._balancer.pool.withdraw(server, _SOURCE, "unchecked", "is dropped: its check is off")
+                self._balancer.resume()
 
     def _is_checked(self, server: Server) -> bool:
         check = server.check or self._balancer.settings.check
@@ -88,8 +96,9 @@ class _Plan(NamedTuple):
 class Checker:
     """Checks one server for ever, in a greenlet of its own."""
 
-    def __init__(self, server: Server, balancer: Balancer) -> None:
+    def __init__(self, server: Server, balancer: Balancer, faults: Faults) -> None:
         self._server = server
+        self._faults = faults
         self._balancer = balancer
         self._settings = balancer.settings
         self._prober = Prober(server, balancer.settings, balancer.poller, balancer.children,
@@ -119,18 +128,22 @@ class Checker:
 
     def _run(self) -> None:
         while True:
-            self._renew_plan()
-            now = time.monotonic()
-            slot = next_slot(max(now, self._checked + self._plan.period / 2), self._server.number or 0,
-                             self._plan.period)
-            if self._wake.wait(slot - now):
-                self._wake.clear()
-                continue
-            self._checked = slot
             try:
-                self._check()
+                self._check_once()
             except Exception:
-                log.exception("the check of server %s failed", self._server.name)
+                self._faults.tell(f"the check of server {self._server.name}")
+                gevent.sleep(_PAUSE)  # it may not even have waited for its slot
+
+    def _check_once(self) -> None:
+        """Wait for the next slot and check, unless there is something else to check by then. Switches greenlets."""
+        self._renew_plan()
+        now = time.monotonic()
+        slot = next_slot(max(now, self._checked + self._plan.period / 2), self._server.number or 0, self._plan.period)
+        if self._wake.wait(slot - now):
+            self._wake.clear()
+            return
+        self._checked = slot
+        self._check()
 
     def _renew_plan(self) -> None:
         """What was counted of another check, or at another address, counts no more."""

@@ -1,14 +1,16 @@
-"""Periodic maintenance, once a second, in one greenlet."""
+"""Periodic maintenance, once a second, in one greenlet, which ends with gpen only: whatever fails, the rest is done."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import gevent
 
 from gpen.daemon.process import sessions_within_limit
 from gpen.wire.datagram import DatagramListener
+from gpen.wire.faults import Faults
 from gpen.wire.turns import Turns
 
 if TYPE_CHECKING:
@@ -20,17 +22,29 @@ SLICE = 500  # sessions that are visited between two looks at the clock
 
 def run(balancer: Balancer) -> None:
     """Tend sessions and limits for ever. Switches greenlets."""
+    faults, works = Faults(), _works(balancer)
     while True:
         gevent.sleep(PERIOD)
-        balancer.session_limit = sessions_within_limit(balancer.settings)
-        balancer.names.tend()
-        balancer.idlers.tend()
-        balancer.pool.expire()
-        balancer.checks.tend_all()
-        balancer.children.reap()
-        balancer.resume()
-        _tend_sessions(balancer)
-        _evict_excess(balancer)
+        for name, work in works:
+            faults.attempt(f"the janitor: {name}", work)
+
+
+def _works(balancer: Balancer) -> tuple[tuple[str, Callable[[], object]], ...]:
+    return (
+        ("the limit of sessions", lambda: _renew_limit(balancer)),
+        ("names", balancer.names.tend),
+        ("idlers", balancer.idlers.tend),
+        ("verdicts", balancer.pool.expire),
+        ("checks", balancer.checks.tend_all),
+        ("children", balancer.children.reap),
+        ("accepting", balancer.resume),
+        ("sessions", lambda: _tend_sessions(balancer)),
+        ("conn_max", lambda: _evict_excess(balancer)),
+    )
+
+
+def _renew_limit(balancer: Balancer) -> None:
+    balancer.session_limit = sessions_within_limit(balancer.settings)
 
 
 def _tend_sessions(balancer: Balancer) -> None:
@@ -50,6 +64,8 @@ def _tend_sessions(balancer: Balancer) -> None:
 def _evict_excess(balancer: Balancer) -> None:
     """Flows of UDP give way to a conn_max that was lowered; TCP sessions go on."""
     turns = Turns()
-    while isinstance(balancer.listener, DatagramListener) and len(balancer.sessions) > balancer.settings.conn_max:
+    for _ in range(len(balancer.sessions) - balancer.settings.conn_max):
+        if not isinstance(balancer.listener, DatagramListener) or len(balancer.sessions) <= balancer.settings.conn_max:
+            return
         balancer.listener.make_room()
         turns.pause()

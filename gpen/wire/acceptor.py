@@ -54,6 +54,10 @@ class Acceptor(StreamServer):
             if error.errno != errno.ECONNABORTED:
                 log.warning("accept failed: %s", error.strerror)
             return
+        self._accept_later(error)
+
+    def _accept_later(self, error: OSError) -> None:
+        """Wait a little: this machine is short of something."""
         if not self._short:
             log.warning("can't accept connections for now: %s; they wait in the kernel", error.strerror)
             self._short = True

@@ -56,6 +56,9 @@ class Front(Protocol):
     def ended(self, session: Conversation) -> None:
         """It is over and its sockets are closed."""
 
+    def forget(self, session: Conversation) -> None:
+        """It is no session any more, however it ended. A second call does nothing."""
+
 
 class Secured(NamedTuple):
     """What a TLS handshake agreed on; ``sni`` is the name that the client asked for, or empty."""
@@ -162,7 +165,23 @@ class Conversation:
     def failed(self) -> None:
         """gpen itself failed, and the exception is being handled: it costs this conversation."""
         self._report()
-        self.stop(Ending.ERROR)
+        try:
+            self.stop(Ending.ERROR)
+        except Exception:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Even to end it fails, by the exception that is being handled: nobody shall try that again and again."""
+        self._report()
+        self._front.forget(self)
+
+    def _carry_out(self, *steps: Callable[[], object]) -> None:
+        """All of these steps of its end: what goes wrong in one of them keeps none of the others from being done."""
+        for step in steps:
+            try:
+                step()
+            except Exception:
+                self._report()
 
     def _report(self) -> None:
         log.exception("session %d of %s failed", self.id, self.peername)

@@ -100,11 +100,14 @@ class DatagramListener:
     def make_room(self) -> None:
         """End the flow that was idle for longest; rather one that waits for no answer."""
         now = self._front.poller.now
-        longest = list(islice(self.flows.values(), LOOK))
+        longest = [flow for flow in islice(self.flows.values(), LOOK) if not flow.finished]
         idle = [flow for flow in longest if not flow.is_needed(now)] or longest
         # without any, all are of the listener before
         victim = idle[0] if idle else next(iter(self._front.sessions.values()))
-        victim.stop(Ending.EVICTED)
+        try:
+            victim.stop(Ending.EVICTED)
+        except Exception:
+            victim.failed()
 
     def _read(self, most: int) -> None:
         """Pass so many datagrams on."""

@@ -103,7 +103,10 @@ class Flow(Conversation):
     def stop(self, ending: Ending) -> None:
         if not self.finished:
             self.ending = ending
-            self._close()
+            try:
+                self._close()
+            except Exception:
+                self._abandon()
 
     def leave(self, server: Server, ending: Ending | None = None) -> None:
         """A flow is never just being connected: it stays with its server, as a TCP session does, or ends."""
@@ -278,7 +281,11 @@ class Flow(Conversation):
             self._sock, self._fd = sock, sock.fileno()
             self._recv_into, self._send = sock.recv_into, sock.send
             self._proven = False
-            self._front.poller.add(self._fd, EPOLLIN, self._ready)
+            try:
+                self._front.poller.add(self._fd, EPOLLIN, self._ready)
+            except OSError as error:
+                self._disconnect()
+                return error
             return None
         return problem
 
@@ -352,11 +359,13 @@ class Flow(Conversation):
 
     def _close(self) -> None:
         self.finished = time.monotonic()
-        self._disconnect()
-        self._judge()
-        self._settle_accounts()
+        self._carry_out(self._disconnect, self._judge, self._settle_accounts)
         self._listener.forget(self.key)
         self._front.ended(self)
+
+    def _abandon(self) -> None:
+        super()._abandon()
+        self._listener.forget(self.key)
 
     def _judge(self) -> None:
         """Tell the pool of a server that had its time to reply, where replies are due, and did not."""

@@ -98,7 +98,11 @@ class Hold:
             if not most_refused or not pool.has_room():
                 return
             if order in self._places and place.not_before <= now:
-                lease = pool.reserve(place.client, place.port)
+                try:
+                    lease = pool.reserve(place.client, place.port)
+                except Exception as error:  # it is that client's, and keeps none behind it waiting
+                    self._places.pop(order).greenlet.throw(error)
+                    continue
                 if lease is not None:
                     self._release(order, lease)
                 else:

@@ -15,6 +15,7 @@ from gpen.model.pool import Lease
 from gpen.wire import sock as sockets
 from gpen.wire.conversation import Front
 from gpen.wire.dial import dial
+from gpen.wire.faults import Faults
 from gpen.wire.poller import EPOLLIN, FOR_EVER
 from gpen.wire.proxy import local_header
 
@@ -29,6 +30,7 @@ class Idlers:
         self._greenlets: list[Any] = []
         self.connected = 0
         self._begun = 0
+        self._faults = Faults()
 
     def tend(self) -> None:
         """Begin what is missing, end what is too much; the janitor calls it each second. Does not switch."""
@@ -46,6 +48,9 @@ class Idlers:
         gevent.killall(self._greenlets)
 
     def _idle(self, client: Client) -> None:
+        self._faults.attempt("an idler", lambda: self._connect(client))
+
+    def _connect(self, client: Client) -> None:
         front = self._front
         lease = front.pool.reserve(client)
         if lease is None:
@@ -66,7 +71,7 @@ class Idlers:
         lease.connected()
         self.connected += 1
         try:
-            while self._front.poller.wait(sock.fileno(), EPOLLIN, FOR_EVER) and _is_open(sock):
+            while self._front.poller.wait(sock.fileno(), EPOLLIN, FOR_EVER) and sockets.drop(sock):
                 pass
         except OSError as error:
             log.debug("idler of server %s: %s", lease.server.name, error.strerror)
@@ -81,11 +86,3 @@ class Idlers:
             lease.release()
         else:
             lease.fail((error.strerror or str(error)).lower())
-
-
-def _is_open(sock: Any) -> bool:
-    """Whether the server has not ended the connection; what it says is dropped. Raises OSError."""
-    try:
-        return bool(sock.recv(65536))
-    except BlockingIOError:
-        return True  # it was woken by an event of an earlier socket with the same number

@@ -12,6 +12,7 @@ from typing import Any
 
 from gpen.model.settings import Settings
 from gpen.wire.acceptor import Acceptor
+from gpen.wire.faults import Faults
 from gpen.wire.poller import EPOLLIN, Poller
 from gpen.wire.sock import Socket, endpoint_of
 from gpen.wire.workers import Workers
@@ -33,6 +34,7 @@ class Listener(Acceptor):
         self._begin = begin
         self._no_room = no_room
         self._workers = workers
+        self._faults = Faults()
         self.endpoint = endpoint_of(sock)
         self.bound_to = str(self.endpoint)
         super().__init__(sock, handle=begin)
@@ -45,8 +47,13 @@ class Listener(Acceptor):
     def start_accepting(self) -> None:
         """Watch the socket beside those of the sessions, so that it is seen while they keep the poller busy."""
         if self._watcher is None:
-            self._watcher = self.socket.fileno()
-            self._poller.add(self._watcher, EPOLLIN, lambda events: self._do_read())
+            fd = self.socket.fileno()
+            try:
+                self._poller.add(fd, EPOLLIN, lambda events: self._do_read())
+            except OSError as error:
+                self._accept_later(error)
+            else:
+                self._watcher = fd
 
     def stop_accepting(self) -> None:
         if self._watcher is not None:
@@ -74,4 +81,8 @@ class Listener(Acceptor):
         return sock, peer
 
     def do_handle(self, *args: Any) -> None:
-        self._workers.start(self._begin(*args))
+        try:
+            self._workers.start(self._begin(*args))
+        except Exception:
+            self._faults.tell("to begin a session")
+            args[0].close()

@@ -21,6 +21,7 @@ _HEAD = 4096  # bytes that a first line may have before it is cut
 _FLOOD = 1 << 20
 _SHOWN = 200
 _GRACE = 0.5
+_FALSE_ALARM_PAUSE = 0.01
 _REAP_PERIOD = 1.0
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -69,31 +70,38 @@ class Program:
         self._read = 0
         self._output, writing = os.pipe()
         try:
+            os.set_blocking(self._output, False)
+            poller.add(self._output, EPOLLIN, self._drain)
             self._pid = _spawn(command, environment, writing)
             self._pidfd = _pidfd(self._pid)
         except BaseException:
-            os.close(self._output)
+            self._close_output()
             raise
         finally:
             os.close(writing)
         children.add(self._pid)
         self.is_over = False
-        os.set_blocking(self._output, False)
-        poller.add(self._output, EPOLLIN, self._drain)
 
     def outcome(self) -> tuple[int, str]:
         """Wait until it ends, and return its exit status (a signal's number below 0) and the first line of its output:
         at most 200 characters, those that can be printed. Switches greenlets. Raises Flood."""
-        self._poller.wait(self._pidfd, EPOLLIN, FOR_EVER)
+        ended = self._await_end()
         while b"\n" not in self._head and self._take():
             pass
         if self._read > _FLOOD:
             raise Flood
-        ended = os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
-        assert ended is not None
         line = bytes(self._head).partition(b"\n")[0].decode("utf-8", "replace")
         text = "".join(character for character in line if character.isprintable())
         return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, text.strip()[:_SHOWN]
+
+    def _await_end(self) -> os.waitid_result:
+        """How it ended. The process is asked without waiting, for the event alone proves nothing: a program that is
+        traced has ended for its tracer first, and to wait for it would be to stop everything."""
+        self._poller.wait(self._pidfd, EPOLLIN, FOR_EVER)
+        while (ended := os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)) is None:
+            gevent.sleep(_FALSE_ALARM_PAUSE)
+            self._poller.wait(self._pidfd, EPOLLIN, FOR_EVER)
+        return ended
 
     def end(self) -> None:
         """Kill what is left of it and of its children, and let go of it. Switches greenlets.
@@ -116,21 +124,24 @@ class Program:
 
     def _drain(self, events: int) -> None:
         """It has written something, or has closed its output: a handler of the poller."""
-        if not self._take():
+        piece = self._take()
+        if piece == b"":
             self._close_output()
         elif self._read > _FLOOD:
             self._close_output()
             self._kill()
 
-    def _take(self) -> bool:
-        """Read a piece of what it wrote; False when there is nothing."""
+    def _take(self) -> bytes | None:
+        """Read a piece of what it wrote: nothing at the end, None where there is none yet."""
+        if self._output < 0:
+            return b""
         try:
-            piece = os.read(self._output, _PIECE) if self._output >= 0 else b""
+            piece = os.read(self._output, _PIECE)
         except BlockingIOError:
-            return False
+            return None
         self._read += len(piece)
         self._head += piece[: _HEAD - len(self._head)]
-        return bool(piece)
+        return piece
 
     def _close_output(self) -> None:
         if self._output >= 0:
@@ -165,6 +176,5 @@ def _pidfd(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
     except OSError:
-        os.killpg(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        os.killpg(pid, signal.SIGKILL)  # and a stranger it is: waited for when it has ended, however long that takes
         raise

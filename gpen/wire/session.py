@@ -59,8 +59,8 @@ class Stop(Exception):
 class Session(Conversation):
     """One TCP client with its server."""
 
-    __slots__ = ("_announced", "_attempts", "_greenlet", "_held", "_problem", "_relaying", "_route", "_status", "down",
-                 "stalled", "up")
+    __slots__ = ("_announced", "_attempts", "_greenlet", "_held", "_lingers", "_problem", "_relaying", "_route",
+                 "_status", "down", "stalled", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
         address, port = (normalize(peer[0]), peer[1]) if isinstance(peer, tuple) else ("unix", 0)
@@ -76,6 +76,7 @@ class Session(Conversation):
         self._route: proxy.Route | None = None
         self._announced = False
         self._status = 0  # of HTTP, that refuses the client's request
+        self._lingers = False  # whether its last words need time to arrive
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
@@ -163,11 +164,22 @@ class Session(Conversation):
             self.ending = self._converse()
         except Stop as stop:
             self.ending = stop.ending
-        except Exception:
-            self.ending = Ending.ERROR
-            self._report()
+        except Exception as error:
+            self.ending = self._ending_by(error)
         finally:
-            self._close()
+            try:
+                self._close()
+            except Exception:
+                self._abandon()
+            self._greenlet = None  # which serves others from now on
+
+    def _ending_by(self, error: Exception) -> Ending:
+        """How a session ends that failed by no fault of its client or server: its sockets can't be watched, say."""
+        if isinstance(error, OSError) and error.errno in sockets.SHORTAGES:
+            log.warning("session %d of %s: %s", self.id, self.peername, error.strerror)
+            return Ending.LOCAL
+        self._report()
+        return Ending.ERROR
 
     def _converse(self) -> Ending:
         front = self._front
@@ -269,10 +281,10 @@ class Session(Conversation):
             pause = min(_FIRST_PAUSE * 2 ** self._attempts, _LONGEST_PAUSE)
             tried.clear()
         front.dialing -= 1
-        if front.settings.pending_max:
-            front.resume()
-        front.poller.add(self.down.fd, EPOLLRDHUP, self._client_left)
         try:
+            if front.settings.pending_max:
+                front.resume()
+            front.poller.add(self.down.fd, EPOLLRDHUP, self._client_left)
             return front.hold.wait(self.id, client, self._port, self._held, pause)
         finally:
             front.dialing += 1
@@ -430,17 +442,14 @@ class Session(Conversation):
     def _close(self) -> None:
         self._relaying = False
         self.finished = time.monotonic()
+        server_first = (self.up.close,) if self.up is not None else ()
+        self._carry_out(self._say_goodbye, *server_first, self._settle_accounts, self._linger, self.down.close)
+        self._front.ended(self)
+
+    def _say_goodbye(self) -> None:
         words = self._last_words()
         self.down.say(words)
-        if self.up is not None:
-            self.up.close()
-        self._settle_accounts()
-        if words and self._front.settings.http:
-            self._front.hold.stir()  # its place is free already
-            self._linger()
-        self.down.close()
-        self._greenlet = None
-        self._front.ended(self)
+        self._lingers = bool(words and self._front.settings.http)
 
     def _last_words(self) -> bytes:
         """What a client is told that gets no server, or asked for what it can't have."""
@@ -464,12 +473,15 @@ class Session(Conversation):
     def _linger(self) -> None:
         """Read what the client still sends, for a moment: to close with unread bytes is to reset, and that may overtake
         our last words."""
+        if not self._lingers:
+            return
+        self._front.hold.stir()  # its place is free already
         down, poller = self.down, self._front.poller
         deadline = time.monotonic() + _LINGER_SECONDS
         down.half_close()
         poller.remove(down.fd)
         try:
-            while poller.wait(down.fd, EPOLLIN, deadline - time.monotonic()) and down.sock.recv(65536):
+            while poller.wait(down.fd, EPOLLIN, deadline - time.monotonic()) and sockets.drop(down.sock):
                 pass
         except OSError:
             return  # gone

@@ -29,10 +29,10 @@ Socket = Any  # _socket.socket; typeshed has no types for the attributes that ge
 # a shortage or a prohibition of this machine: never held against the server that was to be reached
 LOCAL_ERRORS = frozenset({
     errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM,
-    errno.EADDRINUSE, errno.EAFNOSUPPORT, errno.EINVAL,
+    errno.EADDRINUSE, errno.EAFNOSUPPORT, errno.EINVAL, errno.ENOSPC,
 })
-# the part of them that passes: worth waiting for
-SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# the part of them that passes: worth waiting for. ENOSPC: epoll may watch no more (epoll_ctl(2))
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
 _RETRY_SECONDS = 0.05
 _IP_BIND_ADDRESS_NO_PORT = 24
 IP_PKTINFO = 8  # the socket module of Python 3.10 does not name it (ip(7))
@@ -209,6 +209,14 @@ def has_ended(sock: Socket) -> bool:
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLRDHUP)
     return bool(poll.poll(0))
+
+
+def drop(sock: Socket) -> bool:
+    """Read what waits in a socket, for nobody; False at the end of input. Raises OSError."""
+    try:
+        return bool(sock.recv(65536))
+    except BlockingIOError:
+        return True  # it was woken for nothing
 
 
 def prepare(sock: Socket, settings: Settings) -> None:

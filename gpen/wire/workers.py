@@ -12,6 +12,8 @@ from typing import Any
 from gevent.hub import get_hub
 from greenlet import getcurrent, greenlet
 
+from gpen.wire.faults import Faults
+
 Work = Callable[[], None]
 
 
@@ -22,9 +24,10 @@ class Workers:
         self._keep = keep
         self._hub: Any = get_hub()
         self._idle: list[Any] = []
+        self._faults = Faults()
 
     def start(self, work: Work) -> None:
-        """Run ``work``, which raises nothing, until it waits for the first time. To be called in the hub."""
+        """Run ``work`` until it waits for the first time. To be called in the hub. What it raises is told."""
         if self._idle:
             self._idle.pop().switch(work)
         else:
@@ -39,7 +42,11 @@ class Workers:
 
     def _run(self, work: Work | None) -> None:
         while work is not None:
-            work()
+            try:
+                work()
+            except Exception:
+                self._faults.tell("a session")
+                return  # whoever still means that work by this greenlet does not meet another one's in it
             work = None
             if len(self._idle) < self._keep:
                 self._idle.append(getcurrent())

@@ -79,7 +79,7 @@ def trial() -> Iterator[Trial]:
     trial.bad(CHECK_NOTHING, "127.0.0.1:1")
     before = descriptors()
     yield trial
-    assert not trial.poller.handlers
+    assert not trial.poller.watched
     wait_until(lambda: descriptors() == before, what=f"{before}, not {descriptors()}")
     trial.poller.close()
 

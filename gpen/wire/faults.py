@@ -1,0 +1,49 @@
+"""Work that is done again and again, for ever: whatever goes wrong in one piece of it costs that piece only.
+
+Exceptions that nobody expected are told with their traceback, but not each time: a fault that shows itself once a
+second would fill the diagnostics with one and the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+log = logging.getLogger("gpen")
+
+QUIET = 60.0  # seconds without it, after which a fault is told again
+
+_Fault = tuple[type[BaseException], int | None, str, int]
+
+
+class Faults:
+    """The faults that were told: one for each kind of exception and place in the sources."""
+
+    def __init__(self) -> None:
+        self._last: dict[_Fault, float] = {}
+
+    def tell(self, what: str) -> None:
+        """Tell that ``what`` failed by the exception that is being handled, unless that is known."""
+        fault, now = _fault(), time.monotonic()
+        last, self._last[fault] = self._last.get(fault), now
+        if last is None or now - last > QUIET:
+            log.exception("%s failed; that is told once", what)
+
+    def attempt(self, what: str, work: Callable[[], object]) -> None:
+        """Do a piece of work, which may fail. Switches greenlets if it does."""
+        try:
+            work()
+        except Exception:
+            self.tell(what)
+
+
+def _fault() -> _Fault:
+    """What the exception is that is being handled, and where it was raised."""
+    error = sys.exc_info()[1]
+    assert error is not None and error.__traceback__ is not None
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return type(error), getattr(error, "errno", None), trace.tb_frame.f_code.co_filename, trace.tb_lineno

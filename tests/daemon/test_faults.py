@@ -1,0 +1,199 @@
+"""What fails in gpen itself, in the real program: it is told once, costs what it happened to, and ends nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import datagrams
+from tests.harness import LOCAL, ROOT, Gpen, Server, connect, hold, naming, wait_until
+
+Serve = Callable[..., Server]
+
+FAULT = """
+import errno, os, {module} as module
+
+owner = {owner}
+real = owner.{function}
+
+def fails(*arguments, **more):
+    if os.path.exists({trigger!r}):
+        with open({trigger!r}, "a") as file:
+            file.write("x")
+        raise {error}
+    return real(*arguments, **more)
+
+owner.{function} = fails
+"""
+
+
+class Faulty:
+    """A gpen of which one function fails as long as it is told to."""
+
+    def __init__(self, directory: Path, place: str, error: str, *arguments: str) -> None:
+        """``place``: ``module:Class.function`` within the package."""
+        self.trigger = directory / "trigger"
+        module, _, name = place.partition(":")
+        holder, _, function = name.rpartition(".")
+        owner = f"module.{holder}" if holder else "module"
+        (directory / "sitecustomize.py").write_text(FAULT.format(
+            module=f"gpen.{module}", owner=owner, function=function, trigger=str(self.trigger), error=error))
+        self.gpen = Gpen(directory, *arguments, wrapper=("env", f"PYTHONPATH={directory}:{ROOT}"))
+
+    @contextlib.contextmanager
+    def failing(self) -> Iterator[None]:
+        self.trigger.touch()
+        yield
+        self.trigger.unlink()
+
+    def has_failed(self, times: int) -> None:
+        """Wait until it has."""
+        wait_until(lambda: len(self.trigger.read_text()) >= times, what=f"{times} failures")
+
+    @property
+    def tracebacks(self) -> int:
+        return self.gpen.stderr.count("Traceback")
+
+
+Start = Callable[..., Faulty]
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[Start]:
+    started: list[Faulty] = []
+
+    def start(place: str, *arguments: str, error: str = 'RuntimeError("on purpose")') -> Faulty:
+        started.append(Faulty(tmp_path, place, error, *arguments))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.trigger.unlink(missing_ok=True)
+        assert each.gpen.stop() == 0
+        print(each.gpen.stderr)
+
+
+@pytest.mark.parametrize("place", [
+    "daemon.janitor:_renew_limit", "daemon.names:Names.tend", "wire.idlers:Idlers.tend", "model.pool:Pool.expire",
+    "daemon.checks:Checks.tend_all", "wire.program:Children.reap", "daemon.janitor:_tend_sessions",
+    "daemon.janitor:_evict_excess", "wire.hold:Hold.stir"])
+def test_the_janitor_goes_on(faulty: Start, servers: Serve, place: str) -> None:
+    balancer = faulty(place, "-O", "idle_timeout 1", LOCAL, servers(hold).address)
+    with balancer.failing(), contextlib.ExitStack() as stack:
+        balancer.has_failed(3)
+        assert balancer.tracebacks == 1
+        if place == "wire.hold:Hold.stir":
+            return  # whatever ends fails by it
+        sock = stack.enter_context(balancer.gpen.connect())
+        if not place.endswith("_tend_sessions"):
+            assert sock.recv(1) == b"", "it was idle"
+        assert balancer.tracebacks == 1
+    with balancer.gpen.connect() as sock:
+        assert sock.recv(1) == b""
+
+
+def test_one_session_that_can_not_be_tended_costs_no_other(faulty: Start, servers: Serve) -> None:
+    balancer = faulty("wire.session:Session._tend_last_bytes", LOCAL, servers(hold).address)
+    with balancer.gpen.connect() as first, balancer.gpen.connect() as second:
+        wait_until(lambda: len(balancer.gpen.json("sessions")) == 2)
+        with balancer.failing():
+            assert first.recv(1) == second.recv(1) == b""
+    balancer.gpen.wait_idle()
+
+
+@pytest.mark.parametrize("place", [
+    "wire.session:Session._last_words", "wire.session:Session._settle_accounts", "wire.session:Session._close",
+    "wire.relay:End.close", "wire.relay:End.half_close", "daemon.balancer:Balancer.ended"])
+def test_a_session_that_can_not_be_closed(faulty: Start, servers: Serve, place: str) -> None:
+    balancer = faulty(place, LOCAL, servers(naming("A")).address)
+    with balancer.failing():
+        for _ in range(5):
+            with balancer.gpen.connect() as sock:
+                assert sock.recv(1) == b"A"
+        balancer.has_failed(5)
+    for _ in range(10):
+        assert balancer.gpen.ask() == b"A"
+    wait_until(lambda: not balancer.gpen.json("sessions"), what="the end of all sessions")
+
+
+@pytest.mark.parametrize("place", [
+    "wire.flow:Flow._disconnect", "wire.flow:Flow._judge", "wire.flow:Flow._close", "wire.flow:Flow.stop",
+    "wire.datagram:DatagramListener._close_if_unused", "daemon.balancer:Balancer.ended"])
+def test_flows_that_can_not_be_closed_give_way(faulty: Start, place: str) -> None:
+    with datagrams.DatagramServer(datagrams.echo) as server, contextlib.ExitStack() as stack:
+        balancer = faulty(place, "-U", "-O", "conn_max 10", LOCAL, server.address)
+        clients = [stack.enter_context(datagrams.client(balancer.gpen)) for _ in range(8)]
+        for client in clients:
+            assert answer(client) == b"x"
+        with balancer.failing():
+            balancer.gpen.ctl("conn_max 2")
+            balancer.has_failed(1)
+            cpu = balancer.gpen.cpu
+            wait_until(lambda: len(balancer.gpen.json("sessions")) <= 2, 5, "room")
+            assert balancer.gpen.cpu - cpu < 1
+        assert answer(clients[0]) == answer(clients[7]) == b"x"
+
+
+def answer(client: socket.socket) -> bytes:
+    client.send(b"x")
+    return client.recv(10)
+
+
+@pytest.mark.parametrize("place", ["wire.check:Prober.probe", "daemon.checks:Checker._renew_plan",
+                                   "daemon.checks:Checker._conclude", "daemon.checks:next_slot"])
+def test_the_checks_go_on(faulty: Start, servers: Serve, place: str) -> None:
+    server = servers(hold)
+    balancer = faulty(place, "-O", "check connect", "-O", "check_interval 0.2", "-O", "check_fall 1", LOCAL,
+                      server.address)
+    with balancer.failing():
+        balancer.has_failed(4)
+        assert balancer.tracebacks == 1
+    server.close()
+    wait_until(lambda: balancer.gpen.server(0)["health"] == "down", what="a bad check")
+
+
+@pytest.mark.parametrize("error", ['RuntimeError("on purpose")', 'OSError(errno.ENOMEM, "no memory")',
+                                   'OSError(errno.EBADF, "bad")', "MemoryError()"])
+@pytest.mark.parametrize("place", ["wire.poller:Poller._pass", "wire.listener:Listener.full",
+                                   "wire.workers:Workers.start", "daemon.balancer:Balancer._begin"])
+def test_the_poller_goes_on(faulty: Start, servers: Serve, place: str, error: str) -> None:
+    balancer = faulty(place, LOCAL, servers(naming("A")).address, error=error)
+    address = balancer.gpen.address
+    with balancer.failing(), connect(address):
+        balancer.has_failed(1)
+        assert balancer.gpen.ctl("pid"), "control clients are served"
+        assert balancer.tracebacks == 1
+    for _ in range(3):
+        assert balancer.gpen.ask() == b"A"
+
+
+def test_what_can_not_be_watched_is_held_against_no_server(faulty: Start, servers: Serve) -> None:
+    """fs.epoll.max_user_watches is reached."""
+    balancer = faulty("wire.poller:Poller.add", "-l", "gpen.log", LOCAL, servers(naming("A")).address,
+                      error="OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))")
+    with balancer.failing():
+        for _ in range(3):
+            assert balancer.gpen.ask() == b""
+    assert [line.split()[-1] for line in balancer.gpen.log.splitlines()] == ["local-error"] * 3
+    assert balancer.gpen.server(0)["health"] == "up" and balancer.gpen.server(0)["failures"] == 0
+    assert balancer.gpen.ask() == b"A"
+    assert balancer.tracebacks == 0
+    balancer.gpen.wait_idle()
+
+
+def test_no_watch_for_the_front_socket(faulty: Start, servers: Serve) -> None:
+    balancer = faulty("wire.poller:Poller.add", "-O", "conn_max 1", LOCAL, servers(hold).address,
+                      error="OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))")
+    with balancer.gpen.connect() as first, balancer.gpen.connect() as second:
+        wait_until(lambda: balancer.gpen.json("sessions"))
+        with balancer.failing():
+            first.close()
+            balancer.has_failed(2)
+            assert balancer.gpen.stderr.count("No space left") == 1
+        wait_until(lambda: balancer.gpen.json("sessions"))
+        second.close()
+    assert balancer.tracebacks == 0
