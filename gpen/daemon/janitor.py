@@ -24,7 +24,7 @@ def run(balancer: Balancer) -> None:
         gevent.sleep(PERIOD)
         balancer.session_limit = sessions_within_limit(balancer.settings)
         balancer.names.tend()
-        balancer.idlers.tend()
+        balancer.idlers.tend(2 * (balancer.session_limit - len(balancer.sessions)))
         balancer.pool.expire()
         balancer.checks.tend_all()
         balancer.children.reap()

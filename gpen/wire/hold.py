@@ -29,6 +29,7 @@ class _Place(NamedTuple):
     port: int
     since: float
     not_before: float
+    is_guest: bool
 
 
 class Hold:
@@ -40,46 +41,67 @@ class Hold:
         self._loop: Any = get_hub().loop
         self._timer: Any = None
         self._stirred = False
+        self._guests = 0
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._places) - self._guests
 
     def has_room(self) -> bool:
         """Whether another client may wait."""
-        return len(self._places) < self._front.settings.hold_max
+        return len(self) < self._front.settings.hold_max
 
     @property
     def is_stirred(self) -> bool:
         """Whether those who wait are about to be asked whether they can be taken: who comes now stands behind them."""
         return self._stirred
 
-    def wait(self, order: int, client: Client, port: int, since: float, pause: float) -> Lease | None:
+    def wait(self, order: int, client: Client, port: int, since: float, pause: float, is_guest: bool) -> Lease | None:
         """The place on a server that this client gets within ``hold`` seconds of ``since`` (monotonic time), or None.
 
-        ``order`` says who came first. It gets none before ``pause`` seconds are over. Switches greenlets.
+        ``order`` says who came first. It gets none before ``pause`` seconds are over. A guest, for whom the waiting
+        room has no room, waits only until what has happened in the same instant is known, and those who wait have been
+        served. Switches greenlets.
         """
         not_before = time.monotonic() + pause if pause else 0.0
-        self._places[order] = _Place(gevent.getcurrent(), client, port, since, not_before)
+        self._places[order] = _Place(gevent.getcurrent(), client, port, since, not_before, is_guest)
+        if is_guest:
+            self._guests += 1
+            self.stir()
         if self._timer is None:
             self._timer = self._loop.timer(PERIOD, PERIOD)
-            self._timer.start(self._tick)
+            self._timer.start(self._loop.run_callback, self._tick)  # behind the ends of sessions that it came with
         try:
             lease: Lease | None = get_hub().switch()
             return lease
         finally:
-            self._places.pop(order, None)
+            self._forget(order)
 
     def stir(self) -> None:
         """Somebody may be taken now. Returns at once."""
         if self._places and not self._stirred:
             self._stirred = True
-            self._loop.run_callback(self._serve, MOST_REFUSED)
+            self._loop.run_callback(self._look)
+
+    def _look(self) -> None:
+        """What a stir comes to: serve those who wait, then those for whom there was no room; these must go else."""
+        self._stirred = False
+        self._serve(MOST_REFUSED)
+        pool, now = self._front.pool, time.monotonic()
+        for order, place in sorted(self._places.items()) if self._guests else ():
+            if place.is_guest and order in self._places:
+                lease = pool.reserve(place.client, place.port) if place.not_before <= now else None
+                if lease is None and self.has_room():
+                    self._guests -= 1
+                    self._places[order] = place._replace(is_guest=False)
+                else:
+                    self._release(order, lease)
 
     def _tick(self) -> None:
         if not self._places:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
+            if self._timer is not None:
+                self._timer.stop()
+                self._timer.close()
+                self._timer = None
             return
         self._serve(len(self._places))
         limit = time.monotonic() - self._front.settings.hold
@@ -92,7 +114,6 @@ class Hold:
 
         Not all are asked at each stir: 900 whom an access list keeps from the only free server took 7 ms each time.
         """
-        self._stirred = False
         pool, now = self._front.pool, time.monotonic()
         for order, place in sorted(self._places.items()):
             if not most_refused or not pool.has_room():
@@ -105,4 +126,12 @@ class Hold:
                     most_refused -= 1
 
     def _release(self, order: int, lease: Lease | None) -> None:
-        self._places.pop(order).greenlet.switch(lease)
+        place = self._forget(order)
+        if place is not None:
+            place.greenlet.switch(lease)
+
+    def _forget(self, order: int) -> _Place | None:
+        place = self._places.pop(order, None)
+        if place is not None:
+            self._guests -= place.is_guest
+        return place

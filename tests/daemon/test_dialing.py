@@ -54,7 +54,7 @@ def test_gpen_ends(balancer: Gpen) -> None:
 
 
 def test_the_server_is_deleted(gpen: Start, silent: SilentServer, servers: Serve) -> None:
-    """The connect goes on, fails, and the next server serves."""
+    """The client is given to the next server at once."""
     balancer = gpen("-t", "1", servers=[silent.address, servers(naming("b"))])
     with balancer.connect() as sock:
         wait_for_dial(balancer)
