@@ -42,13 +42,14 @@ class Hold:
         self._timer: Any = None
         self._stirred = False
         self._guests = 0
+        self._looked = 0.0  # when all were asked last
 
     def __len__(self) -> int:
         return len(self._places) - self._guests
 
     def has_room(self) -> bool:
-        """Whether another client may wait."""
-        return len(self) < self._front.settings.hold_max
+        """Whether another client may wait; not before those that stand at the door."""
+        return len(self._places) < self._front.settings.hold_max
 
     @property
     def is_stirred(self) -> bool:
@@ -59,14 +60,13 @@ class Hold:
         """The place on a server that this client gets within ``hold`` seconds of ``since`` (monotonic time), or None.
 
         ``order`` says who came first. It gets none before ``pause`` seconds are over. A guest, for whom the waiting
-        room has no room, waits only until what has happened in the same instant is known, and those who wait have been
-        served. Switches greenlets.
+        room has no room, has no patience: but as everybody it is asked once more before it is turned away. Switches
+        greenlets.
         """
         not_before = time.monotonic() + pause if pause else 0.0
         self._places[order] = _Place(gevent.getcurrent(), client, port, since, not_before, is_guest)
         if is_guest:
             self._guests += 1
-            self.stir()
         if self._timer is None:
             self._timer = self._loop.timer(PERIOD, PERIOD)
             self._timer.start(self._loop.run_callback, self._tick)  # behind the ends of sessions that it came with
@@ -80,34 +80,37 @@ class Hold:
         """Somebody may be taken now. Returns at once."""
         if self._places and not self._stirred:
             self._stirred = True
-            self._loop.run_callback(self._look)
+            self._loop.run_callback(self._answer)
 
-    def _look(self) -> None:
-        """What a stir comes to: serve those who wait, then those for whom there was no room; these must go else."""
+    def _answer(self) -> None:
         self._stirred = False
         self._serve(MOST_REFUSED)
-        pool, now = self._front.pool, time.monotonic()
-        for order, place in sorted(self._places.items()) if self._guests else ():
-            if place.is_guest and order in self._places:
-                lease = pool.reserve(place.client, place.port) if place.not_before <= now else None
-                if lease is None and self.has_room():
-                    self._guests -= 1
-                    self._places[order] = place._replace(is_guest=False)
-                else:
-                    self._release(order, lease)
 
     def _tick(self) -> None:
+        """Ask for all who wait; those whose patience was over at the last look already go. So whatever happened at the
+        same moment, such as the end of a session, counts first."""
+        now, last = time.monotonic(), self._looked
         if not self._places:
-            if self._timer is not None:
-                self._timer.stop()
-                self._timer.close()
-                self._timer = None
+            self._stop()
+        if not self._places or now - last < PERIOD / 2:  # the second is so when gpen was stopped, or late
             return
+        self._looked = now
         self._serve(len(self._places))
-        limit = time.monotonic() - self._front.settings.hold
+        patience = self._front.settings.hold
         for order, place in sorted(self._places.items()):
-            if place.since <= limit and order in self._places:
+            if order not in self._places:
+                continue
+            if place.is_guest and len(self) < self._front.settings.hold_max:
+                self._guests -= 1
+                self._places[order] = place = place._replace(is_guest=False)
+            if place.since + (0.0 if place.is_guest else patience) <= last:
                 self._release(order, None)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
 
     def _serve(self, most_refused: int) -> None:
         """Give what there is to those who wait. Runs in the hub; each greenlet runs until it waits again.

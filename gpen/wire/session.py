@@ -262,7 +262,7 @@ class Session(Conversation):
         self.server = self.endpoint = None
         pause = 0.0
         if tried:
-            self._pause = pause = min(2 * self._pause, _LONGEST_PAUSE)
+            self._pause = pause = next_pause(self._pause)
             tried.clear()
         front.dialing -= 1
         if front.settings.pending_max:
@@ -487,6 +487,11 @@ class Session(Conversation):
             case Ending.SHUTDOWN:
                 return mysql.error(mysql.SHUTTING_DOWN, "gpen: shutting down")
         return b""
+
+
+def next_pause(pause: float) -> float:
+    """How many seconds a client that is held waits for its next attempt, when it waited so many for the last."""
+    return min(2 * pause, _LONGEST_PAUSE)
 
 
 def _shows(watch: Watch, whence: str) -> Tap:
