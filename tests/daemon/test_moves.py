@@ -1,5 +1,5 @@
-"""A server gets another address, goes, or is replaced while it has sessions: what is then said of it is not said of them,
-and what they find is not found of it."""
+"""A server gets another address, goes, or is replaced while it has sessions: what is then said of it is not said of
+them, and what they find is not found of it."""
 
 from __future__ import annotations
 

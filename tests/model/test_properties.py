@@ -21,6 +21,7 @@ from tests.model.world import World, endpoint
 RULES = ("", "prio", "weight", "leastconn", "random", "hash")
 LIMITS = st.integers(0, 3)
 NUMBERS = st.integers(0, 3)
+HOSTS = ("0.0.0.0", "::", "10.0.1.1", "10.0.1.2")
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -180,7 +181,7 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             self.servers.append(self.world.add(number))
 
-    @rule(number=NUMBERS, port=st.sampled_from((0, 80)), host=st.sampled_from(("0.0.0.0", "::", "10.0.1.1", "10.0.1.2")))
+    @rule(number=NUMBERS, port=st.sampled_from((0, 80)), host=st.sampled_from(HOSTS))
     def empty_or_fill(self, number: int, host: str, port: int) -> None:
         server = self.pool.servers.get(number)
         if server is not None:
