@@ -185,13 +185,13 @@ class Pool:
         return None if server is None or self._refuses_all(server) else self._lease(server)
 
     def _lease(self, server: Server) -> Lease:
-        if server.spares and _has_all(server):
-            server.spares[-1].give_way()
+        if server.spares:
+            _make_way(server)
         return Lease(self, server)
 
     def reserve_spare(self, client: Client, give_way: Callable[[], object]) -> Spare | None:
         """A place for an idler, which calls itself this client, on a server that has room for one more; see Spare."""
-        full = [server for server in self.all_servers() if _has_all(server)]
+        full = [server for server in self.all_servers() if _has_all(server) or server.trial is not None]
         server, rule, chosen = self.choose(client, self._clock(), tried=() if self.settings.stubborn else full)
         if server is None or server in full:
             return None
@@ -290,7 +290,7 @@ class Pool:
         if server.down_until:
             if now < server.down_until and not impatient:
                 return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
-            if server.trial is not None:
+            if server.trial is not None and not isinstance(server.trial, Spare):
                 return f"on trial with another connection after: {server.reason}"
         if not server.endpoints:
             return "its slot is empty" if server.is_empty else f"its address {server.address} is not resolved"
@@ -601,6 +601,14 @@ def _keep(servers: list[Server], server: Server, belongs: bool) -> None:
 def _has_all(server: Server) -> bool:
     """Whether it has as many places as its max allows, counting those of idlers."""
     return 0 < server.max <= server.load + len(server.spares)
+
+
+def _make_way(server: Server) -> None:
+    """A client takes a place on this server: an idler gives way that is its trial, or without whom there is no room."""
+    if isinstance(server.trial, Spare):
+        server.trial.give_way()
+    if _has_all(server) and server.spares:
+        server.spares[-1].give_way()
 
 
 def _dismiss_spares(server: Server) -> None:

@@ -140,3 +140,15 @@ def test_one_that_is_the_trial(gpen: Start, servers: Serve) -> None:
     wait_until(lambda: balancer.server(0)["health"] != "up")
     with Server(echo, port=port):
         wait_until(lambda: balancer.server(0)["health"] == "up" and balancer.ctl("idlers").startswith("Idlers: 1/"))
+
+
+def test_a_client_need_not_wait_for_the_trial_of_an_idler(gpen: Start) -> None:
+    """The idler's connect hangs; the client has the next one, and finds that the server is not back."""
+    with SilentServer() as silent:
+        balancer = gpen("-r", "-t", "50", "-b", "1", servers=[silent.address])
+        balancer.ctl("server 0 blacklist 0.1", "idlers 1")
+        wait_until(lambda: places(balancer) == [1])
+        assert balancer.server(0)["health"] == "trial"
+        with balancer.connect():
+            wait_until(lambda: [row["state"] for row in balancer.json("sessions")] == ["connecting"])
+            assert places(balancer) == [1]
