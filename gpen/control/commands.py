@@ -246,7 +246,9 @@ _COMMANDS = [
             "outside: down gives it no new sessions, up also ends a blacklist, unknown withdraws it; write does not "
             "save it. 'no server N' deletes it: its sessions go on, the numbers of the others stay. Address 0.0.0.0, "
             "or port 0, empties its slot, as in pen: the same, but servers still lists it until it gets another "
-            "address.", _server, "operate",
+            "address. With another address, the sessions at the old one go on, and no verdict, maint or drain of the "
+            "server means them, nor do max and hard count them; clients that are just being connected go to the new "
+            "one. What a command has said stays, whatever connects and checks find.", _server, "operate",
             one("number", _NUMBER.parse, "no server N"), "no server N", configures=True,
             example="server 2 address 10.0.0.3 port 3306 max 100"),
     Command("acl", "acl N permit|deny ADDRESS [MASK] | acl N permit|deny country CC", "Add an entry to access list N "
@@ -256,11 +258,13 @@ _COMMANDS = [
             "'no acl N' empties the list.",
             _acl, "admin", one("number", ACL.parse, "no acl N"), "no acl N", configures=True,
             example="acl 1 permit 10.0.0.0/8"),
-    Command("close", "close N | close server N", "End session N, or all sessions of server N.", _close, "operate",
+    Command("close", "close N | close server N", "End session N, or all sessions of the servers that "
+            "have or had number N, at whatever address.", _close, "operate",
             example="close server 0"),
     Command("drain", "drain N [SECONDS] [close]", "Give server N no new sessions and wait until it has none, or "
             "so many SECONDS; close then closes what is left. Tells each second how many there are, and at the end how "
-            "many went by themselves. An error when sessions are left. 'server N state ready' takes the server back.",
+            "many went by themselves. An error when sessions are left. 'server N state ready' takes the server back. "
+            "Sessions at an address that it had before are not waited for, nor are idlers.",
             _drain, "operate", example="drain 1 30 close"),
     # the process
     Command("write", "write [FILE]", "Save the configuration as a file that starts the same gpen; without FILE, the "

@@ -101,7 +101,8 @@ A flow ends when it had no datagram for udp_timeout seconds, or when each of its
 which frees its place at once: 1 suits DNS, with an udp_timeout of a few seconds. At conn_max the flow that was idle
 for longest gives way, rather one that waits for no answer. A server whose machine refuses a datagram (ICMP) is
 blacklisted, and the flow's unanswered datagrams go to the next; so is one that leaves udp_unanswered flows in a row
-without a reply within udp_timeout, where udp_replies expects one. Without udp_replies, silence says nothing.
+without a reply within udp_timeout, where udp_replies expects one. Without udp_replies, silence says nothing. What a
+flow has sent that had no reply at all goes to another server when its own moves, goes or is taken down.
 
 What is for streams is refused with -U: TLS, http, mysql, greeting, hold, the PROXY protocol, idlers, dummy, unix
 sockets. Checks are made over TCP, or by a program (check exec). Name servers are asked over TCP as well: that needs a

@@ -58,6 +58,7 @@ from gpen.model.address import Address, Endpoint, network_address, parse_listen
 from gpen.model.check import Check
 from gpen.model.client import Client
 from gpen.model.ending import Ending
+from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.model.settings import SETTINGS, Settings
 from gpen.wire import sock as sockets
@@ -256,7 +257,8 @@ class Balancer:
         sock = sockets.listen(address, endpoint, self.settings.backlog, current and current.socket)
         if address.path:
             self._socket_files[address.path] = os.stat(address.path)
-        return Listener(sock, self.poller, self.settings.multi_accept, self._workers, self._begin, self.no_room)
+        return Listener(sock, self.poller, self.settings.multi_accept, self._workers, self._begin, self.no_room,
+                        self.shed)
 
     def _is_at(self, listener: Listener | DatagramListener, endpoint: Endpoint) -> bool:
         """Whether a listener of ours is where one is wanted, in whatever notation."""
@@ -328,6 +330,10 @@ class Balancer:
         self.listener.resume()
         self.hold.stir()
 
+    def shed(self) -> bool:
+        """Descriptors or memory are short: end what no client needs. Whether there was any."""
+        return self.idlers.shed()
+
     def _renamed(self) -> None:
         """A name means other addresses now. Does not switch."""
         self._follow_servers()
@@ -340,29 +346,31 @@ class Balancer:
     def _follow_servers(self) -> None:
         """Clients that are just being connected to where a server was get another place: there, or elsewhere."""
         for session in list(self.sessions.values()):
-            if not session.connected and session.lease is not None and session.lease.is_outdated:
-                session.leave(session.lease.server)
+            if session.is_connecting and session.lease is not None and session.lease.is_outdated:
+                session.leave(session.lease)
 
     def close_sessions(self, number: int) -> int:
-        """End all sessions of the servers that have or had this number; returns how many they are. Clients that are
-        just being connected go to another."""
-        servers = {session.server for session in self.sessions.values()
-                   if session.server is not None and session.server.number == number}
-        return sum(map(self._close_sessions_of, servers))
+        """End all sessions of the servers that have or had this number, wherever these were then; returns how many they
+        are. Clients that are just being connected go to another."""
+        leases = [(session, session.lease) for session in self.sessions.values()
+                  if session.lease is not None and session.lease.server.number == number]
+        for session, lease in leases:
+            session.leave(lease, Ending.KILLED)
+        return len(leases)
 
-    def _close_sessions_of(self, server: Server) -> int:
-        its = [session for session in self.sessions.values()
-               if session.server is server and session.lease is not None]
-        for session in its:
-            session.leave(server, Ending.KILLED)
-        return len(its)
+    def _close_sessions_of(self, server: Server) -> None:
+        """The same for the sessions of one server, at the address where it is now."""
+        for session in list(self.sessions.values()):
+            lease = session.lease
+            if lease is not None and lease.server is server and not lease.is_elsewhere:
+                session.leave(lease, Ending.KILLED)
 
     def _condemned(self, server: Server) -> None:
         """A verdict has taken a server down. Clients that are just being connected to it go to another."""
         ending = Ending.SERVER_DOWN if self.settings.on_down == "close" else None
         for session in list(self.sessions.values()):
-            if session.server is server:
-                session.leave(server, ending)
+            if session.lease is not None and session.server is server and session.is_where_its_server_is:
+                session.leave(session.lease, ending)
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -511,7 +519,7 @@ class Balancer:
         touched += [self.pool.servers[number] for number in draft.servers]
         self._tell_notes(self.pool.all_servers() if draft.values or draft.lists else
                          [server for server in touched if not server.deleted])
-        if draft.new_addresses():
+        if draft.new_addresses() or draft.deleted or not draft.values.keys().isdisjoint(SPECIAL):
             self._follow_servers()
         for server in touched:
             if server.state == "maint" and not server.deleted:
@@ -520,6 +528,7 @@ class Balancer:
             self.checks.tend_all()
         else:
             self.checks.tend(touched)
+        self.hold.stir()
 
     def _check(self, draft: Draft) -> None:
         """Raises ScriptError for what can't work."""

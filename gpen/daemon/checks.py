@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import gevent
 from gevent.event import Event
+from gevent.hub import get_hub
 
 from gpen.daemon.process import Jail
 from gpen.model.address import Address, Endpoint
@@ -84,6 +85,10 @@ class Checks:
         self._checkers.clear()
 
 
+class _Outdated(Exception):
+    """Thrown into a check that is under way: the server is checked otherwise by now, or elsewhere."""
+
+
 class _Plan(NamedTuple):
     """What is checked, how, and how often."""
 
@@ -108,6 +113,7 @@ class Checker:
         self._plan = self._planned()
         self._wake = Event()
         self._trouble = ""
+        self._is_probing = False
         self.greenlet = gevent.spawn(self._run)
 
     def stop(self) -> None:
@@ -116,8 +122,14 @@ class Checker:
 
     def tend(self) -> None:
         """What is checked, or how often, may have changed."""
+        if self._is_another() and self._is_probing:
+            get_hub().loop.run_callback(self._interrupt)
         if self._plan != self._planned():
             self._wake.set()
+
+    def _interrupt(self) -> None:
+        if self._is_probing and self._is_another():
+            self.greenlet.throw(_Outdated())
 
     def _planned(self) -> _Plan:
         server, interval = self._server, self._settings.check_interval
@@ -161,7 +173,9 @@ class Checker:
         if not server.endpoints:
             return  # it takes nobody, and Names looks after it
         try:
-            up, reason = True, self._prober.probe(plan.check, self._settings.check_timeout)
+            up, reason = self._probe(plan.check)
+        except _Outdated:
+            return
         except CheckFailed as failure:
             up, reason = False, str(failure)
         except OSError as error:
@@ -170,6 +184,13 @@ class Checker:
         self._trouble = ""
         if not server.deleted and not self._is_another():
             self._conclude(up, reason)
+
+    def _probe(self, check: Check) -> tuple[bool, str]:
+        self._is_probing = True
+        try:
+            return True, self._prober.probe(check, self._settings.check_timeout)
+        finally:
+            self._is_probing = False
 
     def _tell(self, trouble: str) -> None:
         """The check could not be made; said once, until it can be or the trouble is another."""

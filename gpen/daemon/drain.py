@@ -25,8 +25,9 @@ _CLOSED = (Ending.KILLED, Ending.SERVER_DOWN, Ending.SHUTDOWN)
 def drain(balancer: Balancer, call: Call) -> Iterator[str]:
     """Set a server's state to drain; yield a line a second while it has sessions, and at last what became of them.
 
-    The server is followed as it is now: deleted or moved meanwhile, its old sessions are still waited for. A reader who
-    goes away is noticed with the next line; then only the report ends: the state stays, and nothing is closed.
+    The server is followed as it is now: deleted or moved meanwhile, the sessions that it had are still waited for;
+    those that it has left behind at an address of before are not. A reader who goes away is noticed with the next line;
+    then only the report ends: the state stays, and nothing is closed.
 
     Switches greenlets. Raises ScriptError when there is no such server, when sessions are left at the end, or when
     somebody takes the server back.
@@ -82,7 +83,8 @@ class _Drain:
             raise self._call.error(f"server {self._call['number']} was set back to ready; it is in use again")
         if server.total != self._total:  # at the beginning, and if it was ready for a moment
             self._total = server.total
-            self._seen.update(session for session in self._balancer.sessions.values() if _is_on(session, server))
+            self._seen.update(session for session in self._balancer.sessions.values()
+                              if _is_on(session, server) and session.lease and not session.lease.is_elsewhere)
             self._left = list(self._seen)
         self._left = [session for session in self._left if _is_on(session, server)]
         return bool(self._left)

@@ -33,7 +33,7 @@ def _works(balancer: Balancer) -> tuple[tuple[str, Callable[[], object]], ...]:
     return (
         ("the limit of sessions", lambda: _renew_limit(balancer)),
         ("names", balancer.names.tend),
-        ("idlers", balancer.idlers.tend),
+        ("idlers", lambda: balancer.idlers.tend(2 * (balancer.session_limit - len(balancer.sessions)))),
         ("verdicts", balancer.pool.expire),
         ("checks", balancer.checks.tend_all),
         ("children", balancer.children.reap),

@@ -221,6 +221,8 @@ class Names:
             self._want(self._name(host))
 
     def _want(self, name: Name) -> None:
+        if name.is_wanted:
+            return  # it waits already, or is seen to by the next tend
         name.is_wanted = True
         if name.is_due(time.monotonic(), 0):
             self._waiting.appendleft(name)

@@ -255,9 +255,9 @@ def _verdict_fields(server: Server, now: float) -> Row:
 
 
 def _client_row(client: Client, live: tuple[int, int], now: float) -> Row:
+    server = client.server if client.server is not None and not client.server.deleted else None
     return {"address": client.address, "connects": client.connects, "sx": client.sx + live[0],
-            "rx": client.rx + live[1], "server": client.server.label if client.server else None,
-            "idle": round(now - client.last, 1)}
+            "rx": client.rx + live[1], "server": server.label if server else None, "idle": round(now - client.last, 1)}
 
 
 def _session_row(session: Conversation, now: float) -> Row:

@@ -1,7 +1,8 @@
 """The pool: owns the servers, reserves places on them, and keeps the verdict on each.
 
 Invariants, in every state that a caller can see:
-- a server's ``sessions`` is the number of its open leases, and never exceeds what its limits allowed at the choice;
+- a server's ``sessions`` is the number of its open leases, and its ``load``, those of them that are clients' and where
+  the server is now, never exceeds what its limits allowed at the choice;
 - a lease is given back exactly once, by ``release`` or ``fail``;
 - while a server is on trial at most one lease is its trial.
 
@@ -27,6 +28,7 @@ from gpen.model.settings import Settings
 EVENTS_KEPT = 1000
 RETRY_SECONDS = 1.0
 BY_COMMAND = "by a command"
+BLACKLISTED = "blacklisted by a command"
 SPECIAL = ("emergency", "abuse")
 _flags: Callable[[Settings], Sequence[bool]] = attrgetter(*(rule.name for rule in RULES))
 
@@ -66,14 +68,20 @@ class Lease:
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the server is elsewhere by now, or has got an address that was not there to be tried: what this
-        place has seen says nothing of that."""
+        """Whether the server is elsewhere by now, or gone, or has got an address that was not there to be tried: what
+        this place has seen says nothing of that."""
         server = self.server
-        return server.address is not self._address or not set(server.endpoints) <= set(self._endpoints)
+        return (server.deleted or server.address is not self._address
+                or not set(server.endpoints) <= set(self._endpoints))
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the server has been given another address since."""
+        return self.server.address is not self._address and self.server.address != self._address
 
     def connected(self) -> None:
         """The server accepted the connection: if this was its trial, it is won. Older connections prove nothing."""
-        if self.server.trial is self:
+        if self.server.trial is self and not self.is_outdated:
             self._pool.restore(self.server, "a connection succeeded")
 
     def unanswered(self) -> None:
@@ -95,14 +103,47 @@ class Lease:
         self.is_open = False
         server = self.server
         server.sessions -= 1
+        if server.beside:
+            self._leave_side(server)
         if server.trial is self:
             server.trial = None
+
+    def _leave_side(self, server: Server) -> None:
+        """If this place is one that limits don't count, there is one less of these."""
+        if self.is_elsewhere:
+            server.beside -= 1
+            server.elsewhere[self._address] -= 1
+            if not server.elsewhere[self._address]:
+                del server.elsewhere[self._address]
 
     def fail(self, cause: str) -> None:
         """Give the place back, and hold against the server that it could not be reached."""
         self.release()
         if not self.is_outdated:  # else the new place is not to blame
             self._pool.blame(self.server, cause)
+
+
+class Spare(Lease):
+    """The place of an idler, which counts for no limit: as soon as a client needs it, or there is no reason for it, the
+    idler gives way. ``endpoint`` is where that is, or will be."""
+
+    __slots__ = ("_give_way", "endpoint")
+
+    def __init__(self, pool: Pool, server: Server, give_way: Callable[[], object]) -> None:
+        """``give_way`` ends the idler's connection and gives the place back, at once and without a switch."""
+        super().__init__(pool, server)
+        self._give_way = give_way
+        self.endpoint = server.endpoints[0] if server.endpoints else None
+        server.spares.append(self)
+        server.beside += 1
+
+    def give_way(self) -> None:
+        """End the idler."""
+        self._give_way()
+
+    def _leave_side(self, server: Server) -> None:
+        server.spares.remove(self)
+        server.beside -= 1
 
 
 class Pool:
@@ -136,12 +177,38 @@ class Pool:
         server, rule, chosen = self.choose(client, self._clock(), port, tried)
         if rule is not None and chosen is not None:
             rule.advance(self.turns, chosen)
-        return None if server is None else Lease(self, server)
+        return None if server is None else self._lease(server)
 
     def reserve_abuse(self) -> Lease | None:
         """A place on the abuse server, or None when there is none."""
         server = self.special.get("abuse")
-        return None if server is None or self._refuses_all(server) else Lease(self, server)
+        return None if server is None or self._refuses_all(server) else self._lease(server)
+
+    def _lease(self, server: Server) -> Lease:
+        if server.spares:
+            _make_way(server)
+        return Lease(self, server)
+
+    def reserve_spare(self, client: Client, give_way: Callable[[], object]) -> Spare | None:
+        """A place for an idler, which calls itself this client, on a server that has room for one more; see Spare."""
+        full = [server for server in self.all_servers() if _has_all(server) or server.trial is not None]
+        server, rule, chosen = self.choose(client, self._clock(), tried=() if self.settings.stubborn else full)
+        if server is None or server in full:
+            return None
+        if rule is not None and chosen is not None:
+            rule.advance(self.turns, chosen)
+        return Spare(self, server, give_way)
+
+    def tend_spares(self) -> None:
+        """End idlers for which only time, or what became of others, leaves no reason: beyond a limit that was lowered,
+        and at the emergency server while another can serve."""
+        for server in self.all_servers():
+            while server.spares and 0 < server.max < server.load + len(server.spares):
+                server.spares[-1].give_way()
+        emergency, now = self.special.get("emergency"), self._clock()
+        if emergency is not None and emergency.spares and any(
+                self._unavailable(server, now) is None for server in self._places):
+            _dismiss_spares(emergency)
 
     def choose(self, client: Client, now: float, port: int = 0, tried: Collection[Server] = ()) -> Choice:
         """What ``reserve`` would do, without doing it; but dice that a rule throws are thrown.
@@ -205,11 +272,11 @@ class Pool:
         reason = self._unavailable(server, now, impatient)
         if reason is not None:
             return reason
-        if 0 < server.max <= server.sessions:
+        if 0 < server.max <= server.sessions and server.is_full:
             returning = client.server is server
-            if not (returning and server.sessions < server.hard):
+            if not (returning and server.load < server.hard):
                 limit = f"hard {server.hard}" if returning and server.hard > server.max else f"max {server.max}"
-                return f"full: {server.sessions} sessions, {limit}"
+                return f"full: {server.load} sessions, {limit}"
         if not self.permits(server.acl, client):
             return f"its access list {server.acl} denies the client"
         return None
@@ -223,7 +290,7 @@ class Pool:
         if server.down_until:
             if now < server.down_until and not impatient:
                 return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
-            if server.trial is not None:
+            if server.trial is not None and not isinstance(server.trial, Spare):
                 return f"on trial with another connection after: {server.reason}"
         if not server.endpoints:
             return "its slot is empty" if server.is_empty else f"its address {server.address} is not resolved"
@@ -241,7 +308,7 @@ class Pool:
         """Whether some client could be taken: by a server that is not full, or that is due; or in an emergency."""
         now, stubborn = self._clock(), self.settings.stubborn
         emergency = self.special.get("emergency")
-        return any(server.sessions < max(server.max, server.hard) or not server.max for server in self._places
+        return any(server.load < max(server.max, server.hard) or not server.max for server in self._places
                    if self._unavailable(server, now, not stubborn and self._is_due(server, now)) is None) or (
                        emergency is not None and not self._refuses_all(emergency))
 
@@ -267,15 +334,25 @@ class Pool:
         server.failures += 1
         now = self._clock()
         if server.blamed == math.inf and now < server.down_until:
-            return  # a command has said for how long
+            self._blame_besides(server, cause, now)
+            return
         server.reason = cause
         self.on_unwell(server)
         if server.name in SPECIAL or server.deleted:
             return
+        _dismiss_spares(server)
         if not server.is_down:
             self.note(server, "down", f"{cause}; blacklisted for {self.settings.blacklist:g} s")
         server.blamed = now
         server.down_until = now + self.settings.blacklist
+
+    def _blame_besides(self, server: Server, cause: str, now: float) -> None:
+        """A command has said for how long the server is left alone: what is found meanwhile is told, once, and changes
+        nothing."""
+        if server.reason == BLACKLISTED:
+            server.reason = f"{BLACKLISTED}; meanwhile {cause}"
+            self._tell(server, "failed", f"{cause}; stays {BLACKLISTED}, for {server.down_until - now:.0f} s more")
+            self.on_unwell(server)
 
     def blacklist(self, server: Server, duration: float) -> None:
         """Blacklist a server for so many seconds by command; 0 takes it off the list."""
@@ -283,7 +360,8 @@ class Pool:
             server.trial = None
             server.blamed = math.inf
             server.down_until = self._clock() + duration
-            server.reason = "blacklisted by a command"
+            server.reason = BLACKLISTED
+            _dismiss_spares(server)
             self.note(server, "down", f"blacklisted by a command for {duration:g} s")
             self.on_unwell(server)
         elif server.down_until:
@@ -302,15 +380,16 @@ class Pool:
         server.unanswered = 0
 
     def judge(self, server: Server, source: str, up: bool, reason: str) -> None:
-        """A verdict on the server by ``source`` (command, check). One that turns to up also ends a blacklist; one that
-        is only renewed does not, for a client's connect may know better."""
+        """A verdict on the server by ``source`` (command, check). One that turns to up also ends a blacklist, unless a
+        command made that and a check thinks better of it; one that is only renewed does not, for a client's connect may
+        know better."""
         old = server.verdicts.get(source)
         turned = old is None or old.up != up
         now = self._clock()
         since, began = (self._wall(), now) if old is None or turned else (old.since, old.began)
         server.verdicts[source] = Verdict(up, reason, since, began, now)
         was_down = server.is_down
-        if turned and up:
+        if turned and up and (source == "command" or server.blamed != math.inf):
             self._clear(server)
         self._weigh(server, was_down, reason)
         if not up:
@@ -338,13 +417,21 @@ class Pool:
         server.condemned = _condemning(server)
         if server.is_down != was_down:
             self.note(server, "down" if server.is_down else "up", server.condemned or cause)
+        elif server.down_until and server.blamed == math.inf and bool(server.condemned) != was_condemned:
+            self._tell(server, "judged", f"{'down' if server.condemned else 'up'}: {server.condemned or cause}; stays "
+                                         f"{server.reason}")
         if server.condemned and not was_condemned:
+            _dismiss_spares(server)
             self.on_condemned(server)
 
     def note(self, server: Server, event: str, cause: str) -> None:
         """Remember a change of a server's state for ``events``."""
         self._date(server)
-        self.events.append(Event(server.since, server.label, event, cause))
+        self._tell(server, event, cause)
+
+    def _tell(self, server: Server, event: str, cause: str) -> None:
+        """Remember for ``events`` what does not change the server's state."""
+        self.events.append(Event(self._wall(), server.label, event, cause))
 
     def note_own(self, event: str, cause: str) -> None:
         """Remember for ``events`` what has happened to gpen itself."""
@@ -391,6 +478,7 @@ class Pool:
         """Take a server away: it gets no new sessions, the old ones go on. Raises KeyError."""
         server = self.servers.pop(number)
         server.deleted = True
+        _dismiss_spares(server)
         self._arrange(server)
         self.note(server, "deleted", cause)
         return server
@@ -399,7 +487,9 @@ class Pool:
         """Give a server another address: what was known of the place where it was counts no more."""
         if address == server.address:
             return
+        _dismiss_spares(server)
         was_empty, old, server.address = server.is_empty, server.address, address
+        _count_elsewhere(server, old)
         if server.is_empty:
             event, cause = "emptied", f"by a command; it was {old}"
         else:
@@ -416,14 +506,20 @@ class Pool:
         if server.state != state:
             server.state = state
             self.note(server, state, cause)
+            if state != "ready":
+                _dismiss_spares(server)
 
     def set_special(self, name: str, spec: ServerSpec | None) -> None:
         """Set or unset the emergency or the abuse server. One that stays where it is keeps its counters."""
+        server = self.special.get(name)
+        if server is not None and (spec is None or server.address != spec.address):
+            server.deleted = True
+            _dismiss_spares(server)
+            del self.special[name]
         if spec is None:
-            self.special.pop(name, None)
             return
         server = self.special.get(name)
-        if server is None or server.address != spec.address:
+        if server is None:
             server = self.special[name] = Server(name)
             server.address = spec.address
             self._date(server)
@@ -456,6 +552,8 @@ class Pool:
         fresh = [endpoint for endpoint in found if endpoint not in old]
         if fresh or len(stay) < len(old):
             server.endpoints = (*stay, *fresh)
+            for spare in [spare for spare in server.spares if spare.endpoint not in server.endpoints]:
+                spare.give_way()
             if old:
                 self._note_move(server, old, has_moved=old[0] not in stay, has_more=bool(fresh))
         if found and not others:
@@ -469,13 +567,14 @@ class Pool:
             self._forget_observed(server)
             self.note(server, "moved" if has_moved else "resolved", cause)
         else:
-            self.events.append(Event(self._wall(), server.label, "resolved", cause))
+            self._tell(server, "resolved", cause)
 
     def _forget_observed(self, server: Server) -> None:
         """What checks and connects have found where the server was counts no more."""
         server.verdicts = {source: verdict for source, verdict in server.verdicts.items() if source == "command"}
         server.condemned = _condemning(server)
         server.unanswered = 0
+        server.trial = None
         if server.blamed != math.inf:
             self._clear(server)
 
@@ -494,6 +593,33 @@ def _keep(servers: list[Server], server: Server, belongs: bool) -> None:
         servers.insert(index, server)
     elif is_there and not belongs:
         del servers[index]
+
+
+def _has_all(server: Server) -> bool:
+    """Whether it has as many places as its max allows, counting those of idlers."""
+    return 0 < server.max <= server.load + len(server.spares)
+
+
+def _make_way(server: Server) -> None:
+    """A client takes a place on this server: an idler gives way that is its trial, or without whom there is no room."""
+    if isinstance(server.trial, Spare):
+        server.trial.give_way()
+    if _has_all(server) and server.spares:
+        server.spares[-1].give_way()
+
+
+def _dismiss_spares(server: Server) -> None:
+    """End the idlers there: they have no reason any more."""
+    for spare in tuple(server.spares):
+        spare.give_way()
+
+
+def _count_elsewhere(server: Server, old: Address) -> None:
+    """The server has left that address: its sessions there are none of the new one's, unless it had that before."""
+    here, back = server.load, server.elsewhere.pop(server.address, 0)
+    if here:
+        server.elsewhere[old] = here
+    server.beside += here - back
 
 
 def _condemning(server: Server) -> str:

@@ -48,7 +48,7 @@ def lowest_prio(servers: Sequence[Server], usable: Usable, turns: Turns, key: st
 
 def least_weighted(servers: Sequence[Server], usable: Usable, turns: Turns, key: str) -> Server | None:
     """pen's weight: the least 256 * sessions / weight; ties to the lowest number."""
-    return _least(_weighty(servers), usable, lambda server: 256 * server.sessions // server.weight)
+    return _least(_weighty(servers), usable, lambda server: 256 * (server.sessions - server.beside) // server.weight)
 
 
 def least_connections(servers: Sequence[Server], usable: Usable, turns: Turns, key: str) -> Server | None:
@@ -78,7 +78,7 @@ def _two_of(servers: Sequence[Server], dice: random.Random) -> list[Server]:
 def _load(turns: Turns) -> Callable[[Server], tuple[float, float]]:
     """A server's sessions by weight, then its share."""
     begun = turns.share
-    return lambda server: (server.sessions / server.weight, max(server.share, begun))
+    return lambda server: ((server.sessions - server.beside) / server.weight, max(server.share, begun))
 
 
 def rendezvous(servers: Sequence[Server], usable: Usable, turns: Turns, key: str) -> Server | None:

@@ -13,7 +13,7 @@ from gpen.model.address import Address, Endpoint
 from gpen.model.check import Check
 
 if TYPE_CHECKING:
-    from gpen.model.pool import Lease
+    from gpen.model.pool import Lease, Spare
 
 STATES = ("ready", "drain", "maint")
 # what is configured of a server besides its address, with the defaults
@@ -57,6 +57,9 @@ class Server:
         self.changed = 0.0  # the same moment by the clock
         self.share = 0.0  # of choices by a rule whose ties go round: see scheduler.py
         self.sessions = 0
+        self.spares: list[Spare] = []  # of these, places of idlers: a client who needs one takes it
+        self.elsewhere: dict[Address, int] = {}  # and how many are at addresses that it had before
+        self.beside = 0  # both together: what its limits don't count
         self.total = 0
         self.failures = 0
         self.unanswered = 0  # flows in a row that ended without an answer
@@ -89,7 +92,12 @@ class Server:
     @property
     def is_full(self) -> bool:
         """Whether it has as many sessions as it may have; a max of 0 is no limit."""
-        return 0 < self.max <= self.sessions
+        return 0 < self.max <= self.load
+
+    @property
+    def load(self) -> int:
+        """The clients' sessions at the address where it is now."""
+        return self.sessions - self.beside
 
     @property
     def is_down(self) -> bool:

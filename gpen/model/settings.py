@@ -170,7 +170,8 @@ _ALL = (
           "Without greeting, the first byte may take as long as timeout."),
     Setting("hold", seconds(), 0, "How long a client waits when no server can take it; it gets the first that can, in "
             "order of arrival. 0 = it is closed at once.", example="hold 10"),
-    Setting("hold_max", whole(1), 200, "Most clients that hold keeps waiting; more are closed at once."),
+    Setting("hold_max", whole(1), 200, "Most clients that hold keeps waiting; more are closed, if no server can "
+            "take them within a moment."),
     Setting("proxy_protocol", one_of("off", "v1", "v2"), "off", "Tell the servers the client's address in a header of "
             "the PROXY protocol, of version 1 or 2."),
     Setting("accept_proxy", ACL_OR_OFF, "off", "Clients that this access list permits must begin with a PROXY protocol "
@@ -184,7 +185,8 @@ _ALL = (
     _flag("keepalive", "Let the kernel find peers that are gone, on both sides (SO_KEEPALIVE)."),
     _flag("dummy", "Be a small web server that answers every request itself. For tests and demonstrations."),
     Setting("idlers", whole(0, 1000), 0, "Spare connections kept open to the servers, so that one that is gone is "
-            "noticed before a client comes. Answers how many are open, and how many are wanted.",
+            "noticed before a client comes. Limits don't count them: a client who needs the place or the descriptor of "
+            "one gets it. Answers how many are open, and how many are wanted.",
             reply="Idlers: {}"),
     # HTTP
     _flag("http", "The clients speak HTTP/1: add X-Forwarded-For and X-Forwarded-Proto to every request, refuse "

@@ -48,12 +48,18 @@ class Acceptor(StreamServer):
         if self._watcher is None and self.started and not self.full():
             self.start_accepting()
 
+    def shed(self) -> bool:
+        """Descriptors are short: end what nobody needs. Whether there was any."""
+        return False
+
     def _not_accepted(self, error: OSError) -> None:
         """A client that left before it was accepted is no matter; out of descriptors, wait a little."""
         if error.errno not in SHORTAGES:
             if error.errno != errno.ECONNABORTED:
                 log.warning("accept failed: %s", error.strerror)
             return
+        if self.shed():
+            return  # the next look at the socket accepts it
         self._accept_later(error)
 
     def _accept_later(self, error: OSError) -> None:

@@ -53,6 +53,9 @@ class Front(Protocol):
     def resume(self) -> None:
         """There may be room for another client."""
 
+    def shed(self) -> bool:
+        """Descriptors or memory are short: end what no client needs. Whether there was any."""
+
     def ended(self, session: Conversation) -> None:
         """It is over and its sockets are closed."""
 
@@ -188,9 +191,19 @@ class Conversation:
         if self._front.settings.abort_on_error:
             os.abort()
 
-    def leave(self, server: Server, ending: Ending | None = None) -> None:
-        """If it is just being connected to this server, it goes to another, and the client does not notice. If it is
-        there, or by the time this takes effect, it has this ending, if any. Returns at once."""
+    @property
+    def is_connecting(self) -> bool:
+        """Whether it has yet to find its server, and can still go to another."""
+        return not self.connected
+
+    @property
+    def is_where_its_server_is(self) -> bool:
+        """Whether what is found about its server now is about the place where it is, or would get."""
+        return self.is_connecting or (self.server is not None and self.endpoint in self.server.endpoints)
+
+    def leave(self, lease: Lease, ending: Ending | None = None) -> None:
+        """If it is just being connected to the server where it has this place, it goes to another, and the client does
+        not notice. If it is there, or by the time this takes effect, it has this ending, if any. Returns at once."""
         raise NotImplementedError
 
     def tend(self, now: float) -> None:

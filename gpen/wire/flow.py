@@ -108,10 +108,30 @@ class Flow(Conversation):
             except Exception:
                 self._abandon()
 
-    def leave(self, server: Server, ending: Ending | None = None) -> None:
-        """A flow is never just being connected: it stays with its server, as a TCP session does, or ends."""
-        if ending is not None and self.server is server:
+    @property
+    def is_connecting(self) -> bool:
+        return not self._proven
+
+    def leave(self, lease: Lease, ending: Ending | None = None) -> None:
+        """As long as nothing proves that its server is there, a flow is just being connected: what has no answer goes
+        to another. Else it stays with its server, as a TCP session does, or ends."""
+        if self.finished or self.lease is not lease:
+            return
+        if not self._proven:
+            self._go_elsewhere(lease)
+        elif ending is not None:
             self.stop(ending)
+
+    def _go_elsewhere(self, lease: Lease) -> None:
+        waiting = self._unanswered()
+        self._disconnect()
+        ending = self._dial(self._unreached(lease, None))
+        if ending is not None:
+            self.stop(ending)
+            return
+        problem = self._send_again(waiting)
+        if problem is not None:
+            self._fail_over(problem)
 
     def tend(self, now: float) -> None:
         """The janitor's visit: end the flow when it, or its server where replies are due, is silent for too long; take
@@ -304,7 +324,7 @@ class Flow(Conversation):
             lease = self.lease
             assert lease is not None
             self._disconnect()
-            if self._connect() is not None:
+            if lease.is_outdated or self._connect() is not None:
                 ending = self._dial(self._unreached(lease, problem))
                 if ending is not None:
                     self.stop(ending)
@@ -339,14 +359,18 @@ class Flow(Conversation):
                     return error
         return None
 
-    def _unreached(self, lease: Lease, error: OSError) -> Ending:
-        """Pass the verdict on a server that refused: its fault, or this machine's."""
-        server, reason = lease.server, (error.strerror or str(error)).lower()
+    def _unreached(self, lease: Lease, error: OSError | None) -> Ending:
+        """Pass the verdict on a server that refused: its fault, or this machine's; none without an error."""
+        server = lease.server
         self.lease = None
         if not lease.is_outdated:  # else the client may have it where it is now
             self._tried.append(server)
         server.sx += self.to_server
         server.rx += self.from_server
+        if error is None:
+            lease.release()
+            return Ending.NO_SERVER
+        reason = (error.strerror or str(error)).lower()
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()
             self._listener.tell_shortage(error)

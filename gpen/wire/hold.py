@@ -29,6 +29,7 @@ class _Place(NamedTuple):
     port: int
     since: float
     not_before: float
+    is_guest: bool
 
 
 class Hold:
@@ -40,12 +41,14 @@ class Hold:
         self._loop: Any = get_hub().loop
         self._timer: Any = None
         self._stirred = False
+        self._guests = 0
+        self._looked = 0.0  # when all were asked last
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._places) - self._guests
 
     def has_room(self) -> bool:
-        """Whether another client may wait."""
+        """Whether another client may wait; not before those that stand at the door."""
         return len(self._places) < self._front.settings.hold_max
 
     @property
@@ -53,46 +56,67 @@ class Hold:
         """Whether those who wait are about to be asked whether they can be taken: who comes now stands behind them."""
         return self._stirred
 
-    def wait(self, order: int, client: Client, port: int, since: float, pause: float) -> Lease | None:
+    def wait(self, order: int, client: Client, port: int, since: float, pause: float, is_guest: bool) -> Lease | None:
         """The place on a server that this client gets within ``hold`` seconds of ``since`` (monotonic time), or None.
 
-        ``order`` says who came first. It gets none before ``pause`` seconds are over. Switches greenlets.
+        ``order`` says who came first. It gets none before ``pause`` seconds are over. A guest, for whom the waiting
+        room has no room, has no patience: but as everybody it is asked once more before it is turned away. Switches
+        greenlets.
         """
         not_before = time.monotonic() + pause if pause else 0.0
-        self._places[order] = _Place(gevent.getcurrent(), client, port, since, not_before)
+        self._places[order] = _Place(gevent.getcurrent(), client, port, since, not_before, is_guest)
+        if is_guest:
+            self._guests += 1
         if self._timer is None:
             self._timer = self._loop.timer(PERIOD, PERIOD)
-            self._timer.start(self._tick)
+            self._timer.start(self._loop.run_callback, self._tick)  # behind the ends of sessions that it came with
         try:
             lease: Lease | None = get_hub().switch()
             return lease
         finally:
-            self._places.pop(order, None)
+            self._forget(order)
 
     def stir(self) -> None:
         """Somebody may be taken now. Returns at once."""
         if self._places and not self._stirred:
             self._stirred = True
-            self._loop.run_callback(self._serve, MOST_REFUSED)
+            self._loop.run_callback(self._answer)
+
+    def _answer(self) -> None:
+        self._stirred = False
+        self._serve(MOST_REFUSED)
 
     def _tick(self) -> None:
+        """Ask for all who wait; those whose patience was over at the last look already go. So whatever happened at the
+        same moment, such as the end of a session, counts first."""
+        now, last = time.monotonic(), self._looked
         if not self._places:
+            self._stop()
+        if not self._places or now - last < PERIOD / 2:  # the second is so when gpen was stopped, or late
+            return
+        self._looked = now
+        self._serve(len(self._places))
+        patience = self._front.settings.hold
+        for order, place in sorted(self._places.items()):
+            if order not in self._places:
+                continue
+            if place.is_guest and len(self) < self._front.settings.hold_max:
+                self._guests -= 1
+                self._places[order] = place = place._replace(is_guest=False)
+            if place.since + (0.0 if place.is_guest else patience) <= last:
+                self._release(order, None)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
             self._timer.stop()
             self._timer.close()
             self._timer = None
-            return
-        self._serve(len(self._places))
-        limit = time.monotonic() - self._front.settings.hold
-        for order, place in sorted(self._places.items()):
-            if place.since <= limit and order in self._places:
-                self._release(order, None)
 
     def _serve(self, most_refused: int) -> None:
         """Give what there is to those who wait. Runs in the hub; each greenlet runs until it waits again.
 
         Not all are asked at each stir: 900 whom an access list keeps from the only free server took 7 ms each time.
         """
-        self._stirred = False
         pool, now = self._front.pool, time.monotonic()
         for order, place in sorted(self._places.items()):
             if not most_refused or not pool.has_room():
@@ -109,4 +133,12 @@ class Hold:
                     most_refused -= 1
 
     def _release(self, order: int, lease: Lease | None) -> None:
-        self._places.pop(order).greenlet.switch(lease)
+        place = self._forget(order)
+        if place is not None:
+            place.greenlet.switch(lease)
+
+    def _forget(self, order: int) -> _Place | None:
+        place = self._places.pop(order, None)
+        if place is not None:
+            self._guests -= place.is_guest
+        return place

@@ -1,87 +1,143 @@
 """Idlers: spare connections to the servers, as pen keeps them.
 
-A server that is gone is noticed, and blacklisted, before a client comes. No client ever uses an idler.
+A server that is gone is noticed, and blacklisted, before a client comes. No client ever uses an idler, and none is
+kept waiting by one: whoever needs its place, or its descriptor, gets it at once. One whose server gets no clients, or
+is elsewhere by now, goes.
 """
 
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import gevent
 
 from gpen.model.client import Client
-from gpen.model.pool import Lease
+from gpen.model.pool import Spare
 from gpen.wire import sock as sockets
 from gpen.wire.conversation import Front
 from gpen.wire.dial import dial
 from gpen.wire.faults import Faults
-from gpen.wire.poller import EPOLLIN, FOR_EVER
+from gpen.wire.poller import EPOLLIN
 from gpen.wire.proxy import local_header
 
 log = logging.getLogger("gpen")
 
 
 class Idlers:
-    """As many connections as the setting idlers asks for, each in a greenlet of its own."""
+    """As many connections as the setting idlers asks for, as far as there is room for them."""
 
     def __init__(self, front: Front) -> None:
         self._front = front
-        self._greenlets: list[Any] = []
-        self.connected = 0
+        self._idlers: dict[_Idler, None] = {}  # in the order in which they began
         self._begun = 0
         self._faults = Faults()
 
-    def tend(self) -> None:
-        """Begin what is missing, end what is too much; the janitor calls it each second. Does not switch."""
-        self._greenlets = [greenlet for greenlet in self._greenlets if not greenlet.dead]
-        wanted = self._front.settings.idlers
-        for greenlet in self._greenlets[wanted:]:
-            greenlet.kill(block=False)
-        for _ in range(wanted - len(self._greenlets)):
+    @property
+    def connected(self) -> int:
+        """How many are open."""
+        return sum(idler.sock is not None for idler in self._idlers)
+
+    def tend(self, most: int) -> None:
+        """Begin what is missing, end what is too much; the janitor calls it each second. There are descriptors for so
+        many at ``most``. Does not switch."""
+        self._front.pool.tend_spares()
+        wanted = min(self._front.settings.idlers, max(most, 0))
+        for idler in list(self._idlers)[wanted:]:
+            idler.end()
+        for _ in range(wanted - len(self._idlers)):
             self._begun += 1
             # no access list knows this address, and a hash of it spreads idlers over the servers
-            self._greenlets.append(gevent.spawn(self._idle, Client(f"unix idler {self._begun}", -1)))
+            idler = _Idler(self._front, self._idlers, self._faults)
+            if not idler.begin(Client(f"unix idler {self._begun}", -1)):
+                return
+
+    def shed(self) -> bool:
+        """End all; whether there was any that had a descriptor. Does not switch."""
+        had = self.connected > 0
+        self.close()
+        return had
 
     def close(self) -> None:
-        """End all. Switches greenlets."""
-        gevent.killall(self._greenlets)
+        """End all. Does not switch."""
+        for idler in list(self._idlers):
+            idler.end()
 
-    def _idle(self, client: Client) -> None:
-        self._faults.attempt("an idler", lambda: self._connect(client))
 
-    def _connect(self, client: Client) -> None:
-        front = self._front
-        lease = front.pool.reserve(client)
-        if lease is None:
-            return
+class _Idler:
+    """One spare connection; ``others`` are those that there are, itself among them as long as it has a place."""
+
+    def __init__(self, front: Front, others: dict[_Idler, None], faults: Faults) -> None:
+        self._front = front
+        self._others = others
+        self._faults = faults
+        self._lease: Spare | None = None
+        self._greenlet: Any = None
+        self.sock: Any = None
+
+    def begin(self, client: Client) -> bool:
+        """Reserve a place, and connect beside; False when there is none. Does not switch."""
+        self._lease = self._front.pool.reserve_spare(client, self.end)
+        if self._lease is None:
+            return False
+        self._others[self] = None
+        self._greenlet = gevent.spawn(self._faults.attempt, "an idler", partial(self._connect, self._lease))
+        return True
+
+    def end(self) -> None:
+        """Close the connection and give the place back; a second call does nothing. Does not switch."""
+        lease = self._leave()
+        if lease is not None:
+            lease.release()
+
+    def _leave(self) -> Spare | None:
+        """The place, which is to be given back now, of one that is over."""
+        lease, self._lease = self._lease, None
+        self._others.pop(self, None)
+        if self.sock is not None:
+            self._front.poller.closed(self.sock.fileno())
+            self.sock.close()
+            self.sock = None
+        elif lease is not None and self._greenlet is not gevent.getcurrent():
+            self._greenlet.kill(block=False)
+        return lease
+
+    def _connect(self, lease: Spare) -> None:
+        front, settings = self._front, self._front.settings
+        assert lease.endpoint is not None
         try:
-            sock = dial(lease.server.endpoints[0], front.settings, front.poller, front.settings.timeout,
-                        local_header(front.settings.proxy_protocol))
+            sock = dial(lease.endpoint, settings, front.poller, settings.timeout,
+                        local_header(settings.proxy_protocol))
         except OSError as error:
-            self._unreached(lease, error)
+            self._unreached(error)
             return
         except BaseException:
-            lease.release()
+            self.end()
             raise
-        self._hold(lease, sock)
-
-    def _hold(self, lease: Lease, sock: Any) -> None:
-        """Keep the connection until the server ends it."""
+        if self._lease is not lease:  # its place was needed just now
+            sock.close()
+            return
+        self.sock = sock
+        front.poller.add(sock.fileno(), EPOLLIN, lambda events: self._read())
         lease.connected()
-        self.connected += 1
+
+    def _read(self) -> None:
+        """What the server says is dropped; that it ends the connection is not well."""
+        lease = self._lease
+        assert lease is not None
         try:
-            while self._front.poller.wait(sock.fileno(), EPOLLIN, FOR_EVER) and sockets.drop(sock):
-                pass
+            if sockets.drop(self.sock):
+                return
         except OSError as error:
             log.debug("idler of server %s: %s", lease.server.name, error.strerror)
-        finally:
-            self.connected -= 1
-            lease.release()
-            sock.close()
+        self.end()
         self._front.pool.on_unwell(lease.server)
 
-    def _unreached(self, lease: Lease, error: OSError) -> None:
+    def _unreached(self, error: OSError) -> None:
+        lease = self._leave()
+        if lease is None:
+            return
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()
         else:

@@ -24,15 +24,16 @@ class Listener(Acceptor):
     """Accepts while there is room; the rest waits in the kernel's backlog.
 
     ``begin`` makes a session of a socket and its peer and returns what runs in its greenlet; ``no_room`` says that
-    none may begin. Call ``resume`` when there is room again.
+    none may begin, ``shed`` ends what no client needs. Call ``resume`` when there is room again.
     """
 
     def __init__(self, sock: Socket, poller: Poller, multi_accept: int, workers: Workers, begin: Begin,
-                 no_room: Callable[[], bool]) -> None:
+                 no_room: Callable[[], bool], shed: Callable[[], bool]) -> None:
         self.max_accept = multi_accept
         self._poller = poller
         self._begin = begin
         self._no_room = no_room
+        self._shed = shed
         self._workers = workers
         self._faults = Faults()
         self.endpoint = endpoint_of(sock)
@@ -63,6 +64,9 @@ class Listener(Acceptor):
 
     def full(self) -> bool:
         return self._no_room()
+
+    def shed(self) -> bool:
+        return self._shed()
 
     def tune(self, settings: Settings) -> None:
         """Take up changed settings."""

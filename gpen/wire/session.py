@@ -59,7 +59,7 @@ class Stop(Exception):
 class Session(Conversation):
     """One TCP client with its server."""
 
-    __slots__ = ("_announced", "_attempts", "_greenlet", "_held", "_lingers", "_problem", "_relaying", "_route",
+    __slots__ = ("_announced", "_greenlet", "_held", "_lingers", "_pause", "_problem", "_relaying", "_route",
                  "_status", "down", "stalled", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
@@ -71,7 +71,7 @@ class Session(Conversation):
         self._greenlet: Any = None
         self._relaying = False
         self._held = 0.0  # since when it waits for a server, or did
-        self._attempts = 0
+        self._pause = _FIRST_PAUSE
         self._problem = ""  # why it did not get to a server last
         self._route: proxy.Route | None = None
         self._announced = False
@@ -134,11 +134,11 @@ class Session(Conversation):
     def stop(self, ending: Ending) -> None:
         get_hub().loop.run_callback(self._stop, ending)
 
-    def leave(self, server: Server, ending: Ending | None = None) -> None:
-        get_hub().loop.run_callback(self._leave, server, ending)
+    def leave(self, lease: Lease, ending: Ending | None = None) -> None:
+        get_hub().loop.run_callback(self._leave, lease, ending)
 
-    def _leave(self, server: Server, ending: Ending | None) -> None:
-        if self.lease is None or self.server is not server or self.finished:
+    def _leave(self, lease: Lease, ending: Ending | None) -> None:
+        if self.lease is not lease or self.finished:
             return
         if self.up is None:
             self._greenlet.throw(Condemned())
@@ -262,30 +262,28 @@ class Session(Conversation):
         pool, hold = self._front.pool, self._front.hold
         if denied:
             return None if tried else pool.reserve_abuse()
-        if not (hold and hold.is_stirred):  # else it would overtake
+        if not hold.is_stirred:  # else it would overtake
             lease = pool.reserve(client, self._port, tried)
             if lease is not None or not self._front.settings.hold:
                 return lease
-        if not (self._held or hold.has_room()):
-            return None
         return self._wait(client, tried)
 
     def _wait(self, client: Client, tried: list[Server]) -> Lease | None:
         """Wait for a place; a client that leaves meanwhile ends the session. Those that failed may be tried again."""
         front = self._front
+        is_guest = not (self._held or front.hold.has_room())
         self._held = self._held or time.monotonic()
-        self.server = None
+        self.server = self.endpoint = None
         pause = 0.0
         if tried:
-            self._attempts += 1
-            pause = min(_FIRST_PAUSE * 2 ** self._attempts, _LONGEST_PAUSE)
+            self._pause = pause = next_pause(self._pause)
             tried.clear()
         front.dialing -= 1
         try:
             if front.settings.pending_max:
                 front.resume()
             front.poller.add(self.down.fd, EPOLLRDHUP, self._client_left)
-            return front.hold.wait(self.id, client, self._port, self._held, pause)
+            return front.hold.wait(self.id, client, self._port, self._held, pause, is_guest)
         finally:
             front.dialing += 1
             front.poller.remove(self.down.fd)
@@ -321,7 +319,8 @@ class Session(Conversation):
             except OSError as error:
                 if error.errno in sockets.SHORTAGES and time.monotonic() < deadline:
                     endpoints.insert(0, endpoint)
-                    gevent.sleep(_SHORTAGE_PAUSE)
+                    if not front.shed():
+                        gevent.sleep(_SHORTAGE_PAUSE)
                     continue
                 if error.errno == errno.EPROTO:  # it connected: the time for its greeting is none of the others'
                     deadline = time.monotonic() + front.settings.timeout
@@ -487,7 +486,8 @@ class Session(Conversation):
             return  # gone
 
     def _mysql_error(self) -> bytes:
-        waited = f"; waited {self.finished - self._held:.0f} s" if self._held else ""
+        seconds = self.finished - self._held if self._held else 0.0
+        waited = f"; waited {seconds:.0f} s" if seconds >= 1 else ""
         match self.ending:
             case Ending.NO_SERVER if self._front.pool.is_crowded():
                 return mysql.error(mysql.TOO_MANY_CONNECTIONS, f"gpen: all servers are full{waited}")
@@ -502,6 +502,11 @@ class Session(Conversation):
             case Ending.SHUTDOWN:
                 return mysql.error(mysql.SHUTTING_DOWN, "gpen: shutting down")
         return b""
+
+
+def next_pause(pause: float) -> float:
+    """How many seconds a client that is held waits for its next attempt, when it waited so many for the last."""
+    return min(2 * pause, _LONGEST_PAUSE)
 
 
 def _shows(watch: Watch, whence: str) -> Tap:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import accumulate
+from pathlib import Path
 
 import pytest
 
-from tests.harness import Gpen, Server, echo, naming, read_all, refusing, reset, wait_until
+from gpen.wire.session import next_pause
+from tests.harness import Gpen, Server, connect, echo, naming, read_all, refusing, reset, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -216,3 +220,88 @@ def test_idle_timeout_is_for_sessions_that_have_a_server(gpen: Start, servers: S
         wait_until(lambda: balancer.json("sessions")[0]["age"] > 2)
         balancer.ctl("server 0 health up")
         assert client.recv(1) == b"a"
+
+
+@pytest.mark.parametrize("comes_first", [False, True])
+def test_nobody_is_turned_away_while_places_come_free(gpen: Start, servers: Serve, comes_first: bool) -> None:
+    """The waiting room is full; in one instant two sessions end and a client comes."""
+    balancer = gpen("-r", "-O", "hold 20", "-O", "hold_max 1", servers=[f"{servers(echo).address}:2"])
+    address = balancer.address
+    with ExitStack() as stack:
+        early = [stack.enter_context(balancer.connect()) for _ in range(2)]
+        for sock in early:
+            sock.sendall(b"x")
+            assert sock.recv(1) == b"x"
+        waiting = stack.enter_context(balancer.connect())
+        waiting.sendall(b"w")
+        wait_held(balancer, 1)
+        with stopped(balancer):
+            if not comes_first:
+                close_all(early)
+            late = stack.enter_context(connect(address))
+            late.sendall(b"l")
+            close_all(early)
+        assert (waiting.recv(1), late.recv(1)) == (b"w", b"l")
+    balancer.wait_idle()
+
+
+def test_those_who_wait_go_first(gpen: Start, servers: Serve) -> None:
+    """One place comes free, and one of two places in the waiting room: the newcomer gets that one, a second none."""
+    balancer = gpen("-r", "-O", "hold 20", "-O", "hold_max 1", servers=[f"{servers(echo).address}:1"])
+    address = balancer.address
+    with ExitStack() as stack:
+        first = stack.enter_context(balancer.connect())
+        first.sendall(b"x")
+        assert first.recv(1) == b"x"
+        waiting = stack.enter_context(balancer.connect())
+        waiting.sendall(b"w")
+        wait_held(balancer, 1)
+        with stopped(balancer):
+            first.close()
+            late, later = (stack.enter_context(connect(address)) for _ in range(2))
+        assert waiting.recv(1) == b"w"
+        assert read_all(later) == b""
+        assert states(balancer).count("held") == 1
+        waiting.close()
+        late.sendall(b"l")
+        assert late.recv(1) == b"l"
+    balancer.wait_idle()
+
+
+def test_the_last_instant_of_patience(gpen: Start, servers: Serve) -> None:
+    """A place came free while gpen was stopped, and the client's time is over by the time it looks."""
+    balancer = gpen("-r", "-O", "hold 1", servers=[f"{servers(echo).address}:1"])
+    with ExitStack() as stack:
+        first = stack.enter_context(balancer.connect())
+        first.sendall(b"x")
+        assert first.recv(1) == b"x"
+        waiting = stack.enter_context(balancer.connect())
+        waiting.sendall(b"w")
+        wait_held(balancer, 1)
+        with stopped(balancer):
+            first.close()
+            time.sleep(1.5)  # longer than it has patience
+        assert waiting.recv(1) == b"w"
+
+
+def test_a_long_wait() -> None:
+    """The pause between attempts grows, and has a limit however many there are: at the 1,024th it was too large for a
+    number."""
+    pauses = list(accumulate(range(2000), lambda pause, _: next_pause(pause), initial=0.05))
+    assert pauses[1:5] == [0.1, 0.2, 0.4, 0.8] and set(pauses[5:]) == {1.0}
+
+
+@contextmanager
+def stopped(balancer: Gpen) -> Iterator[None]:
+    """A gpen that does nothing meanwhile, so that all that happens comes in one instant."""
+    balancer.signal(signal.SIGSTOP)
+    try:
+        wait_until(lambda: Path(f"/proc/{balancer.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        yield
+    finally:
+        balancer.signal(signal.SIGCONT)
+
+
+def close_all(socks: Iterable[socket.socket]) -> None:
+    for sock in socks:
+        sock.close()

@@ -56,7 +56,10 @@ COMMANDS = ("close server 0", "close server 1", "server 0 state drain", "server 
             "server 1 blacklist 0", "tcp_fastclose both", "tcp_fastclose off", "roundrobin", "no roundrobin",
             "leastconn", "no leastconn", "hash", "no hash", "clients_max 1", "clients_max 9", "keepalive",
             "no keepalive", "multi_accept 1", "conn_max 5", "conn_max 400", "sessions json",
-            "servers", "recent", "status", "explain 127.0.0.1", "write all.cfg", "server 0 max 2", "server 0 max 0")
+            "servers", "recent", "status", "explain 127.0.0.1", "write all.cfg", "server 0 max 2", "server 0 max 0",
+            "idlers 3", "idlers 0", "server 3 address {0} port {1}", "server 3 address 0.0.0.0", "server 1 health down",
+            "server 1 health up", "on_down close", "on_down keep", "emergency {0}:{1}", "no emergency", "hold 0.1",
+            "no hold", "hold_max 1", "no hold_max")
 
 
 def test_turmoil(gpen: Callable[..., Gpen], servers: Callable[..., Server], tmp_path: Path) -> None:
@@ -71,7 +74,7 @@ def test_turmoil(gpen: Callable[..., Gpen], servers: Callable[..., Server], tmp_
         reconfigure(balancer, backends[2], lambda: any(thread.is_alive() for thread in threads))
         for thread in threads:
             thread.join()
-        balancer.ctl("conn_max 400", "server 1 state ready")
+        balancer.ctl("conn_max 400", "server 1 state ready", "idlers 0")
         balancer.wait_idle()
     assert wait_until(lambda: balancer.fds() == descriptors)
     # clients that had left before they were accepted may be accepted yet

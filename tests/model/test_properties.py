@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from gpen.model.address import Address
 from gpen.model.client import Client, ClientTable
-from gpen.model.pool import RETRY_SECONDS, Choice, Lease
+from gpen.model.pool import RETRY_SECONDS, Choice, Lease, Spare
 from gpen.model.scheduler import ROUND_ROBIN
 from gpen.model.server import STATES, Server
 from tests.model.world import World, endpoint
@@ -21,6 +21,7 @@ from tests.model.world import World, endpoint
 RULES = ("", "prio", "weight", "leastconn", "random", "hash")
 LIMITS = st.integers(0, 3)
 NUMBERS = st.integers(0, 3)
+HOSTS = ("0.0.0.0", "::", "10.0.1.1", "10.0.1.2")
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -64,7 +65,7 @@ class PoolMachine(RuleBasedStateMachine):
         return lease if lease is not None else multiple()
 
     def reserve(self, client: Client, port: int, tried: list[Server]) -> Lease | None:
-        before = {server: server.sessions for server in self.pool.all_servers()}
+        before = {server: server.load for server in self.pool.all_servers()}
         now, turn = self.world.clock(), self.pool.turns.last
         served = {server: self.pool.refusal(server, client, now) is None and server not in tried
                   for server in self.pool.servers.values()}
@@ -100,12 +101,30 @@ class PoolMachine(RuleBasedStateMachine):
         assert state() == before
         return choice
 
+    @rule(address=st.integers(0, 5))
+    def idler(self, address: int) -> None:
+        def give_way() -> None:
+            assert spare is not None
+            self.open.remove(spare)
+            spare.release()
+
+        spare = self.pool.reserve_spare(Client(f"idler {address}", -1), give_way)
+        if spare is not None:
+            self.open.append(spare)
+            assert spare.server.max == 0 or spare.server.load + len(spare.server.spares) <= spare.server.max
+
+    @rule()
+    def janitor(self) -> None:
+        self.pool.tend_spares()
+        for server in self.pool.all_servers():
+            assert not server.spares or not server.max or server.load + len(server.spares) <= server.max
+
     @rule(target=leases)
     def abuse(self) -> Any:
         lease = self.pool.reserve_abuse()
         if lease is None:
             return multiple()
-        assert lease.server.sessions <= 2
+        assert lease.server.load <= 2
         self.open.append(lease)
         return lease
 
@@ -162,7 +181,7 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             self.servers.append(self.world.add(number))
 
-    @rule(number=NUMBERS, port=st.sampled_from((0, 80)), host=st.sampled_from(("0.0.0.0", "::", "10.0.1.1")))
+    @rule(number=NUMBERS, port=st.sampled_from((0, 80)), host=st.sampled_from(HOSTS))
     def empty_or_fill(self, number: int, host: str, port: int) -> None:
         server = self.pool.servers.get(number)
         if server is not None:
@@ -170,7 +189,7 @@ class PoolMachine(RuleBasedStateMachine):
             is_same = address == server.address
             self.pool.move(server, address)
             self.pool.resolved(server, [endpoint(host)])
-            assert server.is_empty == (host != "10.0.1.1" or port == 0)
+            assert server.is_empty == (not host.startswith("10.") or port == 0)
             assert is_same or server.trial is None
 
     @rule(number=NUMBERS, up=st.booleans())
@@ -190,6 +209,16 @@ class PoolMachine(RuleBasedStateMachine):
         counts = Counter(id(lease.server) for lease in self.open)
         for server in [*self.servers, *self.pool.special.values()]:
             assert server.sessions == counts[id(server)]
+            its = [lease for lease in self.open if lease.server is server]
+            spares = [lease for lease in its if isinstance(lease, Spare)]
+            left = [lease for lease in its if lease.is_elsewhere]
+            assert server.spares == spares and server.beside == len(spares) + len(left)
+            assert sum(server.elsewhere.values()) == len(left) and 0 not in server.elsewhere.values()
+
+    @invariant()
+    def no_idler_has_lost_its_reason(self) -> None:
+        assert not any(server.spares for server in self.servers
+                       if server.deleted or server.is_empty or server.state != "ready" or server.condemned)
 
     @invariant()
     def nothing_is_negative(self) -> None:
