@@ -23,6 +23,7 @@ LONG = 20.0  # seconds
 @pytest.fixture
 def poller() -> Iterator[Poller]:
     poller = Poller()
+    poller.loop.update_now()  # it knows the time of when it ran last, in a test before
     yield poller
     assert not poller.watched
     poller.close()
