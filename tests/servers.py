@@ -19,6 +19,7 @@ PATIENCE = 20.0
 
 # sockets whose names (of no file) say which ports `free_port` gave this process: the last hundred
 _claims: collections.deque[int] = collections.deque(maxlen=100)
+_claiming = threading.Lock()
 
 Serve = Callable[[socket.socket], None]
 
@@ -143,9 +144,10 @@ def free_port(host: str = "127.0.0.1") -> int:
         except OSError:
             claim.close()
             continue
-        if len(_claims) == _claims.maxlen:
-            os.close(_claims[0])
-        _claims.append(claim.detach())
+        with _claiming:  # two threads that close the same number would close somebody else's
+            if len(_claims) == _claims.maxlen:
+                os.close(_claims.popleft())
+            _claims.append(claim.detach())
         if all(_is_free(family, kind, host, port) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)):
             return port
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +43,9 @@ class Queries:
         self._settings = balancer.settings
 
     def servers(self, call: Call) -> Iterator[Row]:
-        live, agreed = self._live_bytes(), self._live_tls()
+        live, agreed = self._live_by_server(), self._live_tls()
         now = time.monotonic()
-        return (self._server_row(server, live.get(id(server), (0, 0)), now) | {"tls": agreed.get(id(server), {})}
+        return (self._server_row(server, live.get(id(server), ()), now) | {"tls": agreed.get(id(server), {})}
                 for server in self._pool.all_servers())
 
     def sessions(self, call: Call) -> Iterator[Row]:
@@ -54,13 +54,12 @@ class Queries:
 
     def recent(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
-        live: dict[int, tuple[int, int]] = {}
+        live: dict[int, list[Conversation]] = {}
         for session in self._live():
             if session.client is not None:
-                sx, rx = live.get(session.client.number, (0, 0))
-                live[session.client.number] = (sx + session.to_client, rx + session.from_client)
+                live.setdefault(session.client.number, []).append(session)
         seen = takewhile(lambda client: now - client.last <= call["seconds"], list(self._balancer.clients))
-        return (_client_row(client, live.get(client.number, (0, 0)), now) for client in seen)
+        return (_client_row(client, live.get(client.number, ()), now) for client in seen)
 
     def events(self, call: Call) -> list[Row]:
         return [event._asdict() for event in list(self._pool.events)[-call["count"]:]]
@@ -167,14 +166,16 @@ class Queries:
         names = [name for name, is_on in (("HTTP", settings.http), ("TLS", settings.ssl_certificate)) if is_on]
         return " over ".join(names or ["UDP" if settings.udp else "TCP"])
 
-    def _server_row(self, server: Server, live: tuple[int, int], now: float) -> Row:
+    def _server_row(self, server: Server, sessions: Sequence[Conversation], now: float) -> Row:
+        live = [session for session in sessions if not session.finished and session.server is server]
         return {
             "number": server.number, "name": server.name, "address": server.shown_host, "host": _host(server),
             "port": server.shown_port, "state": server.state, "health": server.health(now),
             "reason": server.condemned or server.reason, "since": round(server.since, 3),
             "for": round(now - server.changed, 1), "blacklisted": round(max(server.down_until - now, 0), 1),
             "sessions": server.sessions, "max": server.max, "hard": server.hard, "weight": server.weight,
-            "prio": server.prio, "acl": server.acl, "sx": server.sx + live[0], "rx": server.rx + live[1],
+            "prio": server.prio, "acl": server.acl, "sx": server.sx + sum(session.to_server for session in live),
+            "rx": server.rx + sum(session.from_server for session in live),
             "total": server.total, "failures": server.failures,
             **_verdict_fields(server, now), "check": str(server.check or self._settings.check),
             "held": len(self._balancer.hold),
@@ -184,14 +185,13 @@ class Queries:
         """The sessions that are not over. One whose last words are on their way has its bytes added up already."""
         return (session for session in self._balancer.sessions.values() if not session.finished)
 
-    def _live_bytes(self) -> dict[int, tuple[int, int]]:
-        """Bytes of the sessions that still run, sent and received, by server: by its identity, for a number may have
-        been given to another one since."""
-        live: dict[int, tuple[int, int]] = {}
+    def _live_by_server(self) -> dict[int, list[Conversation]]:
+        """The sessions that run, by server: by its identity, for a number may have been given to another one since.
+        What they have moved is asked when a row is made: in a long list some end meanwhile, and are added up."""
+        live: dict[int, list[Conversation]] = {}
         for session in self._live():
             if session.server is not None and session.connected:
-                sx, rx = live.get(id(session.server), (0, 0))
-                live[id(session.server)] = (sx + session.to_server, rx + session.from_server)
+                live.setdefault(id(session.server), []).append(session)
         return live
 
     def _live_tls(self) -> dict[int, Counter[str]]:
@@ -254,10 +254,13 @@ def _verdict_fields(server: Server, now: float) -> Row:
             "verdict_since": round(verdict.since, 3), "verdict_for": round(now - verdict.began, 1)}
 
 
-def _client_row(client: Client, live: tuple[int, int], now: float) -> Row:
+def _client_row(client: Client, sessions: Sequence[Conversation], now: float) -> Row:
+    live = [session for session in sessions if not session.finished]
     server = client.server if client.server is not None and not client.server.deleted else None
-    return {"address": client.address, "connects": client.connects, "sx": client.sx + live[0],
-            "rx": client.rx + live[1], "server": server.label if server else None, "idle": round(now - client.last, 1)}
+    return {"address": client.address, "connects": client.connects,
+            "sx": client.sx + sum(session.to_client for session in live),
+            "rx": client.rx + sum(session.from_client for session in live),
+            "server": server.label if server else None, "idle": round(now - client.last, 1)}
 
 
 def _session_row(session: Conversation, now: float) -> Row:
