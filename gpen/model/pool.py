@@ -312,6 +312,13 @@ class Pool:
                    if self._unavailable(server, now, not stubborn and self._is_due(server, now)) is None) or (
                        emergency is not None and not self._refuses_all(emergency))
 
+    def has_decided(self, tried: Collection[Server] = ()) -> bool:
+        """Whether a client that was refused a place need not ask again: a stubborn pool chooses once, as long as there
+        is a server to choose."""
+        now = self._clock()
+        return self.settings.stubborn and (
+            bool(tried) or any(self._unavailable(server, now) is None for server in self._places))
+
     def is_crowded(self) -> bool:
         """Whether servers are well, but full."""
         now = self._clock()

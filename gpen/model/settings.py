@@ -169,7 +169,8 @@ _ALL = (
           "failed, as with greeting, and a client that is turned away is told so in an error that MySQL clients show. "
           "Without greeting, the first byte may take as long as timeout."),
     Setting("hold", seconds(), 0, "How long a client waits when no server can take it; it gets the first that can, in "
-            "order of arrival. 0 = it is closed at once.", example="hold 10"),
+            "order of arrival. 0 = it is closed at once; so is one whose choice has been made by stubborn.",
+            example="hold 10"),
     Setting("hold_max", whole(1), 200, "Most clients that hold keeps waiting; more are closed, if no server can "
             "take them within a moment."),
     Setting("proxy_protocol", one_of("off", "v1", "v2"), "off", "Tell the servers the client's address in a header of "

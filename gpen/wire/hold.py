@@ -127,7 +127,7 @@ class Hold:
                 except Exception as error:  # it is that client's, and keeps none behind it waiting
                     self._places.pop(order).greenlet.throw(error)
                     continue
-                if lease is not None:
+                if lease is not None or pool.has_decided():
                     self._release(order, lease)
                 else:
                     most_refused -= 1

@@ -264,7 +264,7 @@ class Session(Conversation):
             return None if tried else pool.reserve_abuse()
         if not hold.is_stirred:  # else it would overtake
             lease = pool.reserve(client, self._port, tried)
-            if lease is not None or not self._front.settings.hold:
+            if lease is not None or not self._front.settings.hold or pool.has_decided(tried):
                 return lease
         return self._wait(client, tried)
 

@@ -122,3 +122,17 @@ def test_what_is_printed_knows_it_too(program: tuple[str, str], with_a_new_rule:
     done = subprocess.run([*with_a_new_rule, sys.executable, "-m", *program], capture_output=True, text=True,
                           check=True)
     assert "highest" in done.stdout
+
+
+def test_stubborn_clients_do_not_wait_while_a_server_is_up(gpen: Start, servers: Serve) -> None:
+    """A choice is made once, also with hold: it takes no turns from others, ten times a second."""
+    places = [servers(naming(name)) for name in "abc"]
+    balancer = gpen("-r", "-s", "-O", "hold 20", servers=[f"{places[0].address}:1", *places[1:]])
+    with balancer.connect() as kept:
+        assert kept.recv(1) == b"a"
+        assert [balancer.ask() for _ in range(5)] == [b"b", b"c", b"", b"b", b"c"]
+    balancer.ctl("server 0 state drain", "server 1 state drain", "server 2 state drain")
+    with balancer.connect() as waiting:
+        wait_until(lambda: [row["state"] for row in balancer.json("sessions")] == ["held"])
+        balancer.ctl("server 2 state ready")
+        assert waiting.recv(1) == b"c"

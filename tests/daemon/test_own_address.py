@@ -103,3 +103,17 @@ def test_a_name_that_turns_out_to_mean_gpen(gpen: Start, servers: Serve, tmp_pat
     assert balancer.ctl(f"listen 127.0.0.6:{port}") == f"127.0.0.6:{port}\n"
     assert row()["verdict"] is None, "gpen is somewhere else now"
     assert balancer.ctl(f"listen 127.0.0.5:{port}").startswith("error: ")
+
+
+@needs_root
+def test_a_name_that_means_gpen_and_another(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    """As where the balancer's machine is one of a cluster's: the other serves, at the start and later."""
+    hosts, a = tmp_path / "hosts", servers(naming("a"), at="127.0.0.8")
+    hosts.write_text("127.0.0.1 localhost\n127.0.0.5 both.test\n127.0.0.8 both.test\n127.0.0.8 later.test\n")
+    balancer = gpen("-r", "-O", "name_refresh 1", servers=[f"both.test:{a.port}", f"later.test:{a.port}"],
+                    listen=f"127.0.0.5:{a.port}", wrapper=seeing({"/etc/hosts": hosts}))
+    assert [balancer.ask() for _ in range(4)] == [b"a"] * 4
+    hosts.write_text(hosts.read_text() + "127.0.0.5 later.test\n")
+    wait_until(lambda: "'later.test' is" in balancer.stderr)
+    assert [balancer.ask() for _ in range(4)] == [b"a"] * 4
+    assert {row["health"] for row in balancer.json("servers")} == {"up"}
