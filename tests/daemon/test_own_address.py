@@ -113,7 +113,7 @@ def test_a_name_that_means_gpen_and_another(gpen: Start, servers: Serve, tmp_pat
     balancer = gpen("-r", "-O", "name_refresh 1", servers=[f"both.test:{a.port}", f"later.test:{a.port}"],
                     listen=f"127.0.0.5:{a.port}", wrapper=seeing({"/etc/hosts": hosts}))
     assert [balancer.ask() for _ in range(4)] == [b"a"] * 4
-    hosts.write_text(hosts.read_text() + "127.0.0.5 later.test\n")
-    wait_until(lambda: "'later.test' is" in balancer.stderr)
+    hosts.write_text(hosts.read_text() + "127.0.0.5 later.test\n127.0.0.9 later.test\n")
+    wait_until(lambda: "'later.test' is" in balancer.stderr)  # which the second of them makes known
     assert [balancer.ask() for _ in range(4)] == [b"a"] * 4
     assert {row["health"] for row in balancer.json("servers")} == {"up"}
