@@ -11,6 +11,7 @@ import os
 import pwd
 import re
 import resource
+import select
 import signal
 import socket
 import stat
@@ -288,9 +289,46 @@ def confine(settings: Settings, files: Iterable[str | int]) -> Jail:
 
 def tell_on_stderr() -> None:
     """Diagnostics go to stderr, with the time."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     tell(handler)
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """The library's waits when stderr is a pipe that is full, and everybody with it; this one loses what nobody reads,
+    and then says how much that was."""
+
+    _lost = 0
+    _is_torn = False  # the last line lacks its end
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._lost and self._write(f"{self._lost} lines were lost: nobody has read them"):
+            self._lost = 0
+        if not self._write(self.format(record)):
+            self._lost += 1
+
+    def _write(self, text: str) -> bool:
+        """Write a line; whether all of it was taken."""
+        line = ("\n" * self._is_torn + text + "\n").encode("utf-8", "backslashreplace")
+        try:
+            fd = self.stream.fileno()
+            for start in range(0, len(line), select.PIPE_BUF):  # a pipe that can be written to has room for so much
+                if not select.select((), (fd,), (), 0)[1]:
+                    self._is_torn = self._is_torn or start > 0
+                    return False
+                os.write(fd, line[start : start + select.PIPE_BUF])
+        except (OSError, ValueError):  # no descriptor, or one beyond what select knows: a test's, or closed
+            return self._write_to_stream(text)
+        self._is_torn = False
+        return True
+
+    def _write_to_stream(self, text: str) -> bool:
+        try:
+            self.stream.write(f"{text}\n")
+            self.stream.flush()
+        except (OSError, ValueError):
+            return True  # there is nobody to tell
+        return True
 
 
 class _Syslog(logging.handlers.SysLogHandler):

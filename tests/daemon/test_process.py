@@ -295,3 +295,23 @@ def test_without_the_right_to_change(tmp_path: Path) -> None:
                            "127.0.0.1:0", "127.0.0.1:9"], capture_output=True, text=True, check=False, timeout=20)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "user 'root'" in done.stderr
+
+
+def test_nobody_reads_stderr(servers: Serve, tmp_path: Path) -> None:
+    """A pipe that is full costs lines, and neither clients nor the end by TERM; what was lost is told."""
+    place = servers(naming("a")).address
+    command = [*COMMAND, "-f", "-dd", "-C", str(tmp_path / "c"), "127.0.0.1:0", place]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        wait_until((tmp_path / "c").exists)
+        address = pair_of(ctl(tmp_path / "c", "listen").strip())
+        for _ in range(400):
+            with connect(address) as sock:
+                assert sock.recv(1) == b"a"
+        told = [process.stderr.readline() for _ in range(50)]
+        while b"lines were lost: nobody has read them" not in told[-1]:
+            with connect(address) as sock:
+                assert sock.recv(1) == b"a"
+            told.append(process.stderr.readline())
+        process.terminate()
+        assert process.wait(20) == 0
