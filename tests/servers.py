@@ -64,6 +64,11 @@ class Server:
             self._serve(client)
         self._open.discard(client)
 
+    @property
+    def live(self) -> int:
+        """How many connections are open."""
+        return len(self._open)
+
     def __enter__(self) -> Server:
         return self
 

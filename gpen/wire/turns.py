@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import gevent
 
-TURN = 0.004  # seconds
+TURN = 0.003  # seconds
 PAUSE = 0.001
 
 Item = TypeVar("Item")

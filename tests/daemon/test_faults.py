@@ -21,11 +21,13 @@ owner = {owner}
 real = owner.{function}
 
 def fails(*arguments, **more):
-    if os.path.exists({trigger!r}):
-        with open({trigger!r}, "a") as file:
-            file.write("x")
-        raise {error}
-    return real(*arguments, **more)
+    try:
+        trigger = os.open({trigger!r}, os.O_WRONLY | os.O_APPEND)  # without making it anew: it may go this very moment
+    except FileNotFoundError:
+        return real(*arguments, **more)
+    os.write(trigger, b"x")
+    os.close(trigger)
+    raise {error}
 
 owner.{function} = fails
 """

@@ -11,7 +11,7 @@ from tests.harness import Gpen
 from tests.large import COMMANDS, Waits, configuration, large, waits_during
 
 COMMAND_SECONDS, RELOAD_SECONDS = 0.010, 0.050  # of gpen's own work between two echoes
-TRIES = 4  # a busy machine makes work longer
+TRIES = 8  # a busy machine makes work longer
 
 
 @pytest.fixture(scope="module")

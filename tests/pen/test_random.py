@@ -123,6 +123,9 @@ class Sequence:
     def settle(self) -> None:
         """Until both have noticed who has left."""
         wait_until(lambda: max(map(self.sessions, self.balancers)) <= len(self.kept), what="the end of sessions")
+        # pen's count may be too low by one: what the servers see of it is right
+        wait_until(lambda: sum(server.live for server in self.farm.values()) <= len(self.balancers) * len(self.kept),
+                   what="the end of connections to servers")
 
     def sessions(self, kind: str) -> int:
         return sum(self.balancers[kind].sessions())
