@@ -7,6 +7,7 @@ sees half a change, and a change costs what it changes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -79,6 +80,7 @@ log = logging.getLogger("gpen")
 
 FAREWELL_SECONDS = 5.0
 DUMP_LEVEL = 2
+LARGE = 5000  # servers and entries of access lists
 KEPT_WORKERS = 128
 EXTRAS = (("http", "httptools", "http"), ("geoip_db", "maxminddb", "geoip"))  # setting, its package, and who brings it
 
@@ -168,6 +170,7 @@ class Balancer:
             watcher = loop.signal(number)
             watcher.start(gevent.spawn, action)
             watchers.append(watcher)
+        self._spare_collections()
         self._janitor = gevent.spawn(janitor.run, self)
         self.checks.tend_all()
         self.listener.start()
@@ -179,6 +182,14 @@ class Balancer:
         for watcher in watchers:
             watcher.stop()
             watcher.close()
+
+    def _spare_collections(self) -> None:
+        """What a large configuration has made stays: Python's collections of garbage need not look at it, which took
+        100 ms in the middle of a reload (4,000 servers, 30,000 entries). Where little stays, they come so often then
+        that a connection costs 5 us more."""
+        if len(self.pool.servers) + sum(len(access.entries) for access in self.pool.acls) > LARGE:
+            gc.collect()
+            gc.freeze()
 
     def stop(self) -> None:
         """Let ``serve`` come to its end. A second call does nothing."""
