@@ -176,7 +176,8 @@ def test_environment(gpen: Start, servers: Serve, tmp_path: Path, environment: d
 def test_gpenlogd_as_well(tmp_path: Path, state: str) -> None:
     command = [*left(state), *GPENLOGD, "-f", "-l", "out", "-p", "pid", "127.0.0.1:0"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() and sockets_of(process.pid))
+        wait_until(lambda: all((tmp_path / name).exists() for name in ("pid", "out"))
+                   and (tmp_path / "pid").read_text() and sockets_of(process.pid))
         assert stat.S_IMODE((tmp_path / "out").stat().st_mode) & 0o600 == 0o600
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
