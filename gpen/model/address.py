@@ -17,7 +17,6 @@ _COUNT = re.compile(r"[0-9]{1,9}")
 _NETWORK = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/\[\]:]+):[0-9]+")
 _ZERO = re.compile(r"(0x0+|0+)(\.(0x0+|0+)){0,3}", re.IGNORECASE)  # as inet_aton(3) reads 0.0.0.0
 _BARE_IPV6 = re.compile(r"[0-9a-fA-F]{0,4}:[^:]*:.*")
-_NUMERIC = re.compile(r"[0-9.]+|[0-9a-fA-F.]*:[0-9a-fA-F:.]*")
 UNSPECIFIED = ("0.0.0.0", "::")
 MAX_PATH = 107  # sun_path of a unix socket holds 108 bytes with its end mark (unix(7))
 
@@ -38,11 +37,6 @@ class Address:
     def is_none(self) -> bool:
         """Whether this is no place to connect to."""
         return not self.path and (self.port == 0 or self.host in UNSPECIFIED)
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether no name of a host needs to be looked up. One with a scope (fe80::1%eth0) counts as a name."""
-        return bool(self.path or _NUMERIC.fullmatch(self.host))
 
     def __str__(self) -> str:
         if self.path:

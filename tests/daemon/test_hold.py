@@ -245,17 +245,23 @@ def test_nobody_is_turned_away_while_places_come_free(gpen: Start, servers: Serv
     balancer.wait_idle()
 
 
+def served_and_waiting(balancer: Gpen, stack: ExitStack) -> tuple[socket.socket, socket.socket]:
+    """A client that has the only place, and one that is held for it and has said "w"."""
+    first = stack.enter_context(balancer.connect())
+    first.sendall(b"x")
+    assert first.recv(1) == b"x"
+    waiting = stack.enter_context(balancer.connect())
+    waiting.sendall(b"w")
+    wait_held(balancer, 1)
+    return first, waiting
+
+
 def test_those_who_wait_go_first(gpen: Start, servers: Serve) -> None:
     """One place comes free, and one of two places in the waiting room: the newcomer gets that one, a second none."""
     balancer = gpen("-r", "-O", "hold 20", "-O", "hold_max 1", servers=[f"{servers(echo).address}:1"])
     address = balancer.address
     with ExitStack() as stack:
-        first = stack.enter_context(balancer.connect())
-        first.sendall(b"x")
-        assert first.recv(1) == b"x"
-        waiting = stack.enter_context(balancer.connect())
-        waiting.sendall(b"w")
-        wait_held(balancer, 1)
+        first, waiting = served_and_waiting(balancer, stack)
         with stopped(balancer):
             first.close()
             late, later = (stack.enter_context(connect(address)) for _ in range(2))
@@ -272,12 +278,7 @@ def test_the_last_instant_of_patience(gpen: Start, servers: Serve) -> None:
     """A place came free while gpen was stopped, and the client's time is over by the time it looks."""
     balancer = gpen("-r", "-O", "hold 1", servers=[f"{servers(echo).address}:1"])
     with ExitStack() as stack:
-        first = stack.enter_context(balancer.connect())
-        first.sendall(b"x")
-        assert first.recv(1) == b"x"
-        waiting = stack.enter_context(balancer.connect())
-        waiting.sendall(b"w")
-        wait_held(balancer, 1)
+        first, waiting = served_and_waiting(balancer, stack)
         with stopped(balancer):
             first.close()
             time.sleep(1.5)  # longer than it has patience
