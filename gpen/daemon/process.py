@@ -17,7 +17,7 @@ import socket
 import stat
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from gpen.model.settings import Settings
 
@@ -294,12 +294,16 @@ def tell_on_stderr() -> None:
     tell(handler)
 
 
-class _Stderr(logging.StreamHandler[Any]):
+class _Stderr(logging.Handler):
     """The library's waits when stderr is a pipe that is full, and everybody with it; this one loses what nobody reads,
     and then says how much that was."""
 
     _lost = 0
     _is_torn = False  # the last line lacks its end
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self.stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
         if self._lost and self._write(f"{self._lost} lines were lost: nobody has read them"):
