@@ -5,10 +5,12 @@ No syntax here that an old Python does not know, and nothing of the other files.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import re
 import sys
+from collections.abc import Callable
 
 OLDEST_PYTHON = (3, 10)
 # what is imported: what pip calls it, and the oldest version that will do (setup.cfg)
@@ -19,6 +21,7 @@ PACKAGES = {
     "tabulate": ("tabulate", "0.9"),
 }
 FAILED = 1
+OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class PackageError(ImportError):
@@ -36,8 +39,7 @@ def start(name: str, module: str) -> int:
         program = importlib.import_module(module)
         for package in PACKAGES.keys() & sys.modules.keys():
             check_package(package)
-        status: int = program.main()
-        return status
+        return run(name, program.main)
     except PackageError as error:
         return _complain(name, str(error))
     except ImportError as error:
@@ -45,6 +47,22 @@ def start(name: str, module: str) -> int:
         if package == "gpen":
             raise
         return _complain(name, f"needs the package {package} ({error}): {_remedy(package)}")
+
+
+def run(name: str, main: Callable[[], int]) -> int:
+    """The exit status of a program. One that can't write its output says so in a line, and nothing when it was a pipe
+    whose reader has seen enough."""
+    try:
+        try:
+            return main()
+        finally:
+            if sys.stdout is not None and not sys.stdout.closed:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in OUTPUT_ERRORS or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit could only complain again
+        return 0 if error.errno == errno.EPIPE else _complain(name, f"standard output: {error.strerror}")
 
 
 def check_package(package: str) -> None:

@@ -93,3 +93,20 @@ def test_the_versions_are_those_that_pip_installs() -> None:
     setup.read(ROOT / "setup.cfg")
     required = dict(re.findall(r"^(\S+) >= (\S+)$", setup["options"]["install_requires"], re.MULTILINE))
     assert required == {name: version for package, (name, version) in PACKAGES.items() if package != "greenlet"}
+
+
+@each_program
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_standard_output_that_takes_nothing(name: str, unbuffered: str) -> None:
+    """A full disk is told in one line; a reader that has seen enough, or none at all, is no fault."""
+    command = [sys.executable, "-W", "error", str(ROOT / PROGRAMS[name]), "--help"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open("/dev/full", "wb") as full, open(writing, "wb") as unread:
+        told = [subprocess.run(command, stdout=output, stderr=subprocess.PIPE, env=environment, text=True, timeout=30,
+                               check=False) for output in (full, unread)]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, env=environment,
+                            text=True, timeout=30, check=False)
+    assert [(done.returncode, done.stderr) for done in (*told, closed)] == [
+        (1, f"{name}: standard output: No space left on device\n"), (0, ""), (0, "")]

@@ -59,30 +59,16 @@ def main(argv: list[str] | None = None) -> int:
     """Run gpenctl with `argv`, without the program's name; None: the process's own. Returns the status."""
     try:
         settle_streams()
-        try:
-            view, words = parse(sys.argv[1:] if argv is None else argv)
-            return dispatch(view, words)
-        finally:
-            sys.stdout.flush()
+        view, words = parse(sys.argv[1:] if argv is None else argv)
+        return dispatch(view, words)
     except UsageError as error:
         complain(f"gpenctl: {error}")
         return 2
     except LinkError as error:
         complain(f"gpenctl: {error}")
         return 3
-    except BrokenPipeError:
-        return give_up_output(0)  # whoever read us has seen enough
-    except OSError as error:
-        complain(f"gpenctl: standard output: {error.strerror}")
-        return give_up_output(1)
     except KeyboardInterrupt:
         return 130
-
-
-def give_up_output(status: int) -> int:
-    """Let the interpreter's own flush at exit go nowhere: it could only complain again. Returns `status`."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return status
 
 
 def dispatch(view: View, words: list[str]) -> int:

@@ -34,9 +34,6 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         complain(str(error))
         return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         return 130
 
