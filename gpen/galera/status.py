@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gpen.galera import blocking
 from gpen.galera.agree import Agreed
 from gpen.galera.console import Answer
 from gpen.galera.plan import front, nodes_of
@@ -39,13 +40,15 @@ def is_well(watcher: Watcher) -> bool:
 
 
 def node_row(watcher: Watcher, node: str, now: float) -> Row:
-    report, verdict = watcher.cluster.report(node), watcher.cluster.verdict(node)
+    report, verdict, limit = watcher.cluster.report(node), watcher.cluster.verdict(node), watcher.limit(node)
     return {
         "node": node, "name": watcher.cluster.name(node), "state": report.comment if report else None,
         "cluster_status": report.status if report else None, "usable": verdict.usable if verdict else None,
         "reason": verdict.reason if verdict else watcher.cluster.problem(node) or "not asked yet",
         "role": _role(watcher, node), "latency": round(report.latency, 6) if report else None,
         "queue": report.queue if report else None,
+        "max_connect_errors": report.max_connect_errors if report and report.max_connect_errors >= 0 else None,
+        "blocks": report.blocks if report else None, "warning": "" if limit is None else blocking.warning(limit),
         "since": round(time.time() - (now - verdict.since), 3) if verdict else None,
     }
 
@@ -78,12 +81,15 @@ def show(answer: Answer) -> str:
 
     nodes = [[row["node"], row["name"], row["state"] or "-", "yes" if row["usable"] else _short(row["reason"]),
               row["role"], "-" if row["latency"] is None else f"{row['latency'] * 1000:.1f} ms",
-              "-" if row["queue"] is None else row["queue"], _clock(row["since"])] for row in answer["nodes"]]
+              "-" if row["queue"] is None else row["queue"], _limit(row), _clock(row["since"])]
+             for row in answer["nodes"]]
     gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", f"{row['up']} of {row['servers']}",
               row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
-    parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
+    parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "max_connect_errors",
+                               "since"], "simple",
                       disable_numparse=True),
-             *_long({row["node"]: row["reason"] for row in answer["nodes"]})]
+             *_long({row["node"]: row["reason"] for row in answer["nodes"]}),
+             *_long({row["node"]: row.get("warning", "") for row in answer["nodes"]})]
     if answer["agreed"] is not None:
         heir = f", hands over to {answer['heir']}" if answer["heir"] else ""
         parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']}){heir}")
@@ -93,6 +99,14 @@ def show(answer: Answer) -> str:
                           disable_numparse=True))
     parts += _long({row["gpen"]: _problem(row) for row in answer["gpens"]})
     return "\n\n".join(parts)
+
+
+def _limit(row: Row) -> str:
+    """A node's max_connect_errors, and what that comes to; a watcher of before an upgrade does not tell."""
+    if row.get("max_connect_errors") is None:
+        return "-"
+    note = " (low)" if row["warning"] else "" if row["blocks"] else " (never blocks)"
+    return f"{row['max_connect_errors']}{note}"
 
 
 def _problem(row: Row) -> str:
