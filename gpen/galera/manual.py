@@ -150,7 +150,7 @@ proxy_protocol, and not where the node does not count (skip_name_resolve, or a h
 limit, and the warning.
 
 The watcher's own login and goodbye leave no trace. One that is broken off (TLS that fails, a password plugin that
-PyMySQL lacks) is counted, so it is tried only once a minute.
+PyMySQL lacks) is counted, so the watcher tries again only after a minute; check does each time that it is called.
 """),
     ("RIGHTS", """
 The user of the watcher, of check and of serve needs to log in and nothing else. With --agree also SELECT, INSERT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gpen.galera import blocking
@@ -81,15 +81,13 @@ def show(answer: Answer) -> str:
 
     nodes = [[row["node"], row["name"], row["state"] or "-", "yes" if row["usable"] else _short(row["reason"]),
               row["role"], "-" if row["latency"] is None else f"{row['latency'] * 1000:.1f} ms",
-              "-" if row["queue"] is None else row["queue"], _limit(row), _clock(row["since"])]
-             for row in answer["nodes"]]
+              "-" if row["queue"] is None else row["queue"], _clock(row["since"])] for row in answer["nodes"]]
     gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", f"{row['up']} of {row['servers']}",
               row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
-    parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "max_connect_errors",
-                               "since"], "simple",
+    parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
                       disable_numparse=True),
              *_long({row["node"]: row["reason"] for row in answer["nodes"]}),
-             *_long({row["node"]: row.get("warning", "") for row in answer["nodes"]})]
+             *_limits(answer["nodes"])]
     if answer["agreed"] is not None:
         heir = f", hands over to {answer['heir']}" if answer["heir"] else ""
         parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']}){heir}")
@@ -101,12 +99,16 @@ def show(answer: Answer) -> str:
     return "\n\n".join(parts)
 
 
-def _limit(row: Row) -> str:
-    """A node's max_connect_errors, and what that comes to; a watcher of before an upgrade does not tell."""
-    if row.get("max_connect_errors") is None:
-        return "-"
-    note = " (low)" if row["warning"] else "" if row["blocks"] else " (never blocks)"
-    return f"{row['max_connect_errors']}{note}"
+def _limits(rows: Sequence[Row]) -> list[str]:
+    """Each max_connect_errors that nodes have, with what it comes to. A watcher of before an upgrade tells none."""
+    nodes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("max_connect_errors") is not None:
+            note = "" if row["blocks"] else " (without effect: it remembers no hosts)"
+            text = row["warning"] or f"max_connect_errors is {row['max_connect_errors']}{note}"
+            nodes.setdefault(text, []).append(row["node"])
+    lines = [f"{', '.join(names)}: {text}" for text, names in nodes.items()]
+    return ["\n".join(lines)] if lines else []
 
 
 def _problem(row: Row) -> str:
