@@ -17,10 +17,11 @@ import pytest
 from tests.certificates import Certificates, make_certificates
 from tests.harness import LOCAL, Gpen, Server, family_of
 
-# Two clusters of three nodes are what two processors carry; each has half of the work.
+# Two clusters of three nodes are what two processors carry; each has half of the work. One server alone is light.
 CLUSTERS = {
     "first": ("test_events.py", "test_clients.py"),
     "second": ("test_writer.py", "test_watch_nodes.py", "test_watch_moves.py", "test_watch_one.py", "test_traces.py"),
+    "lone": ("test_blocking.py",),
 }
 
 

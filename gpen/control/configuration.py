@@ -12,6 +12,7 @@ from gpen.control.draft import Base, Draft
 from gpen.control.script import Call
 from gpen.model.acl import LISTS, AccessList
 from gpen.model.address import Address
+from gpen.model.check import Check
 from gpen.model.client import ClientTable
 from gpen.model.pool import SPECIAL, Pool
 from gpen.model.server import FIELDS
@@ -46,6 +47,9 @@ class Configuration:
 
     def list_of(self, number: int) -> AccessList:
         return self.pool.acls[number]
+
+    def own_checks(self) -> dict[int, Check]:
+        return {number: server.check for number, server in self.pool.servers.items() if server.check is not None}
 
     def new_addresses(self) -> Mapping[int | str, Address]:
         return {}

@@ -14,6 +14,7 @@ from gpen.control.script import Call, Errors, ScriptError, ScriptErrors, Step
 from gpen.control.validation import errors
 from gpen.model.acl import AccessList
 from gpen.model.address import Address, ServerSpec, parse_listen
+from gpen.model.check import Check
 from gpen.model.pool import SPECIAL
 from gpen.model.server import FIELDS
 from gpen.model.settings import Settings
@@ -39,6 +40,9 @@ class Base(Protocol):
 
     def list_of(self, number: int) -> AccessList:
         """An access list."""
+
+    def own_checks(self) -> Mapping[int, Check]:
+        """The checks of the servers that have one of their own, by their numbers."""
 
     def new_addresses(self) -> Mapping[int | str, Address]:
         """See Draft."""
@@ -90,6 +94,11 @@ class Draft:
 
     def list_of(self, number: int) -> AccessList:
         return self.lists.get(number) or self._base.list_of(number)
+
+    def own_checks(self) -> Mapping[int, Check]:
+        checks = {number: check for number, check in self._base.own_checks().items() if number not in self.deleted}
+        checks |= {number: fields["check"] for number, fields in self.servers.items() if "check" in fields}
+        return {number: check for number, check in checks.items() if check is not None}
 
     def _under(self, number: int) -> Mapping[str, Any] | None:
         """A server as the base has it; None for one that is new here."""

@@ -59,11 +59,12 @@ The command explain says which server a client would get, and why not the others
 """
 
 CONFIGURATION = """
-The file of -F holds commands, a line each (gpenctl(1) describes them); 'include FILE' reads more. All that is wrong is
-told, with file and line; --check does only that. What can't work together is refused: settings for TCP, TLS or HTTP
-with UDP, ssl_ca_file, ssl_ca_path, ssl_require_peer and ssl_sni_path without ssl_certificate, entries for countries
-without geoip_db. What has no effect as things are (hold_max without hold, prio of a server while the mode is off, a
-client_acl that is empty) is taken, for lines may come in any order, and told once in the diagnostics.
+The file of -F holds commands, a line each (gpenctl(1) describes them); 'include FILE' reads more. All that is wrong
+is told, with file and line; --check does only that. What can't work together is refused: settings for TCP, TLS or
+HTTP with UDP, ssl_ca_file, ssl_ca_path, ssl_require_peer and ssl_sni_path without ssl_certificate, entries for
+countries without geoip_db, and with mysql what its servers would block gpen for: idlers, check greeting and check
+send. What has no effect as things are (hold_max without hold, prio of a server while the mode is off, a client_acl
+that is empty) is taken, for lines may come in any order, and told once in the diagnostics.
 
 'write' saves what is in force, short: what differs from the defaults.
 
@@ -88,6 +89,12 @@ Where servers speak first, as those of MySQL and mail do, greeting sees to it th
 nothing is left before the client notices; mysql adds that its errors are understood, and that a client which is
 turned away is told why. proxy_protocol tells servers who the client is; accept_proxy believes other balancers who say
 so.
+
+A MySQL server refuses an address (error 1129) from which max_connect_errors clients in a row, 100 unless set, have
+left without a login, be it a port scan or a monitor, until FLUSH HOSTS; behind any balancer that is the balancer's,
+and all clients are turned away. No balancer can prevent it: set max_connect_errors = 4294967295 on each server, or
+let MariaDB see the clients themselves (proxy_protocol v2 here, proxy_protocol_networks there). Where servers have
+skip_name_resolve on, they count nobody. gpen's own check connect is never counted.
 
 All of these are settings: gpenctl(1) describes them; -O sets them at start. gpen-galera(1) watches a Galera cluster.
 """

@@ -50,6 +50,8 @@ class VainAtServer(NamedTuple):
 
 _FOR_TCP = "it is for TCP, and this gpen balances UDP (-U)"
 _PERMITS_ALL = "the access list is empty, and permits everybody"
+_NO_LOGIN = ("a MySQL server (mysql) blocks gpen's address (1129) after max_connect_errors connections without a "
+             "login: take check connect, which it does not see")
 
 REFUSED = (
     Refused(("http", "ssl_certificate", "mysql", "greeting", "hold", "proxy_protocol", "accept_proxy", "idlers",
@@ -63,6 +65,8 @@ REFUSED = (
     Refused(("ssl_alpn",), lambda settings: settings.http and "h2" in (settings.ssl_alpn or ()),
             "HTTP mode (-H) speaks HTTP/1 only: leave h2 out"),
     Refused(("mysql", "greeting"), lambda settings: settings.http, "servers of HTTP (-H) don't speak first"),
+    Refused(("idlers",), lambda settings: settings.mysql, _NO_LOGIN),
+    Refused(("check",), lambda settings: settings.mysql and settings.check.is_talk, _NO_LOGIN),
 )
 
 VAIN = (
@@ -125,12 +129,22 @@ def errors(draft: Draft) -> Iterator[ScriptError]:
     for names, when, why in REFUSED:
         if when(settings):
             yield from (ScriptError(f"{name}: {why}") for name in names if _is_given(settings, name))
+    if settings.mysql:
+        yield from _talks(draft)
     if settings.udp:
         places = [settings.listen or "", *map(str, draft.new_addresses().values())]
         yield from (ScriptError(f"udp: needs HOST:PORT, not a unix socket: {place}") for place in places
                     if "/" in place)
     if not settings.geoip_db and any(draft.list_of(number).names_countries for number in range(LISTS)):
         yield ScriptError("acl: country needs a database that knows countries: give geoip_db FILE first")
+
+
+def _talks(draft: Draft) -> Iterator[ScriptError]:
+    """The servers with a check of their own that a MySQL server would count."""
+    its = [(number, check) for number, check in draft.own_checks().items() if check.is_talk]
+    if its:
+        (number, check), more = its[0], f" (and {len(its) - 1} more)" if len(its) > 1 else ""
+        yield ScriptError(f"server {number}{more}: check {check.kind}: {_NO_LOGIN}")
 
 
 def notes(configuration: Configuration, servers: Iterable[Server]) -> Iterator[tuple[str, str]]:

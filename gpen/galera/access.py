@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import ssl
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ USER, PASSWORD = "GPEN_GALERA_USER", "GPEN_GALERA_PASSWORD"
 _KEEPALIVE = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 3),
               (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2), (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
               (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 9000), (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1))
+
+# A login that is given up (by --timeout, or by gpen, whose `check exec` it is) ends with a reset. A frozen node that
+# goes on counts those who have closed as connections without a login, and may block this address; not who has reset.
+_RESET_AT_CLOSE, _AS_USUAL = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
 class AccessError(Exception):
@@ -54,7 +59,11 @@ class Access:
             ssl_disabled=self.tls is None, autocommit=True, read_timeout=timeout, write_timeout=timeout,
             # a session that waits for the cluster would hang when the cluster does
             init_command="SET SESSION wsrep_sync_wait = 0", program_name="gpen-galera", defer_connect=True)
-        connection.connect(_reach(place, connect_timeout))
+        sock = _reach(place, connect_timeout)
+        with sock.dup() as same:  # for PyMySQL closes sock, or wraps it in TLS
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
+            connection.connect(sock)
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AS_USUAL)
         return connection
 
 

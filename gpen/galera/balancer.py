@@ -20,6 +20,7 @@ TIMEOUT = 2.0  # seconds that a gpen may take to answer
 LOOK = 1.0  # seconds between two looks at the servers
 TTL = 5  # seconds that verdicts last where they must not outlive the watchers
 REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's
+PROXIED = ("v1", "v2")  # of the setting proxy_protocol
 
 Tell = Callable[["Balancer", "Sequence[Row] | None", str], None]
 
@@ -37,6 +38,7 @@ class Balancer:
         self._herald = Herald()
         self._met = False
         self.told = 0  # the newest choice of the writer that it has carried out
+        self.hides_clients = True  # without the PROXY protocol its servers see its own address alone
         self.absent = False  # nobody listens at its control socket, so there is no such gpen
         self._wanted: tuple[Plan, Changes, int] = ({}, Changes(), 0)
         self._told: Plan = {}
@@ -106,12 +108,13 @@ class Balancer:
     def _questions(self, looking: bool) -> list[str]:
         if not looking:
             return []
-        return [*["mode json"] * self.is_writer, *["health_ttl"] * self._needs_ttl, "servers json"]
+        return [*["mode json"] * self.is_writer, *["health_ttl"] * self._needs_ttl, "proxy_protocol", "servers json"]
 
     def _look(self, lines: list[str]) -> None:
         """Take the answers to the questions from the end of a reply. Raises LinkError when they aren't there."""
         try:
             self._rows = json.loads(lines.pop())
+            self.hides_clients = lines.pop().strip() not in PROXIED
             ttl = lines.pop() if self._needs_ttl else None
             modes = lines.pop() if self.is_writer else "{}"
         except (IndexError, ValueError):

@@ -132,6 +132,26 @@ usable. Where health_ttl is 0 it is set to 5, so that when all watchers are dead
 the configuration of a gpen the lines server N health down because not told yet, one for each server, let it use none
 before the watcher has told it.
 """),
+    ("BLOCKED ADDRESSES", """
+A node refuses an address (error 1129) from which max_connect_errors connections in a row have ended without a login,
+100 unless set: a port scan, or a monitor that only connects. Behind a balancer that is the balancer's address, so that
+all clients are turned away, until FLUSH HOSTS (or a higher limit) on the node. A login that succeeds begins the count
+anew; a password that is wrong is not counted. No balancer can prevent it. The remedy is one of these:
+
+    # in the group [mariadbd] of each node's configuration
+    max_connect_errors = 4294967295
+
+    # in gpen: proxy_protocol v2; so a node counts, and blocks, each client by itself
+    proxy_protocol_networks = "ADDRESSES OF THE BALANCERS"
+
+The watcher warns of a node whose limit is below 1,000,000 (a gpen passes on some 10,000 new connections a second, so
+with that nobody must log in for 100 seconds), once, and again when it is another one; not where all its gpens use
+proxy_protocol, and not where the node does not count (skip_name_resolve, or a host_cache_size of 0). status shows the
+limit, and the warning.
+
+The watcher's own login and goodbye leave no trace. One that is broken off (TLS that fails, a password plugin that
+PyMySQL lacks) is counted, so the watcher tries again only after a minute; check does each time that it is called.
+"""),
     ("RIGHTS", """
 The user of the watcher, of check and of serve needs to log in and nothing else. With --agree also SELECT, INSERT,
 UPDATE and CREATE on the schema, which must exist:

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 10.0  # seconds for the way to a machine that does not answer at all
 RECONNECT = 3.0  # at least so many seconds between two logins that the node refuses
-DENIED = (1044, 1045, 1129, 1130, 1698)  # the watcher may not log in, which says nothing about the node
+# The same between two that are broken off here (TLS, a password plugin that PyMySQL lacks): max_connect_errors counts
+# these. Every 3 s, they had the balancer's address blocked after five minutes in which no client logged in.
+BROKEN_OFF = 60.0
+BLOCKED = 1129
+DENIED = (1044, 1045, 1130, 1698)  # the watcher may not log in, which says nothing about the node
 OWN_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 CUT = "connection lost"
 WORDS = {errno.ECONNREFUSED: "connection refused", errno.ECONNRESET: CUT, errno.EPIPE: CUT,
@@ -34,10 +38,12 @@ NO_TLS = 2026
 
 
 class Problem(NamedTuple):
-    """Why a node gave no report. ``blind``: for a reason of the watcher's own."""
+    """Why a node gave no report. ``blind``: for a reason of the watcher's own; ``pause``: seconds until the next login,
+    at least."""
 
     text: str
     blind: bool = False
+    pause: float = 0.0
 
 
 Tell = Callable[[str, "Report | Problem"], None]
@@ -113,7 +119,7 @@ class Node:
             if kept:  # a KILL perhaps: what the node is like, a new login tells
                 return None, 0.0
             problem = explain(error, self._access.user, self._timeout)
-            return problem, max(RECONNECT, self._interval) if problem.blind else self._interval
+            return problem, max(problem.pause, self._interval)
         finally:
             self.asked = None
 
@@ -140,18 +146,20 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     """What an error says of the node, in a few words."""
     cause = getattr(error, "original_exception", None) or error
     if isinstance(cause, (ssl.SSLError, RuntimeError)) or error.args[:1] == (NO_TLS,):
-        return Problem(f"the watcher can't log in: {' '.join(str(cause.args[-1]).split())}", blind=True)
+        return Problem(f"the watcher can't log in: {' '.join(str(cause.args[-1]).split())}", True, BROKEN_OFF)
     if isinstance(cause, OSError):
         if cause.errno in OWN_TROUBLE:
-            return Problem(f"the watcher can't ask: {cause.strerror}", blind=True)
+            return Problem(f"the watcher can't ask: {cause.strerror}", True, RECONNECT)
         if isinstance(cause, TimeoutError):
             return Problem(silence(timeout))
         return Problem(WORDS.get(cause.errno or 0) or str(cause.strerror or cause))
     number = error.args[0] if error.args else 0
-    text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    text = " ".join(str(error.args[1] if len(error.args) > 1 else error).split())
+    if number == BLOCKED:
+        return Problem(f"{text} (and raise max_connect_errors there)", True, RECONNECT)
     if number in DENIED:
-        return Problem(f"access denied for user {user!r}: {' '.join(text.split())} (CREATE USER there, or mend the "
-                       f"password in --defaults-file or {USER})", blind=True)
+        return Problem(f"access denied for user {user!r}: {text} (CREATE USER there, or mend the password in "
+                       f"--defaults-file or {USER})", True, RECONNECT)
     if number in LOST:
         return Problem(silence(timeout) if "timed out" in text else CUT)
-    return Problem("rejects queries" if number == 1047 else " ".join(text.split()))
+    return Problem("rejects queries" if number == 1047 else text)

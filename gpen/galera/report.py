@@ -14,11 +14,12 @@ _STATUS = ("wsrep_local_state", "wsrep_local_state_comment", "wsrep_ready", "wsr
            "wsrep_cluster_state_uuid", "wsrep_cluster_conf_id", "wsrep_cluster_size", "wsrep_local_index",
            "wsrep_incoming_addresses", "wsrep_local_recv_queue")
 _VARIABLES = ("wsrep_node_name", "read_only", "wsrep_reject_queries", "wsrep_sst_donor_rejects_queries", "wsrep_desync")
+_BLOCKING = ("max_connect_errors", "skip_name_resolve", "host_cache_size")  # MySQL has them too
 
 QUERY = (
     "SELECT LOWER(VARIABLE_NAME), VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME IN ("
     + ", ".join(f"'{name}'" for name in _STATUS) + ")"
-    + "".join(f" UNION ALL SELECT '{name}', CAST(@@{name} AS CHAR)" for name in _VARIABLES)
+    + "".join(f" UNION ALL SELECT '{name}', CAST(@@{name} AS CHAR)" for name in (*_VARIABLES, *_BLOCKING))
 )
 
 MYSQL_PORT = 3306
@@ -55,7 +56,11 @@ class Page:
 
 @dataclass(frozen=True)
 class Report:
-    """The answer to QUERY, and ``latency``: the seconds that it took."""
+    """The answer to QUERY, and ``latency``: the seconds that it took.
+
+    ``blocks``: after ``max_connect_errors`` connections in a row without a login the node refuses their address; not
+    where it does not look names up, or remembers no hosts.
+    """
 
     state: int
     comment: str
@@ -70,6 +75,8 @@ class Report:
     rejects: str  # NONE, ALL, ALL_KILL
     donor_rejects: bool
     desync: bool
+    max_connect_errors: int = -1  # not told
+    blocks: bool = True
     latency: float = 0.0
     page: Page | str | None = None  # a text: why it can't be read
 
@@ -100,7 +107,8 @@ def read(rows: Iterable[tuple[str, object]], latency: float = 0.0) -> Report:
         queue=_number(said["wsrep_local_recv_queue"]), name=said["wsrep_node_name"],
         read_only=_is_on(said["read_only"]), rejects=said["wsrep_reject_queries"].upper() or "NONE",
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),
-        latency=latency)
+        max_connect_errors=_number(said.get("max_connect_errors", "")),
+        blocks=not _is_on(said.get("skip_name_resolve", "")) and said.get("host_cache_size") != "0", latency=latency)
 
 
 def grade(report: Report) -> tuple[Grade, str]:

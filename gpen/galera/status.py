@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gpen.galera import blocking
 from gpen.galera.agree import Agreed
 from gpen.galera.console import Answer
 from gpen.galera.plan import front, nodes_of
@@ -39,13 +40,15 @@ def is_well(watcher: Watcher) -> bool:
 
 
 def node_row(watcher: Watcher, node: str, now: float) -> Row:
-    report, verdict = watcher.cluster.report(node), watcher.cluster.verdict(node)
+    report, verdict, limit = watcher.cluster.report(node), watcher.cluster.verdict(node), watcher.limit(node)
     return {
         "node": node, "name": watcher.cluster.name(node), "state": report.comment if report else None,
         "cluster_status": report.status if report else None, "usable": verdict.usable if verdict else None,
         "reason": verdict.reason if verdict else watcher.cluster.problem(node) or "not asked yet",
         "role": _role(watcher, node), "latency": round(report.latency, 6) if report else None,
         "queue": report.queue if report else None,
+        "max_connect_errors": report.max_connect_errors if report and report.max_connect_errors >= 0 else None,
+        "blocks": report.blocks if report else None, "warning": "" if limit is None else blocking.warning(limit),
         "since": round(time.time() - (now - verdict.since), 3) if verdict else None,
     }
 
@@ -83,7 +86,8 @@ def show(answer: Answer) -> str:
               row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
     parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
                       disable_numparse=True),
-             *_long({row["node"]: row["reason"] for row in answer["nodes"]})]
+             *_long({row["node"]: row["reason"] for row in answer["nodes"]}),
+             *_limits(answer["nodes"])]
     if answer["agreed"] is not None:
         heir = f", hands over to {answer['heir']}" if answer["heir"] else ""
         parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']}){heir}")
@@ -93,6 +97,18 @@ def show(answer: Answer) -> str:
                           disable_numparse=True))
     parts += _long({row["gpen"]: _problem(row) for row in answer["gpens"]})
     return "\n\n".join(parts)
+
+
+def _limits(rows: Sequence[Row]) -> list[str]:
+    """Each max_connect_errors that nodes have, with what it comes to. A watcher of before an upgrade tells none."""
+    nodes: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("max_connect_errors") is not None:
+            note = "" if row["blocks"] else " (without effect: it remembers no hosts)"
+            text = row["warning"] or f"max_connect_errors is {row['max_connect_errors']}{note}"
+            nodes.setdefault(text, []).append(row["node"])
+    lines = [f"{', '.join(names)}: {text}" for text, names in nodes.items()]
+    return ["\n".join(lines)] if lines else []
 
 
 def _problem(row: Row) -> str:

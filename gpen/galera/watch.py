@@ -16,6 +16,7 @@ from functools import partial
 from ipaddress import ip_address
 
 from gpen.ctl.link import Target
+from gpen.galera import blocking
 from gpen.galera.access import Access
 from gpen.galera.agree import Agreed
 from gpen.galera.balancer import Balancer
@@ -130,6 +131,7 @@ class Watcher:
                       for target in targets]
         self._next_round = self._awake_since = self._began = time.monotonic()
         self._pokes: list[float] = []
+        self._warned: dict[str, int] = {}  # the low limits that the log has told
         self._noted: str | None = None  # the writer of which the log tells
         self._proposed: Choice | None = None
         self._errands: dict[str, float] = {}  # what was begun, and until when it is waited for
@@ -202,9 +204,10 @@ class Watcher:
         if isinstance(news, Problem):
             if news.blind and news.text != self.cluster.problem(address):
                 say(f"node {self.label(address)}: no verdict: {news.text}")
-            self.cluster.failed(address, *news)
+            self.cluster.failed(address, news.text, news.blind)
         else:
             self.cluster.saw(address, news)
+            self._warn_of_blocks(address)
             if isinstance(news.page, str):
                 self._complain(news.page)
 
@@ -236,6 +239,21 @@ class Watcher:
         for address in set(self._nodes) - wanted:
             self._nodes.pop(address).stop()
             self.cluster.remove(address)
+            self._warned.pop(address, None)
+
+    def _warn_of_blocks(self, address: str) -> None:
+        """Tell, once, of a node that may block a gpen, and again when its limit is another one."""
+        limit = self.limit(address)
+        if limit is None:
+            self._warned.pop(address, None)
+        elif self._warned.get(address) != limit:
+            self._warned[address] = limit
+            say(f"node {self.label(address)}: {blocking.warning(limit)}")
+
+    def limit(self, address: str) -> int | None:
+        """A node's max_connect_errors, if it may block a gpen."""
+        hides = any(gpen.balancer.hides_clients and address in nodes_of(gpen.rows) for gpen in self.gpens)
+        return blocking.limit(self.cluster.report(address), hides)
 
     def _poke_nodes(self, now: float) -> None:
         if self._pokes and self._pokes[0] <= now:

@@ -29,6 +29,11 @@ class Check:
         return f"exec {quote(self.program)}" if self.kind == "exec" else self.kind
 
     @property
+    def is_talk(self) -> bool:
+        """Whether gpen itself talks with the server's program, and leaves without a login where one is due."""
+        return self.kind in ("greeting", "send")
+
+    @property
     def question(self) -> bytes:
         """The bytes to send."""
         return _unescaped(self.send)

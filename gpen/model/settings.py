@@ -137,11 +137,11 @@ _ALL = (
             "begins its next flow after each udp_timeout without a reply. 0 = never."),
     # whether servers are well
     Setting("check", CHECK, OFF, "How servers are checked. connect: by half a TCP handshake, which the server's "
-            "program never sees; greeting: by its first byte (a MySQL server counts that as an aborted connection); "
+            "program never sees; greeting: by its first byte (refused with mysql, as send is: see there); "
             "send: by what it answers (\\r, \\n, \\t, \\0, \\xHH and \\\\ are understood); exec: by a program that "
-            "gets HOST:PORT behind its own arguments and GPEN_ADDRESS, "
-            "GPEN_HOST, GPEN_PORT and GPEN_SERVER in the environment: exit status 0 is good, its first line of output "
-            "is the reason. exec can't be set over a TCP control port.",
+            "gets HOST:PORT behind its own arguments and GPEN_ADDRESS, GPEN_HOST, GPEN_PORT and "
+            "GPEN_SERVER in the environment: exit status 0 is good, its first line of output is the reason. exec can't "
+            "be set over a TCP control port.",
             example='check send "PING\\r\\n" expect +PONG'),
     Setting("check_interval", seconds(zero=False), 2, "How often a server is checked that is up; one that is down, or "
             "about to change, is checked four times as often."),
@@ -167,14 +167,18 @@ _ALL = (
             example="greeting 1"),
     _flag("mysql", "The servers speak MySQL's protocol: a greeting that is an error (1040, 1053, 1129, 1130) has "
           "failed, as with greeting, and a client that is turned away is told so in an error that MySQL clients show. "
-          "Without greeting, the first byte may take as long as timeout."),
+          "Without greeting, the first byte may take as long as timeout. A MySQL server blocks an address (1129) after "
+          "max_connect_errors connections in a row without a login, and gpen's is that of all clients: set that high "
+          "there, or see proxy_protocol. What gpen itself would add to them is refused: idlers, check greeting and "
+          "check send."),
     Setting("hold", seconds(), 0, "How long a client waits when no server can take it; it gets the first that can, in "
             "order of arrival. 0 = it is closed at once; so is one whose choice has been made by stubborn.",
             example="hold 10"),
     Setting("hold_max", whole(1), 200, "Most clients that hold keeps waiting; more are closed, if no server can "
             "take them within a moment."),
     Setting("proxy_protocol", one_of("off", "v1", "v2"), "off", "Tell the servers the client's address in a header of "
-            "the PROXY protocol, of version 1 or 2."),
+            "the PROXY protocol, of version 1 or 2. MariaDB understands it from the addresses in its "
+            "proxy_protocol_networks, and then blocks who leaves without a login, not gpen."),
     Setting("accept_proxy", ACL_OR_OFF, "off", "Clients that this access list permits must begin with a PROXY protocol "
             "header, and the address that it gives is theirs; nobody else may begin with one.",
             example="accept_proxy 3"),
@@ -187,7 +191,7 @@ _ALL = (
     _flag("dummy", "Be a small web server that answers every request itself. For tests and demonstrations."),
     Setting("idlers", whole(0, 1000), 0, "Spare connections kept open to the servers, so that one that is gone is "
             "noticed before a client comes. Limits don't count them: a client who needs the place or the descriptor of "
-            "one gets it. Answers how many are open, and how many are wanted.",
+            "one gets it. Refused with mysql: see there. Answers how many are open, and how many are wanted.",
             reply="Idlers: {}"),
     # HTTP
     _flag("http", "The clients speak HTTP/1: add X-Forwarded-For and X-Forwarded-Proto to every request, refuse "

@@ -17,7 +17,7 @@ from gpen.model.address import Endpoint
 from gpen.model.settings import Settings
 from gpen.wire import mysql
 from gpen.wire.poller import EPOLLIN, Poller
-from gpen.wire.sock import Socket, connect, has_ended
+from gpen.wire.sock import Socket, abort, connect, has_ended
 
 _PIECE_PAUSE = 0.01
 
@@ -33,7 +33,9 @@ def dial(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float,
         if settings.greeting or settings.mysql:
             await_greeting(sock, settings, poller, settings.greeting or settings.timeout)
     except BaseException:
-        sock.close()
+        # A frozen MariaDB counts each of those who gave it up as a connection without a login when it goes on, and may
+        # block our address; not who has left with a reset.
+        abort(sock)
         raise
     return sock
 

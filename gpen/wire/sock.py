@@ -211,6 +211,13 @@ def has_ended(sock: Socket) -> bool:
     return bool(poll.poll(0))
 
 
+def abort(sock: Socket) -> None:
+    """Close a connection with a reset: to a server that has yet to accept it there was none."""
+    with contextlib.suppress(OSError):
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_AT_CLOSE)
+    sock.close()
+
+
 def drop(sock: Socket) -> bool:
     """Read what waits in a socket, for nobody; False at the end of input. Raises OSError."""
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.contrib.service import CONTRIB, ROOT, Service, runs, told_of_units, wait_for, with_our_programs
+from tests.harness import run_gpen
 
 UNITS = CONTRIB / "systemd"
 
@@ -53,6 +54,23 @@ def test_a_wrong_line_of_a_unit_is_told(units: list[Path], right: str, wrong: st
     assert right in text
     units[0].write_text(text.replace(right, wrong))
     assert told_of_units(*units) != []
+
+
+@pytest.mark.parametrize("name", ["reader.cfg", "writer.cfg"])
+def test_the_configurations_for_galera_are_valid(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.write_text((CONTRIB / "galera" / name).read_text().replace("/var/log/gpen", str(tmp_path)))
+    done = run_gpen("--check", "-F", str(file))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "configuration is valid\n", "")
+
+
+@pytest.mark.parametrize("name", ["reader.cfg", "writer.cfg"])
+def test_they_may_have_their_servers_checked_by_what_these_do_not_count(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    text = (CONTRIB / "galera" / name).read_text().replace("/var/log/gpen", str(tmp_path))
+    for line, status in (("check connect", 0), ("proxy_protocol v2", 0), ("check greeting", 2), ("idlers 2", 2)):
+        file.write_text(f"{text}{line}\n")
+        assert run_gpen("--check", "-F", str(file)).returncode == status, line
 
 
 def test_logrotate_makes_gpen_open_a_new_log(service: Service, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +14,14 @@ from gpen.control.script import ScriptErrors, parse_line
 from gpen.control.validation import REFUSED, VAIN, VAIN_AT_SERVERS, notes
 from gpen.model.server import FIELDS
 from gpen.model.settings import SETTINGS
-from tests.harness import Gpen, Server, naming, run_gpen
+from tests.harness import Gpen, Server, naming, run_gpen, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
 
 SERVER = "server 0 address 10.0.0.1 port 80"
 FOR_TCP = "it is for TCP"
+NO_LOGIN = "a MySQL server (mysql) blocks gpen's address (1129) after max_connect_errors connections without a login: "
 
 
 def configured(*lines: str) -> Configuration:
@@ -89,11 +92,25 @@ def test_what_has_one(lines: str) -> None:
     ("ssl_certificate /c, ssl_require_peer", "by whose word"), ("http, greeting 1", "greeting: servers of HTTP"),
     ("http, ssl_certificate /c, ssl_alpn h2", "leave h2 out"), ("acl 3 deny country SE", "give geoip_db FILE first"),
     ("udp, listen /path", "udp: needs HOST:PORT"),
+    ("idlers 2, mysql", f"idlers: {NO_LOGIN}"), ("mysql, idlers 2", f"idlers: {NO_LOGIN}"),
+    ("mysql, check greeting", f"check: {NO_LOGIN}"), ('check send "" expect 5.5.5, mysql', f"check: {NO_LOGIN}"),
+    ("server 3 address 10.0.0.3 port 80 check greeting, mysql", f"server 3: check greeting: {NO_LOGIN}"),
+    ("mysql, server 3 address 10.0.0.3 port 80, server 3 check send a expect b", f"server 3: check send: {NO_LOGIN}"),
+    (f"mysql, {SERVER} check greeting, server 3 address 10.0.0.3 port 80 check greeting", "server 0 (and 1 more): "),
 ])
 def test_what_is_refused(lines: str, says: str) -> None:
     with pytest.raises(ScriptErrors) as problem:
         configured(*lines.split(", "))
     assert any(says in str(error) for error in problem.value.errors)
+
+
+@pytest.mark.parametrize("lines", [
+    "mysql, check connect", "mysql, check exec /bin/true", "mysql, idlers 2, no idlers", "mysql, idlers 2, no mysql",
+    "check greeting, mysql, check off", f"mysql, {SERVER} check greeting, server 0 check default",
+    f"mysql, {SERVER} check greeting, no server 0", f"{SERVER} check greeting, idlers 2",
+])
+def test_what_is_not_so_in_the_end_is_not_refused(lines: str) -> None:
+    configured(*lines.split(", "))
 
 
 def test_the_tables_name_what_there_is() -> None:
@@ -125,3 +142,45 @@ def test_a_pair_can_be_set_in_any_order(gpen: Start, servers: Serve) -> None:
     told = [line for line in balancer.stderr.splitlines() if "no effect" in line]
     assert [line.split(": ", 1)[1].split(" has")[0] for line in told] == ["hold_max 7", "weight 4", "source ::1"]
     assert balancer.ask() == b"a"
+
+
+COUNTED = ("idlers 2", "check greeting", 'check send "" expect 5.5.5', "server 0 check greeting")
+
+
+@pytest.mark.parametrize("counted", COUNTED)
+def test_what_a_mysql_server_would_count_is_refused_at_the_start(counted: str, tmp_path: Path) -> None:
+    """On the command line, in the file, and in both, in any order."""
+    file, place = tmp_path / "gpen.cfg", ("127.0.0.1:0", "127.0.0.1:1")
+    for first, second in ((counted, "mysql"), ("mysql", counted)):
+        file.write_text(f"{first}\n")
+        both = tmp_path / "both.cfg"
+        both.write_text(f"listen {place[0]}\nserver 0 address 127.0.0.1 port 1\n{first}\n{second}\n")
+        for words in (["-O", first, "-O", second, *place], ["-F", str(file), "-O", second, *place], ["-F", str(both)]):
+            for check in (["--check"], ["-f"]):
+                done = run_gpen(*check, *words)
+                assert done.returncode == 2 and NO_LOGIN in done.stderr and done.stderr.count("\n") == 1, done
+
+
+@pytest.mark.parametrize("counted", COUNTED)
+def test_what_a_mysql_server_would_count_is_refused_at_runtime(gpen: Start, servers: Serve, counted: str,
+                                                               tmp_path: Path) -> None:
+    file = tmp_path / "gpen.cfg"
+    for first, second in ((counted, "mysql"), ("mysql", counted)):
+        file.write_text("timeout 5\n")
+        balancer = gpen("-F", str(file), servers=[servers(naming("a2345678"))])
+        assert "error" not in balancer.ctl(first)
+        before = written(balancer, tmp_path)
+        assert NO_LOGIN in balancer.ctl(second) and balancer.ctl(second).startswith("error: ")
+        file.write_text(f"timeout 6\n{second}\n")
+        assert NO_LOGIN in balancer.ctl("reload") and NO_LOGIN in balancer.ctl(f"include {file}")
+        balancer.signal(signal.SIGHUP)
+        wait_until(lambda: balancer.stderr.count(NO_LOGIN) == 2)  # noqa: B023 (it is waited for here)
+        assert balancer.ctl("timeout") == "5\n"
+        assert written(balancer, tmp_path) == before
+        assert balancer.ask() == b"a2345678"
+
+
+def written(balancer: Gpen, directory: Path) -> list[str]:
+    """The commands that are in force."""
+    balancer.ctl(f"write {directory}/written")
+    return [line for line in (directory / "written").read_text().splitlines() if not line.startswith("#")]

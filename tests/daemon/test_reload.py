@@ -152,7 +152,9 @@ def test_what_is_replaced_is_not_opened_again(gpen: Start, servers: Serve, file:
 
 
 @pytest.mark.parametrize("line, told", [
-    ("udp\ngreeting 1", "greeting: it is for TCP"), ("user nosuchuser", "there is no user 'nosuchuser'"),
+    ("udp\ngreeting 1", "greeting: it is for TCP"), ("mysql\nidlers 2", "idlers: a MySQL server"),
+    ("check greeting\nmysql", "check: a MySQL server"), ("mysql\nserver 0 check greeting", "server 0: check gre"),
+    ("user nosuchuser", "there is no user 'nosuchuser'"),
     ("pid_file /no/such/x", "pid_file: the directory '/no/such' does not exist"), ("chroot /no/such", "chroot:")])
 def test_what_would_keep_it_from_starting_is_no_reload(balancer: Gpen, file: Path, line: str, told: str) -> None:
     file.write_text(f"{file.read_text()}{line}\n")

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,7 @@ OPTIONS = ("base_host={host}", "base_port=4567", "gmcast.listen_addr=tcp://{host
 QUICK = ("evs.keepalive_period=PT0.3S", "evs.inactive_check_period=PT0.25S", "evs.suspect_timeout=PT1.5S",
          "evs.inactive_timeout=PT3S", "evs.join_retrans_period=PT0.2S")
 
+MYSQL: Mapping[str, Any] = {"user": "mysql", "group": "mysql", "extra_groups": []}
 USUAL = {"read_only": "0", "wsrep_desync": "0", "wsrep_reject_queries": "NONE"}
 
 
@@ -340,8 +341,7 @@ class Cluster:
         self.version = subprocess.run(["mariadbd", "--version"], capture_output=True, text=True, check=True,
                                       ).stdout.split()[2].partition("-MariaDB")[0] + "-MariaDB"
         # mariadbd refuses to be root, and root's rsync would not do for a state transfer.
-        root = os.geteuid() == 0
-        self.identity: dict[str, Any] = {"user": "mysql", "group": "mysql", "extra_groups": []} if root else {}
+        self.identity = dict(MYSQL) if os.geteuid() == 0 else {}
         self._claim, self.net = claim_addresses()
         self.nodes = [Node(self, number) for number in range(1, NODES + 1)]
 
@@ -372,17 +372,7 @@ class Cluster:
             self.make_directory(node.directory / "data")
         self._certify()
         self._notify("")
-        script = self.directory / "schema.sql"
-        script.write_text(SCHEMA)
-        # In a common directory for temporary files a server that starts removes the tables of one that works.
-        done = subprocess.run(
-            ["mariadb-install-db", "--no-defaults", f"--datadir={self.nodes[0].directory}/data",
-             f"--tmpdir={self.nodes[0].directory}",
-             "--innodb-log-file-size=16M", "--innodb-use-native-aio=0", "--auth-root-authentication-method=normal",
-             "--skip-test-db", "--skip-name-resolve", f"--extra-file={script}"],
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **self.identity)
-        if done.returncode:
-            raise ClusterError(f"mariadb-install-db: status {done.returncode}: {done.stdout}{done.stderr}")
+        install_data(self.nodes[0].directory, self.identity)
 
     @property
     def notify_file(self) -> Path:
@@ -487,6 +477,20 @@ class Cluster:
                 running[0].option("pc.bootstrap=1")
                 deadline += REUNION_SECONDS
             time.sleep(0.2)
+
+
+def install_data(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Make the data of a server in ``directory``/data, with users and schema, as the user of ``identity``."""
+    script = directory / "schema.sql"
+    script.write_text(SCHEMA)
+    # In a common directory for temporary files a server that starts removes the tables of one that works.
+    done = subprocess.run(
+        ["mariadb-install-db", "--no-defaults", f"--datadir={directory}/data", f"--tmpdir={directory}",
+         "--innodb-log-file-size=16M", "--innodb-use-native-aio=0", "--auth-root-authentication-method=normal",
+         "--skip-test-db", "--skip-name-resolve", f"--extra-file={script}"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, **identity)
+    if done.returncode:
+        raise ClusterError(f"mariadb-install-db: status {done.returncode}: {done.stdout}{done.stderr}")
 
 
 def claim_addresses() -> tuple[socket.socket, str]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import ssl
 from dataclasses import replace
 from typing import Any
 
+import pymysql
 import pytest
 
+from gpen.galera.blocking import ENOUGH, limit
 from gpen.galera.cluster import GRACE, Cluster, Verdict
+from gpen.galera.node import explain
 from gpen.galera.report import QUERY, Grade, Report, View, grade, nodes_in, read
 
 A, B, C = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"
@@ -69,6 +74,38 @@ def test_a_report_is_read_whole() -> None:
 def test_a_server_without_galera_is_named_so() -> None:
     with pytest.raises(ValueError, match="no Galera node: it does not tell wsrep_local_state"):
         read([("wsrep_ready", "OFF")])
+
+
+LIMITS = {"max_connect_errors": "100", "skip_name_resolve": "0", "host_cache_size": "279"}
+
+
+def test_a_node_tells_whether_it_blocks_and_when() -> None:
+    assert all(f"'{name}', CAST(@@{name} " in QUERY for name in LIMITS)
+    assert (WELL.max_connect_errors, limit(WELL, True)) == (-1, None)  # not told
+
+
+@pytest.mark.parametrize(("said", "low"), [
+    ({}, 100), ({"skip_name_resolve": "1"}, None), ({"skip_name_resolve": "ON"}, None),
+    ({"host_cache_size": "0"}, None),
+    ({"max_connect_errors": str(ENOUGH - 1)}, ENOUGH - 1), ({"max_connect_errors": str(ENOUGH)}, None),
+    ({"max_connect_errors": "18446744073709551615"}, None),  # MySQL 8 on 64 bits
+])
+def test_a_limit_is_low_where_it_counts(said: dict[str, str], low: int | None) -> None:
+    found = read((SAID | LIMITS | said).items())
+    assert (limit(found, True), limit(found, False), limit(None, True)) == (low, None, None)
+
+
+@pytest.mark.parametrize(("error", "text", "pause"), [
+    (pymysql.err.OperationalError(1129, "Host 'x' is blocked"), "Host 'x' is blocked (and raise max_connect_errors", 3),
+    (pymysql.err.OperationalError(1045, "Access denied"), "access denied for user 'w': Access denied (CREATE USER", 3),
+    (pymysql.err.OperationalError(2026, "SSL is required"), "the watcher can't log in: SSL is required", 60),
+    (ssl.SSLError(1, "certificate verify failed"), "the watcher can't log in: certificate verify failed", 60),
+    (RuntimeError("'pynacl' package is required"), "the watcher can't log in: 'pynacl' package is required", 60),
+    (ConnectionRefusedError(errno.ECONNREFUSED, "no"), "connection refused", 0),
+])
+def test_what_would_have_the_watcher_blocked_is_not_tried_often(error: Exception, text: str, pause: float) -> None:
+    problem = explain(error, "w", 1.0)
+    assert problem.text.startswith(text) and (problem.pause, problem.blind) == (pause, bool(pause))
 
 
 @pytest.mark.parametrize(("said", "expected"), [

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from gpen.galera.access import AccessError, read_access
+from gpen.galera.blocking import warning
 from gpen.galera.ledger import Ledger
 from gpen.galera.main import spread
 from gpen.galera.manual import options_of, page
@@ -171,6 +172,18 @@ def test_short_texts_are_told_once() -> None:
             "role": "reader", "latency": 0.001, "queue": 0, "since": 0.0}
     shown = show({"nodes": [node], "gpens": [], "agreed": None, "heir": None, "trouble": "", "writer": None})
     assert shown.count("read_only") == 1
+
+
+def test_nodes_with_the_same_limit_share_a_line() -> None:
+    node = {"name": "n", "state": "Synced", "usable": True, "reason": "Synced", "role": "reader", "latency": 0.001,
+            "queue": 0, "since": 0.0, "blocks": True}
+    low = {"max_connect_errors": 100, "warning": warning(100)}
+    nodes = [node | {"node": "10.0.0.1:3306"} | low, node | {"node": "10.0.0.2:3306"} | low,
+             node | {"node": "10.0.0.3:3306", "max_connect_errors": 5_000_000, "warning": ""},
+             node | {"node": "10.0.0.4:3306", "max_connect_errors": None, "warning": ""}]
+    shown = show({"nodes": nodes, "gpens": [], "agreed": None, "heir": None, "trouble": "", "writer": None})
+    assert shown.split("\n\n")[1] == (f"10.0.0.1:3306, 10.0.0.2:3306: {warning(100)}\n"
+                                      "10.0.0.3:3306: max_connect_errors is 5000000")
 
 
 # --- the manual ------------------------------------------------------------------------------------------------------
