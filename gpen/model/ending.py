@@ -21,6 +21,7 @@ class Ending(Enum):
     CLIENT_RESET = "client-reset", "the client's connection was reset or lost"
     SERVER_RESET = "server-reset", "the server's connection was reset or lost"
     IDLE = "idle", "no byte moved for idle_timeout seconds"
+    HALF_CLOSED = "half-closed", "one side had ended, and no byte moved for half_closed_timeout seconds behind that"
     DENIED = "denied", "client_acl denies the client, and there is no abuse server"
     NO_SERVER = "no-server", "no server could take the client"
     CONNECT_FAILED = "connect-failed", "every server that was tried could not be reached, or did not greet"

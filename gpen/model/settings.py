@@ -162,6 +162,9 @@ _ALL = (
     Setting("idle_timeout", seconds(), 0, "Close sessions that moved no byte for so long. 0 = never. Flows of UDP have "
             "udp_timeout instead.",
             reply="Idle timeout: {} seconds"),
+    Setting("half_closed_timeout", seconds(), 300, "End a session of which one side has ended, the client's or the "
+            "server's, when no byte moved for so long behind that. 0 = never; an idle_timeout that is shorter counts "
+            "as well. Its place on a server is free as soon as the server's side has ended."),
     Setting("greeting", seconds(), 0, "The server speaks first, within so many seconds: one that closes, resets or "
             "stays silent before its first byte has failed, and the client is given to the next. 0 = off.",
             example="greeting 1"),
@@ -320,6 +323,7 @@ class Settings:
     ssl_handshake: float
     geoip_db: str | None
     idle_timeout: float
+    half_closed_timeout: float
     source: str | None
     tcp_fastclose: str
     tcp_nodelay: bool

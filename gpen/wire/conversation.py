@@ -222,9 +222,13 @@ class Conversation:
         if self.client is not None:
             self.client.sx += self.to_client
             self.client.rx += self.from_client
-        lease, self.lease = self.lease, None
-        if lease is None:
-            return
-        lease.release()
-        lease.server.sx += self.to_server
-        lease.server.rx += self.from_server
+        if self.lease is not None:
+            self._give_place_back()
+            server, self.lease = self.lease.server, None
+            server.sx += self.to_server
+            server.rx += self.from_server
+
+    def _give_place_back(self) -> None:
+        """Its place on the server is free, if it is not yet; the lease still says where the conversation is."""
+        if self.lease is not None and self.lease.is_open:
+            self.lease.release()

@@ -92,7 +92,7 @@ class Session(Conversation):
             return "handshake" if self._is_unknown else "choosing"
         if self.down.deaf or self.up.deaf:
             return "ending"
-        return "half-closed" if self.down.eof or self.up.eof else "open"
+        return "half-closed" if self.down.has_parted or self.up.has_parted else "open"
 
     @property
     def _is_unknown(self) -> bool:
@@ -403,6 +403,8 @@ class Session(Conversation):
         closed = Ending.CLIENT_CLOSED if end is down else Ending.SERVER_CLOSED
         if self.ending is None or (end.reset and self.ending is closed):  # a close may turn out to be a reset
             self.ending = closed if not (end.reset or end.truncated) else _ending_of(end, end is down)
+        if end is up and self.lease is not None and self.lease.is_open:
+            self.parted(up)
         if end.eof and not end.deaf and self._closes_fast(end):
             end.mute()
         if up.pending is not None or down.pending is not None:
@@ -413,16 +415,28 @@ class Session(Conversation):
     def _closes_fast(self, end: End) -> bool:
         return ("down" if end is self.down else "up") in _FASTCLOSE[self._front.settings.tcp_fastclose]
 
+    def parted(self, end: End) -> None:
+        """The other machine has ended this side of the session. The server's: its place there is free, whatever the
+        client does, while the session goes on for what is left to say."""
+        if end is self.up:
+            self._give_place_back()
+            self._front.hold.stir()
+
     def _tend_last_bytes(self, now: float) -> None:
-        """One side is gone: end when the other has got everything, or takes nothing for STALLED_SECONDS."""
+        """One side has ended. Where it is gone, the session ends when the other has got everything, or takes nothing
+        for STALLED_SECONDS; where it is half-closed, when nothing moves for half_closed_timeout."""
         assert self.up is not None
-        if not any(end.deaf or end.reset for end in (self.down, self.up)):
+        ends, limit = (self.down, self.up), self._front.settings.half_closed_timeout
+        if not any(end.deaf or end.has_parted for end in ends):
             return
-        rest = sum(len(end.pending or b"") + end.unacknowledged() for end in (self.down, self.up))
+        rest = sum(len(end.pending or b"") + end.unacknowledged() for end in ends)
         if rest != self.stalled[0]:
             self.stalled = (rest, now)
-        if not rest or now - self.stalled[1] > STALLED_SECONDS:
-            self.stop(self.ending or Ending.SERVER_RESET)
+        if any(end.deaf or end.reset for end in ends):
+            if not rest or now - self.stalled[1] > STALLED_SECONDS:
+                self.stop(self.ending or Ending.SERVER_RESET)
+        elif limit and min(self.idle(now), now - self.stalled[1]) >= limit:
+            self.stop(Ending.HALF_CLOSED)
 
     def _finish(self, ending: Ending) -> None:
         """Wake the greenlet to close, unless it is itself at work: that is, in the hub."""
