@@ -295,8 +295,8 @@ def _of_setting(setting: Setting) -> Command:
     """The command that reads and sets a setting."""
 
     def parse(words: Sequence[str]) -> Arguments:
-        if not words and (not setting.is_flag):
-            return {}
+        if not words and not setting.is_flag:
+            return {} if setting.on is None else {"value": setting.on}
         if setting.missing and not (setting.is_flag and words):
             raise ValueError(setting.missing)
         if setting.is_flag:
@@ -308,7 +308,7 @@ def _of_setting(setting: Setting) -> Command:
         return {"value": setting.kind.parse(words[0])}
 
     def parse_no(words: Sequence[str]) -> Arguments:
-        return {"value": None} | nothing(words)
+        return {"value": setting.off} | nothing(words)
 
     usage = setting.name if setting.is_flag else f"{setting.name} [{setting.kind.metavar}]"
     return Command(setting.name, usage, setting.help, parse, "admin", parse_no, f"no {setting.name}", configures=True,

@@ -50,8 +50,7 @@ def _row(command: Command) -> Row:
             "help": command.help, "access": command.access, "example": command.example}
     if setting is None or setting.missing:
         return told
-    default = "off" if setting.is_flag else setting.show(setting.default) or "unset"
-    return told | {"default": default, "option": setting.flag, "at_start_only": setting.startup}
+    return told | {"default": setting.told(setting.default), "option": setting.flag, "at_start_only": setting.startup}
 
 
 def overview(rows: Iterable[Row], width: int = WIDTH) -> str:

@@ -91,7 +91,7 @@ def _command(command: Command) -> Iterator[str]:
     setting = command.setting
     text = command.help
     if setting is not None:
-        text += f" Default: {'off' if setting.is_flag else setting.show(setting.default) or 'unset'}."
+        text += f" Default: {setting.told(setting.default)}."
         text += f" Option {setting.flag}." if setting.flag else ""
         text += " Counts at start only." if setting.startup else ""
     text += f" Needs {command.access} access." if command.access == "operate" else ""

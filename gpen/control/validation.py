@@ -70,8 +70,8 @@ VAIN = (
          "it is for UDP, and this gpen balances TCP (no -U)"),
     Vain(("udp_unanswered",), lambda settings, pool: settings.udp and not settings.udp_replies,
          "silence is held against no server unless udp_replies says that replies are due"),
-    Vain(("backlog", "pending_max", "idle_timeout", "half_closed_timeout", "tcp_fastclose", "tcp_nodelay", "keepalive"),
-         lambda settings, pool: settings.udp, _FOR_TCP),
+    Vain(("backlog", "pending_max", "idle_timeout", "half_closed_timeout", "tcp_fastclose", "tcp_nodelay", "keepalive",
+          "user_timeout"), lambda settings, pool: settings.udp, _FOR_TCP),
     Vain(("half_closed_timeout",), lambda settings, pool: (
         0 < settings.idle_timeout <= settings.half_closed_timeout), "idle_timeout is shorter, or the same"),
     Vain(("hold_max",), lambda settings, pool: not settings.hold, "no client waits, unless hold says for how long"),

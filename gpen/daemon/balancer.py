@@ -150,7 +150,7 @@ class Balancer:
         if settings.chroot:
             self._resolver.prepare_for_chroot(settings.timeout)
         assert settings.listen is not None
-        self.listener = self._listener(settings.listen)
+        self.listener = self._listener(settings.listen, settings)
         places = list(self.names.places(self._sources.said, answers))
         ownaddress.refuse(places, self.listener.endpoint, self._sources.said.origin_of)
         self.names.adopt(answers, places)
@@ -245,12 +245,13 @@ class Balancer:
         given = self.settings.listen or ""
         return self.listener.bound_to if parse_listen(given).port == 0 and "/" not in given else given
 
-    def _listener(self, text: str) -> Listener | DatagramListener:
-        """The listener for an address: the one that is there already, though it may be about to close, or a new one."""
+    def _listener(self, text: str, settings: Settings) -> Listener | DatagramListener:
+        """The listener for an address: the one that is there already, though it may be about to close, or a new one
+        with these settings."""
         address = parse_listen(text)
         if address.path:
             address = Address(path=self.jail.path(address.path))
-        endpoint = self._resolved("listen", address, self.settings.udp)[0]
+        endpoint = self._resolved("listen", address, settings.udp)[0]
         current: Listener | DatagramListener | None = getattr(self, "listener", None)
         if current is not None and self._is_at(current, endpoint):
             return current
@@ -258,14 +259,14 @@ class Balancer:
             if leaving.is_open and self._is_at(leaving, endpoint):
                 leaving.keep()
                 return leaving
-        if self.settings.udp:
+        if settings.udp:
             ours = [listener.socket for listener in (current, *self._leaving) if isinstance(listener, DatagramListener)
                     and listener.is_open]
             return DatagramListener(sockets.receive_datagrams(address, endpoint, ours), self)
-        sock = sockets.listen(address, endpoint, self.settings.backlog, current and current.socket)
+        sock = sockets.listen(address, endpoint, settings, current and current.socket)
         if address.path:
             self._socket_files[address.path] = os.stat(address.path)
-        return Listener(sock, self.poller, self.settings.multi_accept, self._workers, self._begin, self.no_room,
+        return Listener(sock, self.poller, settings.multi_accept, self._workers, self._begin, self.no_room,
                         self.shed)
 
     def _is_at(self, listener: Listener | DatagramListener, endpoint: Endpoint) -> bool:
@@ -283,7 +284,7 @@ class Balancer:
         endpoint = self._resolved("control", address)[0]
         previous = os.umask(0o177)
         try:
-            sock = sockets.listen(address, endpoint, self.settings.backlog)
+            sock = sockets.listen(address, endpoint, self.settings)
         finally:
             os.umask(previous)
         if address.path:
@@ -566,7 +567,7 @@ class Balancer:
         if new.geoip_db != old.geoip_db:
             opened["countries"] = open_countries(new, self.jail)
         if new.listen is not None and new.listen != old.listen:
-            listener = self._listener(new.listen)
+            listener = self._listener(new.listen, new)
             if listener is not self.listener:
                 opened["listen"] = listener
                 undo.callback(self._close_listener, listener)

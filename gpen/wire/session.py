@@ -184,8 +184,6 @@ class Session(Conversation):
     def _converse(self) -> Ending:
         front = self._front
         settings = front.settings
-        if settings.tcp_nodelay or settings.keepalive:
-            sockets.prepare(self.down.sock, settings)
         if settings.accept_proxy != "off" and not self._announce():
             return Ending.PROXY_HEADER
         denied = self._admit()
