@@ -135,6 +135,14 @@ def test_leases_end_where_they_began() -> None:
         ("wire/conversation.py", "_give_place_back")}
 
 
+def test_a_client_s_sessions_are_counted_in_and_out_in_one_place_each() -> None:
+    """Whoever is admitted is counted until the register of sessions forgets it, however it ends."""
+    places = {(path.relative_to(PACKAGE).as_posix(), function.name, call.rpartition(".")[2])
+              for path in FILES for function in functions(path) for call in calls_in(function)
+              if re.search(r"clients\.(arrive|leave)$", call)}
+    assert places == {("wire/conversation.py", "_admit", "arrive"), ("daemon/balancer.py", "forget", "leave")}
+
+
 def test_places_are_counted_in_the_pool_only() -> None:
     """``sessions`` of a server changes nowhere but in model/pool.py."""
     changed = {path.name for path in FILES for node in ast.walk(tree_of(path))

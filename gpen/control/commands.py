@@ -240,7 +240,8 @@ _COMMANDS = [
     Command("server", "server N [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] [blacklist SECONDS] "
             "[state ready|drain|maint] [check CHECK|default] [health up|down [because WORDS...]|unknown]",
             "Change server N; a new N with an address (HOST, HOST:PORT or /PATH) makes a new server. max and hard "
-            "limit its sessions (0 = no limit; hard is for clients that return to it); blacklist leaves it alone for "
+            "limit its sessions, but for those whose server's side has ended (0 = no limit; hard is for clients that "
+            "return to it); blacklist leaves it alone for "
             "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. check "
             "is how it is checked, in the words of the setting check; default takes that. health is a verdict from "
             "outside: down gives it no new sessions, up also ends a blacklist, unknown withdraws it; write does not "

@@ -29,6 +29,7 @@ def gpen_page() -> str:
         ("HOW A SERVER IS CHOSEN", _paragraphs(texts.CHOICE)),
         ("THE CONFIGURATION FILE", _paragraphs(texts.CONFIGURATION)),
         ("HEALTH", _paragraphs(texts.HEALTH)),
+        ("WHO IS GONE, AND WHO COMES TOO OFTEN", _paragraphs(texts.GONE)),
         ("UDP", _paragraphs(texts.UDP)),
         ("TLS", _paragraphs(texts.TLS)),
         ("HTTP", _paragraphs(texts.HTTP)),

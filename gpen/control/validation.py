@@ -72,6 +72,10 @@ VAIN = (
          "silence is held against no server unless udp_replies says that replies are due"),
     Vain(("backlog", "pending_max", "idle_timeout", "half_closed_timeout", "tcp_fastclose", "tcp_nodelay", "keepalive",
           "user_timeout"), lambda settings, pool: settings.udp, _FOR_TCP),
+    Vain(("client_max",), lambda settings, pool: settings.client_max > settings.conn_max,
+         "conn_max allows fewer in all"),
+    Vain(("client_max",), lambda settings, pool: "/" in (settings.listen or "") and settings.accept_proxy == "off",
+         "clients of a unix socket have no address"),
     Vain(("half_closed_timeout",), lambda settings, pool: (
         0 < settings.idle_timeout <= settings.half_closed_timeout), "idle_timeout is shorter, or the same"),
     Vain(("hold_max",), lambda settings, pool: not settings.hold, "no client waits, unless hold says for how long"),

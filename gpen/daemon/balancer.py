@@ -61,10 +61,12 @@ from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.model.settings import SETTINGS, Settings
+from gpen.model.words import counted
 from gpen.wire import sock as sockets
 from gpen.wire.control import ControlServer
 from gpen.wire.conversation import Conversation, Some, Watch
 from gpen.wire.datagram import DatagramListener
+from gpen.wire.faults import Seldom
 from gpen.wire.hold import Hold
 from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
@@ -132,6 +134,7 @@ class Balancer:
         self._control_address = ""
         self._told: set[str] = set()
         self._socket_files: dict[str, os.stat_result] = {}
+        self._refusals = Seldom()
         self._leaving: list[DatagramListener] = []  # listeners of before that have flows yet
 
     # --- opening and closing --------------------------------------------------------------------------------------
@@ -332,7 +335,17 @@ class Balancer:
 
     def forget(self, session: Conversation) -> None:
         """It is no session any more, however it ended. A second call does nothing."""
-        self.sessions.pop(session.id, None)
+        if self.sessions.pop(session.id, None) is not None and session.client is not None:
+            self.clients.leave(session.client)
+
+    def refused_for_client_max(self, address: str, others: int) -> None:
+        """This address has so many sessions already, which is the most."""
+        more = self._refusals.comes()
+        if more is not None:
+            most = self.settings.client_max
+            cause = f"{address} has {counted(others, 'session')} already, and client_max is {most}{more}"
+            self.pool.note_own("refused", cause)
+            log.warning("refused: %s", cause)
 
     def resume(self) -> None:
         """There may be room for another client."""

@@ -23,6 +23,7 @@ class Ending(Enum):
     IDLE = "idle", "no byte moved for idle_timeout seconds"
     HALF_CLOSED = "half-closed", "one side had ended, and no byte moved for half_closed_timeout seconds behind that"
     DENIED = "denied", "client_acl denies the client, and there is no abuse server"
+    CLIENT_MAX = "client-max", "the client's address had as many sessions as client_max allows"
     NO_SERVER = "no-server", "no server could take the client"
     CONNECT_FAILED = "connect-failed", "every server that was tried could not be reached, or did not greet"
     PROXY_HEADER = "proxy-header", "the client's PROXY protocol header was missing, malformed, late, or not allowed"

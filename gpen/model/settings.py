@@ -114,6 +114,11 @@ _ALL = (
     Setting("conn_max", whole(1), 500, "Most sessions at one time. The excess waits in the kernel's backlog; a new "
             "flow of UDP takes the place of the one that was idle for longest, and flows beyond a lowered limit "
             "end.", "-x"),
+    Setting("client_max", whole(0), 0, "Most sessions, or flows, of one client address at one time; more are refused, "
+            "which the log calls client-max. The address is the one that accept_proxy learns; of IPv6, all 128 bits. "
+            "When it is lowered, the sessions that are there stay. Clients of a unix socket have no address, and no "
+            "such limit. 0 = no limit.",
+            example="client_max 50"),
     Setting("backlog", whole(1), 500, "How many connections the kernel keeps waiting for us (listen(2)).", "-q",
             reply=None),
     Setting("multi_accept", ONE_AT_LEAST, 100, "Most connections accepted, or datagrams read, at one wake-up; 0 is "
@@ -293,6 +298,7 @@ class Settings:
 
     listen: str | None
     conn_max: int
+    client_max: int
     backlog: int
     multi_accept: int
     pending_max: int

@@ -19,11 +19,12 @@ from typing import Any
 import gevent
 from gevent.hub import get_hub
 
-from gpen.model.address import normalize
+from gpen.model.address import UNIX, normalize
 from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL, Lease
 from gpen.model.server import Server
+from gpen.model.words import counted
 from gpen.wire import mysql, proxy
 from gpen.wire import sock as sockets
 from gpen.wire.conversation import Conversation, Front, Watch
@@ -63,7 +64,7 @@ class Session(Conversation):
                  "_status", "down", "stalled", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
-        address, port = (normalize(peer[0]), peer[1]) if isinstance(peer, tuple) else ("unix", 0)
+        address, port = (normalize(peer[0]), peer[1]) if isinstance(peer, tuple) else (UNIX, 0)
         super().__init__(id, front, address, port)
         self.down = End(sock, front.poller, self)
         self.up: End | None = None
@@ -189,6 +190,8 @@ class Session(Conversation):
         denied = self._admit()
         if denied and "abuse" not in front.pool.special:
             return Ending.DENIED  # at once: a TLS handshake costs more than the rest of a session
+        if settings.client_max and self._exceeds_client_max():
+            return Ending.CLIENT_MAX
         if front.tls is not None and not self._secure(front.tls):
             return Ending.TLS
         if settings.dummy:
@@ -214,7 +217,7 @@ class Session(Conversation):
             log.info("session %d: PROXY protocol header of %s: %s", self.id, self.peername, error)
             return False
         if self._route is not None:
-            self.address, self._port = self._route.source or "unix", self._route.source_port
+            self.address, self._port = self._route.source or UNIX, self._route.source_port
         return True
 
     def _secure(self, tls: Terminator) -> bool:
@@ -460,7 +463,12 @@ class Session(Conversation):
     def _say_goodbye(self) -> None:
         words = self._last_words()
         self.down.say(words)
-        self._lingers = bool(words and self._front.settings.http)
+        self._lingers = bool(words and self._front.settings.http) and not self._is_one_of_many
+
+    @property
+    def _is_one_of_many(self) -> bool:
+        """Whether so many of one address are turned away that they would fill conn_max while they linger."""
+        return self.ending is Ending.CLIENT_MAX and self._others >= 2 * self._front.settings.client_max
 
     def _last_words(self) -> bytes:
         """What a client is told that gets no server, or asked for what it can't have."""
@@ -477,6 +485,8 @@ class Session(Conversation):
                 return page(self._status)
             case Ending.DENIED:
                 return page(403)
+            case Ending.CLIENT_MAX:
+                return page(429)
             case Ending.NO_SERVER | Ending.CONNECT_FAILED | Ending.LOCAL | Ending.SHUTDOWN if self.up is None:
                 return page(503)
         return b""
@@ -509,6 +519,10 @@ class Session(Conversation):
                 return mysql.error(mysql.UNKNOWN_COMMAND, f"gpen: no server is usable{waited}")
             case Ending.DENIED:
                 return mysql.error(mysql.HOST_NOT_ALLOWED, f"gpen: {self.address} may not connect here")
+            case Ending.CLIENT_MAX:
+                sessions = counted(self._others, "session")
+                return mysql.error(mysql.TOO_MANY_USER_CONNECTIONS,
+                                   f"gpen: {self.address} has {sessions} already (client_max)")
             case Ending.LOCAL:
                 return mysql.error(mysql.TOO_MANY_CONNECTIONS, "gpen: out of ports, descriptors or memory")
             case Ending.SHUTDOWN:
