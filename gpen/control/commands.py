@@ -240,7 +240,8 @@ _COMMANDS = [
     Command("server", "server N [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] [blacklist SECONDS] "
             "[state ready|drain|maint] [check CHECK|default] [health up|down [because WORDS...]|unknown]",
             "Change server N; a new N with an address (HOST, HOST:PORT or /PATH) makes a new server. max and hard "
-            "limit its sessions (0 = no limit; hard is for clients that return to it); blacklist leaves it alone for "
+            "limit its sessions, but for those whose server's side has ended (0 = no limit; hard is for clients that "
+            "return to it); blacklist leaves it alone for "
             "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. check "
             "is how it is checked, in the words of the setting check; default takes that. health is a verdict from "
             "outside: down gives it no new sessions, up also ends a blacklist, unknown withdraws it; write does not "
@@ -295,8 +296,8 @@ def _of_setting(setting: Setting) -> Command:
     """The command that reads and sets a setting."""
 
     def parse(words: Sequence[str]) -> Arguments:
-        if not words and (not setting.is_flag):
-            return {}
+        if not words and not setting.is_flag:
+            return {} if setting.on is None else {"value": setting.on}
         if setting.missing and not (setting.is_flag and words):
             raise ValueError(setting.missing)
         if setting.is_flag:
@@ -308,7 +309,7 @@ def _of_setting(setting: Setting) -> Command:
         return {"value": setting.kind.parse(words[0])}
 
     def parse_no(words: Sequence[str]) -> Arguments:
-        return {"value": None} | nothing(words)
+        return {"value": setting.off} | nothing(words)
 
     usage = setting.name if setting.is_flag else f"{setting.name} [{setting.kind.metavar}]"
     return Command(setting.name, usage, setting.help, parse, "admin", parse_no, f"no {setting.name}", configures=True,

@@ -15,7 +15,7 @@ from gpen.control.configuration import Configuration, address_words, field_words
 from gpen.control.draft import ACTIONS, Draft
 from gpen.model.acl import LISTS, Entry
 from gpen.model.server import FIELDS
-from gpen.model.settings import SETTINGS, Setting
+from gpen.model.settings import SETTINGS
 
 SHOWN_ENTRIES, COMPARED_ENTRIES = 5, 1000  # comparing 1,000 takes about a millisecond
 _UNDONE = {"blacklist": 0, "health": (None, "")}
@@ -56,7 +56,7 @@ class Difference:
                 self.waiting.append(f"{change}: counts at the next start only")
                 continue
             self.draft.replace(name, value)
-            yield f"{change} (was {_shown(setting, current)})"
+            yield f"{change} (was {setting.told(current)})"
 
     def _servers(self) -> Iterator[str]:
         old, new = self._old, self._new
@@ -104,12 +104,6 @@ class Difference:
                     value = _UNDONE[name] if now is _MISSING else now
                     self.draft.actions.setdefault(number, {})[name] = value
                     yield f"server {number} {name} {_action(value)}"
-
-
-def _shown(setting: Setting, value: Any) -> str:
-    if setting.is_flag:
-        return "on" if value else "off"
-    return setting.show(value) or "unset"
 
 
 def _words(fields: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> str:

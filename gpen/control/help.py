@@ -50,14 +50,14 @@ def _row(command: Command) -> Row:
             "help": command.help, "access": command.access, "example": command.example}
     if setting is None or setting.missing:
         return told
-    default = "off" if setting.is_flag else setting.show(setting.default) or "unset"
-    return told | {"default": default, "option": setting.flag, "at_start_only": setting.startup}
+    return told | {"default": setting.told(setting.default), "option": setting.flag, "at_start_only": setting.startup}
 
 
 def overview(rows: Iterable[Row], width: int = WIDTH) -> str:
     """All commands, a line or two each, folded to a width; those that do nothing by name only, at the end."""
     rows = list(rows)
-    column = max((len(_text(row, "name")) for row in rows if row.get("group") not in _NAMES_ONLY), default=0) + 4
+    longest = max((len(_text(row, "name")) for row in rows if row.get("group") not in _NAMES_ONLY), default=0)
+    column = min(longest + 4, max(width, NARROWEST) // 2)
     lines = []
     for group in dict.fromkeys((*GROUPS, *(_text(row, "group") for row in rows))):
         members = [row for row in rows if _text(row, "group") == group]
@@ -73,7 +73,7 @@ def _members(rows: list[Row], names_only: bool, column: int, width: int) -> Iter
         return
     for row in rows:
         sentence = _text(row, "help").split(". ")[0].rstrip(".") + "."
-        yield from _folded(sentence, f"  {_text(row, 'name'):<{column - 2}}", " " * column, width)
+        yield from _folded(sentence, f"  {_text(row, 'name'):<{column - 4}}  ", " " * column, width)
 
 
 def details(row: Row, width: int = WIDTH) -> str:

@@ -29,6 +29,7 @@ def gpen_page() -> str:
         ("HOW A SERVER IS CHOSEN", _paragraphs(texts.CHOICE)),
         ("THE CONFIGURATION FILE", _paragraphs(texts.CONFIGURATION)),
         ("HEALTH", _paragraphs(texts.HEALTH)),
+        ("WHO IS GONE, AND WHO COMES TOO OFTEN", _paragraphs(texts.GONE)),
         ("UDP", _paragraphs(texts.UDP)),
         ("TLS", _paragraphs(texts.TLS)),
         ("HTTP", _paragraphs(texts.HTTP)),
@@ -91,7 +92,7 @@ def _command(command: Command) -> Iterator[str]:
     setting = command.setting
     text = command.help
     if setting is not None:
-        text += f" Default: {'off' if setting.is_flag else setting.show(setting.default) or 'unset'}."
+        text += f" Default: {setting.told(setting.default)}."
         text += f" Option {setting.flag}." if setting.flag else ""
         text += " Counts at start only." if setting.startup else ""
     text += f" Needs {command.access} access." if command.access == "operate" else ""

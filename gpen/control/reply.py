@@ -17,6 +17,7 @@ from gpen.control.commands import OPTIONS, Option
 from gpen.control.script import Call, UnknownCommand
 from gpen.model.scheduler import RULES
 from gpen.model.settings import SETTINGS, Setting
+from gpen.model.words import counted
 
 Row = Mapping[str, Any]
 PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
@@ -132,6 +133,8 @@ def _explain(row: Mapping[str, Any]) -> str:
     chosen = "no server" if row["server"] is None else f"server {row['server']} {row['server_address']}"
     lines = [f"{row['client']} would get {chosen}: {row['why']}"]
     lines += [f"not server {other['server']} {other['address']}: {other['why_not']}" for other in row["others"]]
+    if row["sessions"]:
+        lines.append(f"{row['client']} has {counted(row['sessions'], 'session')} now")
     return "\n".join(lines) + "\n"
 
 

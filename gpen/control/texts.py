@@ -99,6 +99,27 @@ skip_name_resolve on, they count nobody. gpen's own check connect is never count
 All of these are settings: gpenctl(1) describes them; -O sets them at start. gpen-galera(1) watches a Galera cluster.
 """
 
+GONE = """
+A session's place on its server, which max and hard limit and leastconn counts, is free as soon as the server's side
+has ended: clients of a server that was restarted do not keep the new one full, whatever they do. The session itself
+goes on, for what the client has yet to get, and for what it may still send; drain, close, on_down and the state maint
+mean it until it has ended. A session of which one side has ended is over after half_closed_timeout seconds in
+which nothing moved; idle_timeout counts for all.
+
+A machine that is gone without a word is found by the kernel. One that was silent for a minute is asked, and is gone
+when it leaves six questions in a row unanswered, ten seconds apart (keepalive 60 10 6): its session ends as
+client-reset or server-reset. While bytes are on their way to it, it is not asked, and the kernel repeats them for some
+15 minutes; user_timeout makes that shorter. That also cuts off who is there, but has no room for what waits for it
+for so long: leave it off where clients may pause, as in a long download, or a cursor of a database.
+
+client_max is how many sessions one client address may have, so that no single one has all of conn_max. Those that are
+held, or in their TLS handshake, count; those that have yet to send a PROXY protocol header have no address so far.
+More are closed at once: before a TLS handshake, with error 1203 where servers speak mysql, with 429 in HTTP, and in the
+log as client-max. The diagnostics and events tell the first, and then one a minute. explain ADDRESS and recent show how
+many an address has. Clients behind one NAT, or a proxy without the PROXY protocol, are one address. The sender of a
+datagram may be forged: over UDP, somebody else can use up an address's share.
+"""
+
 UDP = """
 With -U gpen balances datagrams. What one client address and port sends is a flow: it has one server, chosen as for a
 TCP session, and a socket of its own to it. Replies come from the address that the client has asked, also where gpen
@@ -139,8 +160,8 @@ With -H each request, not only the first of a connection, gets X-Forwarded-For, 
 is there (so that only the last address in it is to be trusted), and X-Forwarded-Proto, http or https, in the place of
 what is there. A request that two programs could understand in two ways (both Content-Length and Transfer-Encoding,
 two lengths, bad line ends, and the like) is answered 400, one with a header larger than http_header_max 431, and the
-connection is closed. When no server can be had the answer is 503, and 403 for a client that client_acl denies (over
-TLS it is closed instead).
+connection is closed. When no server can be had the answer is 503, 403 for a client that client_acl denies, and 429 for
+one that has client_max sessions already (over TLS these two are closed instead).
 
 Requests on one connection go to the server one after the other. Chunks are cut anew; their extensions and trailers
 are left out, as is an upgrade to HTTP/2. After an Upgrade that the server grants (WebSocket), bytes pass as they are.
@@ -217,8 +238,8 @@ CTL_OPTIONS = (
 )
 
 SETTINGS = """
-NAME reads a setting, NAME VALUE sets it, and 'no NAME' puts its default back. A flag is switched on by NAME and off
-by 'no NAME'.
+NAME reads a setting, NAME VALUE sets it, and 'no NAME' puts its default back. A flag, and keepalive, is switched on by
+NAME and off by 'no NAME'.
 """
 
 PROTOCOL = """

@@ -61,10 +61,12 @@ from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.model.settings import SETTINGS, Settings
+from gpen.model.words import counted
 from gpen.wire import sock as sockets
 from gpen.wire.control import ControlServer
 from gpen.wire.conversation import Conversation, Some, Watch
 from gpen.wire.datagram import DatagramListener
+from gpen.wire.faults import Seldom
 from gpen.wire.hold import Hold
 from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
@@ -132,6 +134,7 @@ class Balancer:
         self._control_address = ""
         self._told: set[str] = set()
         self._socket_files: dict[str, os.stat_result] = {}
+        self._refusals = Seldom()
         self._leaving: list[DatagramListener] = []  # listeners of before that have flows yet
 
     # --- opening and closing --------------------------------------------------------------------------------------
@@ -150,7 +153,7 @@ class Balancer:
         if settings.chroot:
             self._resolver.prepare_for_chroot(settings.timeout)
         assert settings.listen is not None
-        self.listener = self._listener(settings.listen)
+        self.listener = self._listener(settings.listen, settings)
         places = list(self.names.places(self._sources.said, answers))
         ownaddress.refuse(places, self.listener.endpoint, self._sources.said.origin_of)
         self.names.adopt(answers, places)
@@ -245,12 +248,13 @@ class Balancer:
         given = self.settings.listen or ""
         return self.listener.bound_to if parse_listen(given).port == 0 and "/" not in given else given
 
-    def _listener(self, text: str) -> Listener | DatagramListener:
-        """The listener for an address: the one that is there already, though it may be about to close, or a new one."""
+    def _listener(self, text: str, settings: Settings) -> Listener | DatagramListener:
+        """The listener for an address: the one that is there already, though it may be about to close, or a new one
+        with these settings."""
         address = parse_listen(text)
         if address.path:
             address = Address(path=self.jail.path(address.path))
-        endpoint = self._resolved("listen", address, self.settings.udp)[0]
+        endpoint = self._resolved("listen", address, settings.udp)[0]
         current: Listener | DatagramListener | None = getattr(self, "listener", None)
         if current is not None and self._is_at(current, endpoint):
             return current
@@ -258,14 +262,14 @@ class Balancer:
             if leaving.is_open and self._is_at(leaving, endpoint):
                 leaving.keep()
                 return leaving
-        if self.settings.udp:
+        if settings.udp:
             ours = [listener.socket for listener in (current, *self._leaving) if isinstance(listener, DatagramListener)
                     and listener.is_open]
             return DatagramListener(sockets.receive_datagrams(address, endpoint, ours), self)
-        sock = sockets.listen(address, endpoint, self.settings.backlog, current and current.socket)
+        sock = sockets.listen(address, endpoint, settings, current and current.socket)
         if address.path:
             self._socket_files[address.path] = os.stat(address.path)
-        return Listener(sock, self.poller, self.settings.multi_accept, self._workers, self._begin, self.no_room,
+        return Listener(sock, self.poller, settings.multi_accept, self._workers, self._begin, self.no_room,
                         self.shed)
 
     def _is_at(self, listener: Listener | DatagramListener, endpoint: Endpoint) -> bool:
@@ -283,7 +287,7 @@ class Balancer:
         endpoint = self._resolved("control", address)[0]
         previous = os.umask(0o177)
         try:
-            sock = sockets.listen(address, endpoint, self.settings.backlog)
+            sock = sockets.listen(address, endpoint, self.settings)
         finally:
             os.umask(previous)
         if address.path:
@@ -331,7 +335,17 @@ class Balancer:
 
     def forget(self, session: Conversation) -> None:
         """It is no session any more, however it ended. A second call does nothing."""
-        self.sessions.pop(session.id, None)
+        if self.sessions.pop(session.id, None) is not None and session.client is not None:
+            self.clients.leave(session.client)
+
+    def refused_for_client_max(self, address: str, others: int) -> None:
+        """This address has so many sessions already, which is the most."""
+        more = self._refusals.comes()
+        if more is not None:
+            most = self.settings.client_max
+            cause = f"{address} has {counted(others, 'session')} already, and client_max is {most}{more}"
+            self.pool.note_own("refused", cause)
+            log.warning("refused: %s", cause)
 
     def resume(self) -> None:
         """There may be room for another client."""
@@ -566,7 +580,7 @@ class Balancer:
         if new.geoip_db != old.geoip_db:
             opened["countries"] = open_countries(new, self.jail)
         if new.listen is not None and new.listen != old.listen:
-            listener = self._listener(new.listen)
+            listener = self._listener(new.listen, new)
             if listener is not self.listener:
                 opened["listen"] = listener
                 undo.callback(self._close_listener, listener)

@@ -11,6 +11,7 @@ import gevent
 from gpen.control.script import Call
 from gpen.model.ending import Ending
 from gpen.model.server import Server
+from gpen.model.words import counted
 from gpen.wire.conversation import Conversation
 
 if TYPE_CHECKING:
@@ -103,4 +104,4 @@ def _is_on(session: Conversation, server: Server) -> bool:
 
 
 def _count(sessions: int) -> str:
-    return f"{sessions} session" if sessions == 1 else f"{sessions} sessions"
+    return counted(sessions, "session")

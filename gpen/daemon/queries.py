@@ -22,6 +22,7 @@ from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL, Choice
 from gpen.model.server import Server
+from gpen.model.words import counted
 from gpen.wire.conversation import Conversation
 from gpen.wire.turns import gently
 
@@ -59,7 +60,9 @@ class Queries:
             if session.client is not None:
                 live.setdefault(session.client.number, []).append(session)
         seen = takewhile(lambda client: now - client.last <= call["seconds"], list(self._balancer.clients))
-        return (_client_row(client, live.get(client.number, ()), now) for client in seen)
+        clients = self._balancer.clients
+        return (_client_row(client, live.get(client.number, ()), clients.sessions_of(client.address), now)
+                for client in seen)
 
     def events(self, call: Call) -> list[Row]:
         return [event._asdict() for event in list(self._pool.events)[-call["count"]:]]
@@ -68,9 +71,9 @@ class Queries:
         settings, pool, address = self._settings, self._pool, call["address"]
         now = time.monotonic()
         client = self._balancer.clients.glimpse(address, now, settings.tracking)
-        denied = not pool.permits(settings.client_acl, client)
-        if denied:
-            server, why = pool.special.get("abuse"), f"access list {settings.client_acl} (client_acl) denies it"
+        turned_away = self._turned_away(client)
+        if turned_away is not None:
+            server, why = turned_away
         else:
             dice = pool.turns.random.getstate()
             choice = pool.choose(client, now)
@@ -82,10 +85,20 @@ class Queries:
             "server": server.label if server else None,
             "server_address": server.shown if server else None,
             "why": why,
+            "sessions": self._balancer.clients.sessions_of(address),
             "others": [{"server": other.label, "address": other.shown,
-                        "why_not": why if denied and other.name not in SPECIAL else
+                        "why_not": why if turned_away and other.name not in SPECIAL else
                         self._why_not(other, server, client, now)} for other in gently(others)],
         }
+
+    def _turned_away(self, client: Client) -> tuple[Server | None, str] | None:
+        """Where a client goes that no server of number would get, whatever these can take, and why; None for others."""
+        settings, pool = self._settings, self._pool
+        denied, abuse = not pool.permits(settings.client_acl, client), pool.special.get("abuse")
+        sessions, most = self._balancer.clients.sessions_of(client.address), settings.client_max
+        if 0 < most <= sessions and (abuse is not None or not denied):
+            return None, f"it has {counted(sessions, 'session')} already, and client_max is {most}"
+        return (abuse, f"access list {settings.client_acl} (client_acl) denies it") if denied else None
 
     def mode(self, call: Call) -> dict[str, bool]:
         return {name: self._settings.get(name) for name in reply.PEN_MODES + reply.MORE_MODES}
@@ -254,13 +267,13 @@ def _verdict_fields(server: Server, now: float) -> Row:
             "verdict_since": round(verdict.since, 3), "verdict_for": round(now - verdict.began, 1)}
 
 
-def _client_row(client: Client, sessions: Sequence[Conversation], now: float) -> Row:
+def _client_row(client: Client, sessions: Sequence[Conversation], present: int, now: float) -> Row:
     live = [session for session in sessions if not session.finished]
     server = client.server if client.server is not None and not client.server.deleted else None
     return {"address": client.address, "connects": client.connects,
             "sx": client.sx + sum(session.to_client for session in live),
             "rx": client.rx + sum(session.from_client for session in live),
-            "server": server.label if server else None, "idle": round(now - client.last, 1)}
+            "server": server.label if server else None, "sessions": present, "idle": round(now - client.last, 1)}
 
 
 def _session_row(session: Conversation, now: float) -> Row:

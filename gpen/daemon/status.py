@@ -42,7 +42,8 @@ _SERVERS = (
     ("total", "Total", "n"), ("failures", "Failed", "n"), ("sx", "Sent", "n bytes"), ("rx", "Received", "n bytes"),
 )
 _CLIENTS = (
-    ("address", "Client", ""), ("connects", "Connects", "n"), ("server", "Server", ""), ("idle", "Seconds ago", "n"),
+    ("address", "Client", ""), ("sessions", "Sessions", "n"), ("connects", "Connects", "n"), ("server", "Server", ""),
+    ("idle", "Seconds ago", "n"),
     ("sx", "Sent", "n bytes"), ("rx", "Received", "n bytes"),
 )
 _SESSIONS = (

@@ -17,6 +17,7 @@ _COUNT = re.compile(r"[0-9]{1,9}")
 _NETWORK = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/\[\]:]+):[0-9]+")
 _ZERO = re.compile(r"(0x0+|0+)(\.(0x0+|0+)){0,3}", re.IGNORECASE)  # as inet_aton(3) reads 0.0.0.0
 _BARE_IPV6 = re.compile(r"[0-9a-fA-F]{0,4}:[^:]*:.*")
+UNIX = "unix"  # of clients who have none
 UNSPECIFIED = ("0.0.0.0", "::")
 MAX_PATH = 107  # sun_path of a unix socket holds 108 bytes with its end mark (unix(7))
 

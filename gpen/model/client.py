@@ -1,4 +1,8 @@
-"""The memory of which client went where: every step is O(1), and the least recently seen client is forgotten first."""
+"""The memory of which client went where, and how many sessions each has: every step is O(1), and the least recently
+seen client is forgotten first.
+
+Its sessions are counted by its address, and not in what is remembered of it: that may be forgotten while they last.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,7 @@ class ClientTable:
     def __init__(self) -> None:
         self._clients: OrderedDict[str, Client] = OrderedDict()
         self._next_number = 0
+        self._sessions: dict[str, int] = {}  # that there are, by address
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -62,6 +67,20 @@ class ClientTable:
         client.last = now
         client.connects += 1
         return client
+
+    def arrive(self, client: Client) -> None:
+        """A session of this client begins; exactly one ``leave`` follows."""
+        self._sessions[client.address] = self._sessions.get(client.address, 0) + 1
+
+    def leave(self, client: Client) -> None:
+        """A session of this client is over. Raises KeyError when it has none."""
+        rest = self._sessions.pop(client.address) - 1
+        if rest:
+            self._sessions[client.address] = rest
+
+    def sessions_of(self, address: str) -> int:
+        """How many sessions this address has."""
+        return self._sessions.get(address, 0)
 
     def stick(self, client: Client, server: Server) -> None:
         """Remember that the client was served by this server."""

@@ -41,14 +41,16 @@ def whole(low: int, high: int = MOST, metavar: str = "N") -> Kind:
     return Kind(metavar, parse)
 
 
-def seconds(zero: bool = True) -> Kind:
-    """A number of seconds, decimals allowed; ``zero`` says whether 0 is one."""
+def seconds(zero: bool = True, high: int = 0) -> Kind:
+    """A number of seconds, decimals allowed; ``zero`` says whether 0 is one, and ``high`` is the most, if there is."""
 
     def parse(text: str) -> float:
         digits = text.replace(".", "", 1)
         if not (digits.isascii() and digits.isdigit()) or len(digits) > 12 or (not zero and float(text) == 0):
             raise ValueError(f"'{text}' is not a number of seconds{'' if zero else ' above 0'}")
         value = float(text)
+        if high and value > high:
+            raise ValueError(f"'{text}' is not a number of seconds up to {high}")
         return int(value) if value.is_integer() else value
 
     return Kind("S", parse, lambda value: format(Decimal(str(value)), "f"))  # never as 1e-05, which is not read back
@@ -63,6 +65,25 @@ def one_of(*choices: str, metavar: str = "") -> Kind:
         return text
 
     return Kind(metavar or "|".join(choices), parse, choices=choices)
+
+
+def whole_each(**most: int) -> Kind:
+    """Several whole numbers from 1, each with its name and the most that it may be."""
+    metavar = " ".join(most)
+
+    def parse(texts: Sequence[str]) -> tuple[int, ...]:
+        if len(texts) != len(most):
+            raise ValueError(f"expected {metavar}, {len(most)} numbers; '{' '.join(texts)}' has {len(texts)}")
+        return tuple(_named(name, whole(1, high), text) for (name, high), text in zip(most.items(), texts, strict=True))
+
+    return Kind(metavar, parse, lambda value: " ".join(map(str, value)), many=True)
+
+
+def _named(name: str, kind: Kind, text: str) -> Any:
+    try:
+        return kind.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def _mode(text: str) -> int:
@@ -126,4 +147,5 @@ SPEC = Kind("HOST:PORT", parse_server)
 ACL = whole(0, 9)
 ONE_AT_LEAST = Kind("N", lambda text: whole(0).parse(text) or 1)
 ACL_OR_OFF = Kind("N|off", lambda text: text if text == "off" else ACL.parse(text))
+KEEPALIVE = whole_each(IDLE=32767, INTERVAL=32767, COUNT=127)  # what the kernel takes (tcp(7))
 CHECK = Kind(USAGE, parse_check, many=True)

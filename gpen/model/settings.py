@@ -21,9 +21,11 @@ from gpen.model.kinds import (
     FILE,
     FLAG,
     IP,
+    KEEPALIVE,
     LISTEN,
     LOG,
     MODE,
+    MOST,
     ONE_AT_LEAST,
     SPEC,
     TEXT,
@@ -44,7 +46,8 @@ class Setting:
 
     ``flag`` is its option of pen's command line, ``reply`` how its value is answered (None: pen answers nothing when
     it is set), ``startup`` that it counts only when the daemon starts, ``adds`` that setting it adds to its words,
-    ``missing`` why it can't be switched on, ``is_ignored`` that it has no effect.
+    ``missing`` why it can't be switched on, ``is_ignored`` that it has no effect. ``on`` and ``off`` are the values of
+    one that NAME without a value switches on, and ``no NAME`` off.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Setting:
     missing: str = ""
     example: str = ""
     is_ignored: bool = False
+    on: Any = None
+    off: Any = None
 
     @property
     def is_flag(self) -> bool:
@@ -66,6 +71,12 @@ class Setting:
     def show(self, value: Any) -> str:
         """The value as it may be written again; empty when there is none."""
         return "" if value is None else self.kind.show(value)
+
+    def told(self, value: Any) -> str:
+        """The value as people are told it."""
+        if self.is_flag:
+            return "on" if value else "off"
+        return self.show(value) or ("unset" if self.off is None else "off")
 
     def lines(self, value: Any) -> list[str]:
         """The commands that give the setting this value, whatever it has had."""
@@ -76,7 +87,7 @@ class Setting:
         """The command that gives the setting this value; the inverse of parsing it."""
         if self.is_flag:
             return self.name if value else f"no {self.name}"
-        if value is None or (self.adds and not value):
+        if value is None or value == self.off or (self.adds and not value):
             return f"no {self.name}"
         return f"{self.name} {self.show(value) if self.kind.many else quote(self.show(value))}"
 
@@ -89,6 +100,7 @@ def _missing(name: str, why: str, kind: Kind = TEXT) -> Setting:
     return Setting(name, kind, None if kind is not FLAG else False, f"{why}.", reply=None, missing=why)
 
 
+_ASKING = (60, 10, 6)  # as keepalive has it: a peer that is gone is noticed after two minutes
 _NOT_YET = "{} is not in this version of gpen"
 _PENS_OPTIONS = ("no_sslv2", "no_sslv3", "no_tlsv1", "no_tlsv1.1")
 _PENS_PROTOCOLS = ("ssl23", "ssl3", "ssl2", "tls1")
@@ -102,6 +114,11 @@ _ALL = (
     Setting("conn_max", whole(1), 500, "Most sessions at one time. The excess waits in the kernel's backlog; a new "
             "flow of UDP takes the place of the one that was idle for longest, and flows beyond a lowered limit "
             "end.", "-x"),
+    Setting("client_max", whole(0), 0, "Most sessions, or flows, of one client address at one time; more are refused, "
+            "which the log calls client-max. The address is the one that accept_proxy learns; of IPv6, all 128 bits. "
+            "When it is lowered, the sessions that are there stay. Clients of a unix socket have no address, and no "
+            "such limit. 0 = no limit.",
+            example="client_max 50"),
     Setting("backlog", whole(1), 500, "How many connections the kernel keeps waiting for us (listen(2)).", "-q",
             reply=None),
     Setting("multi_accept", ONE_AT_LEAST, 100, "Most connections accepted, or datagrams read, at one wake-up; 0 is "
@@ -162,6 +179,9 @@ _ALL = (
     Setting("idle_timeout", seconds(), 0, "Close sessions that moved no byte for so long. 0 = never. Flows of UDP have "
             "udp_timeout instead.",
             reply="Idle timeout: {} seconds"),
+    Setting("half_closed_timeout", seconds(), 300, "End a session of which one side has ended, the client's or the "
+            "server's, when no byte moved for so long behind that. 0 = never; an idle_timeout that is shorter counts "
+            "as well. Its place on a server is free as soon as the server's side has ended."),
     Setting("greeting", seconds(), 0, "The server speaks first, within so many seconds: one that closes, resets or "
             "stays silent before its first byte has failed, and the client is given to the next. 0 = off.",
             example="greeting 1"),
@@ -187,7 +207,15 @@ _ALL = (
     Setting("tcp_fastclose", one_of("off", "up", "down", "both"), "off", "End the session as soon as one side closes: "
             "the server's (up), the client's (down), or either.", reply=None),
     _flag("tcp_nodelay", "Send small pieces at once, on both sides (TCP_NODELAY)."),
-    _flag("keepalive", "Let the kernel find peers that are gone, on both sides (SO_KEEPALIVE)."),
+    Setting("keepalive", KEEPALIVE, _ASKING, "Let the kernel find peers that are gone, on both sides, in "
+            "connections that begin from now on (SO_KEEPALIVE): when nothing has come for IDLE seconds it asks each "
+            "INTERVAL seconds, and a peer that leaves COUNT questions in a row unanswered has reset its connection. "
+            "'keepalive' alone is 60 10 6, 'no keepalive' switches it off.", reply=None, on=_ASKING, off=()),
+    Setting("user_timeout", seconds(high=MOST // 1000), 0, "A peer that acknowledges nothing of what it was sent for "
+            "so long has reset its connection, on both sides, in connections that begin from now on "
+            "(TCP_USER_TIMEOUT); so has one that has no room for what waits for it, and, with keepalive, one that "
+            "answered no question for so long, whatever COUNT is. 0 = as the kernel has it: after some 15 minutes, and "
+            "whoever has no room may take all time.", reply=None, example="user_timeout 30"),
     _flag("dummy", "Be a small web server that answers every request itself. For tests and demonstrations."),
     Setting("idlers", whole(0, 1000), 0, "Spare connections kept open to the servers, so that one that is gone is "
             "noticed before a client comes. Limits don't count them: a client who needs the place or the descriptor of "
@@ -274,6 +302,7 @@ class Settings:
 
     listen: str | None
     conn_max: int
+    client_max: int
     backlog: int
     multi_accept: int
     pending_max: int
@@ -324,10 +353,12 @@ class Settings:
     ssl_handshake: float
     geoip_db: str | None
     idle_timeout: float
+    half_closed_timeout: float
     source: str | None
     tcp_fastclose: str
     tcp_nodelay: bool
-    keepalive: bool
+    keepalive: tuple[int, ...]
+    user_timeout: float
     dummy: bool
     idlers: int
     log: str | None

@@ -24,6 +24,11 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs) or "none"
 
 
+def counted(number: int, noun: str) -> str:
+    """So many of something: ``1 session``, ``2 sessions``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def shortened(text: str, most: int = 100) -> str:
     """What somebody has sent, as it may be told: in one line, of characters that can be printed, and not at length."""
     safe = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from gpen.model.address import Endpoint, bracketed
+from gpen.model.address import UNIX, Endpoint, bracketed
 from gpen.model.client import Client, ClientTable
 from gpen.model.ending import Ending
 from gpen.model.pool import Lease, Pool
@@ -58,6 +58,9 @@ class Front(Protocol):
 
     def ended(self, session: Conversation) -> None:
         """It is over and its sockets are closed."""
+
+    def refused_for_client_max(self, address: str, others: int) -> None:
+        """This address has so many sessions already, which is the most."""
 
     def forget(self, session: Conversation) -> None:
         """It is no session any more, however it ended. A second call does nothing."""
@@ -214,17 +217,36 @@ class Conversation:
         """Look the client up; True when the access list denies it."""
         front = self._front
         settings = front.settings
-        self.client = front.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
+        client = front.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
+        front.clients.arrive(client)  # until the front forgets this conversation
+        self.client = client
         return not front.pool.permits(settings.client_acl, self.client)
+
+    def _exceeds_client_max(self) -> bool:
+        """Whether its address has as many sessions already as client_max allows; then that is told."""
+        others = self._others
+        if others < self._front.settings.client_max or self.address == UNIX:
+            return False
+        self._front.refused_for_client_max(self.address, others)
+        return True
+
+    @property
+    def _others(self) -> int:
+        """How many sessions its address has beside this one."""
+        return self._front.clients.sessions_of(self.address) - 1
 
     def _settle_accounts(self) -> None:
         """Give the place on the server back, and add up what was moved."""
         if self.client is not None:
             self.client.sx += self.to_client
             self.client.rx += self.from_client
-        lease, self.lease = self.lease, None
-        if lease is None:
-            return
-        lease.release()
-        lease.server.sx += self.to_server
-        lease.server.rx += self.from_server
+        if self.lease is not None:
+            self._give_place_back()
+            server, self.lease = self.lease.server, None
+            server.sx += self.to_server
+            server.rx += self.from_server
+
+    def _give_place_back(self) -> None:
+        """Its place on the server is free, if it is not yet; the lease still says where the conversation is."""
+        if self.lease is not None and self.lease.is_open:
+            self.lease.release()

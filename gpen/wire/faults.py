@@ -15,6 +15,25 @@ log = logging.getLogger("gpen")
 
 QUIET = 60.0  # seconds without it, after which a fault is told again
 
+class Seldom:
+    """What may come very often, and is told at first, and then once in QUIET seconds."""
+
+    def __init__(self) -> None:
+        self._told = -QUIET
+        self._untold = 0
+
+    def comes(self) -> str | None:
+        """It comes once more: what is to be told behind it, of those before that were not told; None when it is not to
+        be told now."""
+        now = time.monotonic()
+        if now - self._told < QUIET:
+            self._untold += 1
+            return None
+        more = f" ({self._untold} more since that was told last)" if self._untold else ""
+        self._told, self._untold = now, 0
+        return more
+
+
 _Fault = tuple[type[BaseException], int | None, str, int]
 
 

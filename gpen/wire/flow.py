@@ -154,6 +154,9 @@ class Flow(Conversation):
         """Find a server; False when there is none, and the flow is over. When all is ``crowded``, another flow has to
         give way."""
         self._denied = self._admit()
+        if self._front.settings.client_max and self._exceeds_client_max():
+            self.stop(Ending.CLIENT_MAX)
+            return False
         ending = Ending.DENIED if self._denied else Ending.NO_SERVER
         problem = self._dial(ending, crowded)
         if problem is not None:

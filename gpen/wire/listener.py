@@ -14,7 +14,7 @@ from gpen.model.settings import Settings
 from gpen.wire.acceptor import Acceptor
 from gpen.wire.faults import Faults
 from gpen.wire.poller import EPOLLIN, Poller
-from gpen.wire.sock import Socket, endpoint_of
+from gpen.wire.sock import Socket, bequeath, endpoint_of
 from gpen.wire.workers import Workers
 
 Begin = Callable[[Any, Any], Callable[[], None]]
@@ -71,6 +71,7 @@ class Listener(Acceptor):
     def tune(self, settings: Settings) -> None:
         """Take up changed settings."""
         self.socket.listen(settings.backlog)
+        bequeath(self.socket, settings)
         self.max_accept = settings.multi_accept
 
     def empty(self) -> None:

@@ -19,9 +19,10 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Poller
+from gpen.wire.poller import EPOLLIN, EPOLLOUT, EPOLLRDHUP, Poller
 
 _SIOCOUTQ = 0x5411  # bytes that the other end has not acknowledged yet (tcp(7))
+_INPUT = EPOLLIN | EPOLLRDHUP
 
 Tap = Callable[["End", memoryview], None]
 
@@ -32,6 +33,9 @@ class Relay(Protocol):
     def settle(self, end: End) -> None:
         """The End has ended, or the last byte that was meant for its peer is delivered."""
 
+    def parted(self, end: End) -> None:
+        """The other machine has ended this side, though what came from it may wait to be read."""
+
     def failed(self) -> None:
         """An exception that nobody expected is being handled."""
 
@@ -41,6 +45,8 @@ class End:
 
     ``received`` bytes were read from its socket and ``sent`` went into it; ``pending`` wait for room in it. ``eof``:
     nothing more will come from it. ``deaf``: nothing can be sent to it any more. ``tap`` is shown what it sends.
+
+    Its end is watched for (EPOLLRDHUP) also while it is not read, and until it has come.
     """
 
     __slots__ = ("_mask", "_poller", "_recv_into", "_relay", "_send", "active", "deaf", "eof", "fd", "peer", "pending",
@@ -71,8 +77,8 @@ class End:
     def start(self, peer: End) -> None:
         """Relay what comes from here to ``peer``."""
         self.peer = peer
-        self._mask = EPOLLIN
-        self._poller.add(self.fd, EPOLLIN, self.ready)
+        self._mask = _INPUT
+        self._poller.add(self.fd, _INPUT, self.ready)
 
     def ready(self, events: int) -> None:
         """The poller's handler. Does not switch, but for waking the session's greenlet when all is over."""
@@ -83,7 +89,7 @@ class End:
             if self._mask & EPOLLIN:
                 if events & ~EPOLLOUT:
                     self._read()
-            elif events & (EPOLLERR | EPOLLHUP) and self.fd >= 0:  # the flush may have ended the session
+            elif events & ~EPOLLOUT and self.fd >= 0:  # the flush may have ended the session
                 self._hung_up()
         except Exception:
             self._relay.failed()
@@ -104,6 +110,11 @@ class End:
         self._watch(self._mask & ~EPOLLOUT)
         if not self.peer.eof:
             self.peer._watch(self.peer._mask | EPOLLIN)
+
+    @property
+    def has_parted(self) -> bool:
+        """Whether its other machine has ended it: no more will come than what waits in its socket."""
+        return self.reset or not self._mask & EPOLLRDHUP
 
     def _forget(self) -> None:
         """Drop what refers back to this End or its session, so that they are freed without the garbage collector."""
@@ -178,7 +189,8 @@ class End:
     def _ended(self) -> None:
         """This side will send nothing more."""
         self.eof = True
-        self._watch(self._mask & ~EPOLLIN)
+        self.active = self._poller.now  # the silence behind it begins
+        self._watch(self._mask & ~_INPUT)
         peer = self.peer
         if peer.pending is None and (peer.must_say_goodbye or not (peer.eof and self.pending is None)):
             peer.half_close()
@@ -198,16 +210,21 @@ class End:
         self.mute()
         if self.eof:
             self._relay.settle(self)
+        else:
+            self._relay.parted(self)
 
     def _hung_up(self) -> None:
-        """A reset while nothing is read from here: behind its end, or because the peer takes no more. A hang-up without
-        an error is but the second half of a close."""
-        if not self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR):
-            return
-        if self.eof:
+        """An end while nothing is read from here, because the peer takes no more; or a reset, perhaps behind the end. A
+        hang-up without an error is but the second half of a close."""
+        if self._mask & EPOLLRDHUP:
+            self.active = self._poller.now
+            self._watch(self._mask & ~EPOLLRDHUP)  # or it would be told at every pass
+        is_reset = self.sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
+        if is_reset and self.eof:
             self._deafen()
-        else:
-            self.reset = True
+            return
+        self.reset = self.reset or bool(is_reset)
+        self._relay.parted(self)
 
     def say(self, words: bytes) -> None:
         """Send a few last words of our own; whoever is gone or takes nothing needs none. Does not switch."""

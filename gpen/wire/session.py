@@ -19,11 +19,12 @@ from typing import Any
 import gevent
 from gevent.hub import get_hub
 
-from gpen.model.address import normalize
+from gpen.model.address import UNIX, normalize
 from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL, Lease
 from gpen.model.server import Server
+from gpen.model.words import counted
 from gpen.wire import mysql, proxy
 from gpen.wire import sock as sockets
 from gpen.wire.conversation import Conversation, Front, Watch
@@ -63,7 +64,7 @@ class Session(Conversation):
                  "_status", "down", "stalled", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
-        address, port = (normalize(peer[0]), peer[1]) if isinstance(peer, tuple) else ("unix", 0)
+        address, port = (normalize(peer[0]), peer[1]) if isinstance(peer, tuple) else (UNIX, 0)
         super().__init__(id, front, address, port)
         self.down = End(sock, front.poller, self)
         self.up: End | None = None
@@ -92,7 +93,7 @@ class Session(Conversation):
             return "handshake" if self._is_unknown else "choosing"
         if self.down.deaf or self.up.deaf:
             return "ending"
-        return "half-closed" if self.down.eof or self.up.eof else "open"
+        return "half-closed" if self.down.has_parted or self.up.has_parted else "open"
 
     @property
     def _is_unknown(self) -> bool:
@@ -184,13 +185,13 @@ class Session(Conversation):
     def _converse(self) -> Ending:
         front = self._front
         settings = front.settings
-        if settings.tcp_nodelay or settings.keepalive:
-            sockets.prepare(self.down.sock, settings)
         if settings.accept_proxy != "off" and not self._announce():
             return Ending.PROXY_HEADER
         denied = self._admit()
         if denied and "abuse" not in front.pool.special:
             return Ending.DENIED  # at once: a TLS handshake costs more than the rest of a session
+        if settings.client_max and self._exceeds_client_max():
+            return Ending.CLIENT_MAX
         if front.tls is not None and not self._secure(front.tls):
             return Ending.TLS
         if settings.dummy:
@@ -216,7 +217,7 @@ class Session(Conversation):
             log.info("session %d: PROXY protocol header of %s: %s", self.id, self.peername, error)
             return False
         if self._route is not None:
-            self.address, self._port = self._route.source or "unix", self._route.source_port
+            self.address, self._port = self._route.source or UNIX, self._route.source_port
         return True
 
     def _secure(self, tls: Terminator) -> bool:
@@ -403,6 +404,8 @@ class Session(Conversation):
         closed = Ending.CLIENT_CLOSED if end is down else Ending.SERVER_CLOSED
         if self.ending is None or (end.reset and self.ending is closed):  # a close may turn out to be a reset
             self.ending = closed if not (end.reset or end.truncated) else _ending_of(end, end is down)
+        if end is up and self.lease is not None and self.lease.is_open:
+            self.parted(up)
         if end.eof and not end.deaf and self._closes_fast(end):
             end.mute()
         if up.pending is not None or down.pending is not None:
@@ -413,16 +416,28 @@ class Session(Conversation):
     def _closes_fast(self, end: End) -> bool:
         return ("down" if end is self.down else "up") in _FASTCLOSE[self._front.settings.tcp_fastclose]
 
+    def parted(self, end: End) -> None:
+        """The other machine has ended this side of the session. The server's: its place there is free, whatever the
+        client does, while the session goes on for what is left to say."""
+        if end is self.up:
+            self._give_place_back()
+            self._front.hold.stir()
+
     def _tend_last_bytes(self, now: float) -> None:
-        """One side is gone: end when the other has got everything, or takes nothing for STALLED_SECONDS."""
+        """One side has ended. Where it is gone, the session ends when the other has got everything, or takes nothing
+        for STALLED_SECONDS; where it is half-closed, when nothing moves for half_closed_timeout."""
         assert self.up is not None
-        if not any(end.deaf or end.reset for end in (self.down, self.up)):
+        ends, limit = (self.down, self.up), self._front.settings.half_closed_timeout
+        if not any(end.deaf or end.has_parted for end in ends):
             return
-        rest = sum(len(end.pending or b"") + end.unacknowledged() for end in (self.down, self.up))
+        rest = sum(len(end.pending or b"") + end.unacknowledged() for end in ends)
         if rest != self.stalled[0]:
             self.stalled = (rest, now)
-        if not rest or now - self.stalled[1] > STALLED_SECONDS:
-            self.stop(self.ending or Ending.SERVER_RESET)
+        if any(end.deaf or end.reset for end in ends):
+            if not rest or now - self.stalled[1] > STALLED_SECONDS:
+                self.stop(self.ending or Ending.SERVER_RESET)
+        elif limit and min(self.idle(now), now - self.stalled[1]) >= limit:
+            self.stop(Ending.HALF_CLOSED)
 
     def _finish(self, ending: Ending) -> None:
         """Wake the greenlet to close, unless it is itself at work: that is, in the hub."""
@@ -448,7 +463,12 @@ class Session(Conversation):
     def _say_goodbye(self) -> None:
         words = self._last_words()
         self.down.say(words)
-        self._lingers = bool(words and self._front.settings.http)
+        self._lingers = bool(words and self._front.settings.http) and not self._is_one_of_many
+
+    @property
+    def _is_one_of_many(self) -> bool:
+        """Whether so many of one address are turned away that they would fill conn_max while they linger."""
+        return self.ending is Ending.CLIENT_MAX and self._others >= 2 * self._front.settings.client_max
 
     def _last_words(self) -> bytes:
         """What a client is told that gets no server, or asked for what it can't have."""
@@ -465,6 +485,8 @@ class Session(Conversation):
                 return page(self._status)
             case Ending.DENIED:
                 return page(403)
+            case Ending.CLIENT_MAX:
+                return page(429)
             case Ending.NO_SERVER | Ending.CONNECT_FAILED | Ending.LOCAL | Ending.SHUTDOWN if self.up is None:
                 return page(503)
         return b""
@@ -497,6 +519,10 @@ class Session(Conversation):
                 return mysql.error(mysql.UNKNOWN_COMMAND, f"gpen: no server is usable{waited}")
             case Ending.DENIED:
                 return mysql.error(mysql.HOST_NOT_ALLOWED, f"gpen: {self.address} may not connect here")
+            case Ending.CLIENT_MAX:
+                sessions = counted(self._others, "session")
+                return mysql.error(mysql.TOO_MANY_USER_CONNECTIONS,
+                                   f"gpen: {self.address} has {sessions} already (client_max)")
             case Ending.LOCAL:
                 return mysql.error(mysql.TOO_MANY_CONNECTIONS, "gpen: out of ports, descriptors or memory")
             case Ending.SHUTDOWN:

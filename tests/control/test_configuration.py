@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,15 @@ VALUES: dict[int, SearchStrategy[str]] = {
     id(kinds.ACL): st.integers(0, 9).map(str), id(kinds.LOG): words | st.just("[::1]:514"),
     id(kinds.ALPN): st.sampled_from(["h2", "h2,http/1.1"]),
 }
+keepalives = st.tuples(st.integers(1, 32767), st.integers(1, 32767), st.integers(1, 127))
 
 
 def line_of(setting: Setting) -> SearchStrategy[str]:
     unset = st.just(f"no {setting.name}")
     if setting.is_flag:
         return st.one_of(unset, st.just(setting.name))
+    if setting.name == "keepalive":
+        return st.one_of(unset, st.just("keepalive"), keepalives.map(lambda each: "keepalive {} {} {}".format(*each)))
     return st.one_of(unset, value_of(setting).map(lambda value: f"{setting.name} {quote(value)}"))
 
 
@@ -241,4 +245,32 @@ def test_no_puts_the_default_back() -> None:
     settings = configured(*(f"{name} {value}" for name, value in {
         "timeout": "9", "conn_max": "7", "control_mode": "666", "tcp_fastclose": "up", "log": "x", "control_acl": "3",
         "emergency": "www:80"}.items()), *(f"no {name}" for name in SETTINGS)).settings
-    assert {name: settings.get(name) for name in SETTINGS} == {name: s.default for name, s in SETTINGS.items()}
+    switched_off = {"keepalive": ()}
+    assert {name: settings.get(name) for name in SETTINGS} == {
+        name: setting.default for name, setting in SETTINGS.items()} | switched_off
+
+
+@pytest.mark.parametrize(("lines", "value", "dumped"), [
+    ([], (60, 10, 6), []), (["keepalive"], (60, 10, 6), []), (["keepalive 60 10 6"], (60, 10, 6), []),
+    (["keepalive 5 4 3"], (5, 4, 3), ["keepalive 5 4 3"]), (["keepalive 5 4 3", "keepalive"], (60, 10, 6), []),
+    (["no keepalive"], (), ["no keepalive"]), (["no keepalive", "keepalive"], (60, 10, 6), []),
+])
+def test_keepalive_is_a_flag_with_values(lines: list[str], value: tuple[int, ...], dumped: list[str]) -> None:
+    configuration = configured(*lines)
+    assert (configuration.settings.keepalive, list(configuration.dump())) == (value, dumped)
+
+
+@pytest.mark.parametrize(("line", "says"), [
+    ("keepalive 60", "expected IDLE INTERVAL COUNT, 3 numbers; '60' has 1"),
+    ("keepalive 60 10 6 1", "expected IDLE INTERVAL COUNT, 3 numbers; '60 10 6 1' has 4"),
+    ("keepalive 0 10 6", "IDLE: '0' is not a whole number from 1 to 32767"),
+    ("keepalive 60 32768 6", "INTERVAL: '32768' is not a whole number from 1 to 32767"),
+    ("keepalive 60 10 128", "COUNT: '128' is not a whole number from 1 to 127"),
+    ("keepalive 60 1.5 6", "INTERVAL: '1.5' is not a whole number"), ("keepalive off", "'off' has 1"),
+    ("no keepalive 60", "'60' is too much"), ("user_timeout -1", "'-1' is not a number of seconds"),
+    ("user_timeout 2147484", "'2147484' is not a number of seconds up to 2147483"),
+    ("user_timeout 5 5", "'5' is too much"), ("half_closed_timeout x", "'x' is not a number of seconds"),
+])
+def test_wrong_values_of_timeouts(line: str, says: str) -> None:
+    with pytest.raises(ScriptError, match=re.escape(says)):
+        configured(line)

@@ -42,7 +42,11 @@ def told(*lines: str) -> list[str]:
 @pytest.mark.parametrize(("lines", "says"), [
     ("udp_replies 1", "udp_replies 1 has no effect: it is for UDP"),
     ("udp, udp_unanswered 5", "udp_unanswered 5 has no effect: silence is held against no server unless udp_replies"),
-    ("udp, idle_timeout 5", FOR_TCP), ("udp, tcp_fastclose up", FOR_TCP), ("udp, keepalive", FOR_TCP),
+    ("udp, idle_timeout 5", FOR_TCP), ("udp, tcp_fastclose up", FOR_TCP), ("udp, keepalive 5 5 5", FOR_TCP),
+    ("udp, no keepalive", FOR_TCP), ("udp, user_timeout 5", FOR_TCP), ("udp, half_closed_timeout 5", FOR_TCP),
+    ("client_max 9, conn_max 8", "client_max 9 has no effect: conn_max allows fewer"),
+    ("client_max 9, listen /front", "clients of a unix socket have no address"),
+    ("half_closed_timeout 60, idle_timeout 5", "half_closed_timeout 60 has no effect: idle_timeout is shorter"),
     ("hold_max 5", "unless hold says for how long"), ("http_header_max 8192", "HTTP mode (-H)"),
     ("ssl_key /k", "ssl_key /k has no effect: without a certificate"), ("ssl_option no_ticket", "there is no TLS"),
     ("ssl_certificate /c, ssl_ciphers X, ssl_protocol tls1.3", "TLS 1.3 has its own"),
@@ -74,6 +78,8 @@ def test_what_has_no_effect(lines: str, says: str) -> None:
 
 @pytest.mark.parametrize("lines", [
     "udp, udp_replies 1, udp_unanswered 5, udp_timeout 3", "hold 10, hold_max 5", "idle_timeout 5", "tracking 5",
+    "client_max 500", "listen /front, client_max 9, accept_proxy 1, acl 1 permit ::/0", "client_max 9, udp",
+    "half_closed_timeout 0, idle_timeout 5", "half_closed_timeout 4, idle_timeout 5",
     "ssl_certificate /c, ssl_key /k, ssl_ca_file /ca, ssl_require_peer, ssl_ciphers X", "check connect, check_rise 5",
     "server 0 check connect, check_rise 5", "roundrobin, tracking 5, server 0 max 1 hard 5", "hash, roundrobin",
     "emergency 10.0.0.9:80", "acl 3 deny 10.0.0.1, client_acl 3, abuse 10.0.0.9:80", "log_format json, log /l",

@@ -123,6 +123,23 @@ def test_a_session_that_can_not_be_closed(faulty: Start, servers: Serve, place: 
 
 
 @pytest.mark.parametrize("place", [
+    "model.client:ClientTable.touch", "model.client:ClientTable.stick", "model.pool:Pool.permits",
+    "model.pool:Pool.reserve", "wire.conversation:Conversation._settle_accounts", "wire.session:Session._relay",
+    "wire.session:Session._close", "wire.session:Session._exceeds_client_max", "daemon.balancer:Balancer.ended"])
+def test_a_session_that_fails_counts_no_more(faulty: Start, servers: Serve, place: str) -> None:
+    """A client may have as many as before."""
+    balancer = faulty(place, "-O", "client_max 3", LOCAL, servers(naming("A")).address)
+    with balancer.failing():
+        for _ in range(5):
+            with balancer.gpen.connect() as sock, contextlib.suppress(OSError):
+                sock.recv(1)
+        balancer.has_failed(5)
+    wait_until(lambda: not balancer.gpen.json("sessions"), what="the end of all sessions")
+    assert balancer.gpen.json("explain 127.0.0.1")["sessions"] == 0
+    assert balancer.gpen.ask() == b"A"
+
+
+@pytest.mark.parametrize("place", [
     "wire.flow:Flow._disconnect", "wire.flow:Flow._judge", "wire.flow:Flow._close", "wire.flow:Flow.stop",
     "wire.datagram:DatagramListener._close_if_unused", "daemon.balancer:Balancer.ended"])
 def test_flows_that_can_not_be_closed_give_way(faulty: Start, place: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from gpen.model.client import ClientTable
 from tests.model.world import World
 
@@ -90,3 +92,21 @@ def cost(table: ClientTable, limit: int) -> float:
             table.touch(f"new {attempt} {i}", 1, limit, 0)
         best = min(best, time.thread_time() - begin)
     return best
+
+
+def test_sessions_are_counted_by_address() -> None:
+    table = table_of("a", "b")
+    a, b = table.get("a"), table.get("b")
+    assert a is not None and b is not None
+    for client in (a, b, a):
+        table.arrive(client)
+    assert [table.sessions_of(address) for address in "abc"] == [2, 1, 0]
+    table.shrink(1)
+    again = table.touch("a", 9, NO_LIMIT, 0)
+    table.arrive(again)
+    assert again is not a and table.sessions_of("a") == 3, "whoever is forgotten has its sessions nevertheless"
+    for client in (a, again, a, b):
+        table.leave(client)
+    assert [table.sessions_of(address) for address in "abc"] == [0, 0, 0]
+    with pytest.raises(KeyError):
+        table.leave(a)

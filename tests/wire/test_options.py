@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Gpen, Server, family_of, hold, needs_root, wait_until
+from tests.harness import Gpen, Server, family_of, hold, naming, needs_root, wait_until
 
 PIDFD_GETFD = 438  # pidfd_getfd(2), the same number on every machine
 
@@ -28,31 +28,74 @@ def descriptor_of(pid: int, fd: int) -> socket.socket:
     return socket.socket(fileno=copy)
 
 
-def options_of(balancer: Gpen, option: tuple[int, int]) -> list[bool]:
-    """Whether an option is set toward the client and toward the server, for a client that connects now."""
+TCP = socket.IPPROTO_TCP
+KEEPALIVE = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), (TCP, socket.TCP_KEEPIDLE), (TCP, socket.TCP_KEEPINTVL),
+             (TCP, socket.TCP_KEEPCNT))
+NODELAY, USER_TIMEOUT = ((TCP, socket.TCP_NODELAY),), ((TCP, socket.TCP_USER_TIMEOUT),)  # that in milliseconds
+
+
+def options_of(balancer: Gpen, options: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The options' values toward the client and toward the server, for a client that connects now."""
     with balancer.connect():
         row = wait_until(lambda: [row for row in balancer.json("sessions") if row["state"] == "open"])[-1]
         connection = balancer.json(f"connection {row['id']}")
-        flags = []
+        values = []
         for fd in (connection["downfd"], connection["upfd"]):
             with descriptor_of(balancer.pid, fd) as sock:
-                flags.append(bool(sock.getsockopt(*option)))
+                values.append([sock.getsockopt(*option) for option in options])
     balancer.wait_idle()
-    return flags
+    return values
 
 
-@pytest.mark.parametrize("name, option", [
-    ("tcp_nodelay", (socket.IPPROTO_TCP, socket.TCP_NODELAY)),
-    ("keepalive", (socket.SOL_SOCKET, socket.SO_KEEPALIVE)),
+@pytest.mark.parametrize(("options", "steps"), [
+    (NODELAY, [("tcp_nodelay", [1]), ("no tcp_nodelay", [0])]),
+    (KEEPALIVE, [("keepalive 61 11 7", [1, 61, 11, 7]), ("keepalive", [1, 60, 10, 6]), ("no keepalive", [0]),
+                 ("keepalive 32767 32767 127", [1, 32767, 32767, 127]), ("keepalive 1 1 1", [1, 1, 1, 1])]),
+    (USER_TIMEOUT, [("user_timeout 30", [30_000]), ("user_timeout 2.3", [2300]), ("user_timeout 0.0001", [1]),
+                    ("user_timeout 2147483", [2_147_483_000]), ("no user_timeout", [0]), ("user_timeout 0", [0])]),
 ])
-def test_option_on_both_sides(gpen: Callable[..., Gpen], servers: Callable[..., Server], name: str,
-                              option: tuple[int, int]) -> None:
+@pytest.mark.parametrize("at", ["127.0.0.1", "::1"])
+def test_options_on_both_sides(gpen: Callable[..., Gpen], servers: Callable[..., Server], at: str,
+                               options: Sequence[tuple[int, int]], steps: Sequence[tuple[str, list[int]]]) -> None:
+    """They count for new connections, whether set at the start or while gpen listens."""
+    (first, values), host = steps[0], f"[{at}]" if ":" in at else at
+    balancer = gpen("-O", first, servers=[servers(hold, at=at)], listen=f"{host}:0")
+    assert options_of(balancer, options) == [values, values]
+    for line, values in steps[1:]:
+        assert balancer.ctl(line) == ""
+        assert [side[:len(values)] for side in options_of(balancer, options)] == [values, values], line
+
+
+def test_options_of_a_new_listener(gpen: Callable[..., Gpen], servers: Callable[..., Server]) -> None:
+    balancer = gpen("-O", "keepalive 61 11 7", servers=[servers(hold)])
+    balancer.ctl("listen [::1]:0")
+    assert options_of(balancer, KEEPALIVE) == [[1, 61, 11, 7]] * 2
+
+
+def test_gone_peers_are_looked_for_unless_told_otherwise(gpen: Callable[..., Gpen],
+                                                        servers: Callable[..., Server]) -> None:
     balancer = gpen(servers=[servers(hold)])
-    assert options_of(balancer, option) == [False, False]
-    assert balancer.ctl(name) == ""
-    assert options_of(balancer, option) == [True, True]
-    assert balancer.ctl(f"no {name}") == ""
-    assert options_of(balancer, option) == [False, False]
+    assert options_of(balancer, KEEPALIVE + NODELAY + USER_TIMEOUT) == [[1, 60, 10, 6, 0, 0]] * 2
+
+
+def test_a_session_keeps_the_options_that_it_began_with(gpen: Callable[..., Gpen], servers: Callable[..., Server],
+                                                       ) -> None:
+    balancer = gpen(servers=[servers(hold)])
+    with balancer.connect():
+        row = wait_until(lambda: [row for row in balancer.json("sessions") if row["state"] == "open"])[0]
+        balancer.ctl("no keepalive")
+        with descriptor_of(balancer.pid, balancer.json(f"connection {row['id']}")["upfd"]) as sock:
+            assert sock.getsockopt(*KEEPALIVE[0]) == 1
+
+
+def test_unix_sockets_have_no_such_options(gpen: Callable[..., Gpen], servers: Callable[..., Server],
+                                           tmp_path: Path) -> None:
+    server = servers(naming("u"), at=str(tmp_path / "server"))
+    balancer = gpen("-O", "keepalive 1 1 1", "-O", "user_timeout 1", "-O", "tcp_nodelay", servers=[server],
+                    listen=str(tmp_path / "front"))
+    assert balancer.ask() == b"u"
+    assert balancer.ctl("no keepalive", "no tcp_nodelay", "no user_timeout") == ""
+    assert balancer.ask() == b"u"
 
 
 @pytest.mark.parametrize("at, source", [("127.0.0.1", "127.0.0.5"), ("::1", "::1")])

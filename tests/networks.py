@@ -1,0 +1,90 @@
+"""Machines of a test's own: network namespaces with a cable between two of them, which can be cut."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+NEWNET = 0x40000000  # CLONE_NEWNET of unshare(2) and setns(2)
+NEAR, FAR = "192.0.2.1", "192.0.2.2"  # RFC 5737
+
+
+class Machine:
+    """A network namespace, which is there until ``close`` and as long as anybody uses it."""
+
+    def __init__(self) -> None:
+        home = _here()
+        try:
+            _call("unshare", NEWNET)
+            self._fd = _here()
+        finally:
+            _call("setns", home, NEWNET)
+            os.close(home)
+        self.run("ip link set lo up")
+
+    @property
+    def path(self) -> str:
+        """What programs of iproute2 and util-linux know it by."""
+        return f"/proc/{os.getpid()}/fd/{self._fd}"
+
+    @property
+    def wrapper(self) -> tuple[str, ...]:
+        """Runs a command there."""
+        return ("nsenter", f"--net={self.path}")
+
+    def run(self, line: str) -> None:
+        """Run a command there, to its end."""
+        subprocess.run([*self.wrapper, *line.split()], check=True, timeout=20)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Sockets that this thread makes meanwhile are of that machine, and stay so."""
+        home = _here()
+        _call("setns", self._fd, NEWNET)
+        try:
+            yield
+        finally:
+            _call("setns", home, NEWNET)
+            os.close(home)
+
+    def cut(self) -> None:
+        """Pull the cable: for all that the others can see, the machine is gone."""
+        self.run("ip link set cable down")
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+@contextmanager
+def two_machines() -> Iterator[tuple[Machine, Machine]]:
+    """Two machines with a cable between them, at NEAR and at FAR."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may make networks")
+    near, far = Machine(), Machine()
+    try:
+        near.run(f"ip link add cable type veth peer name cable netns {far.path}")
+        for machine, address in ((near, NEAR), (far, FAR)):
+            machine.run(f"ip address add {address}/24 dev cable")
+            machine.run("ip link set cable up")
+        yield near, far
+    finally:
+        near.close()
+        far.close()
+
+
+def _here() -> int:
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _call(name: str, *arguments: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments):
+        number = ctypes.get_errno()
+        if name == "unshare":
+            pytest.skip(f"can't make a network namespace: {os.strerror(number)}")
+        raise OSError(number, os.strerror(number))
