@@ -64,22 +64,24 @@ class Opening:
         """
         deadline = time.monotonic() + (seconds or FOR_EVER)
         view = poller.view[:_PIECE]
-        while True:
-            with suppress(BlockingIOError):
+        while (left := deadline - time.monotonic()) > 0:
+            try:
                 count = client.receive(view)
-                if not count:
-                    return False
-                client.received += count
-                client.active = poller.now
-                self.heard += view[:count]
-                self.out, self.rest = self.requests.read(bytes(view[:count]))
-                if self.out:
-                    return True
-                if self.requests.whole:  # blank lines, and they may be many
-                    self.heard.clear()
-            left = deadline - time.monotonic()
-            if left <= 0 or not poller.wait(client.fd, EPOLLIN, left):
-                raise Refused(TIMEOUT, f"no whole header within {seconds:g} s (http_head_timeout)")
+            except BlockingIOError:
+                poller.wait(client.fd, EPOLLIN, left)
+                continue
+            if not count:
+                return False
+            client.received += count
+            client.active = poller.now
+            self.heard += view[:count]
+            self.out, self.rest = self.requests.read(bytes(view[:count]))
+            if self.out:
+                return True
+            if self.requests.whole:  # blank lines, and they may be many
+                self.heard.clear()
+            poller.wait(client.fd, EPOLLIN, 0)  # no longer: what TLS holds already is told by no event
+        raise _late(seconds)
 
 
 class HttpEnd(End):
@@ -114,7 +116,7 @@ class HttpEnd(End):
     def tend(self, now: float, seconds: float) -> None:
         """Refuse a request whose head began so many seconds ago (0: never)."""
         if self._head_begun and 0 < seconds <= now - self._head_begun:
-            self._refuse(Refused(TIMEOUT, f"no whole header within {seconds:g} s (http_head_timeout)"))
+            self._refuse(_late(seconds))
 
     # --- toward the server ----------------------------------------------------------------------------------------
 
@@ -266,6 +268,10 @@ class HttpEnd(End):
     def _forget(self) -> None:
         super()._forget()
         self._responses.close()
+
+
+def _late(seconds: float) -> Refused:
+    return Refused(TIMEOUT, f"no whole header within {seconds:g} s (http_head_timeout)")
 
 
 def page(status: int) -> bytes:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.certificates import Certificates
-from tests.harness import Gpen, Server, connect, hold, read_all, refusing, reset, wait_until
+from tests.harness import Gpen, Server, hold, read_all, refusing, reset, wait_until
 from tests.tlsclient import TlsClient, trusting
 from tests.wire.http_peers import ADDED, OK, Recorder, added, get, read_exactly, read_response
 from tests.wire.test_http_requests import SMUGGLING
@@ -43,7 +42,7 @@ def states(balancer: Gpen) -> list[str]:
 def ending(balancer: Gpen) -> str:
     """How the session ended that ended last."""
     wait_until(lambda: balancer.log, what="a line in the log")
-    return balancer.log.splitlines()[-1].split()[-1]
+    return balancer.log.splitlines()[-1].partition(" down ")[2].split()[1]
 
 
 def costs_nothing(balancer: Gpen, recorder: Recorder) -> bool:
@@ -94,6 +93,7 @@ def test_a_client_that_leaves(http: Start, recorder: Recorder, said: bytes) -> N
         balancer.wait_idle()
         assert ending(balancer) == word
     assert balancer.ask(said) == b""
+    balancer.wait_idle()
     assert ending(balancer) == "client-closed"
     assert costs_nothing(balancer, recorder)
     assert balancer.json("recent")[0]["connects"] == 3
@@ -486,16 +486,30 @@ def test_tls_later_requests(secure: Start, dial: Callable[[Gpen], TlsClient]) ->
         assert client.read_all().startswith(LATE)
 
 
-def test_tls_goodbyes(secure: Start, dial: Callable[[Gpen], TlsClient], recorder: Recorder) -> None:
-    """One that comes with the request is a half-close; one that comes in its place is the end."""
+@pytest.mark.parametrize("count", [1, 3])
+def test_tls_goodbyes(secure: Start, dial: Callable[[Gpen], TlsClient], recorder: Recorder, count: int) -> None:
+    """One that comes with requests, and nothing behind it, is a half-close; one in their place is the end."""
     balancer = secure()
     with dial(balancer) as client:
-        client.sendall(get("/").replace(b"\r\n\r\n", b"\r\n"))
+        client.sendall(HALF)
         wait_until(lambda: states(balancer) == ["request"])
     balancer.wait_idle()
-    assert ending(balancer) in ("client-closed", "client-truncated")
+    assert ending(balancer) == "client-closed"
     assert costs_nothing(balancer, recorder)
     with dial(balancer) as client:
-        client.sendall(get("/"), goodbye=True)
-        assert client.read_all() == OK
-    balancer.wait_idle()
+        client.fin = False
+        client.sock.sendall(client.encrypted(get("/") * count) + client.goodbye())
+        assert client.read_all() == OK * count
+        balancer.wait_idle()
+    assert recorder.requests == [added(get("/")).replace(b"-Proto: http", b"-Proto: https")] * count
+
+
+def test_tls_that_is_spoilt(secure: Start, dial: Callable[[Gpen], TlsClient], recorder: Recorder) -> None:
+    """Behind half a head, and behind a whole one: what came before is delivered."""
+    balancer = secure()
+    for said, count in ((HALF, 0), (get("/"), 1)):
+        with dial(balancer) as client:
+            client.sock.sendall(client.encrypted(said) + b"\x17\x03\x03\0\x20" + bytes(32))
+            balancer.wait_idle()
+        wait_until(lambda: balancer.log.count("client-reset") == count + 1)
+        assert len(recorder.requests) == count
