@@ -57,7 +57,8 @@ def _row(command: Command) -> Row:
 def overview(rows: Iterable[Row], width: int = WIDTH) -> str:
     """All commands, a line or two each, folded to a width; those that do nothing by name only, at the end."""
     rows = list(rows)
-    column = max((len(_text(row, "name")) for row in rows if row.get("group") not in _NAMES_ONLY), default=0) + 4
+    longest = max((len(_text(row, "name")) for row in rows if row.get("group") not in _NAMES_ONLY), default=0)
+    column = min(longest + 4, max(width, NARROWEST) // 2)
     lines = []
     for group in dict.fromkeys((*GROUPS, *(_text(row, "group") for row in rows))):
         members = [row for row in rows if _text(row, "group") == group]
@@ -73,7 +74,7 @@ def _members(rows: list[Row], names_only: bool, column: int, width: int) -> Iter
         return
     for row in rows:
         sentence = _text(row, "help").split(". ")[0].rstrip(".") + "."
-        yield from _folded(sentence, f"  {_text(row, 'name'):<{column - 2}}", " " * column, width)
+        yield from _folded(sentence, f"  {_text(row, 'name'):<{column - 4}}  ", " " * column, width)
 
 
 def details(row: Row, width: int = WIDTH) -> str:

@@ -28,14 +28,14 @@ _SIZE_MOST = 4096  # bytes of a line with the size of a chunk, and its extension
 _BLANK_LINES = re.compile(rb"(?:\r\n)*")
 _CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"  # the head of all chunked bodies, to llhttp
 
-# Chunks of up to 79 bytes, whose size is written without extensions and leading zeros. Larger ones are as fast one by one.
+# Chunks of up to 79 bytes, if the size has no extension and no leading zero. Larger ones are as fast one by one.
 _DIGITS = [b"%x" % digit if digit < 10 else b"[%x%X]" % (digit, digit) for digit in range(16)]
 _CONTENTS = [rb"\r\n%b\r\n" % (b"." * size) for size in range(80)]
 _SMALL_CHUNKS = re.compile(b"(?s)(?:%b)*" % b"|".join(
     b"%b(?:%b%b)" % (_DIGITS[first], _CONTENTS[first], b"".join(
         b"|%b%b" % (_DIGITS[second], _CONTENTS[16 * first + second]) for second in range(16) if first < 5))
     for first in range(1, 16)))
-_BATCH, _BATCHES = 64, 8  # other chunks: so many are read before small ones are looked for again, and so often in a turn
+_BATCH, _BATCHES = 64, 8  # so many others are read before small ones are looked for again; and so often in a turn
 
 # Servers make variables of names (CGI, WSGI), where X_Forwarded.For is the same as X-Forwarded-For.
 _FOLDED = bytes(ord(chr(code).lower()) if code < 128 and chr(code).isalnum() else ord("-") for code in range(256))
@@ -125,8 +125,9 @@ class Requests:
         lines, values = _sort(head.fields)
         body = _body_of(version, values)
         _check(method, version, values)
-        upgrade = _asks_for_websocket(method, version, values) and body is None
-        if not upgrade and b"upgrade" in values:
+        has_upgrade = b"upgrade" in values
+        upgrade = has_upgrade and body is None and _asks_for_websocket(method, version, values)
+        if has_upgrade and not upgrade:
             # Nobody need heed an Upgrade (RFC 9110, 7.8). Servers built on llhttp lose track of a body behind one, and
             # what comes in another HTTP (h2c, or 1.1 in TLS) would pass with whatever the client claims.
             lines = [line for line in lines if line[:8].lower() != b"upgrade:"]

@@ -400,9 +400,8 @@ class Session(Conversation):
         self._relaying = True
         down.start(up)
         up.start(down)
-        opening, self._opening = self._opening, None
-        if opening is not None:
-            self._ask(opening)
+        if self._opening is not None:
+            self._ask(self._opening)
         elif front.settings.accept_proxy != "off" and not self._announced:
             proxy.guard(down, self._refuse_header)
         if front.settings.greeting or front.settings.mysql:
@@ -425,6 +424,7 @@ class Session(Conversation):
         if self.down.tap is not None:
             self.down.tap(self.down, memoryview(opening.heard))
         self.up.begin(opening)
+        self._opening = None  # it is large
 
     def refuse(self, status: int, reason: str) -> None:
         """An HttpEnd's word that the client's request gets this status instead of an answer."""

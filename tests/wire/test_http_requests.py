@@ -134,7 +134,7 @@ def test_an_upgrade_with_a_body_is_none(body: bytes) -> None:
     assert log.expected == [(b"POST", False)]
 
 
-@pytest.mark.parametrize("protocol", [b"h2c", b"H2C", b"websocket, h2c", b"HTTP/2.0", b"TLS/1.0", b"SPDY/3.1", b"other"])
+@pytest.mark.parametrize("protocol", [b"h2c", b"H2C", b"websocket, h2c", b"HTTP/2.0", b"TLS/1.0", b"SPDY/3.1", b"a"])
 def test_an_upgrade_to_another_http_is_none(protocol: bytes) -> None:
     """Or its requests would pass with whatever a client claims in them."""
     log = Log()
@@ -282,7 +282,7 @@ SMUGGLING = {
     "CONNECT in 1.0": b"CONNECT a:1 HTTP/1.0\r\n\r\n",
     "CONNECT to a path": b"CONNECT / HTTP/1.1\r\nHost: a:1\r\n\r\n",
     "CONNECT to a URL": b"CONNECT http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    "CONNECT with an Upgrade": b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "CONNECT for a WebSocket": b"CONNECT / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
     "connect": b"connect a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
     "Connect": b"Connect a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
     "CONNECT, and a blank too many": b"CONNECT  a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
