@@ -159,13 +159,21 @@ HTTP = """
 With -H each request, not only the first of a connection, gets X-Forwarded-For, with the client's address behind what
 is there (so that only the last address in it is to be trusted), and X-Forwarded-Proto, http or https, in the place of
 what is there. A request that two programs could understand in two ways (both Content-Length and Transfer-Encoding,
-two lengths, bad line ends, and the like) is answered 400, one with a header larger than http_header_max 431, and the
-connection is closed. When no server can be had the answer is 503, 403 for a client that client_acl denies, and 429 for
-one that has client_max sessions already (over TLS these two are closed instead).
+two lengths, bad line ends, and the like) is answered 400, and so is CONNECT; one with a header larger than
+http_header_max 431, and the connection is closed. When no server can be had the answer is 503, 403 for a client that
+client_acl denies, and 429 for one that has client_max sessions already (over TLS these two are closed instead).
 
-Requests on one connection go to the server one after the other. Chunks are cut anew; their extensions and trailers
-are left out, as is an upgrade to HTTP/2. After an Upgrade that the server grants (WebSocket), bytes pass as they are.
-Slow requests have no limit but idle_timeout.
+A server is chosen, and dialled, when the header of a connection's first request is here as a whole and is none of
+these: what clients only begin to say costs no server a connection, nor a place. They count for conn_max meanwhile, and
+their state is "request". The header may take http_head_timeout seconds from the connection or the TLS handshake, that
+of a later request from its first byte (and up to a second more); bytes do not renew them, and the answer is 408.
+Between two requests, and for bodies, there is no limit but idle_timeout.
+
+Requests on one connection go to the server one after the other. Extensions and trailers of chunked bodies are left
+out, and chunks are cut anew, but for small ones. Only a WebSocket ends HTTP on a connection: a GET of HTTP/1.1 that has
+"Connection: upgrade" and "Upgrade: websocket", answered by a 101 that says both as well; then bytes pass as they are.
+Any other Upgrade is left out, so that no server is offered HTTP/2, or TLS, in which a client could claim anything; and
+behind any other 101 nothing more is asked on that connection.
 """
 
 LOG = """

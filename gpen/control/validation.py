@@ -83,7 +83,8 @@ VAIN = (
     Vain(("half_closed_timeout",), lambda settings, pool: (
         0 < settings.idle_timeout <= settings.half_closed_timeout), "idle_timeout is shorter, or the same"),
     Vain(("hold_max",), lambda settings, pool: not settings.hold, "no client waits, unless hold says for how long"),
-    Vain(("http_header_max",), lambda settings, pool: not settings.http, "it is for HTTP mode (-H), which is off"),
+    Vain(("http_header_max", "http_head_timeout"), lambda settings, pool: not settings.http,
+         "it is for HTTP mode (-H), which is off"),
     Vain(("ssl_key", "ssl_protocol", "ssl_ciphers", "ssl_option", "ssl_alpn", "ssl_handshake"),
          lambda settings, pool: not settings.ssl_certificate, "without a certificate (-E FILE) there is no TLS"),
     Vain(("ssl_ciphers",), lambda settings, pool: (

@@ -35,6 +35,7 @@ class Ending(Enum):
     TLS = "tls-handshake", "the client's TLS handshake failed, or was not done in ssl_handshake seconds"
     TRUNCATED = "client-truncated", "the client's TLS stream ended without a close_notify: its end may be missing"
     BAD_REQUEST = "bad-request", "the client's HTTP request was malformed, ambiguous or too large; it was told so"
+    REQUEST_TIMEOUT = "request-timeout", "the head of an HTTP request was not whole in http_head_timeout seconds"
     SILENT = "silent", "the flow had no datagram for udp_timeout seconds"
     REPLIED = "replied", "the flow had its udp_replies replies"
     UNANSWERED = "unanswered", "the flow had no reply, where udp_replies expects one"

@@ -223,10 +223,14 @@ _ALL = (
             reply="Idlers: {}"),
     # HTTP
     _flag("http", "The clients speak HTTP/1: add X-Forwarded-For and X-Forwarded-Proto to every request, refuse "
-          "requests that are ambiguous (400) or too large (431), and say so when no server can be had (503). Needs "
-          "pip install 'gpen[http]'.", "-H"),
+          "requests that are ambiguous (400), too large (431) or too slow (408), and say so when no server can be had "
+          "(503). A server is chosen when the head of the first request is here. Needs pip install 'gpen[http]'.",
+          "-H"),
     Setting("http_header_max", whole(256, 1 << 20), 16384, "Most bytes of a request's header, its first line included.",
             reply=None),
+    Setting("http_head_timeout", seconds(), 10, "How long the head of a request may take, from its first byte (that of "
+            "a connection's first request: from the connection, or the TLS handshake); then the client gets 408. "
+            "Between two requests idle_timeout counts. 0 = for ever."),
     # TLS
     Setting("ssl_certificate", FILE, None, "The certificate, with its chain behind it, in PEM: clients speak TLS.",
             "-E", example="ssl_certificate /etc/gpen/www.pem"),
@@ -340,6 +344,7 @@ class Settings:
     udp_unanswered: int
     http: bool
     http_header_max: int
+    http_head_timeout: float
     ssl_certificate: str | None
     ssl_key: str | None
     ssl_ca_file: str | None

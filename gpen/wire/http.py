@@ -3,29 +3,34 @@
 Only the server's side of a session differs from that of a plain one, so the client's may speak TLS. What is sent to
 it is written anew (requests.py); what comes from it passes as it is and is watched (responses.py).
 
-One request at a time goes to the server: the next one waits for the end of the response. So only the response to an
-Upgrade can make of what follows it a plain stream of bytes, and until then nothing that follows is taken for a request,
-or for anything else.
+One request at a time goes to the server: the next one waits for the end of the response. So only the response to a
+WebSocket's request can make of what follows it a plain stream of bytes, and until then nothing that follows is taken
+for a request, or for anything else.
 
 With 32 kept connections and a tiny page (wrk; the proxy has one core, nginx and the load the other; medians of four
 rounds on a busy machine) it passes 30,000 requests/s for 29 us of CPU each; without HTTP mode 39,000 for 18 us; haproxy
-in mode http, with forwardfor, 29,000 for 20 us. An idle session takes 0.9 KB more than a plain one.
+in mode http, with forwardfor, 29,000 for 20 us. An idle session takes 0.9 KB more than a plain one. That a server is
+dialled behind the first head only makes a connection with one request 20 us dearer (of 150): one more wait in epoll.
 """
 
 from __future__ import annotations
 
 import _socket
+import time
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn, Protocol
 
-from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
+from gpen.wire.poller import EPOLLIN, EPOLLOUT, FOR_EVER, Poller
 from gpen.wire.relay import End, Relay
 from gpen.wire.requests import Bytes, Forwarded, Refused, Requests
 from gpen.wire.responses import Responses
 
-__all__ = ["Forwarded", "HttpEnd", "HttpRelay", "page"]
+__all__ = ["TIMEOUT", "Forwarded", "HttpEnd", "HttpRelay", "Opening", "Refused", "page"]
+
+TIMEOUT = 408  # the status of a request whose head does not come in time
+_PIECE = 65536  # most bytes of a client that are read at once while it has no server: what it sends with its first head
 
 
 class HttpRelay(Relay, Protocol):
@@ -36,6 +41,50 @@ class HttpRelay(Relay, Protocol):
         0, nothing, because its answer has begun. May return before that is done."""
 
 
+class Opening:
+    """What a client says before it gets a server: the head of its first request, and all that came with it. So no
+    server is troubled by who says nothing, or nothing that it may say.
+
+    ``heard`` is all of it as it came.
+    """
+
+    __slots__ = ("heard", "out", "requests", "responses", "rest")
+
+    def __init__(self, forwarded: Forwarded, most: int) -> None:
+        """``most`` bytes are the limit of a request's head."""
+        self.responses = Responses()
+        self.requests = Requests(forwarded, most, self.responses)
+        self.heard = bytearray()
+        self.out: Bytes = b""  # what the server gets of it: the head, when that is whole
+        self.rest: Bytes = b""  # what was not looked at yet
+
+    def read(self, client: End, poller: Poller, seconds: float) -> bool:
+        """Read it, within so many seconds (0: for ever); False when the client ends before that. Switches greenlets.
+
+        Raises Refused, with TIMEOUT when time is over, and OSError when the client is gone.
+        """
+        deadline = time.monotonic() + (seconds or FOR_EVER)
+        view = poller.view[:_PIECE]
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                count = client.receive(view)
+            except BlockingIOError:
+                poller.wait(client.fd, EPOLLIN, left)
+                continue
+            if not count:
+                return False
+            client.received += count
+            client.active = poller.now
+            self.heard += view[:count]
+            self.out, self.rest = self.requests.read(bytes(view[:count]))
+            if self.out:
+                return True
+            if self.requests.whole:  # blank lines, and they may be many
+                self.heard.clear()
+            poller.wait(client.fd, EPOLLIN, 0)  # no longer: what TLS holds already is told by no event
+        raise _late(seconds)
+
+
 class HttpEnd(End):
     """The server's side of a session whose client speaks HTTP/1.
 
@@ -43,19 +92,32 @@ class HttpEnd(End):
     client and has to wait for its turn. Either way the client is not read meanwhile.
     """
 
-    __slots__ = ("_requests", "_responses", "_rest", "_waits")
+    __slots__ = ("_head_begun", "_requests", "_responses", "_rest", "_waits")
 
     _relay: HttpRelay
 
-    def __init__(self, sock: Any, poller: Poller, relay: HttpRelay, forwarded: Forwarded, most: int) -> None:
-        """``most`` bytes are the limit of a request's head."""
+    def __init__(self, sock: Any, poller: Poller, relay: HttpRelay, opening: Opening) -> None:
         super().__init__(sock, poller, relay)
-        self._responses = Responses()
-        self._requests = Requests(forwarded, most, self._responses)
+        self._responses = opening.responses
+        self._requests = opening.requests
+        self._head_begun = 0.0  # when the head began that is being read
         self._rest = b""  # came from the client, and was not looked at yet
         self._waits = False  # it waits for its turn
         self._send = self._take
         self._recv_into = self._watched
+
+    def begin(self, opening: Opening) -> None:
+        """Ask the server what the client has asked. Both sides have been started."""
+        try:
+            self._put(opening.out)
+            self._pass_on(opening.rest)
+        except OSError:
+            self._deafen()
+
+    def tend(self, now: float, seconds: float) -> None:
+        """Refuse a request whose head began so many seconds ago (0: never)."""
+        if self._head_begun and 0 < seconds <= now - self._head_begun:
+            self._refuse(_late(seconds))
 
     # --- toward the server ----------------------------------------------------------------------------------------
 
@@ -86,8 +148,12 @@ class HttpEnd(End):
             except Refused as refused:
                 self._refuse(refused)
                 return
+            self._head_begun = (self._head_begun or self._poller.now) if requests.in_head else 0.0
             if out:
                 self._put(out)
+            if data and not requests.whole:
+                self._pause(data)
+                return
 
     def _put(self, out: Bytes) -> None:
         """Send, and keep what the socket does not take. Raises OSError."""
@@ -109,6 +175,13 @@ class HttpEnd(End):
             self.pending = memoryview(self._rest)
             self._watch(self._mask & ~EPOLLOUT)
         self.peer._watch(self.peer._mask & ~EPOLLIN)
+
+    def _pause(self, data: Bytes) -> None:
+        """Go on in a turn to come: there is much to do, and other sessions wait."""
+        if self.pending is None:
+            self.pending = memoryview(b"")
+            self._watch(self._mask | EPOLLOUT)
+        self._keep(data)
 
     def _flush(self) -> None:
         assert self.pending is not None
@@ -178,6 +251,7 @@ class HttpEnd(End):
     def _refuse(self, refused: Refused) -> None:
         """Neither side has anything to say any more. The client is told when it has got all that came before: for only
         then is this side read again, which the end of its socket brings about."""
+        self._head_begun = 0.0
         if self.eof:
             self._hang_up()
             return
@@ -195,6 +269,10 @@ class HttpEnd(End):
     def _forget(self) -> None:
         super()._forget()
         self._responses.close()
+
+
+def _late(seconds: float) -> Refused:
+    return Refused(TIMEOUT, f"no whole header within {seconds:g} s (http_head_timeout)")
 
 
 def page(status: int) -> bytes:

@@ -237,10 +237,8 @@ class End:
         """Read outside of the relay, as recv_into does. Raises OSError. Does not switch."""
         return int(self._recv_into(view))
 
-    @property
-    def holds_bytes(self) -> bool:
-        """Whether something of this side waits in memory already, where no event tells of it."""
-        return False
+    def wake(self) -> None:
+        """Take up what of this side is in memory already, where no event tells of it. Both sides have been started."""
 
     def has_spoken(self) -> bool:
         """Whether bytes wait in the socket, unread."""

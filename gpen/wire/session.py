@@ -3,6 +3,7 @@
     announce  a PROXY protocol header, where one is due      switches
     admit     access list, client memory                     one step
     secure    the TLS handshake, where clients speak TLS     switches
+    listen    the head of the first request, with HTTP       switches
     dial      reserve a place or wait for one, connect,      switches
               greeting, fail over
     relay     until both ends are done                       switches
@@ -30,7 +31,7 @@ from gpen.wire import sock as sockets
 from gpen.wire.conversation import Conversation, Front, Watch
 from gpen.wire.dial import dial
 from gpen.wire.dummy import answer
-from gpen.wire.http import Forwarded, HttpEnd, page
+from gpen.wire.http import TIMEOUT, Forwarded, HttpEnd, Opening, Refused, page
 from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP
 from gpen.wire.relay import End, Tap
 from gpen.wire.tls import HandshakeError, Terminator, TlsEnd
@@ -60,8 +61,8 @@ class Stop(Exception):
 class Session(Conversation):
     """One TCP client with its server."""
 
-    __slots__ = ("_announced", "_greenlet", "_held", "_lingers", "_pause", "_problem", "_relaying", "_route",
-                 "_status", "down", "stalled", "up")
+    __slots__ = ("_announced", "_greenlet", "_held", "_lingers", "_opening", "_pause", "_problem", "_relaying",
+                 "_route", "_status", "down", "stalled", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
         address, port = (normalize(peer[0]), peer[1]) if isinstance(peer, tuple) else (UNIX, 0)
@@ -76,6 +77,7 @@ class Session(Conversation):
         self._problem = ""  # why it did not get to a server last
         self._route: proxy.Route | None = None
         self._announced = False
+        self._opening: Opening | None = None  # of HTTP, until a server gets it
         self._status = 0  # of HTTP, that refuses the client's request
         self._lingers = False  # whether its last words need time to arrive
 
@@ -90,7 +92,9 @@ class Session(Conversation):
                 return "connecting"
             if self._held:
                 return "held"
-            return "handshake" if self._is_unknown else "choosing"
+            if self._is_unknown:
+                return "handshake"
+            return "request" if self._is_listening else "choosing"
         if self.down.deaf or self.up.deaf:
             return "ending"
         return "half-closed" if self.down.has_parted or self.up.has_parted else "open"
@@ -99,6 +103,11 @@ class Session(Conversation):
     def _is_unknown(self) -> bool:
         """Whether the client has yet to introduce itself: by a PROXY header, or in its TLS handshake."""
         return self.client is None or (self._front.tls is not None and self.secured is None)
+
+    @property
+    def _is_listening(self) -> bool:
+        """Whether the client has yet to say what it wants, in the head of its first HTTP request."""
+        return self._opening is not None and not self._opening.out
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -148,12 +157,15 @@ class Session(Conversation):
 
     def tend(self, now: float) -> None:
         """The janitor's visit: end the session when it is idle for too long, or when its last bytes don't move."""
-        limit = self._front.settings.idle_timeout
-        if not self._relaying:
+        settings = self._front.settings
+        limit = settings.idle_timeout
+        if not (self._relaying or self._is_listening):
             return
         if limit and self.idle(now) >= limit:
             self.stop(Ending.IDLE)
-        else:
+        elif self._relaying:
+            if isinstance(self.up, HttpEnd):
+                self.up.tend(now, settings.http_head_timeout)
             self._tend_last_bytes(now)
 
     # --- its life -------------------------------------------------------------------------------------------------
@@ -196,6 +208,8 @@ class Session(Conversation):
             return Ending.TLS
         if settings.dummy:
             return answer(self.down, front.poller, settings.idle_timeout)
+        if settings.http and (ending := self._listen()) is not None:
+            return ending
         front.dialing += 1
         try:
             sock = self._dial(denied)
@@ -231,6 +245,23 @@ class Session(Conversation):
         self.secured = channel.secured
         self.down = TlsEnd(self.down.sock, front.poller, self, channel)
         return True
+
+    def _listen(self) -> Ending | None:
+        """Learn what the client wants, of HTTP, before a server is troubled; why the session ends, if it does not say
+        so as it should."""
+        settings, down = self._front.settings, self.down
+        scheme = "http" if self.secured is None else "https"
+        self._opening = opening = Opening(Forwarded(self.address, scheme), settings.http_header_max)
+        try:
+            if opening.read(down, self._front.poller, settings.http_head_timeout):
+                return None
+        except Refused as refused:
+            return self._turned_away(refused.status, str(refused))
+        except OSError as error:
+            if error.errno in sockets.SHORTAGES:
+                raise
+            return Ending.CLIENT_RESET
+        return Ending.TRUNCATED if down.truncated else Ending.CLIENT_CLOSED
 
     def _dial(self, denied: bool) -> Any:
         """A socket that is connected to a server, or why there is none."""
@@ -293,7 +324,9 @@ class Session(Conversation):
         """The client has ended its side, or all. One that spoke may wait for an answer behind a half-close; one that
         said nothing, or would not speak first, is gone."""
         settings, down = self._front.settings, self.down
-        if not events & (EPOLLERR | EPOLLHUP) and not (settings.greeting or settings.mysql) and down.has_spoken():
+        has_spoken = self._opening is not None or (
+            not (settings.greeting or settings.mysql) and down.has_spoken())
+        if not events & (EPOLLERR | EPOLLHUP) and has_spoken:
             self._front.poller.change(down.fd, 0)
         else:
             self._stop(Ending.CLIENT_RESET if events & EPOLLERR else Ending.CLIENT_CLOSED)
@@ -368,12 +401,14 @@ class Session(Conversation):
         self._relaying = True
         down.start(up)
         up.start(down)
-        if front.settings.accept_proxy != "off" and not self._announced:
+        if self._opening is not None:
+            self._ask(self._opening)
+        elif front.settings.accept_proxy != "off" and not self._announced:
             proxy.guard(down, self._refuse_header)
         if front.settings.greeting or front.settings.mysql:
             up.ready(EPOLLIN)  # from now on the client has a server: nothing comes in between
-        if self._relaying and down.holds_bytes:
-            down.ready(EPOLLIN)  # they came behind its handshake
+        if self._relaying:
+            down.wake()
         if not self._relaying:  # that was all
             assert self.ending is not None
             return self.ending
@@ -381,17 +416,26 @@ class Session(Conversation):
         return ending
 
     def _server_end(self, sock: Any) -> End:
-        settings, poller = self._front.settings, self._front.poller
-        if not settings.http:
-            return End(sock, poller, self)
-        scheme = "http" if self.secured is None else "https"
-        return HttpEnd(sock, poller, self, Forwarded(self.address, scheme), settings.http_header_max)
+        poller, opening = self._front.poller, self._opening
+        return End(sock, poller, self) if opening is None else HttpEnd(sock, poller, self, opening)
+
+    def _ask(self, opening: Opening) -> None:
+        """Give a server what the client said before it had one."""
+        assert isinstance(self.up, HttpEnd)
+        if self.down.tap is not None:
+            self.down.tap(self.down, memoryview(opening.heard))
+        self.up.begin(opening)
+        self._opening = None  # it is large
 
     def refuse(self, status: int, reason: str) -> None:
         """An HttpEnd's word that the client's request gets this status instead of an answer."""
+        self.stop(self._turned_away(status, reason))
+
+    def _turned_away(self, status: int, reason: str) -> Ending:
+        """Note what the client is to be told; how the session ends."""
         log.debug("session %d: HTTP request of %s refused (%d): %s", self.id, self.peername, status, reason)
         self._status = status
-        self.stop(Ending.BAD_REQUEST)
+        return Ending.REQUEST_TIMEOUT if status == TIMEOUT else Ending.BAD_REQUEST
 
     def _refuse_header(self) -> None:
         log.info("session %d: a PROXY protocol header of %s, who may not send one", self.id, self.peername)
@@ -463,7 +507,7 @@ class Session(Conversation):
     def _say_goodbye(self) -> None:
         words = self._last_words()
         self.down.say(words)
-        self._lingers = bool(words and self._front.settings.http) and not self._is_one_of_many
+        self._lingers = bool(words and (self._front.settings.http or self._status)) and not self._is_one_of_many
 
     @property
     def _is_one_of_many(self) -> bool:
@@ -475,13 +519,13 @@ class Session(Conversation):
         settings = self._front.settings
         if self._is_unknown and self._front.tls is not None:
             return b""  # it would take them for TLS
-        if settings.http:
+        if settings.http or self._status:
             return self._http_page()
         return self._mysql_error() if settings.mysql and self.up is None else b""
 
     def _http_page(self) -> bytes:
         match self.ending:
-            case Ending.BAD_REQUEST if self._status:
+            case Ending.BAD_REQUEST | Ending.REQUEST_TIMEOUT if self._status:
                 return page(self._status)
             case Ending.DENIED:
                 return page(403)

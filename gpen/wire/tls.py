@@ -214,12 +214,19 @@ class TlsEnd(End):
 
     # --- from the client ----------------------------------------------------------------------------------------------
 
-    @property
-    def holds_bytes(self) -> bool:
-        return bool(self._heard) or self._ended_well or self._incoming.pending > 0
+    def wake(self) -> None:
+        """Read what came behind the handshake, and its end; only the latter, where what came before waits already."""
+        if not self._mask & EPOLLIN:
+            self._conclude()
+        elif self._heard or self._incoming.pending or self._ended_well or self._failure is not None:
+            self.ready(EPOLLIN)
 
     def _read(self) -> None:
         super()._read()
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """End where the client has ended, or spoilt, what it sends."""
         if self.eof or self.fd < 0:
             return
         if self._failure is not None:  # these came behind data, and no event will tell of them

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -98,6 +100,27 @@ def test_nginx_and_large_bodies(gpen: Start, nginx: str, tmp_path: Path) -> None
          url(balancer, "/files/two"))
     assert all((tmp_path / name).read_bytes() == data for name in ("one", "two", "three", "four"))
     assert curl("-I", url(balancer, "/files/one"), url(balancer)).count("200 OK") == 2
+
+
+@pytest.mark.parametrize("most", [1, 16, 300])
+def test_nginx_and_small_chunks(gpen: Start, nginx: str, tmp_path: Path, most: int) -> None:
+    """Cut anywhere on their way."""
+    dice = random.Random(most)
+    pieces = [dice.randbytes(dice.randint(1, most)) for _ in range(50_000)]
+    body = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+    balancer = gpen("-H", servers=[nginx])
+    with balancer.connect() as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(b"PUT /files/small HTTP/1.1\r\nHost: www\r\nTransfer-Encoding: chunked\r\n\r\n")
+        at = 0
+        while at < len(body):
+            size = dice.choice((1, 5, 100, 1448, 100_000))
+            client.sendall(body[at:at + size])
+            at += size
+        client.sendall(get("/told"))
+        assert read_response(client).startswith(b"HTTP/1.1 201 Created\r\n")
+        assert read_response(client).endswith(b"/told 127.0.0.1 http\n")
+    assert (tmp_path / "small").read_bytes() == b"".join(pieces)
 
 
 def test_a_client_that_would_like_http_2(gpen: Start, nginx: str) -> None:

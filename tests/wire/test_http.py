@@ -126,7 +126,6 @@ def test_clients_of_all_families(gpen: Start, servers: Servers, tmp_path: Path) 
     ("GET", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nA: b\r\n\r\n"),
     ("GET", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n" + OK),
     ("GET", b"HTTP/1.1 200 OK\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 2\r\n\r\nok"),
-    ("CONNECT", b"HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 2\r\n\r\nno"),
 ])
 def test_where_a_response_ends(http: Start, method: str, response: bytes) -> None:
     """The next request goes when it has, also when it comes byte for byte, and not before."""
@@ -139,7 +138,7 @@ def test_where_a_response_ends(http: Start, method: str, response: bytes) -> Non
                 sock.sendall(bytes([byte]))
 
     requests: list[bytes] = []
-    request = get("/").replace(b"GET /", b"CONNECT www:80" if method == "CONNECT" else method.encode() + b" /")
+    request = get("/").replace(b"GET", method.encode())
     with http(serve).connect() as sock:
         sock.sendall(request * 3)
         assert read_all(sock) == response * 3
@@ -229,7 +228,17 @@ def test_a_server_that_speaks_unasked(http: Start) -> None:
     """408 for an idle client, say: it is passed on, and nothing is asked behind it."""
     words = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
     seen: list[bytes] = []
-    with http(script((b"", words), then=lambda sock: seen.append(read_all(sock)))).connect() as sock:
+    unasked = threading.Event()
+
+    def speak(sock: socket.socket) -> None:
+        assert unasked.wait(20)
+        sock.sendall(words)
+        seen.append(read_all(sock))
+
+    with http(script((added(get("/")), OK), then=speak)).connect() as sock:
+        sock.sendall(get("/"))
+        assert read_response(sock) == OK
+        unasked.set()
         assert read_response(sock) == words
         sock.sendall(get("/"))
         assert read_all(sock) == b""
@@ -307,12 +316,59 @@ def test_an_upgrade_that_is_refused(http: Start) -> None:
         added(get("/c", *UPGRADE)), added(get("/d"))]
 
 
-def test_a_tunnel(http: Start) -> None:
-    request = b"CONNECT www:443 HTTP/1.1\r\nHost: www:443\r\n\r\n"
-    granted = b"HTTP/1.1 200 Connection established\r\n\r\n"
-    with http(script((added(request), granted), (b"\x16\x03\x01 a hello", b"\0back"))).connect() as sock:
-        sock.sendall(request + b"\x16\x03\x01 a hello")
-        assert read_all(sock) == granted + b"\0back"
+FORGED = get("/forged", "X-Forwarded-For: 6.6.6.6")
+
+
+@pytest.mark.parametrize(("request_", "response"), [
+    (get("/a"), SWITCHING),
+    (get("/a", "Upgrade: websocket"), SWITCHING),
+    (get("/a", "Connection: close", "Upgrade: websocket"), SWITCHING),
+    (get("/a", "Connection: Upgrade", "Upgrade: h2c"), SWITCHING.replace(b"websocket", b"h2c")),
+    (get("/a", "Connection: Upgrade", "Upgrade: TLS/1.0"), SWITCHING.replace(b"websocket", b"TLS/1.0, HTTP/1.1")),
+    (get("/a", *UPGRADE, "Upgrade: h2c"), SWITCHING.replace(b"websocket", b"h2c")),
+    (get("/a", *UPGRADE).replace(b"HTTP/1.1", b"HTTP/1.0"), SWITCHING),
+    (get("/a", *UPGRADE).replace(b"GET", b"POST"), SWITCHING),
+    (get("/a", *UPGRADE), b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+    (get("/a", *UPGRADE), b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n"),
+    (get("/a", *UPGRADE), b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\r\n"),
+    (get("/a", *UPGRADE), SWITCHING.replace(b"websocket", b"h2c")),
+    (get("/a", *UPGRADE), SWITCHING.replace(b"101 Switching Protocols", b"103 Early Hints")
+     + b"HTTP/1.1 101 Switching Protocols\r\n\r\n"),
+    (get("/a", *UPGRADE), SWITCHING.replace(b"101 Switching Protocols", b"426 Upgrade Required")[:-2]
+     + b"Connection: close\r\nContent-Length: 0\r\n\r\n"),
+])
+def test_nothing_else_ends_http(http: Start, request_: bytes, response: bytes) -> None:
+    """Whatever an application answers: no request reaches the server with what its client claims in it alone."""
+    recorder = Recorder(lambda request: OK if b"/forged" in request else response)
+    balancer = http(recorder)
+    with balancer.connect() as sock:
+        sock.sendall(request_)
+        assert read_exactly(sock, len(response)) == response
+        sock.sendall(FORGED)
+        assert read_all(sock) == b""
+    with balancer.connect() as sock:
+        sock.sendall(request_ + FORGED)
+        assert read_all(sock) == response
+    balancer.wait_idle()
+    assert len(recorder.requests) == 2 and not any(b"6.6.6.6" in request for request in recorder.requests)
+
+
+@pytest.mark.parametrize("request_", [
+    b"CONNECT www:443 HTTP/1.1\r\nHost: www:443\r\n\r\n", b"CONNECT www:443 HTTP/1.0\r\n\r\n",
+    b"connect www:443 HTTP/1.1\r\nHost: www:443\r\n\r\n", get("/", *UPGRADE).replace(b"GET /", b"CONNECT www:443"),
+])
+def test_no_tunnel(http: Start, request_: bytes) -> None:
+    """An application may answer 200 to it, and go on speaking HTTP."""
+    recorder = Recorder()
+    balancer = http(recorder)
+    with balancer.connect() as sock:
+        sock.sendall(request_ + FORGED)
+        assert read_all(sock).startswith(BAD_REQUEST)
+    assert recorder.connections == []
+    with balancer.connect() as sock:
+        sock.sendall(get("/a") + request_ + FORGED)
+        assert read_all(sock).startswith(OK + BAD_REQUEST)
+    assert recorder.connections == [[added(get("/a"))]]
 
 
 # --- much ------------------------------------------------------------------------------------------------------------

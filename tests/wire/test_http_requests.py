@@ -89,9 +89,38 @@ def test_what_is_expected_then() -> None:
     log = Log()
     upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     passed(b"HEAD / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nHost: www\r\n" + upgrade,
-           b"GET / HTTP/1.1\r\nHost: www\r\nUpgrade: websocket\r\n\r\n", b"CONNECT www:1 HTTP/1.1\r\nHost: www\r\n\r\n",
            b"POST / HTTP/1.1\r\nHost: www\r\nContent-Length: 1\r\n\r\nx", reader=requests(log=log))
-    assert log.expected == [(b"HEAD", False), (b"GET", True), (b"GET", True), (b"CONNECT", True), (b"POST", False)]
+    assert log.expected == [(b"HEAD", False), (b"GET", True), (b"POST", False)]
+
+
+@pytest.mark.parametrize("headers", [
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\n", b"Upgrade: WebSocket\r\nconnection: keep-alive, upgrade\r\n",
+    b"Connection: keep-alive\r\nUPGRADE:websocket\t\r\nConnection:Upgrade\r\n",
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: websocket\r\n",
+])
+def test_a_websocket_may_begin(headers: bytes) -> None:
+    log = Log()
+    assert b"websocket" in passed(b"GET / HTTP/1.1\r\nHost: www\r\n%b\r\n" % headers, reader=requests(log=log)).lower()
+    assert log.expected == [(b"GET", True)]
+
+
+@pytest.mark.parametrize("head", [
+    b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n",
+    b"GET / HTTP/1.1\r\nConnection: keep-alive\r\nUpgrade: websocket\r\n",
+    b"GET / HTTP/1.1\r\nConnection: upgrades\r\nUpgrade: websocket\r\n",
+    b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade:\r\n",
+    b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: h2c\r\n",
+    b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket/1.1\r\n",
+    b"GET / HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+    b"HEAD / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+    b"POST / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+])
+def test_what_may_not_end_http(head: bytes) -> None:
+    """The server does not hear of it."""
+    log = Log()
+    out = passed(head + b"Host: www\r\nA: b\r\n\r\n", reader=requests(log=log))
+    assert b"upgrade:" not in out.lower() and out.endswith(b"Host: www\r\nA: b\r\n" + ADDED)
+    assert [upgrade for _, upgrade in log.expected] == [False]
 
 
 @pytest.mark.parametrize("body", [b"Content-Length: 2\r\n\r\nhi",
@@ -105,7 +134,7 @@ def test_an_upgrade_with_a_body_is_none(body: bytes) -> None:
     assert log.expected == [(b"POST", False)]
 
 
-@pytest.mark.parametrize("protocol", [b"h2c", b"H2C", b"websocket, h2c", b"HTTP/2.0"])
+@pytest.mark.parametrize("protocol", [b"h2c", b"H2C", b"websocket, h2c", b"HTTP/2.0", b"TLS/1.0", b"SPDY/3.1", b"a"])
 def test_an_upgrade_to_another_http_is_none(protocol: bytes) -> None:
     """Or its requests would pass with whatever a client claims in them."""
     log = Log()
@@ -249,9 +278,22 @@ SMUGGLING = {
     "two equal Hosts": b"GET / HTTP/1.1\r\nHost: www\r\nhost: www\r\n\r\n",
     "two Hosts in 1.0": b"GET / HTTP/1.0\r\nHost: www\r\nHost: other\r\n\r\n",
     "no Host": b"GET / HTTP/1.1\r\nA: b\r\n\r\n",
+    "CONNECT": b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+    "CONNECT in 1.0": b"CONNECT a:1 HTTP/1.0\r\n\r\n",
+    "CONNECT to a path": b"CONNECT / HTTP/1.1\r\nHost: a:1\r\n\r\n",
+    "CONNECT to a URL": b"CONNECT http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "CONNECT for a WebSocket": b"CONNECT / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    "connect": b"connect a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+    "Connect": b"Connect a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+    "CONNECT, and a blank too many": b"CONNECT  a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+    "CONNECTION": b"CONNECTION a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
+    "CONNECT behind a tab": b"\tCONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n",
     "CONNECT with a length": b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nContent-Length: 3\r\n\r\nabc",
     "CONNECT with chunks": b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "our headers as hop-by-hop": b"GET / HTTP/1.1\r\nHost: www\r\nConnection: close, X-Forwarded-For\r\n\r\n",
+    "our headers as hop-by-hop, in their way": b"GET / HTTP/1.1\r\nHost: www\r\nConnection: x_forwarded_proto\r\n\r\n",
+    "a length as hop-by-hop": HEAD + b"Connection: Content-Length\r\nContent-Length: 3\r\n\r\nabc",
+    "chunks as hop-by-hop": HEAD + b"Connection: transfer-encoding\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "a response": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
 }
