@@ -4,7 +4,7 @@ A tour of the sources, in the order in which they are best read:
 
 1. ``model/settings.py``   every setting, declared once
 2. ``model/pool.py``       the servers, and which one a client gets (``server.py``, ``scheduler.py``, ``client.py``,
-   ``acl.py`` beside it): plain Python, no socket, no clock of its own
+   ``acl.py`` beside it; ``silence.py`` for UDP): plain Python, no socket, no clock of its own
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back; ``draft.py``
    is what they change as long as it does not count, ``validation.py`` whether that makes sense together,
    ``configuration.py`` what counts, ``difference.py`` what HUP changes
