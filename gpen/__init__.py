@@ -11,7 +11,7 @@ A tour of the sources, in the order in which they are best read:
 4. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
    ``poller.py`` says when; ``listener.py`` and ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a
    server, ``check.py`` asks whether that is well; ``tls.py`` and ``http.py`` are sides of a session that speak more
-   than bytes; ``flow.py`` and ``datagram.py`` are UDP; ``turns.py`` lets long work leave others time,
+   than bytes; ``flow.py``, ``datagram.py`` and ``loops.py`` are UDP; ``turns.py`` lets long work leave others time,
    ``faults.py`` lets what goes on for ever survive what fails
 5. ``daemon/balancer.py``  owns all of these and runs the commands; ``process.py`` makes it a daemon
 6. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;

@@ -112,6 +112,11 @@ those that silence has blacklisted come back, and all begin anew, so that with a
 ('silent' in events). Nor is the emergency server used for it. Whether a server that is alone answers is for
 'check exec' to find out.
 
+No flow begins for a datagram that comes from the address and port of one of gpen's servers, or of gpen itself: replies
+would go round for ever. It is dropped, counted ('looped' in servers json, above gpenctl's table of servers, and in the
+status page), and told once in diagnostics and events; a flow whose client becomes such a place ends. It is forged, or a
+server leads back to gpen. Firewalls do better still to let nobody outside send with inside addresses.
+
 What is for streams is refused with -U: TLS, http, mysql, greeting, hold, the PROXY protocol, idlers, dummy, unix
 sockets. Checks are made over TCP, or by a program (check exec). Name servers are asked over TCP as well: that needs a
 second gpen.

@@ -154,6 +154,7 @@ class Pool:
         self.turns = Turns()
         self.on_condemned: Callable[[Server], object] = lambda server: None  # called when a verdict takes a server down
         self.on_unwell: Callable[[Server], object] = lambda server: None  # called when anything says so of it
+        self.on_moved: Callable[[], object] = lambda: None  # called when endpoints of servers have come or gone
         self.is_ourselves: Callable[[Endpoint], bool] = lambda endpoint: False  # whether gpen itself listens there
         self.country_of: Callable[[str], str] = lambda address: ""  # the country of an address, where it is known
         self._clock = clock
@@ -502,6 +503,7 @@ class Pool:
         server.deleted = True
         _dismiss_spares(server)
         self._arrange(server)
+        self.on_moved()
         self.note(server, "deleted", cause)
         return server
 
@@ -519,6 +521,7 @@ class Pool:
         self.note(server, event, cause)
         server.endpoints = ()
         server.silences = {}
+        self.on_moved()
         server.verdicts.clear()
         server.condemned = ""
         self._clear(server)
@@ -539,6 +542,7 @@ class Pool:
             server.deleted = True
             _dismiss_spares(server)
             del self.special[name]
+            self.on_moved()
         if spec is None:
             return
         server = self.special.get(name)
@@ -576,6 +580,7 @@ class Pool:
         if fresh or len(stay) < len(old):
             server.endpoints = (*stay, *fresh)
             server.silences = {endpoint: silence for endpoint, silence in server.silences.items() if endpoint in found}
+            self.on_moved()
             for spare in [spare for spare in server.spares if spare.endpoint not in server.endpoints]:
                 spare.give_way()
             if old:

@@ -23,6 +23,7 @@ from gpen.model.server import Server
 from gpen.model.silence import Silence
 from gpen.wire import sock as sockets
 from gpen.wire.conversation import Conversation, Front, Watch
+from gpen.wire.loops import Place, place_of
 from gpen.wire.poller import EPOLLIN
 
 if TYPE_CHECKING:
@@ -43,11 +44,12 @@ Answer = Callable[[memoryview], int]  # sends a datagram to the client
 class Flow(Conversation):
     """One UDP client with its server. ``key`` is what its listener knows it by."""
 
-    __slots__ = ("_active", "_answer", "_asked", "_denied", "_dialed", "_fd", "_kept", "_kept_bytes",
+    __slots__ = ("_active", "_answer", "_asked", "_denied", "_dialed", "_end", "_fd", "_kept", "_kept_bytes",
                  "_listener", "_oldest", "_proven", "_recv_into", "_replies", "_send", "_silence", "_sock", "_tried",
                  "_untried", "_watch", "from_client", "from_server", "key", "to_client", "to_server")
 
     _silence: Silence
+    _end: Place
     from_client: int
     from_server: int
     to_client: int
@@ -305,6 +307,8 @@ class Flow(Conversation):
                 problem = error
                 continue
             self._sock, self._fd = sock, sock.fileno()
+            self._end = place_of(sock.getsockname())
+            self._front.loops.ends.add(self._end)
             self._recv_into, self._send = sock.recv_into, sock.send
             self._silence = server.silence_at(endpoint)
             self._proven = False
@@ -319,6 +323,7 @@ class Flow(Conversation):
     def _disconnect(self) -> None:
         if self._sock is not None:
             self._front.poller.closed(self._fd)
+            self._front.loops.ends.discard(self._end)
             self._sock.close()
             del self._recv_into, self._send
             self._sock, self._fd = None, -1
