@@ -4,14 +4,14 @@ A tour of the sources, in the order in which they are best read:
 
 1. ``model/settings.py``   every setting, declared once
 2. ``model/pool.py``       the servers, and which one a client gets (``server.py``, ``scheduler.py``, ``client.py``,
-   ``acl.py`` beside it): plain Python, no socket, no clock of its own
+   ``acl.py`` beside it; ``silence.py`` for UDP): plain Python, no socket, no clock of its own
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back; ``draft.py``
    is what they change as long as it does not count, ``validation.py`` whether that makes sense together,
    ``configuration.py`` what counts, ``difference.py`` what HUP changes
 4. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
    ``poller.py`` says when; ``listener.py`` and ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a
    server, ``check.py`` asks whether that is well; ``tls.py`` and ``http.py`` are sides of a session that speak more
-   than bytes; ``flow.py`` and ``datagram.py`` are UDP; ``turns.py`` lets long work leave others time,
+   than bytes; ``flow.py``, ``datagram.py`` and ``loops.py`` are UDP; ``turns.py`` lets long work leave others time,
    ``faults.py`` lets what goes on for ever survive what fails
 5. ``daemon/balancer.py``  owns all of these and runs the commands; ``process.py`` makes it a daemon
 6. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;

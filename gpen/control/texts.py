@@ -128,9 +128,22 @@ has several. sessions, servers, recent, drain, close, limits and access lists me
 A flow ends when it had no datagram for udp_timeout seconds, or when each of its datagrams had udp_replies replies,
 which frees its place at once: 1 suits DNS, with an udp_timeout of a few seconds. At conn_max the flow that was idle
 for longest gives way, rather one that waits for no answer. A server whose machine refuses a datagram (ICMP) is
-blacklisted, and the flow's unanswered datagrams go to the next; so is one that leaves udp_unanswered flows in a row
-without a reply within udp_timeout, where udp_replies expects one. Without udp_replies, silence says nothing. What a
-flow has sent that had no reply at all goes to another server when its own moves, goes or is taken down.
+blacklisted, and the flow's unanswered datagrams go to the next. What a flow has sent that had no reply at all goes to
+another server when its own moves, goes or is taken down.
+
+Silence says nothing, unless udp_replies says that replies are due. Anybody can send what no server answers, so a flow
+without a reply counts against a server only if nobody has had a reply from there since it asked. After udp_unanswered
+such flows in a row the server's next address is used; after the last one, the server is blacklisted, until its trial,
+or any reply from there. The last server that answers is never blacklisted for silence, however many ask what it
+ignores: where no other that is up, ready, not full and not silent itself could take its clients, it goes on serving,
+those that silence has blacklisted come back, and all begin anew, so that with all of them silent each has its turn
+('silent' in events). Nor is the emergency server used for it. Whether a server that is alone answers is for
+'check exec' to find out.
+
+No flow begins for a datagram that comes from the address and port of one of gpen's servers, or of gpen itself: replies
+would go round for ever. It is dropped, counted ('looped' in servers json, above gpenctl's table of servers, and in the
+status page), and told once in diagnostics and events; a flow whose client becomes such a place ends. It is forged, or a
+server leads back to gpen. Firewalls do better still to let nobody outside send with inside addresses.
 
 What is for streams is refused with -U: TLS, http, mysql, greeting, hold, the PROXY protocol, idlers, dummy, unix
 sockets. Checks are made over TCP, or by a program (check exec). Name servers are asked over TCP as well: that needs a

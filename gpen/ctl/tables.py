@@ -226,9 +226,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 }
 HUGE = 10**18  # seconds, bytes or sessions
 EMPTY = {"recent": "clients in that time"}
+NOTED = {  # above the table of servers, where it is not 0
+    "held": "clients that wait for a server",
+    "looped": "datagrams dropped, for they would go round for ever",
+}
 FIELDS = {  # the headings of a CSV without rows
     "servers": "number name address host port state health reason since for blacklisted sessions max hard weight prio "
-    "acl sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check held tls",
+    "acl sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check held looped tls",
     "sessions": "id client server server_address state age idle up down tls cipher sni",
     "recent": "address connects sx rx server sessions idle",
     "events": "time server event cause",
@@ -268,13 +272,15 @@ def table(name: str, value: Any, width: int = 0, color: bool = False) -> str:
         rows = [{"mode": key, "on": "on" if item else "off"} for row in rows for key, item in row.items()]
     if not rows:
         return f"no {EMPTY.get(name, name)}"
-    return (waiting(rows) if name == "servers" else "") + draw(COLUMNS[name], rows, width, color)
+    return (noted(rows) if name == "servers" else "") + draw(COLUMNS[name], rows, width, color)
 
 
-def waiting(servers: list[Record]) -> str:
-    """A line about the clients that no server can take now, if there are any."""
-    held = servers[0].get("held")
-    return f"clients that wait for a server: {plain(held)}\n\n" if held else ""
+def noted(servers: list[Record]) -> str:
+    """A line about the clients that no server can take now, and one about datagrams that were dropped, if there are
+    any."""
+    first = servers[0]
+    lines = [f"{what}: {plain(first[key])}\n" for key, what in NOTED.items() if first.get(key)]
+    return "".join([*lines, "\n"]) if lines else ""
 
 
 def draw(columns: Sequence[Column], rows: list[Record], width: int, color: bool) -> str:

@@ -70,6 +70,7 @@ from gpen.wire.faults import Seldom
 from gpen.wire.hold import Hold
 from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
+from gpen.wire.loops import Loops
 from gpen.wire.poller import Poller
 from gpen.wire.program import Children
 from gpen.wire.resolve import Endpoints, ResolveError, Resolver
@@ -116,10 +117,12 @@ class Balancer:
         self._countries = Countries(self.pool, self.clients)
         self.control = None
         self.hold = Hold(self)
+        self.loops = Loops(self.pool, self._datagram_listeners)
         self.idlers = Idlers(self)
         self.checks = Checks(self)
         self.pool.on_condemned = self._condemned
         self.pool.is_ourselves = self._is_ourselves
+        self.pool.on_moved = self.loops.changed
         self._queries = Queries(self)
         self._workers = Workers(KEPT_WORKERS)
         self._ids = count()
@@ -271,6 +274,10 @@ class Balancer:
             self._socket_files[address.path] = os.stat(address.path)
         return Listener(sock, self.poller, settings.multi_accept, self._workers, self._begin, self.no_room,
                         self.shed)
+
+    def _datagram_listeners(self) -> Iterator[DatagramListener]:
+        """Those that clients of UDP may reach."""
+        return (listener for listener in (self.listener, *self._leaving) if isinstance(listener, DatagramListener))
 
     def _is_at(self, listener: Listener | DatagramListener, endpoint: Endpoint) -> bool:
         """Whether a listener of ours is where one is wanted, in whatever notation."""
@@ -620,6 +627,7 @@ class Balancer:
             old.empty()
             self._close_listener(old)
             self.names.adopt_again()
+            self.loops.changed()
         self.listener.tune(settings)
         self.listener.resume()
         process.set_debug(settings.debug)

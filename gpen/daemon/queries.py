@@ -170,7 +170,7 @@ class Queries:
         """The figures at the head of the status page."""
         balancer = self._balancer
         return {"listen": balancer.listen_address, "sessions": len(balancer.sessions), "held": len(balancer.hold),
-                "conn_max": self._settings.conn_max, "clients": len(balancer.clients),
+                "looped": balancer.loops.dropped, "conn_max": self._settings.conn_max, "clients": len(balancer.clients),
                 "clients_max": self._settings.clients_max, "total": balancer.total, "started": balancer.started,
                 "rule": self._pool.rule.name, "protocol": self._protocol(), "endings": dict(balancer.endings)}
 
@@ -191,7 +191,7 @@ class Queries:
             "rx": server.rx + sum(session.from_server for session in live),
             "total": server.total, "failures": server.failures,
             **_verdict_fields(server, now), "check": str(server.check or self._settings.check),
-            "held": len(self._balancer.hold),
+            "held": len(self._balancer.hold), "looped": self._balancer.loops.dropped,
         }
 
     def _live(self) -> Iterator[Conversation]:

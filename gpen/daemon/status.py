@@ -103,6 +103,7 @@ def _figures(summary: dict[str, Any]) -> str:
     figures = [("sessions", f"{summary['sessions']} of {summary['conn_max']}"),
                ("clients that wait", summary["held"]), ("sessions in all", summary["total"]),
                ("clients remembered", f"{summary['clients']} of {summary['clients_max']}")]
+    figures += [("datagrams dropped: loops", summary["looped"])] if summary["looped"] else []
     figures += [(f"ended: {word}", count) for word, count in sorted(summary["endings"].items())]
     cells = "".join(f"<div>{escape(name)}<b>{escape(str(value))}</b></div>" for name, value in figures)
     return f'<div class="figures">{cells}</div>'

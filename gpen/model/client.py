@@ -86,6 +86,10 @@ class ClientTable:
         """Remember that the client was served by this server."""
         client.server = server
 
+    def release(self, client: Client) -> None:
+        """Forget by which server the client was served."""
+        client.server = None
+
     def shrink(self, limit: int) -> None:
         """Forget the least recently seen until ``limit`` remain."""
         while len(self._clients) > limit:

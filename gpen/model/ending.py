@@ -39,5 +39,6 @@ class Ending(Enum):
     SILENT = "silent", "the flow had no datagram for udp_timeout seconds"
     REPLIED = "replied", "the flow had its udp_replies replies"
     UNANSWERED = "unanswered", "the flow had no reply, where udp_replies expects one"
+    LOOP = "loop", "the flow's client is one of gpen's servers, or gpen itself, since these have changed"
     EVICTED = "evicted", "the flow made room for another one, at conn_max, or was beyond it"
     ERROR = "error", "gpen failed; the traceback is in its diagnostics"

@@ -24,6 +24,7 @@ from gpen.model.client import Client
 from gpen.model.scheduler import ROUND_ROBIN, RULES, Rule, Turns
 from gpen.model.server import FIELDS, Server, Verdict
 from gpen.model.settings import Settings
+from gpen.model.silence import Silence, hold_against
 
 EVENTS_KEPT = 1000
 RETRY_SECONDS = 1.0
@@ -80,21 +81,15 @@ class Lease:
         return self.server.address is not self._address and self.server.address != self._address
 
     def connected(self) -> None:
-        """The server accepted the connection: if this was its trial, it is won. Older connections prove nothing."""
-        if self.server.trial is self and not self.is_outdated:
+        """The server accepted the connection, or replied: if this was its trial, it is won. Older connections prove
+        nothing, but whoever replies is not silent."""
+        if (self.server.trial is self or self.server.is_silent) and not self.is_outdated:
             self._pool.restore(self.server, "a connection succeeded")
 
-    def unanswered(self) -> None:
-        """A flow has got no reply there, where one was due: so many in a row are held against the server, and one on
-        trial at once. What is blacklisted already, or has moved, is not blamed again."""
-        server, limit = self.server, self._pool.settings.udp_unanswered
-        is_trial = server.trial is self
-        if not limit or (server.down_until and not is_trial) or self.is_outdated:
-            return
-        server.unanswered += 1
-        if server.unanswered >= limit or is_trial:
-            self._pool.blame(server, f"{server.unanswered} {'flow' if server.unanswered == 1 else 'flows'} in a row "
-                                     "unanswered")
+    def unanswered(self, silence: Silence, asked: float, patience: float = 0.0) -> bool:
+        """A flow ends that has got no reply from there to what it asked at ``asked``, where one was due; see
+        silence.py. Returns whether its client should be free to go elsewhere."""
+        return hold_against(self._pool, self, silence, asked, self._pool._clock(), patience)
 
     def release(self) -> None:
         """Give the place back: the session is over, or the attempt ended without a verdict on the server."""
@@ -159,6 +154,7 @@ class Pool:
         self.turns = Turns()
         self.on_condemned: Callable[[Server], object] = lambda server: None  # called when a verdict takes a server down
         self.on_unwell: Callable[[Server], object] = lambda server: None  # called when anything says so of it
+        self.on_moved: Callable[[], object] = lambda: None  # called when endpoints of servers have come or gone
         self.is_ourselves: Callable[[Endpoint], bool] = lambda endpoint: False  # whether gpen itself listens there
         self.country_of: Callable[[str], str] = lambda address: ""  # the country of an address, where it is known
         self._clock = clock
@@ -217,7 +213,7 @@ class Pool:
         a choice fails the rule chooses again among the others, so that a client that fails over goes where the next
         new client would go; for round robin that is pen's "next index, ring-wise". Before the emergency server is
         tried, and before a client is turned away, the rule may choose a server of which it is time to look whether it
-        is back (``_is_due``).
+        is back (``_is_due``). For silence alone nobody is turned away: see silence.py.
         """
         settings = self.settings
         remembered = None if settings.roundrobin else client.server
@@ -238,15 +234,21 @@ class Pool:
             return (server not in tried and self._is_due(server, now)
                     and self.refusal(server, client, now, impatient=True) is None)
 
+        def is_last_resort(server: Server) -> bool:
+            return (server.is_silent and server not in tried
+                    and self.refusal(server, client, now, desperate=True) is None)
+
         server = rule.pick(self._places, is_usable, self.turns, key)
         if server is None and any(now < other.down_until for other in self._places):
             server = rule.pick(self._places, is_due, self.turns, key)
         if server is not None:
             return server, rule, server
         emergency = self.special.get("emergency")
-        if emergency is None or emergency in tried or self._refuses_all(emergency):
-            return _NOBODY
-        return emergency, None, None
+        if emergency is not None and emergency not in tried and not self._refuses_all(emergency):
+            return emergency, None, None
+        if any(other.is_silent for other in self._places):
+            server = rule.pick(self._places, is_last_resort, self.turns, key)
+        return _NOBODY if server is None else (server, rule, server)
 
     def _choose_once(self, rule: Rule, key: str, client: Client, now: float) -> Choice:
         """As pen does when it is stubborn: the rule chooses among the servers that are there, and one that is full, or
@@ -266,10 +268,11 @@ class Pool:
         flags = _flags(self.settings)
         return RULES[flags.index(True)] if True in flags else ROUND_ROBIN
 
-    def refusal(self, server: Server, client: Client, now: float, impatient: bool = False) -> str | None:
+    def refusal(self, server: Server, client: Client, now: float, impatient: bool = False,
+                desperate: bool = False) -> str | None:
         """Why this server can't take this client now; None when it can. ``impatient`` does not wait for the end of a
-        blacklist."""
-        reason = self._unavailable(server, now, impatient)
+        blacklist, ``desperate`` heeds none."""
+        reason = self._unavailable(server, now, impatient, desperate)
         if reason is not None:
             return reason
         if 0 < server.max <= server.sessions and server.is_full:
@@ -281,13 +284,13 @@ class Pool:
             return f"its access list {server.acl} denies the client"
         return None
 
-    def _unavailable(self, server: Server, now: float, impatient: bool = False) -> str | None:
+    def _unavailable(self, server: Server, now: float, impatient: bool = False, desperate: bool = False) -> str | None:
         """Why this server can take nobody now, be there room or not."""
         if server.state != "ready":
             return f"its state is {server.state}"
         if server.condemned:
             return f"down for {now - self._condemned_since(server):.0f} s: {server.condemned}"
-        if server.down_until:
+        if server.down_until and not desperate:
             if now < server.down_until and not impatient:
                 return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
             if server.trial is not None and not isinstance(server.trial, Spare):
@@ -319,6 +322,15 @@ class Pool:
         return self.settings.stubborn and (
             bool(tried) or any(self._unavailable(server, now) is None for server in self._places))
 
+    def has_substitute(self, server: Server) -> bool:
+        """Whether another server, which answers flows of UDP, could take the clients of this one."""
+        now, rule, settings = self._clock(), self.rule, self.settings
+        if settings.stubborn and (rule.is_personal or not settings.roundrobin):
+            return False  # they go nowhere else
+        return any(other is not server and not (other.is_down or other.unanswered or other.is_full)
+                   and self._unavailable(other, now) is None and not (rule.weighs and not other.weight)
+                   and (other.acl == server.acl or not self.acls[other.acl].entries) for other in self._places)
+
     def is_crowded(self) -> bool:
         """Whether servers are well, but full."""
         now = self._clock()
@@ -336,8 +348,9 @@ class Pool:
 
     # --- verdicts -------------------------------------------------------------------------------------------------
 
-    def blame(self, server: Server, cause: str) -> None:
-        """The server could not be reached: leave it alone for the blacklist time. Special servers are always tried."""
+    def blame(self, server: Server, cause: str, is_silent: bool = False) -> None:
+        """The server could not be reached, or is silent: leave it alone for the blacklist time. Special servers are
+        always tried."""
         server.failures += 1
         now = self._clock()
         if server.blamed == math.inf and now < server.down_until:
@@ -352,13 +365,14 @@ class Pool:
             self.note(server, "down", f"{cause}; blacklisted for {self.settings.blacklist:g} s")
         server.blamed = now
         server.down_until = now + self.settings.blacklist
+        server.is_silent = is_silent
 
     def _blame_besides(self, server: Server, cause: str, now: float) -> None:
         """A command has said for how long the server is left alone: what is found meanwhile is told, once, and changes
         nothing."""
         if server.reason == BLACKLISTED:
             server.reason = f"{BLACKLISTED}; meanwhile {cause}"
-            self._tell(server, "failed", f"{cause}; stays {BLACKLISTED}, for {server.down_until - now:.0f} s more")
+            self.tell(server, "failed", f"{cause}; stays {BLACKLISTED}, for {server.down_until - now:.0f} s more")
             self.on_unwell(server)
 
     def blacklist(self, server: Server, duration: float) -> None:
@@ -368,6 +382,7 @@ class Pool:
             server.blamed = math.inf
             server.down_until = self._clock() + duration
             server.reason = BLACKLISTED
+            server.is_silent = False
             _dismiss_spares(server)
             self.note(server, "down", f"blacklisted by a command for {duration:g} s")
             self.on_unwell(server)
@@ -384,7 +399,8 @@ class Pool:
         server.down_until = 0.0
         server.trial = None
         server.reason = ""
-        server.unanswered = 0
+        server.is_silent = False
+        server.excuse(self._clock())
 
     def judge(self, server: Server, source: str, up: bool, reason: str) -> None:
         """A verdict on the server by ``source`` (command, check). One that turns to up also ends a blacklist, unless a
@@ -425,7 +441,7 @@ class Pool:
         if server.is_down != was_down:
             self.note(server, "down" if server.is_down else "up", server.condemned or cause)
         elif server.down_until and server.blamed == math.inf and bool(server.condemned) != was_condemned:
-            self._tell(server, "judged", f"{'down' if server.condemned else 'up'}: {server.condemned or cause}; stays "
+            self.tell(server, "judged", f"{'down' if server.condemned else 'up'}: {server.condemned or cause}; stays "
                                          f"{server.reason}")
         if server.condemned and not was_condemned:
             _dismiss_spares(server)
@@ -434,9 +450,9 @@ class Pool:
     def note(self, server: Server, event: str, cause: str) -> None:
         """Remember a change of a server's state for ``events``."""
         self._date(server)
-        self._tell(server, event, cause)
+        self.tell(server, event, cause)
 
-    def _tell(self, server: Server, event: str, cause: str) -> None:
+    def tell(self, server: Server, event: str, cause: str) -> None:
         """Remember for ``events`` what does not change the server's state."""
         self.events.append(Event(self._wall(), server.label, event, cause))
 
@@ -487,6 +503,7 @@ class Pool:
         server.deleted = True
         _dismiss_spares(server)
         self._arrange(server)
+        self.on_moved()
         self.note(server, "deleted", cause)
         return server
 
@@ -503,6 +520,8 @@ class Pool:
             event, cause = ("filled", str(address)) if was_empty else ("moved", f"from {old} to {address}")
         self.note(server, event, cause)
         server.endpoints = ()
+        server.silences = {}
+        self.on_moved()
         server.verdicts.clear()
         server.condemned = ""
         self._clear(server)
@@ -523,6 +542,7 @@ class Pool:
             server.deleted = True
             _dismiss_spares(server)
             del self.special[name]
+            self.on_moved()
         if spec is None:
             return
         server = self.special.get(name)
@@ -559,6 +579,8 @@ class Pool:
         fresh = [endpoint for endpoint in found if endpoint not in old]
         if fresh or len(stay) < len(old):
             server.endpoints = (*stay, *fresh)
+            server.silences = {endpoint: silence for endpoint, silence in server.silences.items() if endpoint in found}
+            self.on_moved()
             for spare in [spare for spare in server.spares if spare.endpoint not in server.endpoints]:
                 spare.give_way()
             if old:
@@ -574,13 +596,13 @@ class Pool:
             self._forget_observed(server)
             self.note(server, "moved" if has_moved else "resolved", cause)
         else:
-            self._tell(server, "resolved", cause)
+            self.tell(server, "resolved", cause)
 
     def _forget_observed(self, server: Server) -> None:
         """What checks and connects have found where the server was counts no more."""
         server.verdicts = {source: verdict for source, verdict in server.verdicts.items() if source == "command"}
         server.condemned = _condemning(server)
-        server.unanswered = 0
+        server.excuse(self._clock())
         server.trial = None
         if server.blamed != math.inf:
             self._clear(server)

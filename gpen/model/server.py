@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpen.model.address import Address, Endpoint
 from gpen.model.check import Check
+from gpen.model.silence import Silence
 
 if TYPE_CHECKING:
     from gpen.model.pool import Lease, Spare
@@ -62,7 +63,8 @@ class Server:
         self.beside = 0  # both together: what its limits don't count
         self.total = 0
         self.failures = 0
-        self.unanswered = 0  # flows in a row that ended without an answer
+        self.silences: dict[Endpoint, Silence] = {}  # of flows of UDP, by the address that they asked
+        self.is_silent = False  # whether it is blacklisted for silence
         self.sx = 0
         self.rx = 0
 
@@ -70,6 +72,11 @@ class Server:
     def label(self) -> int | str:
         """What programs call it: its number, or the name of a special one."""
         return self.name if self.number is None else self.number
+
+    @property
+    def is_special(self) -> bool:
+        """Whether it is the emergency or the abuse server."""
+        return self.number is None
 
     @property
     def is_empty(self) -> bool:
@@ -98,6 +105,24 @@ class Server:
     def load(self) -> int:
         """The clients' sessions at the address where it is now."""
         return self.sessions - self.beside
+
+    @property
+    def unanswered(self) -> int:
+        """How many flows in a row have got no reply from the address that is in use, and count against it."""
+        silence = self.silences.get(self.endpoints[0]) if self.endpoints else None
+        return silence.flows if silence is not None else 0
+
+    def silence_at(self, endpoint: Endpoint) -> Silence:
+        """What silence says of one of its addresses; whoever has a reply from there says so there."""
+        silence = self.silences.get(endpoint)
+        if silence is None:
+            silence = self.silences[endpoint] = Silence(endpoint)
+        return silence
+
+    def excuse(self, now: float) -> None:
+        """What it has left without a reply until ``now`` counts no more."""
+        for silence in self.silences.values():
+            silence.excused = now
 
     @property
     def is_down(self) -> bool:

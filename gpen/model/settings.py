@@ -150,8 +150,9 @@ _ALL = (
     Setting("udp_replies", whole(0), 0, "How many replies each datagram of a client gets: a flow ends with the last of "
             "them; 1 suits DNS. 0 = replies aren't counted, and a server that sends none is well."),
     Setting("udp_unanswered", whole(0), 3, "A server that leaves so many flows in a row without any reply is "
-            "blacklisted, where udp_replies says that replies are due. A client that goes on asking from one port "
-            "begins its next flow after each udp_timeout without a reply. 0 = never."),
+            "blacklisted, where udp_replies says that replies are due, and nobody has had one from there since they "
+            "asked; but never the last that answers. A client that goes on asking from one port begins its next flow "
+            "after each udp_timeout without a reply. 0 = never."),
     # whether servers are well
     Setting("check", CHECK, OFF, "How servers are checked. connect: by half a TCP handshake, which the server's "
             "program never sees; greeting: by its first byte (refused with mysql, as send is: see there); "

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gpen.wire.datagram import DatagramListener
     from gpen.wire.hold import Hold
     from gpen.wire.listener import Listener
+    from gpen.wire.loops import Loops
     from gpen.wire.tls import Terminator
 
 log = logging.getLogger("gpen")
@@ -37,6 +38,7 @@ class Front(Protocol):
     poller: Poller
     listener: Listener | DatagramListener
     hold: Hold
+    loops: Loops
     tls: Terminator | None  # where clients speak TLS
     sessions: dict[int, Conversation]
     dialing: int  # sessions that are being connected to a server

@@ -17,6 +17,7 @@ from gpen.model.ending import Ending
 from gpen.model.settings import Settings
 from gpen.wire.conversation import Front
 from gpen.wire.flow import Answer, Flow
+from gpen.wire.loops import place_of
 from gpen.wire.poller import EPOLLIN
 from gpen.wire.sock import IP_PKTINFO, Socket, endpoint_of, has_address
 
@@ -37,8 +38,10 @@ class DatagramListener:
         self.flows: OrderedDict[Any, Flow] = OrderedDict()
         self._front = front
         self._most = front.settings.multi_accept
-        host, self._port = sock.getsockname()[:2]
-        self._own = _socket.inet_pton(sock.family, host.partition("%")[0])
+        self._loops = front.loops
+        self._changes = self._loops.changes  # up to which no flow is one that loops
+        self._place = place_of(sock.getsockname())
+        self._own = _socket.inet_pton(sock.family, sock.getsockname()[0].partition("%")[0])
         self._everywhere = not any(self._own)
         self._receive = sock.recvfrom_into
         if self._everywhere:
@@ -111,6 +114,8 @@ class DatagramListener:
 
     def _read(self, most: int) -> None:
         """Pass so many datagrams on."""
+        if self._changes != self._loops.changes:
+            self._end_loops()
         view, flows, receive = self._front.poller.view, self.flows, self._receive
         for _ in range(most):
             try:
@@ -142,8 +147,8 @@ class DatagramListener:
         peer = key[0] if self._everywhere else key
         if self._closing and not self._is_covered():
             return None
-        if peer[1] == self._port and self._is_own(peer):
-            return None  # forged: our own answers would come back to us for ever
+        if self._loops.drops(peer):
+            return None
         crowded = front.no_room()
         flow = front.begin(lambda number: Flow(number, front, self, key, peer, self._answer_to(key)))
         try:
@@ -155,19 +160,31 @@ class DatagramListener:
             flow.failed()
         return None
 
-    def _is_own(self, peer: Any) -> bool:
-        """Whether an address with our port means this socket: at every address of this machine, or at its own."""
-        family = self.socket.family
+    def _end_loops(self) -> None:
+        """Servers or listeners have changed: end the flows of clients that are some of these now."""
+        self._changes = self._loops.changes
+        for key, flow in list(self.flows.items()):
+            if self._loops.drops(key[0] if self._everywhere else key):
+                flow.stop(Ending.LOOP)
+
+    def is_at(self, host: str, sockaddr: Any) -> bool:
+        """Whether an address means this socket: at every address of this machine, or at its own. ``host`` is that of
+        ``sockaddr`` in its one form."""
+        own, port = self._place
+        if sockaddr[1] != port or not self.is_open:
+            return False
         if not self._everywhere:
-            return bool(_socket.inet_pton(family, peer[0].partition("%")[0]) == self._own)
-        return has_address(family, peer)
+            return host == own
+        if ":" not in host:
+            return has_address(_socket.AF_INET, (host, port))
+        return self.socket.family == _socket.AF_INET6 and has_address(_socket.AF_INET6, sockaddr)
 
     def _is_covered(self) -> bool:
         """Whether the listener in our place takes what comes for our address, once we are closed: until then it comes
         here."""
         other = self._front.listener
         return (isinstance(other, DatagramListener) and other is not self and other._everywhere
-                and other._port == self._port and len(other._own) >= len(self._own))  # [::] takes IPv4 as well
+                and other._place[1] == self._place[1] and len(other._own) >= len(self._own))  # [::] takes IPv4 as well
 
     def _answer_to(self, key: Any) -> Answer:
         """How to send to a client."""

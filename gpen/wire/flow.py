@@ -20,8 +20,10 @@ from gpen.model.address import normalize
 from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL, Lease
 from gpen.model.server import Server
+from gpen.model.silence import Silence
 from gpen.wire import sock as sockets
 from gpen.wire.conversation import Conversation, Front, Watch
+from gpen.wire.loops import Place, place_of
 from gpen.wire.poller import EPOLLIN
 
 if TYPE_CHECKING:
@@ -42,10 +44,12 @@ Answer = Callable[[memoryview], int]  # sends a datagram to the client
 class Flow(Conversation):
     """One UDP client with its server. ``key`` is what its listener knows it by."""
 
-    __slots__ = ("_active", "_answer", "_asked", "_denied", "_dialed", "_fd", "_kept", "_kept_bytes",
-                 "_listener", "_oldest", "_proven", "_recv_into", "_replies", "_send", "_sock", "_tried", "_untried",
-                 "_watch", "from_client", "from_server", "key", "to_client", "to_server")
+    __slots__ = ("_active", "_answer", "_asked", "_denied", "_dialed", "_end", "_fd", "_kept", "_kept_bytes",
+                 "_listener", "_oldest", "_proven", "_recv_into", "_replies", "_send", "_silence", "_sock", "_tried",
+                 "_untried", "_watch", "from_client", "from_server", "key", "to_client", "to_server")
 
+    _silence: Silence
+    _end: Place
     from_client: int
     from_server: int
     to_client: int
@@ -138,15 +142,20 @@ class Flow(Conversation):
         silence for consent, where servers need not reply: what was sent a while ago and not refused has arrived."""
         if self.finished:
             return
-        settings, waits_since = self._front.settings, self._unanswered_since
-        idle = now - (waits_since or self._active)
-        if idle >= settings.udp_timeout:
-            self.stop(Ending.UNANSWERED if waits_since else Ending.SILENT)
+        settings = self._front.settings
+        if self._silent_for(now) >= settings.udp_timeout:
+            self._read(now)  # gpen may have been stopped, or busy: a reply that waits in the socket has come
+            if not self.finished and self._silent_for(now) >= settings.udp_timeout:
+                self.stop(Ending.UNANSWERED if self._unanswered_since else Ending.SILENT)
         elif not settings.udp_replies and now - self._dialed >= REFUSAL_SECONDS:
             if not self._proven:
                 self._prove()
-            if idle >= REFUSAL_SECONDS:
+            if self._silent_for(now) >= REFUSAL_SECONDS:
                 self._forget_kept()
+
+    def _silent_for(self, now: float) -> float:
+        """For how many seconds it has had no datagram; or no reply, where one is due."""
+        return now - (self._unanswered_since or self._active)
 
     # --- its life -------------------------------------------------------------------------------------------------
 
@@ -195,11 +204,11 @@ class Flow(Conversation):
     def _ready(self, events: int) -> None:
         """The poller's handler: replies, or a refusal."""
         try:
-            self._read()
+            self._read(self._front.poller.now)
         except Exception:
             self.failed()
 
-    def _read(self) -> None:
+    def _read(self, now: float) -> None:
         view, replies = self._front.poller.view, self._front.settings.udp_replies
         for _ in range(MOST_REPLIES):
             try:
@@ -210,23 +219,21 @@ class Flow(Conversation):
                 if error.errno not in _HARMLESS:
                     self._fail_over(error)
                 return
-            self._pass_on(view[:count])
+            self._pass_on(view[:count], now)
             if replies and self._replies >= self._asked * replies:
                 self.stop(Ending.REPLIED)
                 return
 
-    def _pass_on(self, data: memoryview) -> None:
+    def _pass_on(self, data: memoryview, now: float) -> None:
         """A reply: to the client."""
-        self._active = self._front.poller.now
+        self._active = self._silence.excused = now
         self._oldest = 0.0
         self._listener.flows.move_to_end(self.key)
         self._replies += 1
         self.from_server += len(data)
         server = self.server
         assert server is not None
-        if server.unanswered and self.endpoint in server.endpoints:
-            server.unanswered = 0
-        if not self._proven:
+        if not self._proven or server.is_silent:
             self._prove()
         if not self._front.settings.udp_replies:
             self._forget_kept()
@@ -293,16 +300,20 @@ class Flow(Conversation):
 
     def _connect(self) -> OSError | None:
         """Connect to the next address of the server that there is a way to."""
-        problem = OSError(0, "its name is not resolved")
+        problem, server = OSError(0, "its name is not resolved"), self.server
+        assert server is not None
         while self._untried:
-            self.endpoint = self._untried.pop(0)
+            self.endpoint = endpoint = self._untried.pop(0)
             try:
-                sock = sockets.send_datagrams(self.endpoint, self._front.settings)
+                sock = sockets.send_datagrams(endpoint, self._front.settings)
             except OSError as error:
                 problem = error
                 continue
             self._sock, self._fd = sock, sock.fileno()
+            self._end = place_of(sock.getsockname())
+            self._front.loops.ends.add(self._end)
             self._recv_into, self._send = sock.recv_into, sock.send
+            self._silence = server.silence_at(endpoint)
             self._proven = False
             try:
                 self._front.poller.add(self._fd, EPOLLIN, self._ready)
@@ -315,6 +326,7 @@ class Flow(Conversation):
     def _disconnect(self) -> None:
         if self._sock is not None:
             self._front.poller.closed(self._fd)
+            self._front.loops.ends.discard(self._end)
             self._sock.close()
             del self._recv_into, self._send
             self._sock, self._fd = None, -1
@@ -336,10 +348,10 @@ class Flow(Conversation):
 
     def _read_rest(self) -> None:
         """Replies that came before the refusal stand behind it in the socket."""
-        view = self._front.poller.view
+        view, now = self._front.poller.view, self._front.poller.now
         try:
             for _ in range(MOST_REPLIES):
-                self._pass_on(view[:self._recv_into(view)])
+                self._pass_on(view[:self._recv_into(view)], now)
         except OSError:
             return
 
@@ -353,7 +365,7 @@ class Flow(Conversation):
     def _send_again(self, datagrams: list[bytes]) -> OSError | None:
         """Send to a new server what the one before has refused; the error when this one refuses it as well."""
         self._asked, self._replies = len(datagrams), 0
-        self._oldest = self._front.poller.now if datagrams else 0.0
+        self._oldest = time.monotonic() if datagrams else 0.0
         for data in datagrams:
             try:
                 self.to_server += self._send(data)
@@ -395,10 +407,10 @@ class Flow(Conversation):
         self._listener.forget(self.key)
 
     def _judge(self) -> None:
-        """Tell the pool of a server that had its time to reply, where replies are due, and did not."""
-        lease, since = self.lease, self._unanswered_since
-        if lease is None or not since or self.endpoint not in lease.server.endpoints:
+        """Tell the pool that there was no reply, where one was due."""
+        lease, since, settings = self.lease, self._unanswered_since, self._front.settings
+        if lease is None or not since or self.ending not in (Ending.UNANSWERED, Ending.EVICTED):
             return
-        patient = self.ending is Ending.EVICTED and self.finished - since >= self._front.settings.timeout
-        if patient or self.ending is Ending.UNANSWERED:
-            lease.unanswered()
+        patience = min(settings.udp_timeout, settings.timeout) if self.ending is Ending.EVICTED else 0.0
+        if lease.unanswered(self._silence, since, patience) and self.client is not None and not settings.stubborn:
+            self._front.clients.release(self.client)

@@ -327,3 +327,9 @@ def test_clients_that_are_held() -> None:
     assert "wait" not in table("servers", [{"number": 0, "health": "up", "held": 0}])
     shown = table("servers", [{"number": 0, "health": "up", "held": 7}, {"number": 1, "health": "up", "held": 7}])
     assert shown.startswith("clients that wait for a server: 7\n\n") and shown.count("7") == 1
+
+
+def test_datagrams_that_were_dropped() -> None:
+    shown = table("servers", [{"number": 0, "health": "up", "held": 0, "looped": 4600}])
+    assert shown.startswith("datagrams dropped, for they would go round for ever: 4600\n\n")
+    assert "dropped" not in table("servers", [{"number": 0, "health": "up", "looped": 0}])

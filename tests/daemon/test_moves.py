@@ -282,8 +282,9 @@ def test_a_refusal_at_the_old_place_is_not_tried_at_its_other_addresses(gpen: St
 def test_flows_at_the_old_place_count_neither_way(gpen: Start, datagrams: Any) -> None:
     """They are unanswered there, or answered there, and the new place is neither worse nor better for it."""
     a = datagrams(lambda data: [data] if data == b"1" else [])
-    b = datagrams(silence)
-    balancer = gpen("-U", "-r", "-O", "udp_replies 2", "-O", "udp_timeout 1", "-O", "udp_unanswered 2", servers=[a])
+    b, spare = datagrams(silence), datagrams(silence)
+    balancer = gpen("-U", "-O", "prio", "-O", "udp_replies 2", "-O", "udp_timeout 1", "-O", "udp_unanswered 2",
+                    servers=[a, f"{spare.address}::::1"])
     with ExitStack() as stack:
         socks = [stack.enter_context(client(balancer)) for _ in range(3)]
         for sock in socks:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.datagrams import DatagramServer, ask, client, echo, endings, is_silent, naming, refusing, silence, tell
-from tests.harness import Gpen, run_gpen, wait_until
+from tests.harness import Gpen, knowing, run_gpen, wait_until
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., DatagramServer]
@@ -282,7 +284,8 @@ def test_a_server_that_falls_silent_in_the_middle_of_a_flow(gpen: Start, servers
 
 
 def test_flows_that_gave_way_soon_say_nothing_of_the_server(gpen: Start, servers: Serve) -> None:
-    balancer = gpen("-U", "-x", "1", "-t", "1", "-l", "gpen.log", "-O", "udp_replies 1", servers=[servers(silence)])
+    balancer = gpen("-U", "-x", "1", "-t", "1", "-l", "gpen.log", "-O", "udp_replies 1",
+                    servers=[servers(silence), servers(silence)])
     for _ in range(6):
         tell(balancer)
     assert endings(balancer, 5) == ["evicted"] * 5
@@ -292,6 +295,70 @@ def test_flows_that_gave_way_soon_say_nothing_of_the_server(gpen: Start, servers
         tell(balancer)
         assert len(endings(balancer, 6 + number)) == 6 + number
     assert balancer.server(0)["reason"] == "3 flows in a row unanswered"
+
+
+def test_replies_that_came_while_gpen_was_stopped(gpen: Start, servers: Serve) -> None:
+    """They wait in its sockets when it goes on, and the time of each flow is over."""
+    a, b = servers(silence), servers(silence)
+    balancer = gpen("-U", "-r", "-l", "gpen.log", "-O", "udp_replies 1", "-O", "udp_timeout 0.5", servers=[a, b])
+    with ExitStack() as stack:
+        socks = [stack.enter_context(client(balancer)) for _ in range(20)]
+        for sock in socks:
+            sock.send(b"x")
+        wait_until(lambda: len(a.received) == len(b.received) == 10)
+        balancer.signal(signal.SIGSTOP)
+        late = time.monotonic() + 0.6
+        for server in (a, b):
+            for flow in server.clients:
+                server.socket.sendto(b"y", flow)
+        wait_until(lambda: time.monotonic() > late)
+        balancer.signal(signal.SIGCONT)
+        assert [sock.recv(10) for sock in socks] == [b"y"] * 20
+    assert endings(balancer, 20) == ["replied"] * 20
+    assert [(row["health"], row["failures"]) for row in balancer.json("servers")] == [("up", 0)] * 2
+
+
+def test_a_server_that_hangs_is_noticed_though_its_flows_give_way(gpen: Start, servers: Serve) -> None:
+    """More clients come than flows may wait, so that none waits for long."""
+    balancer = gpen("-U", "-r", "-x", "10", "-t", "1", "-O", "udp_replies 1", servers=[servers(silence), servers(echo)])
+
+    def is_noticed() -> bool:
+        for _ in range(20):
+            tell(balancer)
+        return bool(balancer.server(0)["health"] == "down")
+
+    wait_until(is_noticed)
+    assert balancer.server(0)["reason"] == "3 flows in a row unanswered"
+    assert balancer.server(1)["failures"] == 0
+
+
+def test_who_replies_after_all_is_back(gpen: Start, servers: Serve) -> None:
+    """To whomever: a flow that began before it was found silent."""
+    a, b = servers(silence), servers(naming("b"))
+    balancer = gpen("-U", "-r", "-b", "600", "-O", "udp_replies 1", "-O", "udp_timeout 1", "-O", "udp_unanswered 1",
+                    servers=[a, b])
+    tell(balancer)
+    wait_until(lambda: balancer.json("sessions")[0]["age"] > 0.7)
+    with client(balancer, "127.0.0.9") as sock:
+        assert names(balancer, 1) == "b"
+        sock.send(b"who?")
+        wait_until(lambda: balancer.server(0)["health"] == "down")
+        a.socket.sendto(b"a", a.clients[-1])
+        assert sock.recv(10) == b"a"
+    assert balancer.server(0)["health"] == "up"
+
+
+def test_the_other_address_of_a_server_that_is_silent_at_one(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    """It is the only server, and is not down."""
+    a = servers(silence, at="127.0.0.7")
+    servers(naming("b"), at="127.0.0.8", port=a.port)
+    balancer = gpen("-U", "-r", "-O", "udp_replies 1", "-O", "udp_timeout 0.2", servers=[f"both.test:{a.port}"],
+                    wrapper=knowing(tmp_path, "127.0.0.7 both.test\n127.0.0.8 both.test\n"))
+    for _ in range(3):
+        tell(balancer)
+    wait_until(lambda: balancer.server(0)["address"] == "127.0.0.8")
+    assert names(balancer, 5) == "b" * 5
+    assert balancer.server(0)["failures"] == 0
 
 
 def test_checks_and_verdicts(gpen: Start, three: list[DatagramServer]) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
+import signal
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.datagrams import DatagramServer, endings, silence
+from tests.datagrams import DatagramServer, client, endings, silence
 from tests.harness import Gpen, wait_until
-from tests.nameserver import name_server
+from tests.nameserver import QUESTION, name_server
 
 Start = Callable[..., Gpen]
 
@@ -94,6 +98,164 @@ def test_nothing_is_lost(gpen: Start, names: list[str], replies: int) -> None:
     assert min(row["total"] for row in balancer.json("servers")) >= 25
     if replies:
         balancer.wait_idle()
+
+
+# --- attacks, and servers that hang ----------------------------------------------------------------------------------
+
+RESPONSE = QUESTION[:2] + b"\x80" + QUESTION[3:]  # the QR bit says that it is none of a query
+IGNORED = [RESPONSE, b"", b"x", b"\0" * 11, QUESTION[:3] + b"\x80" + QUESTION[4:11] + b"\xff" * 40, RESPONSE * 20]
+
+
+def attack(balancer: Gpen, count: int, one_port: bool = False) -> None:
+    """Datagrams that nsd does not answer, or hardly, each from a port of its own."""
+    with client(balancer, "127.0.0.66") as first:
+        for number in range(count):
+            with contextlib.ExitStack() as stack:
+                sock = first if one_port else stack.enter_context(client(balancer, f"127.0.0.{number % 100 + 100}"))
+                with contextlib.suppress(ConnectionError):
+                    sock.send(IGNORED[number % len(IGNORED)] if number % 2 else RESPONSE)
+
+
+@contextlib.contextmanager
+def stopped(directory: Path) -> Iterator[None]:
+    """The name server of this directory hangs as long as the context lasts."""
+    pids = [int((directory / "nsd.pid").read_text())]
+    for pid in pids:
+        pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def health(balancer: Gpen) -> list[str]:
+    return [row["health"] for row in balancer.json("servers")]
+
+
+@needs("nsd", "dnsperf")
+@pytest.mark.parametrize("one_port", [False, True])
+def test_garbage_takes_nobody_down(gpen: Start, names: list[str], one_port: bool) -> None:
+    """Each server answers others meanwhile."""
+    balancer = gpen("-U", "-r", "-l", "gpen.log", "-O", "udp_replies 1", "-O", "udp_timeout 1", servers=names)
+    attacker = threading.Thread(target=attack, args=(balancer, 3000, one_port))
+    attacker.start()
+    sent, lost = dnsperf(balancer, "-l", "4", "-Q", "1000", "-c", "20", "-t", "1")
+    attacker.join()
+    assert (sent > 3000, lost) == (True, 0)
+    balancer.wait_idle()
+    assert endings(balancer, 0).count("unanswered") > (0 if one_port else 100)
+    assert [(row["health"], row["failures"]) for row in balancer.json("servers")] == [("up", 0)] * 2
+
+
+@needs("nsd", "dnsperf")
+@pytest.mark.parametrize("options", [[], ["-h"], ["-O", "prio"]])
+def test_garbage_does_not_take_the_one_down_that_answers(gpen: Start, names: list[str], options: list[str]) -> None:
+    """All who ask are one client, so that the other server may seem to hang."""
+    balancer = gpen("-U", *options, "-l", "gpen.log", "-O", "udp_replies 1", "-O", "udp_timeout 1", servers=names)
+    attacker = threading.Thread(target=attack, args=(balancer, 3000))
+    attacker.start()
+    assert dnsperf(balancer, "-l", "4", "-Q", "1000", "-c", "20", "-t", "1")[1] == 0
+    assert "up" in health(balancer)
+    attacker.join()
+    balancer.wait_idle()
+    assert endings(balancer, 0).count("unanswered") > 100
+    assert dnsperf(balancer, "-l", "1", "-Q", "1000", "-c", "20", "-t", "1")[1] == 0
+
+
+@needs("nsd", "dig")
+@pytest.mark.parametrize("count", [1, 2])
+def test_garbage_while_nobody_asks(gpen: Start, names: list[str], count: int) -> None:
+    balancer = gpen("-U", "-r", "-l", "gpen.log", "-O", "udp_replies 1", "-O", "udp_timeout 1", servers=names[:count])
+    for _ in range(2):
+        attack(balancer, 40)
+        balancer.wait_idle()
+        assert dig(balancer, "www.gpen.test") == "192.0.2.2"
+    assert endings(balancer, 0).count("unanswered") > 40
+    assert health(balancer) == ["up"] * count
+
+
+@needs("nsd", "dig")
+@pytest.mark.parametrize("state", ["state drain", "health down", "max 1", "blacklist 600"])
+def test_garbage_while_one_server_is_away(gpen: Start, names: list[str], state: str) -> None:
+    balancer = gpen("-U", "-r", "-O", "udp_replies 1", "-O", "udp_timeout 1", servers=names)
+    with client(balancer, "127.0.0.9") as sock:
+        sock.send(RESPONSE)  # the place of "max 1"; to the first
+        wait_until(lambda: balancer.server(0)["sessions"] == 1)
+        balancer.ctl(f"server 0 {state}")
+        attack(balancer, 40)
+        assert dig(balancer, "name.gpen.test", "TXT") == '"two"'
+        balancer.wait_idle()
+        assert balancer.server(1)["health"] == "up"
+
+
+@needs("nsd", "dnsperf")
+@pytest.mark.parametrize("attacked", [False, True])
+def test_a_name_server_that_hangs(gpen: Start, names: list[str], tmp_path: Path, attacked: bool) -> None:
+    """It is noticed, attack or not; nothing is lost from then on, and it comes back when it goes on."""
+    balancer = gpen("-U", "-r", "-b", "600", "-O", "udp_replies 1", "-O", "udp_timeout 1", servers=names)
+    attacker = threading.Thread(target=attack, args=(balancer, 3000 * attacked))
+    with stopped(tmp_path / "one"):
+        attacker.start()
+        sent, lost = dnsperf(balancer, "-l", "4", "-Q", "200", "-c", "20", "-t", "1")
+        assert lost < sent
+        assert (health(balancer), balancer.server(0)["reason"][1:]) == (["down", "up"], " flows in a row unanswered")
+        sent, lost = dnsperf(balancer, "-l", "1", "-Q", "200", "-c", "20", "-t", "1")
+        assert lost == 0
+        attacker.join()
+    balancer.ctl("server 0 blacklist 0")
+    assert dnsperf(balancer, "-l", "1", "-Q", "200", "-c", "20", "-t", "1")[1] == 0
+    assert health(balancer) == ["up", "up"]
+
+
+@needs("nsd", "dig")
+@pytest.mark.parametrize("options", [["-r"], [], ["-h"], ["-O", "prio"]])
+def test_the_client_of_a_name_server_that_hangs(gpen: Start, names: list[str], tmp_path: Path,
+                                                options: list[str]) -> None:
+    """Nobody else asks: its questions alone get it to the other, which nobody has asked."""
+    balancer = gpen("-U", *options, "-O", "udp_replies 1", "-O", "udp_timeout 0.5", servers=names)
+    hung = {'"one"': "one", '"two"': "two"}[dig(balancer, "name.gpen.test", "TXT")]
+    with stopped(tmp_path / hung), client(balancer) as sock:
+        sock.settimeout(0.3)
+
+        def is_answered() -> bool:
+            sock.send(QUESTION)
+            with contextlib.suppress(TimeoutError):
+                return bool(sock.recv(512))
+            return False
+
+        wait_until(is_answered)
+
+
+@needs("nsd", "dig")
+def test_all_name_servers_hang(gpen: Start, names: list[str], tmp_path: Path) -> None:
+    """Somebody has to be asked: who goes on answers at once."""
+    balancer = gpen("-U", "-r", "-b", "600", "-l", "gpen.log", "-O", "udp_replies 1", "-O", "udp_timeout 0.5",
+                    servers=names)
+    for first, last in (("one", "two"), ("two", "one")):
+        with stopped(tmp_path / last):
+            with stopped(tmp_path / first):
+                before = endings(balancer, 0).count("unanswered")
+                for _ in range(6):
+                    with client(balancer) as sock:
+                        for _ in range(4):
+                            sock.send(QUESTION)
+                    balancer.wait_idle()
+                assert endings(balancer, 0).count("unanswered") > before
+                assert "up" in health(balancer)
+            wait_until(lambda: QUESTION[:2] in answer(balancer))
+        wait_until(lambda: QUESTION[:2] in answer(balancer))
+
+
+def answer(balancer: Gpen) -> bytes:
+    """What a client gets that waits for half a second."""
+    with client(balancer) as sock:
+        sock.settimeout(0.5)
+        sock.send(QUESTION)
+        with contextlib.suppress(TimeoutError):
+            return sock.recv(512)
+    return b""
 
 
 @needs("logger")

@@ -82,11 +82,13 @@ def test_but_against_one_that_was_tried_as_well() -> None:
 def test_flows_of_the_old_address_count_no_more() -> None:
     world, server = named(A, udp_unanswered=2)
     old = [world.reserve() for _ in range(3)]
-    old[0].unanswered()
+    silence = server.silence_at(A)
+    old[0].unanswered(silence, 1000.0)
+    assert server.unanswered == 1
     world.pool.resolved(server, [B])
     assert server.unanswered == 0
     for lease in old[1:]:
-        lease.unanswered()
+        lease.unanswered(silence, 1000.0)
     assert (server.unanswered, server.is_down) == (0, False)
 
 
@@ -146,7 +148,8 @@ def test_sessions_go_on() -> None:
 
 def test_a_move_by_command_leaves_nothing_behind() -> None:
     world, server = named(A, udp_unanswered=5)
-    world.reserve().unanswered()
+    world.reserve().unanswered(server.silence_at(A), 1000.0)
+    assert server.unanswered == 1
     world.pool.move(server, Address("other.test", 80))
     assert server.unanswered == 0
 

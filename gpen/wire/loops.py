@@ -1,0 +1,97 @@
+"""Datagrams that would go round for ever: from one of gpen's servers, or from gpen itself. No flow begins for them.
+
+A reply to one goes to a server, which may take it for a request and reply to gpen, and so on; or to gpen. One forged
+datagram came to 4,600 a second. If it is not forged, a server leads back to gpen (its address is gpen's by now, or
+translated to that), and one datagram of a client would take all flows there are. So they are dropped, counted, and told
+once.
+
+That spares the hot path: it is asked when a flow begins; and of all flows when servers or listeners have changed, since
+what was a client may be one of these from then on.
+"""
+
+from __future__ import annotations
+
+import _socket
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from gpen.model.address import Endpoint, bracketed, normalize
+from gpen.model.pool import Pool
+from gpen.model.server import Server
+
+if TYPE_CHECKING:
+    from gpen.wire.datagram import DatagramListener
+
+log = logging.getLogger("gpen")
+
+QUIET = 60.0  # seconds without any, after which they are told again
+
+Place = tuple[str, int]  # a host in its one form, and a port
+
+
+class Loops:
+    """Whose datagrams are dropped. ``dropped`` is how many were; ``changes`` grows with each change of what is asked
+    here; ``ends`` are the places of gpen's own sockets to servers."""
+
+    def __init__(self, pool: Pool, listeners: Callable[[], Iterable[DatagramListener]]) -> None:
+        self.dropped = 0
+        self.changes = 0
+        self.ends: set[Place] = set()
+        self._pool = pool
+        self._listeners = listeners
+        self._servers: dict[Place, Server] = {}
+        self._seen = -1  # up to which change it is known who they are
+        self._ours: tuple[DatagramListener, ...] = ()
+        self._last = 0.0  # when one was dropped
+
+    def changed(self) -> None:
+        """Servers or listeners are elsewhere now. Does not switch."""
+        self.changes += 1
+
+    def drops(self, sockaddr: Any) -> bool:
+        """Whether what comes from there is dropped; then it is counted."""
+        place = place_of(sockaddr)
+        if self._seen != self.changes:
+            self._look()
+        server = self._servers.get(place)
+        if server is None and place not in self.ends:
+            for listener in self._ours:
+                if listener.is_at(place[0], sockaddr):
+                    break
+            else:
+                return False
+        self.dropped += 1
+        now, last = time.monotonic(), self._last
+        self._last = now
+        if not last or now - last > QUIET:
+            self._tell(place, server)
+        return True
+
+    def _look(self) -> None:
+        self._seen = self.changes
+        self._ours = tuple(self._listeners())
+        self._servers = {_place_of(endpoint): server for server in self._pool.all_servers()
+                         for endpoint in server.endpoints}
+
+    def _tell(self, place: Place, server: Server | None) -> None:
+        if server is None:
+            whose, means = "gpen itself", "a server leads back to gpen"
+        else:
+            whose, means = server.name if server.is_special else f"server {server.name}", "it is a client as well"
+        cause = (f"from {bracketed(place[0])}:{place[1]}, {whose}: such datagrams would go round for ever; they are "
+                 f"forged, or {means}")
+        log.warning("dropped a datagram %s; that is told once", cause)
+        self._pool.note_own("dropped", cause)
+
+
+def place_of(sockaddr: Any) -> Place:
+    """Where a socket is, by its address as the kernel tells it."""
+    return normalize(sockaddr[0]), sockaddr[1]
+
+
+def _place_of(endpoint: Endpoint) -> Place:
+    """The same for what people or name servers have written."""
+    host, family = endpoint.sockaddr[0].partition("%")[0], endpoint.family
+    return normalize(_socket.inet_ntop(family, _socket.inet_pton(family, host))), endpoint.port
