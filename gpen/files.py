@@ -35,8 +35,8 @@ _MAX_LINKS = 40  # as the kernel's own limit (path_resolution(7))
 class Entry:
     """A name in a directory, which is held by a descriptor. Close it, or use it in a ``with``.
 
-    Attributes: ``is_shared``: others than root and ourselves may change what the name means; ``is_fixed``: they can't
-    change which directory it is in.
+    Attributes: ``is_shared``: others than root and ourselves may change names in the directory; ``is_fixed``: they
+    can't change which directory the path leads to.
     """
 
     def __init__(self, path: str, follow: bool = True) -> None:
@@ -80,7 +80,7 @@ class Entry:
             is_link = (ahead or follow) and self._is_link(name)
             if is_link:
                 links += 1
-                if self.is_shared:
+                if not self.is_safe:
                     raise OSError(errno.ELOOP, f"'{name}' is a symbolic link in a directory that others may write: "
                                                "give the name of what it leads to")
                 if links > _MAX_LINKS:
@@ -129,7 +129,12 @@ class Entry:
         self._directory = directory
 
     def _judge(self) -> None:
-        self.is_shared = not self.is_fixed or _is_changed_by_others(os.fstat(self._directory))
+        self.is_shared = _is_changed_by_others(os.fstat(self._directory))
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether the path means what root or we have made of it, and stays so."""
+        return self.is_fixed and not self.is_shared
 
     # --- what is there --------------------------------------------------------------------------------------------
 
@@ -142,7 +147,7 @@ class Entry:
     @contextmanager
     def reached(self) -> Iterator[str]:
         """A path by which the kernel reaches what has the name at this moment, and nothing that takes its place."""
-        if not self.is_shared:
+        if self.is_safe:
             yield self.path
             return
         with self._naming_the_path():
@@ -174,7 +179,7 @@ class Entry:
                     raise
                 raise OSError(errno.ELOOP, "it is a symbolic link") from None
             info = os.fstat(fd)
-            if self.is_shared and info.st_nlink > 1:
+            if not self.is_safe and info.st_nlink > 1:
                 os.close(fd)
                 raise OSError(errno.EMLINK, "it has a second name (a hard link), and others may write in its "
                                             "directory: remove it")

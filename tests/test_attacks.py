@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from gpen.ctl.prompt import history_file
 from gpen.daemon.lines import LineFile
 from gpen.daemon.process import Jail, PidFile, StartError
 from gpen.files import Entry, write_whole
@@ -157,6 +158,19 @@ def test_a_log_for_another_socket(home: Path, victim: Path) -> None:
             log(str(home / "name"))
 
 
+def test_the_history_of_root_is_not_kept_in_the_home_of_a_user(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it would be after sudo: with whatever its name leads to."""
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    with pytest.raises(PermissionError):
+        history_file()
+    (home / ".local").symlink_to(home.parent)
+    with pytest.raises(OSError, match=r"'\.local' is a symbolic link"):
+        history_file()
+    monkeypatch.setenv("HOME", str(home.parent))
+    assert history_file() == home.parent / ".local/state/gpenctl_history"
+
+
 # --- what goes on working ---------------------------------------------------------------------------------------------
 
 
@@ -197,7 +211,8 @@ def test_relative(way: Try, home: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_who_owns_what_is_made(home: Path, tmp_path: Path) -> None:
     log(str(home / "log"))
     assert (home / "log").stat().st_uid == NOBODY
-    for directory in (home, tmp_path):  # one of nobody's, one of root's
+    (home / "roots").mkdir()
+    for directory in (home, tmp_path, home / "roots"):  # nobody's, root's, root's in nobody's
         with contextlib.closing(listen_at_path(Address(path=str(directory / "s")), 5, 0o640, pwd.getpwuid(NOBODY))):
             made = (directory / "s").stat()
             assert (made.st_uid, made.st_gid, stat.S_IMODE(made.st_mode)) == (NOBODY, NOBODY, 0o640)

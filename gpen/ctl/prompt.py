@@ -114,7 +114,7 @@ def history_file() -> Path:
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute()
     existing = next(directory for directory in (state, *state.parents) if directory.is_dir())
     with Entry(f"{existing}/gpenctl_history") as entry:
-        if entry.is_shared and os.geteuid() == 0:
+        if not entry.is_safe and os.geteuid() == 0:
             raise PermissionError
     return state / "gpenctl_history"
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from gpen.rights import NET_BIND_SERVICE, OF_ROOT
 from tests.attacker import NOBODY, attacking
 from tests.daemon.conftest import ctl
-from tests.harness import COMMAND, Gpen, Server, naming, needs_root, open_to_all, run_gpen, wait_until
+from tests.harness import COMMAND, ROOT, Gpen, Server, naming, needs_root, open_to_all, run_gpen, wait_until
 from tests.netlog.programs import GPENLOGD
 
 Start = Callable[..., Gpen]
@@ -123,18 +124,32 @@ def test_gpenlogd(tmp_path: Path, options: tuple[str, ...]) -> None:
 
 
 @needs_root
+@pytest.mark.parametrize("command", [("watch", "--reader=/none/ctl", "--socket=sock"),
+                                     ("serve", "127.0.0.1:0", "--node=127.0.0.1:1")], ids=lambda command: command[0])
+def test_gpen_galera(tmp_path: Path, command: tuple[str, ...]) -> None:
+    pytest.importorskip("pymysql")
+    with subprocess.Popen([sys.executable, str(ROOT / "contrib" / "galera" / "gpen-galera"), *command], cwd=tmp_path,
+                          env=os.environ | {"GPEN_GALERA_USER": "watcher"}, stderr=subprocess.DEVNULL) as process:
+        wait_until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) > 1)
+        told = rights_of(process.pid)
+        assert (told["NoNewPrivs"], told["CapEff"], told["CapBnd"]) == ("1", bits(*OF_ROOT), bits(*OF_ROOT))
+        process.terminate()
+    assert process.returncode == 0
+
+
+@needs_root
 def test_a_program_gains_none(gpen: Start, server: Server, tmp_path: Path) -> None:
     """Not by a set-user-ID bit either."""
     open_to_all(tmp_path)
     program = tmp_path / "id"
     shutil.copy(shutil.which("id") or "", program)
     program.chmod(0o4755)
-    (tmp_path / "check").write_text(f"#!/bin/sh\n{program} -u\n")
+    (tmp_path / "check").write_text(f"#!/bin/sh\n{program} -u\nexit 1\n")
     (tmp_path / "check").chmod(0o755)
     as_nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
-    assert subprocess.run([*as_nobody, tmp_path / "check"], capture_output=True, text=True, check=True).stdout == "0\n"
-    balancer = gpen("-u", "nobody", "-O", f"check exec {tmp_path}/check", servers=[server])
-    assert wait_until(lambda: balancer.server(0)["reason"]) == "65534"
+    assert subprocess.run([*as_nobody, tmp_path / "check"], capture_output=True, text=True, check=False).stdout == "0\n"
+    balancer = gpen("-u", "nobody", "-O", "check_fall 1", "-O", f"check exec {tmp_path}/check", servers=[server])
+    assert wait_until(lambda: balancer.server(0)["reason"]) == "exit status 1: 65534"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
