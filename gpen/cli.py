@@ -46,6 +46,7 @@ from gpen.daemon.balancer import (
 )
 from gpen.daemon.countries import open_countries
 from gpen.daemon.names import Names
+from gpen.daemon.sessionlog import AnyLog
 from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.settings import SETTINGS, Settings
 from gpen.wire.resolve import Answer, ResolveError, Resolver
@@ -322,16 +323,20 @@ def run(configuration: Configuration, sources: Sources, command_line: str) -> in
 
 def _serve(balancer: Balancer, detached: process.Detached | None) -> int:
     settings = balancer.settings
+    process.set_debug(settings.debug)
+    process.bind_rights(settings)
     pid_file = process.PidFile(settings.pid_file) if settings.pid_file else None
     syslog = process.syslog() if detached is not None else None  # while /dev/log is in sight
     try:
         process.raise_descriptor_limit(settings)
         try:
             balancer.open()
-            balancer.jail = process.confine(settings, _files_of(balancer, pid_file))
+            balancer.jail = process.confine(settings, _made_by(pid_file, balancer.session_log))
         except BaseException:
             balancer.close()  # or the socket files of those that are open stay behind
             raise
+        if balancer.session_log is not None:
+            balancer.session_log.confined(balancer.jail, settings.user)
         balancer.serve(lambda: _announce(balancer, detached, syslog))
         log.info("gpen ended")
     finally:
@@ -349,13 +354,9 @@ def _announce(balancer: Balancer, detached: process.Detached | None, syslog: log
     log.info("gpen %s listens on %s", __version__, balancer.listen_address)
 
 
-def _files_of(balancer: Balancer, pid_file: process.PidFile | None) -> list[str | int]:
-    """What must belong to the user that gpen runs as: files to reopen, sockets and the pid file to remove."""
-    settings = balancer.settings
-    files: list[str | int] = [pid_file.fileno()] if pid_file is not None else []
-    if balancer.session_log is not None:
-        files += balancer.session_log.own_files()
-    return files + [path for path in (settings.listen or "", settings.control or "") if "/" in path]
+def _made_by(*owners: process.PidFile | AnyLog | None) -> list[int]:
+    """The files that root has made: the user that gpen runs as must be able to reopen or remove them."""
+    return [fd for owner in owners if owner is not None for fd in owner.made()]
 
 
 def _complain(problem: object, status: int) -> int:

@@ -34,6 +34,7 @@ def gpen_page() -> str:
         ("TLS", _paragraphs(texts.TLS)),
         ("HTTP", _paragraphs(texts.HTTP)),
         ("SESSION LOG", [*_paragraphs(texts.LOG), *_endings()]),
+        ("RIGHTS", _paragraphs(texts.RIGHTS)),
         ("SIGNALS", list(roff.terms(texts.SIGNALS))),
         ("FILES", list(roff.terms(texts.FILES))),
         ("EXIT STATUS", list(roff.terms(texts.GPEN_STATUS))),

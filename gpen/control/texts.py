@@ -198,6 +198,23 @@ and the name that the client asked for (or -) stand at the end of the line. With
 for each request, in pen's format: gpenlogd(1) merges these with the logs of web servers. How a session ends:
 """
 
+RIGHTS = """
+Once it serves, no program that gpen starts can gain rights (no_new_privs), and the capability bounding set is empty;
+where gpen stays root, it and its programs keep CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_NET_BIND_SERVICE and
+CAP_SYS_RESOURCE, and nothing else. So in a program of check exec sudo, su, ping with file capabilities and whatever
+else is set-user-ID do not work. What a check needs to have rights for, let a service or a timer do, and tell gpen:
+gpenctl TARGET server N health down because REASON. Such a program gets PATH, LANG and GPEN_* of gpen's environment,
+and nothing else: no HOME either, so name files such as ~/.my.cnf by their paths.
+
+A log, pid file, status page, saved configuration or unix socket may be in a directory that others than root and gpen's
+own user may write, by owner, group or mode. There gpen follows no symbolic link, whoever made it, nor one on the way
+there; takes no file that has a second name (a hard link); and changes mode and owner of what it has just made only. As
+root with -u it makes sockets there as that user, and gives the user nothing that was there before: a log that is
+root's can't be opened again at HUP, which is told at the start. As root without -u, control_mode counts at the next
+start there. In directories that only root may write links are followed: /var/run may lead to /run. Rotate logs in a
+directory of a user's as that user: su in logrotate(8).
+"""
+
 SIGNALS = (
     ("HUP", "Reopen the log, read certificates and the country database again, look all names up again, and carry out "
      "what has changed in the file of -F, as the command reload does."),
@@ -274,7 +291,8 @@ as pen does. 'json' at the end of a command that lists something asks for one li
 """
 
 CTL_FILES = (
-    ("~/.local/state/gpenctl_history", "The history of the prompt; below $XDG_STATE_HOME if that is set."),
+    ("~/.local/state/gpenctl_history", "The history of the prompt; below $XDG_STATE_HOME if that is set. Root keeps "
+     "none in the home of a user."),
 )
 
 CTL_STATUS = (

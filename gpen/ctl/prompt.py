@@ -107,8 +107,16 @@ def hint(line: str) -> None:
 
 
 def history_file() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "gpenctl_history"
+    """Where the history is kept. Raises PermissionError where root, by sudo perhaps, has the home of a user, who might
+    let it lead anywhere; RuntimeError where there is no home."""
+    from gpen.files import Entry
+
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state").absolute()
+    existing = next(directory for directory in (state, *state.parents) if directory.is_dir())
+    with Entry(f"{existing}/gpenctl_history") as entry:
+        if not entry.is_safe and os.geteuid() == 0:
+            raise PermissionError
+    return state / "gpenctl_history"
 
 
 @contextlib.contextmanager

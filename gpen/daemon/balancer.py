@@ -48,12 +48,12 @@ from gpen.control.validation import notes
 from gpen.daemon import janitor, ownaddress, process
 from gpen.daemon.checks import Checks, unusable
 from gpen.daemon.countries import Countries, open_countries
-from gpen.daemon.files import write_whole
 from gpen.daemon.lines import STDOUT
 from gpen.daemon.names import Names, Place
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
 from gpen.daemon.status import status_page
+from gpen.files import Entry, write_whole
 from gpen.model.address import Address, Endpoint, network_address, parse_listen
 from gpen.model.check import Check
 from gpen.model.client import Client
@@ -240,8 +240,8 @@ class Balancer:
             return
         path = self.jail.path(address)
         try:
-            if os.path.samestat(os.stat(path), made):
-                os.unlink(path)
+            with Entry(path, follow=False) as entry:
+                entry.remove(made)
         except OSError as error:
             log.debug("can't remove the socket %s: %s", path, error.strerror)
 
@@ -269,11 +269,23 @@ class Balancer:
             ours = [listener.socket for listener in (current, *self._leaving) if isinstance(listener, DatagramListener)
                     and listener.is_open]
             return DatagramListener(sockets.receive_datagrams(address, endpoint, ours), self)
-        sock = sockets.listen(address, endpoint, settings, current and current.socket)
         if address.path:
-            self._socket_files[address.path] = os.stat(address.path)
-        return Listener(sock, self.poller, settings.multi_accept, self._workers, self._begin, self.no_room,
-                        self.shed)
+            sock = self._listen_at_path(address)
+        else:
+            sock = sockets.listen(address, endpoint, settings, current and current.socket)
+            endpoint = sockets.endpoint_of(sock)
+        return Listener(sock, endpoint, self.poller, settings.multi_accept, self._workers, self._begin,
+                        self.no_room, self.shed)
+
+    def _listen_at_path(self, address: Address, mode: int | None = None) -> sockets.Socket:
+        """A socket with a file of this mode, which belongs to the user that gpen becomes; `_unlink_socket` removes
+        it."""
+        sock = sockets.listen_at_path(address, self.settings.backlog, mode, process.user_to_be(self.settings))
+        with Entry(address.path, follow=False) as entry:
+            made = entry.status()
+        if made is not None:
+            self._socket_files[address.path] = made
+        return sock
 
     def _datagram_listeners(self) -> Iterator[DatagramListener]:
         """Those that clients of UDP may reach."""
@@ -291,15 +303,10 @@ class Balancer:
 
     def _open_control(self, text: str) -> None:
         address = parse_listen(text, "127.0.0.1")
-        endpoint = self._resolved("control", address)[0]
-        previous = os.umask(0o177)
-        try:
-            sock = sockets.listen(address, endpoint, self.settings)
-        finally:
-            os.umask(previous)
         if address.path:
-            os.chmod(address.path, self.settings.control_mode)
-            self._socket_files[address.path] = os.stat(address.path)
+            sock = self._listen_at_path(address, self.settings.control_mode)
+        else:
+            sock = sockets.listen(address, self._resolved("control", address)[0], self.settings)
         self._control_address = str(sockets.endpoint_of(sock)) if address.port == 0 and not address.path else text
         self.control = ControlServer(sock, self.execute, asks_to_stay, self._welcome)
 
@@ -638,10 +645,13 @@ class Balancer:
         self.session_limit = process.sessions_within_limit(settings)
 
     def _set_control_mode(self) -> None:
+        made = self._socket_files.get(self._control_address)
+        if made is None:
+            return
         control = self.jail.path(self._control_address)
         try:
-            if "/" in control:
-                os.chmod(control, self.settings.control_mode)
+            with Entry(control, follow=False) as entry:
+                entry.change_mode(self.settings.control_mode, made)
         except OSError as error:
             log.warning("control_mode: can't change the mode of '%s': %s", control, error.strerror)
 

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import socket
 import stat
 import time
 
+from gpen.files import Entry
+
+log = logging.getLogger("gpen")
+
 STDOUT = "-"
 RETRY_SECONDS = 1.0  # between two attempts to reach somebody who reads
 _STREAMS = ("stdin", "stdout", "stderr")
 _INHERITED = re.compile(r"/dev/(stdin|stdout|stderr)|/(?:dev|proc/self)/fd/([0-9]{1,9})")
 _NOBODY = (errno.ENXIO, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EPIPE)
+_MODE = 0o640
+_READABLE = (0, stat.S_IFREG, stat.S_IFIFO)
+
 
 class LineFile:
     """An open log. Raises OSError when it can't be opened. A FIFO that nobody reads and a socket that nobody listens on
@@ -34,17 +42,12 @@ class LineFile:
         self._rest = b""
         self._socket: socket.socket | None = None
         self._fd = -1
+        self._is_made = False
         self._adopt(self._open(path))
 
-    @property
-    def fd(self) -> int:
-        """Its descriptor; -1 while nobody can be reached."""
-        return self._fd
-
-    @property
-    def is_own_file(self) -> bool:
-        """Whether it is a file, and not one that the parent has opened."""
-        return not self._is_inherited and self._fd >= 0 and stat.S_ISREG(os.fstat(self._fd).st_mode)
+    def made(self) -> list[int]:
+        """Its descriptor, if it is a file that was not there before."""
+        return [self._fd] if self._is_made else []
 
     def reopen(self, path: str) -> None:
         """Take up what has this name now, for rotation. Raises OSError, and then the old one stays in use."""
@@ -56,6 +59,11 @@ class LineFile:
         self.close()
         self._path = path
         self._adopt(fresh)
+
+    def warn_of_reopening(self, path: str, user: str | None) -> None:
+        """Tell if we, who have become this user, could not take it up again under this name."""
+        if user and not self._is_inherited and os.path.exists(path) and not os.access(path, os.W_OK):
+            log.warning("log: '%s' can't be opened again at HUP by %s: chown %s %s", path, user, user, path)
 
     def write(self, line: bytes) -> None:
         """Append a line, which has its end. Raises OSError when it could not be written, or in part: then the rest of
@@ -86,7 +94,7 @@ class LineFile:
 
     def _adopt(self, fd: int) -> None:
         self._fd = fd
-        self._rest = _end_of_line(self._path, fd)
+        self._rest = b"" if self._is_inherited else _end_of_line(fd)
         if fd >= 0 and stat.S_ISSOCK(os.fstat(fd).st_mode):
             self._socket = socket.socket(fileno=fd)
 
@@ -116,14 +124,20 @@ class LineFile:
         number = 1 if path == STDOUT else _number(path)
         if number is not None:
             return _inherited(number, self._waits)
-        kind = _kind(path)
-        if kind == stat.S_IFSOCK:
-            return _connected(path)
-        # A FIFO that we could read as well has somebody who reads it: it opens, and keeps 64 KiB for who comes later.
-        # Without blocking: a reader that is slow costs lines, not sessions.
-        both = kind == stat.S_IFIFO and os.access(path, os.R_OK | os.W_OK)
-        flags = os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_RDWR if both else os.O_WRONLY)
-        return os.open(path, flags, 0o640)
+        with Entry(path) as entry:
+            status = entry.status()
+            kind = stat.S_IFMT(status.st_mode) if status else 0
+            if kind == stat.S_IFSOCK:
+                with entry.reached() as route:
+                    return _connected(route)
+            # A FIFO that we can read as well has somebody who reads it: it opens, and keeps 64 KiB for who comes later.
+            # Without blocking: a reader that is slow costs lines, not sessions. Of a file the last byte is read.
+            with contextlib.suppress(PermissionError):
+                if kind in _READABLE:
+                    fd, self._is_made = entry.open(os.O_RDWR | os.O_APPEND, _MODE)
+                    return fd
+            fd, self._is_made = entry.open(os.O_WRONLY | os.O_APPEND, _MODE)
+            return fd
 
 
 def _kind(path: str) -> int:
@@ -164,13 +178,11 @@ def _connected(path: str) -> int:
     raise OSError(errno.EPROTOTYPE, "it takes neither datagrams nor a stream", path)
 
 
-def _end_of_line(path: str, fd: int) -> bytes:
+def _end_of_line(fd: int) -> bytes:
     """The end of line that a file lacks which somebody was cut short in, by a full disk or worse."""
     if fd < 0 or not stat.S_ISREG(os.fstat(fd).st_mode) or not os.fstat(fd).st_size:
         return b""
     try:
-        with open(path, "rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return b"" if file.read(1) == b"\n" else b"\n"
-    except OSError:  # not to be read by us, or not by this name: stdout
+        return b"" if os.pread(fd, 1, os.fstat(fd).st_size - 1) == b"\n" else b"\n"
+    except OSError:  # not to be read by us
         return b""

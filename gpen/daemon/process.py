@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import logging
 import logging.handlers
@@ -19,6 +18,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, TextIO
 
+from gpen import rights
+from gpen.files import Account, Entry
 from gpen.model.settings import Settings
 
 log = logging.getLogger("gpen")
@@ -128,8 +129,6 @@ def detach() -> Detached:
     return Detached(writing)
 
 
-
-
 class Jail:
     """Where a file is found after the chroot: what was named from outside and lies inside has a shorter name there."""
 
@@ -163,6 +162,7 @@ class PidFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._is_made = False
         self._lock()
         while not self._is_in_place():  # whoever held the lock has removed the file meanwhile
             os.close(self._fd)
@@ -170,23 +170,26 @@ class PidFile:
         try:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-        except OSError as error:
-            os.unlink(self.path)
-            os.close(self._fd)
-            raise StartError(f"can't write the pid file '{path}': {error.strerror}") from None
+        except BaseException as error:  # also TERM, which comes as soon as somebody has read the pid
+            self.remove(Jail())
+            if isinstance(error, OSError):
+                raise StartError(f"can't write the pid file '{path}': {error.strerror}") from None
+            raise
 
     def _is_in_place(self) -> bool:
         try:
-            return os.path.samestat(os.fstat(self._fd), os.stat(self.path))
-        except FileNotFoundError:
+            with Entry(self.path, follow=False) as entry:
+                there = entry.status()
+        except OSError:
             return False
+        return there is not None and os.path.samestat(os.fstat(self._fd), there)
 
     def _lock(self) -> None:
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+            with Entry(self.path, follow=False) as entry:
+                self._fd, self._is_made = entry.open(os.O_RDWR, 0o644)
         except OSError as error:
-            reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-            raise StartError(f"can't write the pid file '{self.path}': {reason}") from None
+            raise StartError(f"can't write the pid file '{self.path}': {error.strerror}") from None
         try:
             self._take()
         except BaseException:
@@ -209,14 +212,18 @@ class PidFile:
         if pid is None or len(held) == PID_FILE_BYTES:
             raise StartError(f"pid file '{self.path}' holds something else than a pid: will not overwrite it")
 
-    def fileno(self) -> int:
-        return self._fd
+    def made(self) -> list[int]:
+        """Its descriptor, if it was not there before."""
+        return [self._fd] if self._is_made else []
 
     def remove(self, jail: Jail) -> None:
         """Take the file away; where it can't be reached or removed any more, leave it empty."""
         try:
-            os.unlink(jail.path(self.path))
+            with Entry(jail.path(self.path), follow=False) as entry:
+                is_removed = entry.remove(os.fstat(self._fd))
         except OSError:
+            is_removed = False
+        if not is_removed:
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
@@ -262,8 +269,23 @@ def check_user(settings: Settings) -> None:
         raise StartError(f"chroot: '{settings.chroot}' is not a directory")
 
 
-def confine(settings: Settings, files: Iterable[str | int]) -> Jail:
-    """Enter the chroot and become the user, for good; ``files`` (paths or descriptors) are given to that user.
+def user_to_be(settings: Settings) -> Account | None:
+    """The user that root is going to become; None when it stays what it is."""
+    if not settings.user or os.geteuid() != 0:
+        return None
+    account = pwd.getpwnam(settings.user)
+    return account if account.pw_uid != 0 else None
+
+
+def bind_rights(settings: Settings) -> None:
+    """Let programs that are run gain no rights, and get none of root's that gpen does not need itself; to be called
+    before there are threads."""
+    rights.bind(() if user_to_be(settings) else rights.OF_ROOT)
+
+
+def confine(settings: Settings, made: Iterable[int]) -> Jail:
+    """Enter the chroot, become the user and give up what is left of root's rights, for good; what root has ``made``
+    (descriptors of files) is given to the user.
 
     Returns where files are found from then on. Raises StartError.
     """
@@ -271,9 +293,8 @@ def confine(settings: Settings, files: Iterable[str | int]) -> Jail:
     account = pwd.getpwnam(settings.user) if settings.user else None
     try:
         if account and os.geteuid() == 0:
-            for file in files:
-                if stat.S_IFMT(os.stat(file).st_mode) in (stat.S_IFREG, stat.S_IFSOCK):  # never a device
-                    os.chown(file, account.pw_uid, account.pw_gid)
+            for fd in made:
+                os.fchown(fd, account.pw_uid, account.pw_gid)
         if settings.chroot:
             os.chroot(settings.chroot)
             os.chdir("/")
@@ -284,6 +305,7 @@ def confine(settings: Settings, files: Iterable[str | int]) -> Jail:
     except OSError as error:
         what = f"chroot '{settings.chroot}'" if settings.chroot else f"user '{settings.user}'"
         raise StartError(f"can't change to {what}: {error.strerror}: this needs root") from None
+    rights.give_up()
     return jail
 
 

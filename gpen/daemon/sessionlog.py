@@ -32,9 +32,13 @@ class SessionLog:
         self._file = LineFile(path)
         self._failed = False
 
-    def own_files(self) -> list[int]:
-        """What the user that gpen becomes must be able to open again."""
-        return [self._file.fd] if self._file.is_own_file else []
+    def made(self) -> list[int]:
+        """The file's descriptor, if gpen has made it: the user that gpen becomes must be able to open it again."""
+        return self._file.made()
+
+    def confined(self, jail: Jail, user: str | None) -> None:
+        """gpen has become this user: tell what that means for rotation."""
+        self._file.warn_of_reopening(jail.path(self.path), user)
 
     def reopen(self, jail: Jail) -> None:
         """Take up the file of that name, for rotation; when that fails the old one stays. Raises OSError."""
@@ -100,12 +104,15 @@ class NetworkLog:
         self.close()
         self._sock, self._endpoint = sock, endpoint
 
-    def own_files(self) -> list[int]:
-        """None."""
+    def made(self) -> list[int]:
+        """No file."""
         return []
 
     def reopen(self, jail: Jail) -> None:
         """There is nothing to rotate here."""
+
+    def confined(self, jail: Jail, user: str | None) -> None:
+        """That means nothing here."""
 
     def write(self, line: str) -> None:
         """Lines of sessions are for files."""

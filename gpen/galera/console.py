@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import queue
 import socket
 import socketserver
@@ -15,6 +14,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
+
+from gpen.files import Entry
 
 REPLY_TIME = 60.0  # seconds that the watcher may take; a move ends before
 LINE = 4096  # bytes at most
@@ -34,14 +35,18 @@ class Console:
     def __init__(self, path: str, handle: Handle) -> None:
         """Raises ConsoleError when the path can't be had, or another watcher has it."""
         self._path = path
-        _clear(path)
-        mask = os.umask(0o177)
+        self._server = _Server(path, _Handler, bind_and_activate=False)
         try:
-            self._server = _Server(path, _Handler)
+            with Entry(path, follow=False) as entry:
+                entry.bind(self._server.socket, 0o600)
+                self._made = entry.status()
+            self._server.server_activate()
         except OSError as error:
-            raise ConsoleError(f"{path}: {error.strerror or error}; give another --socket") from None
-        finally:
-            os.umask(mask)
+            self._server.server_close()
+            why = f"{error.strerror}; give another --socket"
+            if error.errno == errno.EADDRINUSE:
+                why = "another gpen-galera listens there; give this one another --socket"
+            raise ConsoleError(f"{path}: {why}") from None
         self._server.handle = handle
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="console", daemon=True).start()
 
@@ -49,8 +54,9 @@ class Console:
         """Stop listening, and remove the socket."""
         self._server.shutdown()
         self._server.server_close()
-        with suppress(OSError):
-            os.unlink(self._path)
+        with suppress(OSError), Entry(self._path, follow=False) as entry:
+            if self._made is not None:
+                entry.remove(self._made)
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -73,19 +79,6 @@ class _Handler(socketserver.StreamRequestHandler):
             except queue.Empty:
                 answer = {"error": f"the watcher did not answer within {REPLY_TIME:g} s"}
             self.wfile.write(json.dumps(answer).encode() + b"\n")
-
-
-def _clear(path: str) -> None:
-    """Remove a socket that a watcher left when it was killed. Raises ConsoleError when one listens there."""
-    try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.connect(path)
-    except OSError as error:
-        if error.errno == errno.ECONNREFUSED:
-            with suppress(OSError):
-                os.unlink(path)
-        return
-    raise ConsoleError(f"{path}: another gpen-galera listens there; give this one another --socket")
 
 
 def ask(path: str, line: str) -> Answer:

@@ -97,6 +97,7 @@ def watch(arguments: Arguments) -> int:
     """Watch until a signal comes."""
     options = watch_options(arguments)
     access = credentials(arguments)
+    from gpen import rights
     from gpen.galera.console import Console, ConsoleError
     from gpen.galera.log import say
     from gpen.galera.requests import Requests
@@ -106,6 +107,8 @@ def watch(arguments: Arguments) -> int:
         watcher = Watcher(options, access)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    rights.bind()
+    rights.give_up()
     if arguments["--listen"]:
         hear(arguments["--listen"], lambda: watcher.post(watcher.poke))
     try:
@@ -164,6 +167,7 @@ def serve(arguments: Arguments) -> int:
     """Answer HTTP requests until a signal comes."""
     import threading
 
+    from gpen import rights
     from gpen.galera.check import rules_from
     from gpen.galera.serve import Responder, Server
     from gpen.model.address import parse_listen
@@ -176,6 +180,8 @@ def serve(arguments: Arguments) -> int:
     except (OSError, ValueError) as error:
         raise UsageError(f"{arguments['LISTEN']}: {getattr(error, 'strerror', None) or error}; LISTEN is [HOST:]PORT"
                          ) from None
+    rights.bind()
+    rights.give_up()
     responder.node.start()
     on_signals(lambda: threading.Thread(target=server.shutdown).start())
     with server:

@@ -160,6 +160,11 @@ UPDATE and CREATE on the schema, which must exist:
     CREATE DATABASE gpen;
     GRANT SELECT, INSERT, UPDATE, CREATE ON gpen.* TO watcher@'%';
 """),
+    ("RIGHTS OF THE PROCESS", """
+watch and serve need none of root's. Once they run they can gain no rights (no_new_privs); where they are root's, they
+keep the capabilities that gpen(1) names. In a directory that others may write watch follows no symbolic link to its
+--socket.
+"""),
     ("ENVIRONMENT", """
 GPEN_GALERA_USER and GPEN_GALERA_PASSWORD: the credentials, where --defaults-file does not give them.
 AVAILABLE_WHEN_DONOR and AVAILABLE_WHEN_READONLY: 1 is the same as the option of check and serve.

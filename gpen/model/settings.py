@@ -157,9 +157,10 @@ _ALL = (
     Setting("check", CHECK, OFF, "How servers are checked. connect: by half a TCP handshake, which the server's "
             "program never sees; greeting: by its first byte (refused with mysql, as send is: see there); "
             "send: by what it answers (\\r, \\n, \\t, \\0, \\xHH and \\\\ are understood); exec: by a program that "
-            "gets HOST:PORT behind its own arguments and GPEN_ADDRESS, GPEN_HOST, GPEN_PORT and "
-            "GPEN_SERVER in the environment: exit status 0 is good, its first line of output is the reason. exec can't "
-            "be set over a TCP control port.",
+            "gets HOST:PORT behind its own arguments and GPEN_ADDRESS, GPEN_HOST, GPEN_PORT and GPEN_SERVER in the "
+            "environment, of gpen's own environment PATH, LANG and GPEN_* alone, and no rights by sudo or a "
+            "set-user-ID bit: exit status 0 is good, its first line of output is the reason. exec can't be set over a "
+            "TCP control port.",
             example='check send "PING\\r\\n" expect +PONG'),
     Setting("check_interval", seconds(zero=False), 2, "How often a server is checked that is up; one that is down, or "
             "about to change, is checked four times as often."),

@@ -128,13 +128,14 @@ def run(options: Options) -> int:
 
 def serve(options: Options, detached: process.Detached | None) -> int:
     """Open all, let go of rights, and collect until a signal comes; returns the exit status. Raises StartError."""
+    process.bind_rights(options.process)
     syslog = process.syslog(NAME) if detached is not None else None  # while /dev/log is in sight
     jail = process.Jail()
     pid_file = process.PidFile(options.process.pid_file) if options.process.pid_file else None
     try:
         with listening(options.place) as sock, contextlib.closing(opened(options.log)) as output:
-            files: list[int | str] = [pid_file.fileno()] if pid_file is not None else []
-            jail = process.confine(options.process, [*files, *output.own_files()])
+            jail = process.confine(options.process, [*(pid_file.made() if pid_file else ()), *output.made()])
+            output.confined(jail, options.process.user)
             collector = Collector(sock, output, jail, options.limit)
             if detached is not None and syslog is not None:
                 process.tell(syslog)

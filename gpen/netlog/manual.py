@@ -106,7 +106,10 @@ No line is lost, nor written twice:
     kill -HUP $(cat /run/gpenlogd.pid)
 
 With -u it is USER who opens FILE again, so the directory must be his; with -j FILE must lie below DIR, and is named as
-it is seen from outside.
+it is seen from outside. In a directory of USER's, or one that others may write, gpenlogd follows no symbolic link and
+takes no file with a second name; a FILE that was there before stays whose it is. logrotate has to rotate there as USER
+(su). Once it serves gpenlogd can gain no rights (no_new_privs), and has none of root's capabilities that it does not
+need.
 """
 
 _SECURITY = """

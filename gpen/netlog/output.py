@@ -19,9 +19,14 @@ class Output:
         self._file = LineFile(path or STDOUT, waits=True)
         self._failed = False
 
-    def own_files(self) -> list[int]:
-        """What the user that gpenlogd becomes must be able to open again."""
-        return [self._file.fd] if self._file.is_own_file else []
+    def made(self) -> list[int]:
+        """The file's descriptor, if gpenlogd has made it: the user that it becomes must be able to open it again."""
+        return self._file.made()
+
+    def confined(self, jail: Jail, user: str | None) -> None:
+        """gpenlogd has become this user: tell what that means for rotation."""
+        if self._path:
+            self._file.warn_of_reopening(jail.path(self._path), user)
 
     def reopen(self, jail: Jail) -> None:
         """Take up the file of that name, for rotation; when that fails the old one stays, and that is told."""

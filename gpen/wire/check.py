@@ -28,6 +28,7 @@ from gpen.wire.sock import LOCAL_ERRORS, Socket, connect
 _MOST = 65536  # bytes of an answer that are looked at
 _PIECE = 16384
 _SHOWN = 40  # characters
+_PASSED, _PASSED_PREFIX = ("PATH", "LANG"), "GPEN_"  # of our environment, to a program
 
 
 class CheckFailed(Exception):
@@ -135,7 +136,7 @@ class Prober:
             raise CheckFailed("its program can't be killed")
         path, *arguments = check.command
         self._program = program = Program([self._locate(path), *arguments, str(endpoint)],
-                                          os.environ | self._environment(endpoint), self._poller, self._children)
+                                          self._environment(endpoint), self._poller, self._children)
         try:
             status, line = program.outcome()
         except Flood:
@@ -148,9 +149,12 @@ class Prober:
         return line or ending
 
     def _environment(self, endpoint: Endpoint) -> dict[str, str]:
+        """Of our own only what is meant for it: no secret, no LD_PRELOAD, no socket of systemd's."""
+        passed = {name: value for name, value in os.environ.items()
+                  if name in _PASSED or name.startswith(_PASSED_PREFIX)}
         is_path = endpoint.family == _socket.AF_UNIX
-        return {"GPEN_ADDRESS": str(endpoint), "GPEN_HOST": "" if is_path else endpoint.host,
-                "GPEN_PORT": "" if is_path else str(endpoint.port), "GPEN_SERVER": self._server.name}
+        return passed | {"GPEN_ADDRESS": str(endpoint), "GPEN_HOST": "" if is_path else endpoint.host,
+                         "GPEN_PORT": "" if is_path else str(endpoint.port), "GPEN_SERVER": self._server.name}
 
 
 def _shown(data: bytes) -> str:

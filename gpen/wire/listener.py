@@ -10,11 +10,12 @@ import _socket
 from collections.abc import Callable
 from typing import Any
 
+from gpen.model.address import Endpoint
 from gpen.model.settings import Settings
 from gpen.wire.acceptor import Acceptor
 from gpen.wire.faults import Faults
 from gpen.wire.poller import EPOLLIN, Poller
-from gpen.wire.sock import Socket, bequeath, endpoint_of
+from gpen.wire.sock import Socket, bequeath
 from gpen.wire.workers import Workers
 
 Begin = Callable[[Any, Any], Callable[[], None]]
@@ -23,12 +24,13 @@ Begin = Callable[[Any, Any], Callable[[], None]]
 class Listener(Acceptor):
     """Accepts while there is room; the rest waits in the kernel's backlog.
 
-    ``begin`` makes a session of a socket and its peer and returns what runs in its greenlet; ``no_room`` says that
-    none may begin, ``shed`` ends what no client needs. Call ``resume`` when there is room again.
+    ``endpoint`` is where ``sock`` listens; ``begin`` makes a session of a socket and its peer and returns what runs in
+    its greenlet; ``no_room`` says that none may begin, ``shed`` ends what no client needs. Call ``resume`` when there
+    is room again.
     """
 
-    def __init__(self, sock: Socket, poller: Poller, multi_accept: int, workers: Workers, begin: Begin,
-                 no_room: Callable[[], bool], shed: Callable[[], bool]) -> None:
+    def __init__(self, sock: Socket, endpoint: Endpoint, poller: Poller, multi_accept: int, workers: Workers,
+                 begin: Begin, no_room: Callable[[], bool], shed: Callable[[], bool]) -> None:
         self.max_accept = multi_accept
         self._poller = poller
         self._begin = begin
@@ -36,7 +38,7 @@ class Listener(Acceptor):
         self._shed = shed
         self._workers = workers
         self._faults = Faults()
-        self.endpoint = endpoint_of(sock)
+        self.endpoint = endpoint
         self.bound_to = str(self.endpoint)
         super().__init__(sock, handle=begin)
 

@@ -12,7 +12,6 @@ import errno
 import functools
 import os
 import select
-import stat
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 import gevent
 
+from gpen.files import Account, Entry
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
 from gpen.wire.poller import EPOLLOUT, Poller
@@ -46,11 +46,9 @@ class ListenError(Exception):
 
 
 def listen(address: Address, endpoint: Endpoint, settings: Settings, old: Socket | None = None) -> Socket:
-    """A listening, non-blocking socket. ``old`` is the socket that it will replace: it may stand in the way, as
-    0.0.0.0:80 does for 127.0.0.1:80, without being closed first. Raises ListenError."""
+    """A listening, non-blocking socket at an internet address. ``old`` is the socket that it will replace: it may stand
+    in the way, as 0.0.0.0:80 does for 127.0.0.1:80, without being closed first. Raises ListenError."""
     try:
-        if address.path:
-            _remove_stale(address.path, endpoint)
         try:
             return _bound(endpoint, settings, share_port=False)
         except OSError as error:
@@ -58,6 +56,20 @@ def listen(address: Address, endpoint: Endpoint, settings: Settings, old: Socket
                 raise
         return _bound_beside(old, endpoint, settings)
     except OSError as error:
+        raise ListenError(f"can't listen on {address}: {error.strerror}{_remedy(error)}") from None
+
+
+def listen_at_path(address: Address, backlog: int, mode: int | None = None, owner: Account | None = None) -> Socket:
+    """A listening, non-blocking socket with a file; the last two as in ``Entry.bind``. A file that nobody answers on is
+    replaced. Raises ListenError."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+    try:
+        with Entry(address.path, follow=False) as entry:
+            entry.bind(sock, mode, owner)
+        sock.listen(backlog)
+        return sock
+    except OSError as error:
+        sock.close()
         raise ListenError(f"can't listen on {address}: {error.strerror}{_remedy(error)}") from None
 
 
@@ -145,9 +157,8 @@ def _bound_beside(old: Socket, endpoint: Endpoint, settings: Settings) -> Socket
 def _bound(endpoint: Endpoint, settings: Settings, share_port: bool) -> Socket:
     sock = _socket.socket(endpoint.family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
     try:
-        if endpoint.family != _socket.AF_UNIX:
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
-            sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, int(share_port))
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, int(share_port))
         if endpoint.family == _socket.AF_INET6:
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, int(endpoint.host != "::"))
         sock.bind(endpoint.sockaddr)
@@ -163,27 +174,10 @@ def _remedy(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return ": another program listens there"
     if error.errno == errno.EACCES:
-        return ": ports below 1024 need root or CAP_NET_BIND_SERVICE, a path needs a directory that may be written"
+        return ": ports below 1024 need root or CAP_NET_BIND_SERVICE, a path a directory that the user (-u) may write"
     if error.errno == errno.EADDRNOTAVAIL:
         return ": this machine does not have that address"
     return ""
-
-
-def _remove_stale(path: str, endpoint: Endpoint) -> None:
-    """Remove a socket file that nobody answers on; a live one, or another kind of file, is left and an error."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise OSError(errno.EEXIST, "the file exists and is not a socket")
-    except FileNotFoundError:
-        return
-    probe = _socket.socket(endpoint.family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
-    try:
-        result = probe.connect_ex(endpoint.sockaddr)
-    finally:
-        probe.close()
-    if result != errno.ECONNREFUSED:
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-    os.unlink(path)
 
 
 def endpoint_of(sock: Socket) -> Endpoint:

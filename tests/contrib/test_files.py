@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.contrib.service import CONTRIB, ROOT, Service, runs, told_of_units, wait_for, with_our_programs
-from tests.harness import run_gpen
+from tests.harness import needs_root, open_to_all, run_gpen
 
 UNITS = CONTRIB / "systemd"
 
@@ -88,12 +88,32 @@ def test_logrotate_makes_gpen_open_a_new_log(service: Service, tmp_path: Path) -
         stranger.kill()
 
 
-def serve_and_rotate(service: Service, logs: Path, directory: Path) -> None:
+@needs_root
+def test_logrotate_in_the_directory_of_a_user(service: Service, tmp_path: Path) -> None:
+    """Root, who calls it, gives nothing away by a link, and gpen opens a new log as the user."""
+    if not shutil.which("logrotate", path="/usr/sbin:/usr/bin"):
+        pytest.skip("logrotate is not installed")
+    open_to_all(tmp_path)
+    logs, victim = tmp_path / "log", tmp_path / "victim"
+    logs.mkdir(mode=0o755)
+    shutil.chown(logs, "nobody")
+    victim.touch(0o600)
+    (logs / "b.log").symlink_to(victim)
+    with service.configuration("a").open("a") as file:
+        file.write(f"user nobody\nlog {logs}/a.log\n")
+    assert service("start", "a").returncode == 0
+    serve_and_rotate(service, logs, tmp_path, "nobody nogroup")
+    assert (logs / "a.log").owner() == "nobody"
+    assert (victim.owner(), victim.stat().st_mode & 0o777) == ("root", 0o600)
+
+
+def serve_and_rotate(service: Service, logs: Path, directory: Path, user: str = "root root") -> None:
     log = logs / "a.log"
     assert service.greeting("a") == "hello from a"
     wait_for(lambda: log.exists() and log.stat().st_size > 0, "the session's line in the log")
     rules = directory / "rules"
     snippet = (CONTRIB / "logrotate" / "gpen").read_text().replace("/var/log/gpen", str(logs))
+    snippet = snippet.replace("su gpen gpen", f"su {user}")
     rules.write_text(snippet.replace("/run/gpen", str(service.run_directory)))
     rules.chmod(0o644)
     state = directory / "state"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpen.daemon.files import write_whole
+from gpen.files import write_whole
 from tests.harness import Gpen, Server, hold, needs_root, open_to_all
 
 Start = Callable[..., Gpen]

@@ -280,12 +280,22 @@ def script(tmp_path: Path) -> Script:
 
 
 def test_what_a_program_is_told(trial: Trial, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_OWN", "mine")
-    check = script('echo "$#|$1|$2|$3|$GPEN_ADDRESS|$GPEN_HOST|$GPEN_PORT|$GPEN_SERVER|$MY_OWN|$(cat)"')
+    monkeypatch.setenv("GPEN_OWN", "mine")
+    check = script('echo "$#|$1|$2|$3|$GPEN_ADDRESS|$GPEN_HOST|$GPEN_PORT|$GPEN_SERVER|$GPEN_OWN|$(cat)"')
     told = "10.0.0.1:80|10.0.0.1:80|10.0.0.1|80|7|mine|"
     assert trial.good(check, "10.0.0.1:80") == f"3|one|two words|{told}"
     assert "|[fe80::1]:80|[fe80::1]:80|fe80::1|80|" in trial.good(check, "[fe80::1]:80")
     assert "|/run/my.sock|/run/my.sock|||7|" in trial.good(check, "/run/my.sock")
+
+
+def test_what_a_program_is_not_told(trial: Trial, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No secret, nothing that changes how it runs, no socket of systemd's: of the environment two names, and GPEN_*."""
+    for name in ("LD_PRELOAD", "LISTEN_FDS", "NOTIFY_SOCKET", "PGPASSWORD", "HOME", "IFS", "BASH_ENV", "ENV"):
+        monkeypatch.setenv(name, "/dev/null")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    told = trial.good(script("echo $(tr '\\0' '\\n' </proc/$$/environ | cut -d= -f1)"), "10.0.0.1:80")
+    assert set(told.split()) == {
+        "PATH", "LANG", "GPEN_ADDRESS", "GPEN_HOST", "GPEN_PORT", "GPEN_SERVER"}
 
 
 @pytest.mark.parametrize(("text", "reason"), [
