@@ -142,6 +142,30 @@ def test_places_are_counted_in_the_pool_only() -> None:
     assert changed == {"pool.py"}
 
 
+# --- what somebody else has said -------------------------------------------------------------------------------------
+
+
+def is_for_stderr(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    return name == "sys.stderr.write" or (name == "print" and any(
+        keyword.arg == "file" and ast.unparse(keyword.value) == "sys.stderr" for keyword in call.keywords))
+
+
+@each_file
+def test_what_goes_to_stderr_is_made_printable(path: Path) -> None:
+    """Beside what the diagnostics' handlers write, which have one formatter. start.py may import nothing."""
+    assert "logging.Formatter(" not in path.read_text().replace("class _Formatter(logging.Formatter)", "")
+    told = [call for call in ast.walk(tree_of(path)) if isinstance(call, ast.Call) and is_for_stderr(call)]
+    assert path.name == "start.py" or not [ast.unparse(call) for call in told if "printable" not in calls_in(call)
+                                           and not isinstance(call.args[0], ast.Constant)]
+
+
+@each_file
+def test_nobody_else_escapes(path: Path) -> None:
+    if path != PACKAGE / "model" / "words.py":
+        assert not re.search(r"unicode_escape|backslashreplace|\bascii\(|%r|!a\b", path.read_text())
+
+
 # --- no hidden state -------------------------------------------------------------------------------------------------
 
 MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)

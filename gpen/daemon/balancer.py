@@ -61,6 +61,7 @@ from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.model.settings import SETTINGS, Settings
+from gpen.model.words import shortened
 from gpen.wire import sock as sockets
 from gpen.wire.control import ControlServer
 from gpen.wire.conversation import Conversation, Some, Watch
@@ -163,7 +164,9 @@ class Balancer:
     def serve(self, ready: Callable[[], None]) -> None:
         """Accept clients until ``stop``; then close everything. ``ready`` is called when clients and signals are
         taken. Switches greenlets."""
-        loop = get_hub().loop
+        hub: Any = get_hub()
+        hub.print_exception = _tell_failure
+        loop = hub.loop
         watchers = []
         for number, action in ((signal.SIGHUP, self._hang_up), (signal.SIGUSR1, self._write_statistics),
                                (signal.SIGTERM, self._terminate), (signal.SIGINT, self._terminate)):
@@ -326,7 +329,7 @@ class Balancer:
         if self.session_log is not None and self.settings.log_format != "pen":
             self.session_log.write(session_line(session, self.settings))
         if self.settings.debug:
-            log.debug("session %d: %s", session.id, session_line(session, self.settings).rstrip())
+            log.debug("session %d: %s", session.id, session_line(session, self.settings))
         self.resume()
 
     def forget(self, session: Conversation) -> None:
@@ -398,7 +401,7 @@ class Balancer:
         except OSError as problem:
             yield reply.error(f"{line.split()[0]}: '{problem.filename or ''}': {problem.strerror}")
         except Exception:
-            log.exception("the command '%s' failed", line)
+            log.exception("the command '%s' failed", shortened(line))
             yield reply.error(f"{line.split()[0]}: gpen failed; the traceback is in its diagnostics")
 
     def _check_access(self, call: Call, address: str) -> None:
@@ -776,6 +779,11 @@ class Balancer:
             for piece in gently(self.execute(line, "")):
                 for row in piece.splitlines():
                     log.info("%s: %s", line, row)
+
+
+def _tell_failure(context: Any, *failure: Any) -> None:
+    """What gevent would print: to the diagnostics, as all that is told, and not past what makes it fit for them."""
+    log.error("%s failed", "a greenlet" if context is None else context, exc_info=failure)
 
 
 def _written(path: str, text: str) -> OSError | None:

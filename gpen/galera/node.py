@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.galera.access import USER, Access
 from gpen.galera.ledger import Ledger
-from gpen.galera.report import QUERY, Grade, Report, grade, read
+from gpen.galera.report import QUERY, SAID, Grade, Report, grade, read
+from gpen.model.words import shortened
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -140,7 +141,7 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     """What an error says of the node, in a few words."""
     cause = getattr(error, "original_exception", None) or error
     if isinstance(cause, (ssl.SSLError, RuntimeError)) or error.args[:1] == (NO_TLS,):
-        return Problem(f"the watcher can't log in: {' '.join(str(cause.args[-1]).split())}", blind=True)
+        return Problem(f"the watcher can't log in: {_quoted(cause.args[-1])}", blind=True)
     if isinstance(cause, OSError):
         if cause.errno in OWN_TROUBLE:
             return Problem(f"the watcher can't ask: {cause.strerror}", blind=True)
@@ -150,8 +151,13 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     number = error.args[0] if error.args else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
     if number in DENIED:
-        return Problem(f"access denied for user {user!r}: {' '.join(text.split())} (CREATE USER there, or mend the "
+        return Problem(f"access denied for user '{shortened(user)}': {_quoted(text)} (CREATE USER there, or mend the "
                        f"password in --defaults-file or {USER})", blind=True)
     if number in LOST:
         return Problem(silence(timeout) if "timed out" in text else CUT)
-    return Problem("rejects queries" if number == 1047 else " ".join(text.split()))
+    return Problem("rejects queries" if number == 1047 else _quoted(text))
+
+
+def _quoted(text: object) -> str:
+    """What a node has said, in one line."""
+    return shortened(" ".join(str(text).split()), SAID)

@@ -24,6 +24,7 @@ from gpen.model.client import Client
 from gpen.model.scheduler import ROUND_ROBIN, RULES, Rule, Turns
 from gpen.model.server import FIELDS, Server, Verdict
 from gpen.model.settings import Settings
+from gpen.model.words import printable
 
 EVENTS_KEPT = 1000
 RETRY_SECONDS = 1.0
@@ -394,7 +395,7 @@ class Pool:
         turned = old is None or old.up != up
         now = self._clock()
         since, began = (self._wall(), now) if old is None or turned else (old.since, old.began)
-        server.verdicts[source] = Verdict(up, reason, since, began, now)
+        server.verdicts[source] = Verdict(up, printable(reason), since, began, now)
         was_down = server.is_down
         if turned and up and (source == "command" or server.blamed != math.inf):
             self._clear(server)
@@ -438,11 +439,11 @@ class Pool:
 
     def _tell(self, server: Server, event: str, cause: str) -> None:
         """Remember for ``events`` what does not change the server's state."""
-        self.events.append(Event(self._wall(), server.label, event, cause))
+        self.events.append(Event(self._wall(), server.label, event, printable(cause)))
 
     def note_own(self, event: str, cause: str) -> None:
         """Remember for ``events`` what has happened to gpen itself."""
-        self.events.append(Event(self._wall(), None, event, cause))
+        self.events.append(Event(self._wall(), None, event, printable(cause)))
 
     def _date(self, server: Server) -> None:
         """Something about the server is so from now on."""

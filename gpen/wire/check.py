@@ -19,6 +19,7 @@ from gpen.model.address import Endpoint
 from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.model.settings import Settings
+from gpen.model.words import shortened
 from gpen.wire.dial import await_greeting, reach
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, FOR_EVER, Poller
 from gpen.wire.program import Children, Flood, Program
@@ -154,6 +155,5 @@ class Prober:
 
 
 def _shown(data: bytes) -> str:
-    """The beginning of the first line, as far as it can be printed."""
-    line = data.decode("utf-8", "replace").lstrip().partition("\n")[0]
-    return "".join(character for character in line if character.isprintable())[:_SHOWN]
+    """The beginning of the first line."""
+    return shortened(data.lstrip().partition(b"\n")[0].rstrip(b"\r"), _SHOWN)

@@ -370,7 +370,7 @@ class Flow(Conversation):
         if error is None:
             lease.release()
             return Ending.NO_SERVER
-        reason = (error.strerror or str(error)).lower()
+        reason = sockets.cause_of(error)
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()
             self._listener.tell_shortage(error)

@@ -12,6 +12,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gpen.model.words import shortened
 from gpen.wire.poller import EPOLLIN, Poller
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def read_header(sock: Any, poller: Poller, seconds: float) -> Route | None:
     try:
         return _read_v1(reader, start) if start.startswith(V1) else _read_v2(reader, start)
     except ValueError as error:
-        raise HeaderError(f"malformed: {error}") from None
+        raise HeaderError(f"malformed: {shortened(str(error))}") from None
 
 
 class _Reader:

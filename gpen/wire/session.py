@@ -347,15 +347,15 @@ class Session(Conversation):
         if isinstance(error, Condemned):
             lease.release()
             return Ending.NO_SERVER
-        server, reason = lease.server, error.strerror or str(error)
+        server, reason = lease.server, sockets.cause_of(error)
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()
             log.warning("server %s %s: not connected, by no fault of its own: %s", server.name, server.shown, reason)
             return Ending.LOCAL
         self._problem = reason
         place = "where it was" if lease.is_outdated else server.shown
-        log.info("server %s %s: connect failed: %s", server.name, place, reason.lower())
-        lease.fail(reason.lower())
+        log.info("server %s %s: connect failed: %s", server.name, place, reason)
+        lease.fail(reason)
         return Ending.CONNECT_FAILED
 
     def _relay(self, sock: Any) -> Ending:

@@ -185,6 +185,12 @@ def _remove_stale(path: str, endpoint: Endpoint) -> None:
     os.unlink(path)
 
 
+def cause_of(error: OSError) -> str:
+    """Why a server could not be reached, in small letters; but what it has said itself as it is."""
+    words = error.strerror or str(error)
+    return words if error.errno == errno.EPROTO else words.lower()
+
+
 def endpoint_of(sock: Socket) -> Endpoint:
     """The address that a listening socket really has; as text it may be written again."""
     name = sock.getsockname()
