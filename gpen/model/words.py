@@ -39,9 +39,8 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def printable(text: str | bytes, keep: str = "") -> str:
-    r"""A text in characters that can be printed, and are seen; those of ``keep`` stay. Others are written as their bytes
-    in UTF-8, as web servers write them in their logs: ``\x1b``, ``\xe2\x80\xae``; what is no UTF-8 as the byte that it
-    is."""
+    r"""A text in characters that can be printed, and are seen; those of ``keep`` stay. Others are written as bytes of
+    UTF-8, as in the logs of web servers: ``\x1b``, ``\xe2\x80\xae``; what is no UTF-8, as the byte that it is."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
     if text.isascii() and text.isprintable():

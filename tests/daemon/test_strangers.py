@@ -91,9 +91,24 @@ def test_the_output_of_a_check_s_program(gpen: Start, servers: Serve, tmp_path: 
     told_by(balancer, TOLD + r"C:\\new")
 
 
-@pytest.mark.parametrize("line", ["{}", "help {}", "timeout {}", "server 0 address {}", "server {} max 3",
-                                  "log /tmp/{}/x", "acl 1 permit {}", "source {}", "blacklist {}", "explain {}", "include /tmp/{}",
-                                  "server 0 health down because x{}", "check send {} expect x", "web_stats {}"])
+LINES = """\
+{}
+help {}
+timeout {}
+server 0 address {}
+server {} max 3
+server 0 health down because x{}
+log /tmp/{}/x
+acl 1 permit {}
+source {}
+blacklist {}
+explain {}
+include /tmp/{}
+check send {} expect x
+web_stats {}"""
+
+
+@pytest.mark.parametrize("line", LINES.split("\n"))
 def test_a_control_line(gpen: Start, servers: Serve, line: str) -> None:
     balancer = gpen("-d", servers=[servers(sending(b"hello"))])
     with socket.socket(socket.AF_UNIX) as sock:
