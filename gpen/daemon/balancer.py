@@ -66,6 +66,7 @@ from gpen.wire import sock as sockets
 from gpen.wire.control import ControlServer
 from gpen.wire.conversation import Conversation, Some, Watch
 from gpen.wire.datagram import DatagramListener
+from gpen.wire.faults import Troubles
 from gpen.wire.hold import Hold
 from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
@@ -105,6 +106,7 @@ class Balancer:
         self.poller = Poller()
         self.children = Children()
         self.sessions: dict[int, Conversation] = {}
+        self.troubles = Troubles()
         self.dialing = 0
         self.session_limit = process.sessions_within_limit(self.settings)
         self.endings: Counter[str] = Counter()
@@ -757,7 +759,7 @@ class Balancer:
         if address is None:
             return SessionLog(target if target == STDOUT else self.jail.path(target))
         endpoints = self._resolved("log", address, datagrams=True, patient=patient)
-        return NetworkLog(target, address, endpoints, self.names.refresh_log)
+        return NetworkLog(target, address, endpoints, self.names.refresh_log, self.troubles.tell)
 
     def _resolved(self, name: str, address: Address, datagrams: bool = False, patient: bool = False) -> Endpoints:
         try:

@@ -17,6 +17,7 @@ from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
 from gpen.model.words import printable
 from gpen.wire.conversation import Conversation, Watch
+from gpen.wire.sock import cause_of
 
 log = logging.getLogger("gpen")
 
@@ -63,13 +64,14 @@ class NetworkLog:
     """A log elsewhere, which gets a datagram for each request in pen's format: gpenlogd(1), penlogd(1)."""
 
     def __init__(self, target: str, address: Address, endpoints: Sequence[Endpoint],
-                 refused: Callable[[], object]) -> None:
+                 refused: Callable[[], object], tell: Callable[[str], object]) -> None:
         """``address`` is the target, read, and ``endpoints`` are what it means: none as long as that is not known, and
-        then datagrams are lost. ``refused`` is called when nobody listens there. Raises OSError when there is no way to
-        it."""
+        then datagrams are lost. ``refused`` is called when nobody listens there, ``tell`` with what else is wrong.
+        Raises OSError when there is no way to it."""
         self.path = target
         self.address = address
         self._refused = refused
+        self._tell = tell
         self._endpoint: Endpoint | None = None
         self._sock: socket.socket | None = None
         if endpoints:
@@ -124,8 +126,10 @@ class NetworkLog:
                 return
             except ConnectionRefusedError:
                 self._refused()  # that was about the one before: nobody listened
+            except BlockingIOError:
+                return  # more than the kernel keeps
             except OSError as error:
-                log.debug("can't log to %s: %s", self.path, error.strerror)
+                self._tell(f"can't log to {self.path}: {cause_of(error)}")
                 return
 
     def close(self) -> None:

@@ -62,6 +62,7 @@ class Server:
         self.beside = 0  # both together: what its limits don't count
         self.total = 0
         self.failures = 0
+        self.kept_away = ""  # how this machine keeps gpen from it, if it does
         self.unanswered = 0  # flows in a row that ended without an answer
         self.sx = 0
         self.rx = 0

@@ -2,10 +2,10 @@
 
 Python's ssl offers ALPN's protocols, but where a client has none of them it goes on as if there were no ALPN. RFC 7301
 (section 3.2) has the server refuse, so that nobody speaks one protocol where another is expected, as the attack ALPACA
-makes browsers do. Which protocols a client names only its ClientHello says. It is read when OpenSSL, which has found no
-fault in it, asks for the certificate (ssl.SSLContext.sni_callback): the answer to that may be an alert.
-OpenSSL's own callback for ALPN would need its structures by ctypes, of whichever library Python was built with. It takes
-14 us of a handshake's 1,000.
+makes browsers do. Which protocols a client names only its ClientHello says. It is read when OpenSSL, having found no
+fault in it, asks for the certificate (ssl.SSLContext.sni_callback), for the answer to that may be an alert; it takes
+14 us of a handshake's 1,000. OpenSSL's own callback for ALPN would need its structures by ctypes, of whichever library
+Python was built with.
 """
 
 from __future__ import annotations

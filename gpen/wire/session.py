@@ -176,7 +176,7 @@ class Session(Conversation):
     def _ending_by(self, error: Exception) -> Ending:
         """How a session ends that failed by no fault of its client or server: its sockets can't be watched, say."""
         if isinstance(error, OSError) and error.errno in sockets.SHORTAGES:
-            log.warning("session %d of %s: %s", self.id, self.peername, error.strerror)
+            self._front.troubles.tell(f"sessions fail: {sockets.cause_of(error)}")
             return Ending.LOCAL
         self._report()
         return Ending.ERROR
@@ -347,16 +347,12 @@ class Session(Conversation):
         if isinstance(error, Condemned):
             lease.release()
             return Ending.NO_SERVER
-        server, reason = lease.server, sockets.cause_of(error)
-        if error.errno in sockets.LOCAL_ERRORS:
-            lease.release()
-            log.warning("server %s %s: not connected, by no fault of its own: %s", server.name, server.shown, reason)
-            return Ending.LOCAL
-        self._problem = reason
-        place = "where it was" if lease.is_outdated else server.shown
-        log.info("server %s %s: connect failed: %s", server.name, place, reason)
-        lease.fail(reason)
-        return Ending.CONNECT_FAILED
+        server, self._problem = lease.server, sockets.cause_of(error)
+        ending = self._blame(lease, error)
+        if ending is Ending.CONNECT_FAILED:
+            place = "where it was" if lease.is_outdated else server.shown
+            log.info("server %s %s: connect failed: %s", server.name, place, self._problem)
+        return ending
 
     def _relay(self, sock: Any) -> Ending:
         front, down = self._front, self.down
@@ -498,7 +494,7 @@ class Session(Conversation):
             case Ending.DENIED:
                 return mysql.error(mysql.HOST_NOT_ALLOWED, f"gpen: {self.address} may not connect here")
             case Ending.LOCAL:
-                return mysql.error(mysql.TOO_MANY_CONNECTIONS, "gpen: out of ports, descriptors or memory")
+                return mysql.error(mysql.TOO_MANY_CONNECTIONS, "gpen: no server can be reached from here for now")
             case Ending.SHUTDOWN:
                 return mysql.error(mysql.SHUTTING_DOWN, "gpen: shutting down")
         return b""
