@@ -49,6 +49,7 @@ from gpen.daemon.names import Names
 from gpen.daemon.sessionlog import AnyLog
 from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.settings import SETTINGS, Settings
+from gpen.model.words import printable, shortened
 from gpen.wire.resolve import Answer, ResolveError, Resolver
 from gpen.wire.sock import ListenError
 
@@ -94,8 +95,8 @@ def check_text(argv: Sequence[str]) -> None:
     """Raises ScriptError for an argument that can't stand in a line: of a file, a log, a message."""
     for word in argv:
         if _NO_TEXT.search(word):
-            raise ScriptError(f"argument {word!a}: has an end of line, a control character, or bytes that are not "
-                              "UTF-8")
+            raise ScriptError(f"argument '{shortened(word)}': has an end of line, a control character, or bytes "
+                              "that are not UTF-8")
 
 
 def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
@@ -361,5 +362,5 @@ def _made_by(*owners: process.PidFile | AnyLog | None) -> list[int]:
 
 def _complain(problem: object, status: int) -> int:
     for error in problem.told() if isinstance(problem, ScriptError) else [problem]:
-        print(f"gpen: {error}", file=sys.stderr)
+        print(printable(f"gpen: {error}"), file=sys.stderr)
     return status

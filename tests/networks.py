@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 
+Made = TypeVar("Made")
 NEWNET = 0x40000000  # CLONE_NEWNET of unshare(2) and setns(2)
 NEAR, FAR = "192.0.2.1", "192.0.2.2"  # RFC 5737
 
@@ -37,9 +39,15 @@ class Machine:
         """Runs a command there."""
         return ("nsenter", f"--net={self.path}")
 
-    def run(self, line: str) -> None:
-        """Run a command there, to its end."""
-        subprocess.run([*self.wrapper, *line.split()], check=True, timeout=20)
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, line: str, *words: str) -> None:
+        """Run a command there, to its end. ``words``: its last ones, which may hold blanks."""
+        subprocess.run([*self.wrapper, *line.split(), *words], check=True, timeout=20)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -51,6 +59,17 @@ class Machine:
         finally:
             _call("setns", home, NEWNET)
             os.close(home)
+
+    def inside(self, make: Callable[[], Made]) -> Made:
+        """What a function makes that is called there."""
+        with self.entered():
+            return make()
+
+    def refuse_first(self) -> None:
+        """Let rules that come count before the table of its own addresses."""
+        for line in ("rule add pref 100 lookup local", "rule del pref 0", "-6 rule add pref 100 lookup local",
+                     "-6 rule del pref 0"):
+            self.run(f"ip {line}")
 
     def cut(self) -> None:
         """Pull the cable: for all that the others can see, the machine is gone."""

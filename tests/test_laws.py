@@ -131,7 +131,7 @@ def test_leases_end_where_they_began() -> None:
     ends = {(path.relative_to(PACKAGE).as_posix(), function.name) for path in FILES for function in functions(path)
             if any(re.search(r"lease\.(release|fail)$", call) for call in calls_in(function))}
     assert {(file, name) for file, name in ends if file != "wire/idlers.py"} == {
-        ("wire/session.py", "_unreached"), ("wire/flow.py", "_unreached"),
+        ("wire/session.py", "_unreached"), ("wire/flow.py", "_unreached"), ("wire/conversation.py", "_blame"),
         ("wire/conversation.py", "_give_place_back")}
 
 
@@ -149,6 +149,30 @@ def test_places_are_counted_in_the_pool_only() -> None:
                if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Attribute)
                and node.target.attr == "sessions"}
     assert changed == {"pool.py"}
+
+
+# --- what somebody else has said -------------------------------------------------------------------------------------
+
+
+def is_for_stderr(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    return name == "sys.stderr.write" or (name == "print" and any(
+        keyword.arg == "file" and ast.unparse(keyword.value) == "sys.stderr" for keyword in call.keywords))
+
+
+@each_file
+def test_what_goes_to_stderr_is_made_printable(path: Path) -> None:
+    """Beside what the diagnostics' handlers write, which have one formatter. start.py may import nothing."""
+    assert "logging.Formatter(" not in path.read_text().replace("class _Formatter(logging.Formatter)", "")
+    told = [call for call in ast.walk(tree_of(path)) if isinstance(call, ast.Call) and is_for_stderr(call)]
+    assert path.name == "start.py" or not [ast.unparse(call) for call in told if "printable" not in calls_in(call)
+                                           and not isinstance(call.args[0], ast.Constant)]
+
+
+@each_file
+def test_nobody_else_escapes(path: Path) -> None:
+    if path != PACKAGE / "model" / "words.py":
+        assert not re.search(r"unicode_escape|backslashreplace|\bascii\(|%r|!a\b", path.read_text())
 
 
 # --- no hidden state -------------------------------------------------------------------------------------------------

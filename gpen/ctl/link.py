@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpen.model.address import parse_listen
+from gpen.model.words import shortened
 
 Address = tuple[socket.AddressFamily, str | tuple[Any, ...]]
 
@@ -76,8 +77,8 @@ def meet(target: Target, timeout: float) -> str:
             break
     if _GREETING.fullmatch(heard):
         return heard.decode("utf-8", "replace").strip()
-    said = heard.decode("utf-8", "replace").lstrip()[:SHOWN].partition("\n")[0].strip()
-    why = f"it answers {said!r}" if heard else f"it closed without a word; {CUT.partition('; ')[2]}"
+    said = shortened(heard.lstrip().partition(b"\n")[0].strip(), SHOWN)
+    why = f"it answers '{said}'" if heard else f"it closed without a word; {CUT.partition('; ')[2]}"
     raise LinkError(f"{target.text}: is not a control socket: {why}")
 
 
@@ -93,7 +94,8 @@ def ask(target: Target, line: str, timeout: float) -> str:
         heard.append(chunk)
         size += len(chunk)
         if size > LONGEST_REPLY:
-            raise LinkError(f"{target.text}: is not a control socket: its answer to {line[:SHOWN]!r} has no end")
+            raise LinkError(f"{target.text}: is not a control socket: its answer to '{shortened(line, SHOWN)}' has no "
+                            "end")
     return b"".join(heard).decode("utf-8", "surrogateescape")
 
 

@@ -10,7 +10,8 @@ import sys
 from typing import Any, NamedTuple
 
 from gpen.ctl.link import Target, ask, meet
-from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, printable, records, table
+from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, records, table
+from gpen.model.words import printable
 
 
 class UsageError(Exception):
@@ -149,7 +150,7 @@ def out(text: str, view: View, ended: bool = True, painted: bool = False) -> Non
         text += "\n"
     if view.terminal and not painted:
         text = printable(text, keep="\n\t")
-    sys.stdout.write(LONE.sub(lambda match: match[0].encode("unicode_escape").decode(), text))
+    sys.stdout.write(LONE.sub(lambda match: printable(match[0]), text))
     sys.stdout.flush()
 
 

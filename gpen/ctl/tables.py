@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gpen.control import units
+from gpen.model.words import printable
 
 Record = dict[str, Any]
 
@@ -29,13 +30,6 @@ class Column(NamedTuple):
 # Values to text
 
 SPANS = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
-
-
-def printable(text: str, keep: str = "") -> str:
-    """`text` with everything escaped that a terminal could take for more than text, except `keep`."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def is_number(value: Any) -> bool:

@@ -12,7 +12,8 @@ from types import FrameType
 
 from gpen.ctl.link import LinkError
 from gpen.ctl.show import UsageError, View, failed, fetch, out, refused, seconds
-from gpen.ctl.tables import Record, printable, records, table
+from gpen.ctl.tables import Record, records, table
+from gpen.model.words import printable
 
 # Alternate screen, no cursor, no line wrap; and all that back.
 OPEN, CLOSE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"

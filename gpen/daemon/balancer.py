@@ -61,12 +61,12 @@ from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.model.settings import SETTINGS, Settings
-from gpen.model.words import counted
+from gpen.model.words import counted, shortened
 from gpen.wire import sock as sockets
 from gpen.wire.control import ControlServer
 from gpen.wire.conversation import Conversation, Some, Watch
 from gpen.wire.datagram import DatagramListener
-from gpen.wire.faults import Seldom
+from gpen.wire.faults import Seldom, Troubles
 from gpen.wire.hold import Hold
 from gpen.wire.idlers import Idlers
 from gpen.wire.listener import Listener
@@ -107,6 +107,7 @@ class Balancer:
         self.poller = Poller()
         self.children = Children()
         self.sessions: dict[int, Conversation] = {}
+        self.troubles = Troubles()
         self.dialing = 0
         self.session_limit = process.sessions_within_limit(self.settings)
         self.endings: Counter[str] = Counter()
@@ -169,7 +170,9 @@ class Balancer:
     def serve(self, ready: Callable[[], None]) -> None:
         """Accept clients until ``stop``; then close everything. ``ready`` is called when clients and signals are
         taken. Switches greenlets."""
-        loop = get_hub().loop
+        hub: Any = get_hub()
+        hub.print_exception = _tell_failure
+        loop = hub.loop
         watchers = []
         for number, action in ((signal.SIGHUP, self._hang_up), (signal.SIGUSR1, self._write_statistics),
                                (signal.SIGTERM, self._terminate), (signal.SIGINT, self._terminate)):
@@ -344,7 +347,7 @@ class Balancer:
         if self.session_log is not None and self.settings.log_format != "pen":
             self.session_log.write(session_line(session, self.settings))
         if self.settings.debug:
-            log.debug("session %d: %s", session.id, session_line(session, self.settings).rstrip())
+            log.debug("session %d: %s", session.id, session_line(session, self.settings))
         self.resume()
 
     def forget(self, session: Conversation) -> None:
@@ -426,7 +429,7 @@ class Balancer:
         except OSError as problem:
             yield reply.error(f"{line.split()[0]}: '{problem.filename or ''}': {problem.strerror}")
         except Exception:
-            log.exception("the command '%s' failed", line)
+            log.exception("the command '%s' failed", shortened(line))
             yield reply.error(f"{line.split()[0]}: gpen failed; the traceback is in its diagnostics")
 
     def _check_access(self, call: Call, address: str) -> None:
@@ -786,7 +789,7 @@ class Balancer:
         if address is None:
             return SessionLog(target if target == STDOUT else self.jail.path(target))
         endpoints = self._resolved("log", address, datagrams=True, patient=patient)
-        return NetworkLog(target, address, endpoints, self.names.refresh_log)
+        return NetworkLog(target, address, endpoints, self.names.refresh_log, self.troubles.tell)
 
     def _resolved(self, name: str, address: Address, datagrams: bool = False, patient: bool = False) -> Endpoints:
         try:
@@ -808,6 +811,11 @@ class Balancer:
             for piece in gently(self.execute(line, "")):
                 for row in piece.splitlines():
                     log.info("%s: %s", line, row)
+
+
+def _tell_failure(context: Any, *failure: Any) -> None:
+    """What gevent would print: to the diagnostics, as all that is told, and not past what makes it fit for them."""
+    log.error("%s failed", "a greenlet" if context is None else context, exc_info=failure)
 
 
 def _written(path: str, text: str) -> OSError | None:

@@ -27,7 +27,7 @@ from gpen.daemon.process import Jail
 from gpen.model.address import Address, Endpoint
 from gpen.model.check import Check
 from gpen.model.server import Server
-from gpen.wire.check import CheckFailed, Prober
+from gpen.wire.check import CheckFailed, KeptAway, Prober
 from gpen.wire.faults import Faults
 from gpen.wire.turns import gently
 
@@ -176,12 +176,20 @@ class Checker:
             up, reason = self._probe(plan.check)
         except _Outdated:
             return
+        except KeptAway as failure:
+            if self._balancer.pool.keeps_away(server, str(failure)):
+                self._good = self._bad = 0
+                self._balancer.troubles.tell(f"servers can't be checked, by no fault of theirs: {failure}")
+                return
+            up, reason = False, str(failure)
         except CheckFailed as failure:
             up, reason = False, str(failure)
         except OSError as error:
             self._tell(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
             return
-        self._trouble = ""
+        if self._trouble:
+            self._trouble = ""
+            log.info("server %s %s: checked again", server.name, server.shown)
         if not server.deleted and not self._is_another():
             self._conclude(up, reason)
 
@@ -201,8 +209,10 @@ class Checker:
     def _conclude(self, up: bool, reason: str) -> None:
         """Count, and pass or renew the verdict. A server of which nothing is known is up with its first good check."""
         server, settings = self._server, self._settings
-        if not up:
-            self._balancer.pool.on_unwell(server)
+        if up:
+            self._balancer.pool.reached(server)
+        else:
+            self._balancer.pool.failed(server, reason)
         verdict = server.verdicts.get(_SOURCE)
         self._good, self._bad = (self._good + 1, 0) if up else (0, self._bad + 1)
         turns = up if verdict is None else verdict.up != up

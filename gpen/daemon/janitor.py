@@ -35,6 +35,7 @@ def _works(balancer: Balancer) -> tuple[tuple[str, Callable[[], object]], ...]:
         ("names", balancer.names.tend),
         ("idlers", lambda: balancer.idlers.tend(2 * (balancer.session_limit - len(balancer.sessions)))),
         ("verdicts", balancer.pool.expire),
+        ("troubles", balancer.troubles.tend),
         ("checks", balancer.checks.tend_all),
         ("children", balancer.children.reap),
         ("accepting", balancer.resume),

@@ -21,9 +21,11 @@ from typing import Any, TextIO
 from gpen import rights
 from gpen.files import Account, Entry
 from gpen.model.settings import Settings
+from gpen.model.words import printable
 
 log = logging.getLogger("gpen")
 
+LONGEST_LINE = 4096  # characters of diagnostics
 UNLISTED_DESCRIPTORS = 1024  # that may be open, where /proc does not say which are
 PID_FILE_BYTES = 4097  # a block and one: more is no pid file
 _PID = re.compile(rb"[\0\s]*([0-9]{0,20})[\0\s]*")
@@ -312,8 +314,19 @@ def confine(settings: Settings, made: Iterable[int]) -> Jail:
 def tell_on_stderr() -> None:
     """Diagnostics go to stderr, with the time."""
     handler = _Stderr(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_Formatter("%(asctime)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     tell(handler)
+
+
+class _Formatter(logging.Formatter):
+    """One line for a message, whatever it quotes; the lines of a traceback are set in, as no other line is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = printable(super().formatMessage(record))
+        return line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..."
+
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 class _Stderr(logging.Handler):
@@ -335,7 +348,7 @@ class _Stderr(logging.Handler):
 
     def _write(self, text: str) -> bool:
         """Write a line; whether all of it was taken."""
-        line = ("\n" * self._is_torn + text + "\n").encode("utf-8", "backslashreplace")
+        line = ("\n" * self._is_torn + text + "\n").encode()
         try:
             fd = self.stream.fileno()
             for start in range(0, len(line), select.PIPE_BUF):  # a pipe that can be written to has room for so much
@@ -364,7 +377,7 @@ class _Syslog(logging.handlers.SysLogHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         priority = self.encodePriority(self.facility, self.mapPriority(record.levelname))
-        message = f"<{priority}>{self.format(record)}\0".encode("utf-8", "replace")
+        message = f"<{priority}>{self.format(record)}\0".encode()
         try:
             self.socket.send(message, socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -389,7 +402,7 @@ def syslog(name: str = "gpen") -> logging.Handler:
     if not os.path.exists("/dev/log"):
         return logging.NullHandler()
     handler = _Syslog("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
-    handler.setFormatter(logging.Formatter(f"{name}[{os.getpid()}]: %(message)s"))
+    handler.setFormatter(_Formatter(f"{name}[{os.getpid()}]: %(message)s"))
     return handler
 
 

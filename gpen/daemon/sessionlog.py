@@ -15,7 +15,9 @@ from gpen.daemon.lines import LineFile
 from gpen.daemon.process import Jail
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
+from gpen.model.words import printable
 from gpen.wire.conversation import Conversation, Watch
+from gpen.wire.sock import cause_of
 
 log = logging.getLogger("gpen")
 
@@ -45,9 +47,9 @@ class SessionLog:
         self._file.reopen(jail.path(self.path))
 
     def write(self, line: str) -> None:
-        """Append a line. A full disk costs the lines, not the sessions, and is told once."""
+        """Append a line, to which its end is added. A full disk costs the lines, not the sessions, and is told once."""
         try:
-            self._file.write(line.encode("utf-8", "backslashreplace"))
+            self._file.write(f"{printable(line)}\n".encode())
             self._failed = False
         except OSError as error:
             if not self._failed:
@@ -56,7 +58,7 @@ class SessionLog:
 
     def write_request(self, client: str, server: str, request: bytes) -> None:
         """pen's line for a request: client, time, server, the first line of what came."""
-        self.write(f"{client} {int(time.time())} {server} {_first_line(request[:REQUEST_BYTES])}\n")
+        self.write(f"{client} {int(time.time())} {server} {_first_line(request[:REQUEST_BYTES])}")
 
     def close(self) -> None:
         self._file.close()
@@ -66,13 +68,14 @@ class NetworkLog:
     """A log elsewhere, which gets a datagram for each request in pen's format: gpenlogd(1), penlogd(1)."""
 
     def __init__(self, target: str, address: Address, endpoints: Sequence[Endpoint],
-                 refused: Callable[[], object]) -> None:
+                 refused: Callable[[], object], tell: Callable[[str], object]) -> None:
         """``address`` is the target, read, and ``endpoints`` are what it means: none as long as that is not known, and
-        then datagrams are lost. ``refused`` is called when nobody listens there. Raises OSError when there is no way to
-        it."""
+        then datagrams are lost. ``refused`` is called when nobody listens there, ``tell`` with what else is wrong.
+        Raises OSError when there is no way to it."""
         self.path = target
         self.address = address
         self._refused = refused
+        self._tell = tell
         self._endpoint: Endpoint | None = None
         self._sock: socket.socket | None = None
         if endpoints:
@@ -130,8 +133,10 @@ class NetworkLog:
                 return
             except ConnectionRefusedError:
                 self._refused()  # that was about the one before: nobody listened
+            except BlockingIOError:
+                return  # more than the kernel keeps
             except OSError as error:
-                log.debug("can't log to %s: %s", self.path, error.strerror)
+                self._tell(f"can't log to {self.path}: {cause_of(error)}")
                 return
 
     def close(self) -> None:
@@ -146,13 +151,13 @@ def session_line(session: Conversation, settings: Settings) -> str:
     """The line for a session that has ended, in the format of log_format."""
     fields = _fields(session)
     if settings.log_format == "json":
-        return json.dumps(fields, separators=(",", ":")) + "\n"
+        return json.dumps(fields, separators=(",", ":"))
     server = session.server
     place = f"{server.name} {session.server_address}" if server is not None else "- -"
     return (f"{fields['client']} {fields['started']} server {place} "
             f"choose {fields['choose']:.6f} connect {fields['connect']:.6f} total {fields['total']:.6f} "
             f"up {fields['up']} down {fields['down']} {fields['ending']}"
-            + (f" {session.secured}\n" if session.secured else "\n"))
+            + (f" {session.secured}" if session.secured else ""))
 
 
 def _fields(session: Conversation) -> dict[str, object]:

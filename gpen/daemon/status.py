@@ -13,6 +13,7 @@ from gpen.control.reply import timestamp
 from gpen.control.script import Call, parse_words
 from gpen.control.units import size
 from gpen.model.address import bracketed
+from gpen.model.words import printable
 
 if TYPE_CHECKING:
     from gpen.daemon.queries import Queries
@@ -62,8 +63,8 @@ def status_page(queries: Queries) -> str:
     now = timestamp(time.time())
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>gpen {escape(str(summary['listen']))}</title><style>{_STYLE}</style></head><body>
-<h1>gpen at {escape(str(summary['listen']))}</h1>
+<title>gpen {_shown(summary['listen'])}</title><style>{_STYLE}</style></head><body>
+<h1>gpen at {_shown(summary['listen'])}</h1>
 <p>Version {__version__}, {escape(now)}, up since {escape(timestamp(summary['started']))}.
 Clients speak {summary['protocol']}. Servers are chosen by {escape(summary['rule'])}.</p>
 {_figures(summary)}
@@ -105,8 +106,13 @@ def _figures(summary: dict[str, Any]) -> str:
                ("clients remembered", f"{summary['clients']} of {summary['clients_max']}")]
     figures += [("datagrams dropped: loops", summary["looped"])] if summary["looped"] else []
     figures += [(f"ended: {word}", count) for word, count in sorted(summary["endings"].items())]
-    cells = "".join(f"<div>{escape(name)}<b>{escape(str(value))}</b></div>" for name, value in figures)
+    cells = "".join(f"<div>{escape(name)}<b>{_shown(value)}</b></div>" for name, value in figures)
     return f'<div class="figures">{cells}</div>'
+
+
+def _shown(value: object) -> str:
+    """A value as HTML, which can neither be taken for markup nor hide what is in it."""
+    return escape(printable(str(value)))
 
 
 def _table(columns: Iterable[tuple[str, str, str]], rows: list[dict[str, Any]]) -> str:
@@ -123,5 +129,5 @@ def _cells(columns: list[tuple[str, str, str]], row: dict[str, Any]) -> str:
     for key, title, kind in columns:
         value = "" if row[key] is None else size(row[key]) if kind == "n bytes" else str(row[key])
         style = value if kind == "health" else kind
-        cells.append(f'<td class="{escape(style)}" data-name="{escape(title)}">{escape(value)}</td>')
+        cells.append(f'<td class="{escape(style)}" data-name="{escape(title)}">{_shown(value)}</td>')
     return "".join(cells)

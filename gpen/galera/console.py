@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from gpen.files import Entry
+from gpen.model.words import printable
 
 REPLY_TIME = 60.0  # seconds that the watcher may take; a move ends before
 LINE = 4096  # bytes at most
@@ -94,4 +95,13 @@ def ask(path: str, line: str) -> Answer:
         why = getattr(error, "strerror", None) or str(error)
         raise ConsoleError(f"{path}: {why}; does 'gpen-galera watch' run, with this --socket?") from None
     assert isinstance(answer, dict)
-    return answer
+    return {name: _readable(value) for name, value in answer.items()}
+
+
+def _readable(value: Any) -> Any:
+    """What an answer holds, fit to be shown, whoever listens there."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_readable(each) for each in value]
+    return {name: _readable(each) for name, each in value.items()} if isinstance(value, dict) else value

@@ -14,7 +14,8 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from gpen.galera.access import Access
-from gpen.galera.report import Choice, Page
+from gpen.galera.report import SAID, Choice, Page
+from gpen.model.words import shortened
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -105,8 +106,8 @@ class Ledger:
     def complaint(self, number: int, text: str, user: str) -> str:
         """What a node says of a statement for the tables; where a right or the schema is missing, with the remedy."""
         if number not in NO_RIGHT:
-            return text
-        return (f"{text}: CREATE DATABASE IF NOT EXISTS {self._schema}; "
+            return shortened(text, SAID)
+        return (f"{shortened(text, SAID)}: CREATE DATABASE IF NOT EXISTS {self._schema}; "
                 f"GRANT SELECT, INSERT, UPDATE, CREATE ON {self._schema}.* TO '{user}'@'%'")
 
     @contextmanager

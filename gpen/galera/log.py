@@ -7,10 +7,11 @@ import time
 from contextlib import suppress
 
 from gpen.control.reply import timestamp
+from gpen.model.words import printable
 
 
 def say(line: str) -> None:
     """One line to the log, with the time in UTC; from any thread."""
     with suppress(OSError, ValueError):
-        sys.stderr.write(f"{timestamp(time.time())} {line}\n")
+        sys.stderr.write(f"{timestamp(time.time())} {printable(line)}\n")
         sys.stderr.flush()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpen import __version__
 from gpen.galera import notify
+from gpen.model.words import printable
 from gpen.start import check_package
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def complaint(said: str, command: str) -> str:
 
 
 def complain(text: str) -> None:
-    print(f"gpen-galera: {text}", file=sys.stderr)
+    print(printable(f"gpen-galera: {text}"), file=sys.stderr)
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def check(arguments: Arguments) -> int:
     address, timeout = node(arguments["NODE"]), seconds(arguments, "--timeout")
     rules = rules_from(availability(arguments), os.environ)
     finding = ask_once(address, credentials(arguments), rules, timeout)
-    print(finding.text)
+    print(printable(finding.text))
     return 0 if finding.usable else 1
 
 

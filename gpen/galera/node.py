@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.galera.access import USER, Access
 from gpen.galera.ledger import Ledger
-from gpen.galera.report import QUERY, Grade, Report, grade, read
+from gpen.galera.report import QUERY, SAID, Grade, Report, grade, read
+from gpen.model.words import shortened
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -146,7 +147,7 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     """What an error says of the node, in a few words."""
     cause = getattr(error, "original_exception", None) or error
     if isinstance(cause, (ssl.SSLError, RuntimeError)) or error.args[:1] == (NO_TLS,):
-        return Problem(f"the watcher can't log in: {' '.join(str(cause.args[-1]).split())}", True, BROKEN_OFF)
+        return Problem(f"the watcher can't log in: {_quoted(cause.args[-1])}", True, BROKEN_OFF)
     if isinstance(cause, OSError):
         if cause.errno in OWN_TROUBLE:
             return Problem(f"the watcher can't ask: {cause.strerror}", True, RECONNECT)
@@ -158,8 +159,13 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     if number == BLOCKED:
         return Problem(f"{text} (and raise max_connect_errors there)", True, RECONNECT)
     if number in DENIED:
-        return Problem(f"access denied for user {user!r}: {text} (CREATE USER there, or mend the password in "
-                       f"--defaults-file or {USER})", True, RECONNECT)
+        return Problem(f"access denied for user '{shortened(user)}': {_quoted(text)} (CREATE USER there, or mend the "
+                       f"password in --defaults-file or {USER})", True, RECONNECT)
     if number in LOST:
         return Problem(silence(timeout) if "timed out" in text else CUT)
-    return Problem("rejects queries" if number == 1047 else text)
+    return Problem("rejects queries" if number == 1047 else _quoted(text))
+
+
+def _quoted(text: object) -> str:
+    """What a node has said, in one line."""
+    return shortened(" ".join(str(text).split()), SAID)

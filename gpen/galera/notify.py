@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from gpen.model.address import Address, parse_listen
+from gpen.model.words import printable
 
 USAGE = """\
 Wake watchers: for Galera's wsrep_notify_cmd, which adds arguments of its own.
@@ -68,7 +69,7 @@ def _send(target: str) -> None:
         with socket.socket(family, kind, protocol) as sock:
             sock.sendto(b"change\n", place)
     except (OSError, ValueError) as error:
-        print(f"gpen-galera notify: {target}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+        print(printable(f"gpen-galera notify: {target}: {getattr(error, 'strerror', None) or error}"), file=sys.stderr)
 
 
 def listening(text: str) -> Address:

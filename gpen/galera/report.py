@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
+from gpen.model.words import printable
+
 _STATUS = ("wsrep_local_state", "wsrep_local_state_comment", "wsrep_ready", "wsrep_cluster_status",
            "wsrep_cluster_state_uuid", "wsrep_cluster_conf_id", "wsrep_cluster_size", "wsrep_local_index",
            "wsrep_incoming_addresses", "wsrep_local_recv_queue")
@@ -23,6 +25,7 @@ QUERY = (
 )
 
 MYSQL_PORT = 3306
+SAID = 300  # characters of a node's error that are quoted
 DONOR, SYNCED = 2, 4  # wsrep_local_state
 NO_INDEX = 1 << 30  # sorts behind every wsrep_local_index
 
@@ -134,7 +137,8 @@ def nodes_in(members: Iterable[str]) -> list[str]:
 
 
 def _text(value: object) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else "" if value is None else str(value)
+    """A value in one line, of what can be printed: it will be quoted in commands, in a table and in the log."""
+    return "" if value is None else printable(value if isinstance(value, bytes) else str(value))
 
 
 def _number(text: str, default: int = -1) -> int:

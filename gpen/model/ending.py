@@ -28,7 +28,7 @@ class Ending(Enum):
     CONNECT_FAILED = "connect-failed", "every server that was tried could not be reached, or did not greet"
     PROXY_HEADER = "proxy-header", "the client's PROXY protocol header was missing, malformed, late, or not allowed"
     SERVER_DOWN = "server-down", "its server was found to be down, and on_down is close"
-    LOCAL = "local-error", "this machine ran out of something (descriptors, ports, memory)"
+    LOCAL = "local-error", "this machine ran out of descriptors, ports or memory, or keeps gpen from all servers"
     KILLED = "killed", "closed by a command"
     SHUTDOWN = "shutdown", "gpen is stopping"
     ANSWERED = "answered", "gpen answered by itself (dummy)"

@@ -25,6 +25,7 @@ from gpen.model.scheduler import ROUND_ROBIN, RULES, Rule, Turns
 from gpen.model.server import FIELDS, Server, Verdict
 from gpen.model.settings import Settings
 from gpen.model.silence import Silence, hold_against
+from gpen.model.words import printable
 
 EVENTS_KEPT = 1000
 RETRY_SECONDS = 1.0
@@ -83,6 +84,8 @@ class Lease:
     def connected(self) -> None:
         """The server accepted the connection, or replied: if this was its trial, it is won. Older connections prove
         nothing, but whoever replies is not silent."""
+        if self.server.kept_away or self._pool.is_cut_off:
+            self._pool.reached(self.server)
         if (self.server.trial is self or self.server.is_silent) and not self.is_outdated:
             self._pool.restore(self.server, "a connection succeeded")
 
@@ -111,11 +114,16 @@ class Lease:
             if not server.elsewhere[self._address]:
                 del server.elsewhere[self._address]
 
-    def fail(self, cause: str) -> None:
-        """Give the place back, and hold against the server that it could not be reached."""
+    def fail(self, cause: str, is_kept_away: bool = False) -> bool:
+        """Give the place back, and hold against the server that it could not be reached: unless gpen ``is_kept_away``
+        from it by this machine, and from all others. Returns whether the server is to blame."""
         self.release()
-        if not self.is_outdated:  # else the new place is not to blame
-            self._pool.blame(self.server, cause)
+        if self.is_outdated:
+            return True  # but the new place is not
+        if is_kept_away and self._pool.keeps_away(self.server, cause):
+            return False
+        self._pool.blame(self.server, cause)
+        return True
 
 
 class Spare(Lease):
@@ -152,6 +160,7 @@ class Pool:
         self.special: dict[str, Server] = {}
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.turns = Turns()
+        self.is_cut_off = False  # this machine keeps gpen from all servers
         self.on_condemned: Callable[[Server], object] = lambda server: None  # called when a verdict takes a server down
         self.on_unwell: Callable[[Server], object] = lambda server: None  # called when anything says so of it
         self.on_moved: Callable[[], object] = lambda: None  # called when endpoints of servers have come or gone
@@ -357,7 +366,7 @@ class Pool:
             self._blame_besides(server, cause, now)
             return
         server.reason = cause
-        self.on_unwell(server)
+        self.failed(server, cause)
         if server.name in SPECIAL or server.deleted:
             return
         _dismiss_spares(server)
@@ -366,6 +375,12 @@ class Pool:
         server.blamed = now
         server.down_until = now + self.settings.blacklist
         server.is_silent = is_silent
+
+    def failed(self, server: Server, cause: str) -> None:
+        """A server was found not to be well, by whatever; what that means for its health others say."""
+        if cause != server.kept_away:
+            server.kept_away = ""
+        self.on_unwell(server)
 
     def _blame_besides(self, server: Server, cause: str, now: float) -> None:
         """A command has said for how long the server is left alone: what is found meanwhile is told, once, and changes
@@ -401,6 +416,38 @@ class Pool:
         server.reason = ""
         server.is_silent = False
         server.excuse(self._clock())
+        server.kept_away = ""
+
+    def keeps_away(self, server: Server, cause: str) -> bool:
+        """This machine has kept gpen from a server: by a route, its firewall, an interface that is down. Whether it
+        keeps gpen from all that it would use: then none is to blame, nor those that were before. Of one alone nobody
+        knows whether others could be reached, and it is."""
+        server.kept_away = cause
+        if not self.is_cut_off:
+            ready = [other for other in self._places if other.state == "ready"
+                     and (other.kept_away or not other.condemned)]
+            if len(ready) > 1 and all(other.kept_away for other in ready):
+                self.is_cut_off = True
+                self.note_own("cut off", f"this machine keeps gpen from all servers: {cause}")
+                for other in ready:
+                    self._acquit(other)
+        return self.is_cut_off
+
+    def _acquit(self, server: Server) -> None:
+        verdict = server.verdicts.get("check")
+        if verdict is not None and not verdict.up and verdict.reason == server.kept_away:
+            self.withdraw(server, "check", "unchecked", "is dropped: this machine keeps gpen from all servers")
+        if server.down_until and server.reason == server.kept_away:
+            self.restore(server, "this machine keeps gpen from all servers")
+
+    def reached(self, server: Server) -> None:
+        """A server was reached. If this machine has kept gpen from all, it does so no more."""
+        server.kept_away = ""
+        if self.is_cut_off and server.name not in SPECIAL:
+            self.is_cut_off = False
+            self.note_own("connected", f"server {server.name} was reached")
+            for other in self._places:
+                other.kept_away = ""
 
     def judge(self, server: Server, source: str, up: bool, reason: str) -> None:
         """A verdict on the server by ``source`` (command, check). One that turns to up also ends a blacklist, unless a
@@ -410,7 +457,7 @@ class Pool:
         turned = old is None or old.up != up
         now = self._clock()
         since, began = (self._wall(), now) if old is None or turned else (old.since, old.began)
-        server.verdicts[source] = Verdict(up, reason, since, began, now)
+        server.verdicts[source] = Verdict(up, printable(reason), since, began, now)
         was_down = server.is_down
         if turned and up and (source == "command" or server.blamed != math.inf):
             self._clear(server)
@@ -454,11 +501,11 @@ class Pool:
 
     def tell(self, server: Server, event: str, cause: str) -> None:
         """Remember for ``events`` what does not change the server's state."""
-        self.events.append(Event(self._wall(), server.label, event, cause))
+        self.events.append(Event(self._wall(), server.label, event, printable(cause)))
 
     def note_own(self, event: str, cause: str) -> None:
         """Remember for ``events`` what has happened to gpen itself."""
-        self.events.append(Event(self._wall(), None, event, cause))
+        self.events.append(Event(self._wall(), None, event, printable(cause)))
 
     def _date(self, server: Server) -> None:
         """Something about the server is so from now on."""

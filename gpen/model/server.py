@@ -65,6 +65,7 @@ class Server:
         self.failures = 0
         self.silences: dict[Endpoint, Silence] = {}  # of flows of UDP, by the address that they asked
         self.is_silent = False  # whether it is blacklisted for silence
+        self.kept_away = ""  # how this machine keeps gpen from it, if it does
         self.sx = 0
         self.rx = 0
 

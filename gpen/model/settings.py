@@ -102,7 +102,7 @@ def _missing(name: str, why: str, kind: Kind = TEXT) -> Setting:
 
 _ASKING = (60, 10, 6)  # as keepalive has it: a peer that is gone is noticed after two minutes
 _NOT_YET = "{} is not in this version of gpen"
-_PENS_OPTIONS = ("no_sslv2", "no_sslv3", "no_tlsv1", "no_tlsv1.1")
+_PENS_OPTIONS = ("no_sslv2", "no_sslv3", "no_tlsv1", "no_tlsv1.1", "cipher_server_preference")
 _PENS_PROTOCOLS = ("ssl23", "ssl3", "ssl2", "tls1")
 
 
@@ -244,18 +244,21 @@ _ALL = (
     Setting("ssl_protocol", one_of("tls1.2", "tls1.3", *_PENS_PROTOCOLS, metavar="tls1.2|tls1.3"), None, "The only "
             "version of TLS that is spoken, tls1.2 or tls1.3; unset: both. pen's old names (ssl23, ssl3, ssl2, tls1) "
             "mean both: those versions are broken and gone.", "-L", reply=None),
-    Setting("ssl_ciphers", TEXT, None, "Which ciphers TLS 1.2 may use, in OpenSSL's notation; unset: the modern ones "
-            "of the library. TLS 1.3 has its own.", reply=None, example="ssl_ciphers ECDHE+AESGCM:ECDHE+CHACHA20"),
-    Setting("ssl_option", words("no_tlsv1.2", "no_tlsv1.3", "cipher_server_preference", "no_ticket", *_PENS_OPTIONS,
-                                metavar="no_tlsv1.2|no_tlsv1.3|cipher_server_preference|no_ticket"), (),
-            "Adds options of TLS: a version that is not spoken, the server's order of ciphers instead of the client's, "
-            "no session tickets. pen's no_sslv2, no_sslv3, no_tlsv1 and no_tlsv1.1 are always so.", reply=None,
-            adds=True, example="ssl_option no_tlsv1.2"),
+    Setting("ssl_ciphers", TEXT, None, "Which ciphers TLS 1.2 may use, the best first, in OpenSSL's notation; unset: "
+            "ECDHE+AESGCM:ECDHE+CHACHA20, those with forward secrecy and authenticated encryption. A client that wants "
+            "ChaCha20 most gets it. TLS 1.3 has ciphers of its own.", reply=None,
+            example="ssl_ciphers ECDHE+AESGCM:ECDHE+AES"),
+    Setting("ssl_option", words("no_tlsv1.2", "no_tlsv1.3", "no_ticket", *_PENS_OPTIONS,
+                                metavar="no_tlsv1.2|no_tlsv1.3|no_ticket"), (),
+            "Adds options of TLS: a version that is not spoken, no session tickets. pen's no_sslv2, no_sslv3, "
+            "no_tlsv1, no_tlsv1.1 and cipher_server_preference are always so.", reply=None, adds=True,
+            example="ssl_option no_tlsv1.2"),
     Setting("ssl_sni_path", DIRECTORY, None, "A directory with certificates for names that clients ask for (SNI): "
             "DOMAIN.crt, DOMAIN.key, and DOMAIN.ca if it has an authority of its own; *.DOMAIN.crt is for all names "
             "one level below. Other names get ssl_certificate.", reply=None),
-    Setting("ssl_alpn", ALPN, None, "The protocols that are offered in the handshake (ALPN), the best first; "
-            "h2 only where the servers speak it.",
+    Setting("ssl_alpn", ALPN, None, "The protocols that clients may choose in the handshake (ALPN), the best first; "
+            "h2 only where the servers speak it. A client that offers others only is refused; one that offers none is "
+            "not.",
             reply=None, example="ssl_alpn http/1.1"),
     Setting("ssl_handshake", seconds(zero=False), 10, "How long a client may take for its TLS handshake."),
     _flag("ssl_compat", "Accepted for pen's sake: OpenSSL's workarounds for other programs' faults are always on.",

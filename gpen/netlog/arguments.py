@@ -13,6 +13,7 @@ from docopt import DocoptExit, docopt
 
 from gpen import __version__
 from gpen.model.address import Address
+from gpen.model.words import printable
 
 FAILED, USAGE = 1, 2  # exit statuses
 
@@ -68,4 +69,4 @@ def find(address: Address, family: int = socket.AF_UNSPEC) -> Place:
 def complain(name: str, what: object) -> None:
     """Tell on stderr, in one line, where there is somebody to read it."""
     with contextlib.suppress(OSError):
-        print(f"{name}: {what}", file=sys.stderr, flush=True)
+        print(printable(f"{name}: {what}"), file=sys.stderr, flush=True)

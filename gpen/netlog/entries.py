@@ -1,8 +1,8 @@
 """What is in the datagrams: pen's note of a request, or a line of a web server's log. Bytes in, bytes out.
 
 All that comes from the network is checked here. An address is rewritten in its one form, and what is to be written
-holds no control character but the tab: web servers escape them in their logs (``\\x1b``), so a genuine line stays
-byte for byte what it is.
+holds no character that can't be seen, but the tab: web servers escape them in their logs (``\\x1b``), so a genuine
+line stays byte for byte what it is.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from gpen.model.words import printable
+
 # penlog cuts a line into datagrams of so many bytes: one that has just this length and no end goes on in the next.
 PIECE = 1023
 
 _WEB_LINE = re.compile(rb'([^ \t"]+)([ \t][^"]*"([^"\\]*(?:\\.[^"\\]*)*)".*)', re.DOTALL)
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_GENUINE = "\t" + "".join(map(chr, range(0xDCA0, 0xDD00)))  # the letters of a log in Latin-1, which are no UTF-8
+_ODD = re.compile(rb"[^\t\x20-\x7e]")
 _ESCAPE = re.compile(rb"\\(?:x([0-9A-Fa-f]{2})|(.))", re.DOTALL)
 _LETTERS = {b"t": b"\t", b"b": b"\b", b"v": b"\v", b"f": b"\f"}
 
@@ -50,7 +53,7 @@ def read_note(datagram: bytes) -> Request:
     request = fields[3].split(b"\n", 1)[0].split(b"\r", 1)[0]
     if not request:
         raise ValueError("the request is empty")
-    return Request(canonical(_text(fields[1])), canonical(_text(fields[2])), request)
+    return Request(canonical(printable(fields[1])), canonical(printable(fields[2])), request)
 
 
 def is_web_line(line: bytes) -> bool:
@@ -70,9 +73,10 @@ def unescaped(request: bytes) -> bytes:
                        _LETTERS.get(found[2], found[2]), request)
 
 
-def printable(line: bytes) -> bytes:
-    """One line, without its end: control characters are written as ``\\x1b``, also ends of lines within it."""
-    return _CONTROL.sub(lambda found: b"\\x%02x" % found[0][0], line.rstrip(b"\r\n"))
+def one_line(line: bytes) -> bytes:
+    """The line without its end, in characters that can be printed, and tabs: also ends of lines within it."""
+    line = line.rstrip(b"\r\n")
+    return printable(line, _GENUINE).encode("utf-8", "surrogateescape") if _ODD.search(line) else line
 
 
 @lru_cache(maxsize=4096)
@@ -80,7 +84,3 @@ def canonical(address: str) -> str:
     """An IP address in its one form, without the scope of a link-local one. Raises ValueError."""
     known = ipaddress.ip_address(address.partition("%")[0])
     return str(getattr(known, "ipv4_mapped", None) or known)
-
-
-def _text(address: bytes) -> str:
-    return address.decode("ascii", "backslashreplace")

@@ -7,14 +7,15 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from gpen.netlog.entries import PIECE, canonical, is_note, is_web_line, printable, read_note, read_web_line, unescaped
+from gpen.model.words import shortened
+from gpen.netlog.entries import PIECE, canonical, is_note, is_web_line, one_line, read_note, read_web_line, unescaped
 from gpen.netlog.matcher import Matcher
 
 log = logging.getLogger("gpen")
 
 LONGEST = 65_536  # bytes of a line: web servers take requests of 8 KiB; a longer line is written in two
 BEGUN = 100  # lines that wait for their next piece: 6.5 MB, whatever is sent to us
-SHOWN = 100  # bytes of an ignored datagram
+SHOWN = 100  # characters of an ignored datagram
 
 
 class Merger:
@@ -59,7 +60,7 @@ class Merger:
         self._matcher.remember(note.client, note.server, note.request)
 
     def _web_line(self, line: bytes, sender: Any) -> Iterator[bytes]:
-        line = printable(line)
+        line = one_line(line)
         if not is_web_line(line):
             self._ignore(line, sender, "it is neither a balancer's note nor a line with a request in quotes")
             return
@@ -80,4 +81,4 @@ class Merger:
 
     def _ignore(self, datagram: bytes, sender: Any, reason: object) -> None:
         self.ignored += 1
-        log.debug("ignored %r from %s: %s", datagram[:SHOWN], sender[0], reason)
+        log.debug("ignored '%s' from %s: %s", shortened(datagram, SHOWN), sender[0], reason)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _socket
 import contextlib
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -19,11 +18,12 @@ from gpen.model.address import Endpoint
 from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.model.settings import Settings
+from gpen.model.words import shortened
 from gpen.wire.dial import await_greeting, reach
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, FOR_EVER, Poller
 from gpen.wire.program import Children, Flood, Program
 from gpen.wire.proxy import local_header
-from gpen.wire.sock import LOCAL_ERRORS, Socket, connect
+from gpen.wire.sock import LOCAL_ERRORS, PROHIBITIONS, Socket, cause_of, connect
 
 _MOST = 65536  # bytes of an answer that are looked at
 _PIECE = 16384
@@ -33,6 +33,10 @@ _PASSED, _PASSED_PREFIX = ("PATH", "LANG"), "GPEN_"  # of our environment, to a 
 
 class CheckFailed(Exception):
     """The server is not well: the reason, for ``servers`` and ``events``."""
+
+
+class KeptAway(CheckFailed):
+    """This machine keeps gpen from the server, and perhaps from others."""
 
 
 class Prober:
@@ -55,7 +59,7 @@ class Prober:
         them, and OSError when this machine is to blame.
         """
         deadline = time.monotonic() + seconds
-        problem: CheckFailed | None = None
+        problem: CheckFailed | OSError | None = None
         endpoints = self._server.endpoints
         for number, endpoint in enumerate(endpoints):
             share = (deadline - time.monotonic()) / (len(endpoints) - number)
@@ -63,8 +67,9 @@ class Prober:
             try:
                 with gevent.Timeout(max(share, 0), late):  # for all of its steps together
                     return self._attempt(check, endpoint)
-            except CheckFailed as failure:
-                problem = problem or failure
+            except (CheckFailed, OSError) as failure:
+                if not isinstance(problem, CheckFailed):
+                    problem = failure if isinstance(failure, CheckFailed) else problem or failure
         raise problem or CheckFailed(f"its address {self._server.address} is not resolved")
 
     def _attempt(self, check: Check, endpoint: Endpoint) -> str:
@@ -77,8 +82,8 @@ class Prober:
         except OSError as error:
             if error.errno in LOCAL_ERRORS:
                 raise
-            reason = error.strerror or str(error)
-            raise CheckFailed(reason if error.errno == errno.EPROTO else reason.lower()) from None
+            failure = KeptAway if error.errno in PROHIBITIONS else CheckFailed
+            raise failure(cause_of(error)) from None
 
     def _knock(self, endpoint: Endpoint) -> str:
         """Half a handshake. MySQL counts a client that connects and goes away as an error, and may block it."""
@@ -158,6 +163,5 @@ class Prober:
 
 
 def _shown(data: bytes) -> str:
-    """The beginning of the first line, as far as it can be printed."""
-    line = data.decode("utf-8", "replace").lstrip().partition("\n")[0]
-    return "".join(character for character in line if character.isprintable())[:_SHOWN]
+    """The beginning of the first line."""
+    return shortened(data.lstrip().partition(b"\n")[0].rstrip(b"\r"), _SHOWN)

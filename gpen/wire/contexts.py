@@ -25,6 +25,11 @@ _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # what openssl rehash makes
 _TICKETS = 1  # behind a handshake of TLS 1.3: OpenSSL would send two, and each takes 20 us of 260 (P-256)
 _TIMES = {9: "is not valid yet", 10: "has expired"}  # verify codes of OpenSSL (x509_vfy.h)
 _OF_ANOTHER = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}  # the last: of another kind
+# With forward secrecy and authenticated encryption only: CBC, where padding has told secrets again and again (Lucky
+# Thirteen was the last), is out, and so are DHE, whose parameters would be another file to look after, and plain RSA.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+# The server's order, but for a client that wants ChaCha20 most: its processor has no instructions for AES.
+_SERVER_S_ORDER = ssl.OP_CIPHER_SERVER_PREFERENCE | 0x200000  # SSL_OP_PRIORITIZE_CHACHA, which ssl does not name
 _ALL_CIPHERS = "ALL:@SECLEVEL=0"
 
 
@@ -69,16 +74,14 @@ def _context(settings: Settings, path: Path, certificate: tuple[str, str], key: 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _choose_versions(context, settings)
     context.num_tickets = _TICKETS
-    options = settings.ssl_option
-    context.options |= ssl.OP_NO_RENEGOTIATION | (ssl.OP_NO_TICKET if "no_ticket" in options else 0)
-    if "cipher_server_preference" not in options:  # a client knows best which cipher its processor is fast at
-        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    if settings.ssl_ciphers is not None:
-        try:
-            context.set_ciphers(settings.ssl_ciphers)
-        except ssl.SSLError:
-            raise TlsError(f"ssl_ciphers: '{settings.ssl_ciphers}' names no cipher of TLS 1.2 that there is: see "
-                           "openssl ciphers -v") from None
+    context.options |= _SERVER_S_ORDER | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    if "no_ticket" in settings.ssl_option:
+        context.options |= ssl.OP_NO_TICKET
+    try:
+        context.set_ciphers(settings.ssl_ciphers or _CIPHERS)
+    except ssl.SSLError:
+        raise TlsError(f"ssl_ciphers: '{settings.ssl_ciphers}' names no cipher of TLS 1.2 that there is: see "
+                       "openssl ciphers -v") from None
     if settings.ssl_alpn:
         context.set_alpn_protocols(list(settings.ssl_alpn))
     chain = _load_pair(context, path, certificate, key)

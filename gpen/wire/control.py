@@ -18,6 +18,7 @@ import gevent
 from gevent import socket as gsocket
 
 from gpen.model.address import normalize
+from gpen.model.words import printable
 from gpen.wire.acceptor import Acceptor
 from gpen.wire.turns import Turns
 
@@ -127,7 +128,7 @@ class ControlServer:
     def _send(self, sock: Any, reply: str) -> None:
         sock.settimeout(REPLY_SECONDS)
         with self._wait():
-            sock.sendall(reply.encode("utf-8", "replace"))
+            sock.sendall(printable(reply, keep="\n").encode())
 
     @contextmanager
     def _wait(self) -> Iterator[None]:

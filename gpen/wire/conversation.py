@@ -14,6 +14,8 @@ from gpen.model.ending import Ending
 from gpen.model.pool import Lease, Pool
 from gpen.model.server import Server
 from gpen.model.settings import Settings
+from gpen.wire import sock as sockets
+from gpen.wire.faults import Troubles
 from gpen.wire.poller import Poller
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ class Front(Protocol):
     hold: Hold
     loops: Loops
     tls: Terminator | None  # where clients speak TLS
+    troubles: Troubles
     sessions: dict[int, Conversation]
     dialing: int  # sessions that are being connected to a server
 
@@ -214,6 +217,20 @@ class Conversation:
     def tend(self, now: float) -> None:
         """The janitor's visit."""
         raise NotImplementedError
+
+    def _blame(self, lease: Lease, error: OSError) -> Ending:
+        """Give a place back where the server could not be reached, and pass the verdict on that: it is the server's
+        fault, or this machine's, which is told once."""
+        server, reason = lease.server, sockets.cause_of(error)
+        whom = "servers can't be reached, by no fault of theirs"
+        if error.errno in sockets.LOCAL_ERRORS:
+            lease.release()
+            if error.errno not in sockets.SHORTAGES:  # of ports, each server has its own
+                whom = f"server {server.name} {server.shown} can't be reached, by no fault of its own"
+        elif lease.fail(reason, error.errno in sockets.PROHIBITIONS):
+            return Ending.CONNECT_FAILED
+        self._front.troubles.tell(f"{whom}: {reason}")
+        return Ending.LOCAL
 
     def _admit(self) -> bool:
         """Look the client up; True when the access list denies it."""

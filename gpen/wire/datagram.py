@@ -19,7 +19,7 @@ from gpen.wire.conversation import Front
 from gpen.wire.flow import Answer, Flow
 from gpen.wire.loops import place_of
 from gpen.wire.poller import EPOLLIN
-from gpen.wire.sock import IP_PKTINFO, Socket, endpoint_of, has_address
+from gpen.wire.sock import IP_PKTINFO, Socket, cause_of, endpoint_of, has_address
 
 log = logging.getLogger("gpen")
 
@@ -49,7 +49,6 @@ class DatagramListener:
         self._started = False
         self._closing = False
         self._kept = False
-        self._short = False
 
     def start(self) -> None:
         """Read datagrams, and begin flows, from now on."""
@@ -94,12 +93,6 @@ class DatagramListener:
         self.flows.pop(key, None)
         self._close_if_unused()
 
-    def tell_shortage(self, error: OSError) -> None:
-        """A flow can't begin, by this machine's fault: told once, until one can."""
-        if not self._short:
-            log.warning("can't reach servers for now: %s; datagrams are dropped", error.strerror)
-            self._short = True
-
     def make_room(self) -> None:
         """End the flow that was idle for longest; rather one that waits for no answer."""
         now = self._front.poller.now
@@ -124,7 +117,7 @@ class DatagramListener:
                 return
             except OSError as error:
                 if self.is_open:  # else it was closed just now, with its last flow
-                    log.warning("can't receive from clients: %s", error.strerror)
+                    self._front.troubles.tell(f"can't receive from clients: {cause_of(error)}")
                 return
             flow = flows.get(key) or self._begin(key)
             if flow is not None:
@@ -153,7 +146,6 @@ class DatagramListener:
         flow = front.begin(lambda number: Flow(number, front, self, key, peer, self._answer_to(key)))
         try:
             if flow.open(crowded):
-                self._short = False
                 self.flows[key] = flow
                 return flow
         except Exception:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 log = logging.getLogger("gpen")
 
 QUIET = 60.0  # seconds without it, after which a fault is told again
+OVER = 5.0  # seconds without it, after which a trouble has ended: it may come and go with each session
 
 class Seldom:
     """What may come very often, and is told at first, and then once in QUIET seconds."""
@@ -56,6 +57,36 @@ class Faults:
             work()
         except Exception:
             self.tell(what)
+
+
+class Troubles:
+    """What this machine lacks, or forbids, for a while: each told when it begins, and when it has ended, however many
+    sessions it fails."""
+
+    def __init__(self) -> None:
+        self._current: dict[str, _Trouble] = {}
+
+    def tell(self, what: str) -> None:
+        """That is so now."""
+        trouble = self._current.get(what)
+        if trouble is None:
+            trouble = self._current[what] = _Trouble()
+            log.warning("%s; told again when that is over", what)
+        trouble.times += 1
+        trouble.last = time.monotonic()
+
+    def tend(self) -> None:
+        """Tell what has ended; to be called each second."""
+        now = time.monotonic()
+        for what, trouble in list(self._current.items()):
+            if now - trouble.last >= OVER:
+                del self._current[what]
+                log.info("over, with nothing of the kind for %g s: %s (%d times)", OVER, what, trouble.times)
+
+
+class _Trouble:
+    times = 0
+    last = 0.0
 
 
 def _fault() -> _Fault:

@@ -385,16 +385,12 @@ class Flow(Conversation):
         if error is None:
             lease.release()
             return Ending.NO_SERVER
-        reason = (error.strerror or str(error)).lower()
-        if error.errno in sockets.LOCAL_ERRORS:
-            lease.release()
-            self._listener.tell_shortage(error)
-            return Ending.LOCAL
         level = logging.DEBUG if server.is_down else logging.INFO
-        place = "where it was" if lease.is_outdated else server.shown
-        log.log(level, "server %s %s: %s", server.name, place, reason)
-        lease.fail(reason)
-        return Ending.CONNECT_FAILED
+        ending = self._blame(lease, error)
+        if ending is Ending.CONNECT_FAILED:
+            place = "where it was" if lease.is_outdated else server.shown
+            log.log(level, "server %s %s: %s", server.name, place, sockets.cause_of(error))
+        return ending
 
     def _close(self) -> None:
         self.finished = time.monotonic()

@@ -141,4 +141,4 @@ class _Idler:
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()
         else:
-            lease.fail((error.strerror or str(error)).lower())
+            lease.fail(sockets.cause_of(error), error.errno in sockets.PROHIBITIONS)

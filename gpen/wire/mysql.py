@@ -7,6 +7,8 @@ Before the greeting there is no SQLSTATE in it: client and server have not agree
 
 from __future__ import annotations
 
+from gpen.model.words import shortened
+
 TOO_MANY_CONNECTIONS = 1040
 UNKNOWN_COMMAND = 1047  # what a Galera node answers that is not part of the primary component
 SHUTTING_DOWN = 1053
@@ -16,6 +18,7 @@ TOO_MANY_USER_CONNECTIONS = 1203
 
 _REFUSALS = frozenset({TOO_MANY_CONNECTIONS, SHUTTING_DOWN, HOST_BLOCKED, HOST_NOT_ALLOWED})
 _ERR = 0xFF
+_SHOWN = 200  # characters of an error
 _HEADER = 7  # length, sequence number, 0xff, error number
 GREETING_BYTES = 512
 
@@ -27,8 +30,8 @@ def refusal(greeting: bytes) -> str | None:
     code = int.from_bytes(greeting[5:7], "little")
     if code not in _REFUSALS:
         return None
-    text = greeting[_HEADER : 4 + int.from_bytes(greeting[:3], "little")].decode("utf-8", "replace")
-    return f"greeted with error {code}: {''.join(c if c.isprintable() else '.' for c in text)}"
+    text = greeting[_HEADER : 4 + int.from_bytes(greeting[:3], "little")]
+    return f"greeted with error {code}: {shortened(text, _SHOWN)}"
 
 
 def says(problem: str, code: int) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import gevent
 
+from gpen.model.words import shortened
 from gpen.wire.poller import EPOLLIN, FOR_EVER, Poller
 
 _PIECE = 65536
@@ -84,15 +85,14 @@ class Program:
 
     def outcome(self) -> tuple[int, str]:
         """Wait until it ends, and return its exit status (a signal's number below 0) and the first line of its output:
-        at most 200 characters, those that can be printed. Switches greenlets. Raises Flood."""
+        at most 200 characters. Switches greenlets. Raises Flood."""
         ended = self._await_end()
         while b"\n" not in self._head and self._take():
             pass
         if self._read > _FLOOD:
             raise Flood
-        line = bytes(self._head).partition(b"\n")[0].decode("utf-8", "replace")
-        text = "".join(character for character in line if character.isprintable())
-        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, text.strip()[:_SHOWN]
+        line = shortened(bytes(self._head).partition(b"\n")[0].expandtabs(1).strip(), _SHOWN)
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status, line
 
     def _await_end(self) -> os.waitid_result:
         """How it ended. The process is asked without waiting, for the event alone proves nothing: a program that is

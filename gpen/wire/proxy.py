@@ -12,10 +12,11 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gpen.model.words import shortened
 from gpen.wire.poller import EPOLLIN, Poller
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from gpen.wire.relay import End
 
@@ -27,6 +28,18 @@ _SHORTEST = 15  # "PROXY UNKNOWN\r\n"; version 2 begins with 16 bytes
 _LOCAL, _PROXY = 0x20, 0x21
 _STREAM4, _STREAM6, _UNIX = 0x11, 0x21, 0x31
 _UNIX_PATH = 108
+_ADDRESS_BYTES = {0: 0, 1: 12, 2: 36, 3: 216}  # by the family: unspecified, IPv4, IPv6, unix
+_DATAGRAM = 2  # the last of the protocols: unspecified, stream, datagram
+_TLV_HEAD, _CRC32C, _SSL, _SSL_HEAD = 3, 0x03, 0x20, 5
+
+
+def _crc_of(byte: int) -> int:
+    for _ in range(8):
+        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
+    return byte
+
+
+_CRC = tuple(map(_crc_of, range(256)))
 
 
 class Route(NamedTuple):
@@ -71,7 +84,7 @@ def _v2(command: int, family: int, addresses: bytes) -> bytes:
 
 
 def _unix_pair(path: str) -> bytes:
-    return bytes(_UNIX_PATH) + path.encode()[:_UNIX_PATH].ljust(_UNIX_PATH, b"\0")
+    return bytes(_UNIX_PATH) + path.encode("utf-8", "surrogateescape")[:_UNIX_PATH].ljust(_UNIX_PATH, b"\0")
 
 
 def _family(source: str, destination: str) -> Any:
@@ -95,7 +108,7 @@ def read_header(sock: Any, poller: Poller, seconds: float) -> Route | None:
     try:
         return _read_v1(reader, start) if start.startswith(V1) else _read_v2(reader, start)
     except ValueError as error:
-        raise HeaderError(f"malformed: {error}") from None
+        raise HeaderError(f"malformed: {shortened(str(error))}") from None
 
 
 class _Reader:
@@ -172,26 +185,79 @@ def _port(word: str) -> int:
 
 
 def _read_v2(reader: _Reader, start: bytes) -> Route | None:
-    command, family, length = struct.unpack("!BBH", start[len(SIGNATURE) :] + reader.read(1))
+    head = start + reader.read(1)
+    command, family, length = struct.unpack("!BBH", head[len(SIGNATURE) :])
     if command not in (_LOCAL, _PROXY):
         raise ValueError(f"version and command are {command:#04x}")
     if length > _V2_MOST:
         raise ValueError(f"it is longer than {_V2_MOST} bytes")
     body = reader.read(length)
     if command == _LOCAL:
-        return None
-    if family == _UNIX:
-        if length < 2 * _UNIX_PATH:
-            raise ValueError("the addresses are cut off")
-        return Route("", 0, "", 0, body[_UNIX_PATH : 2 * _UNIX_PATH].rstrip(b"\0").decode("utf-8", "replace"))
-    size = {_STREAM4: 4, _STREAM6: 16}.get(family)
-    if size is None:
-        return None  # an unknown family or protocol: the connection's own address counts
-    if length < 2 * size + 4:
+        return None  # whatever it holds: "the receiver must accept [...] and discard the protocol block"
+    size = _ADDRESS_BYTES.get(family >> 4)
+    if size is None or family & 15 > _DATAGRAM:
+        raise ValueError(f"address family and protocol are {family:#04x}")
+    if length < size:
         raise ValueError("the addresses are cut off")
+    _check_extensions(head, body, size)
+    return _route(family, body)
+
+
+def _route(family: int, body: bytes) -> Route | None:
+    """Where a connection comes from and goes to; None where that is no stream: the connection's own address counts."""
+    if family == _UNIX:
+        return Route("", 0, "", 0, body[_UNIX_PATH : 2 * _UNIX_PATH].rstrip(b"\0").decode("utf-8", "surrogateescape"))
+    if family not in (_STREAM4, _STREAM6):
+        return None
+    size = 4 if family == _STREAM4 else 16
     source, destination = (_plain(ipaddress.ip_address(body[i : i + size])) for i in (0, size))
     source_port, destination_port = struct.unpack("!HH", body[2 * size : 2 * size + 4])
     return Route(source, source_port, destination, destination_port)
+
+
+def _check_extensions(head: bytes, body: bytes, start: int) -> None:
+    """What stands behind the addresses is TLVs, each of them whole, and the checksum is right if there is one. Raises
+    ValueError."""
+    sums = []
+    for kind, at, size in _tlvs(body, start):
+        if kind == _CRC32C:
+            sums.append((at, at + size))
+        elif kind == _SSL:
+            if size < _SSL_HEAD:
+                raise ValueError("a TLV of TLS is cut off")
+            for _ in _tlvs(body[: at + size], at + _SSL_HEAD):
+                pass
+    if sums:
+        _check_sums(head, body, sums)
+
+
+def _tlvs(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
+    """The TLVs from there on: type, where the value begins, and how many bytes that has. Raises ValueError when one is
+    not whole."""
+    while at < len(data):
+        size = int.from_bytes(data[at + 1 : at + _TLV_HEAD], "big")
+        if at + _TLV_HEAD + size > len(data):
+            raise ValueError("a TLV is longer than what it is in")
+        yield data[at], at + _TLV_HEAD, size
+        at += _TLV_HEAD + size
+
+
+def _check_sums(head: bytes, body: bytes, places: Sequence[tuple[int, int]]) -> None:
+    """CRC32c over all of the header, with zeros in the place of the sum itself. Raises ValueError."""
+    zeroed = bytearray(body)
+    for start, end in places:
+        zeroed[start:end] = bytes(end - start)
+    wanted = crc32c(head + zeroed).to_bytes(4, "big")
+    if any(body[start:end] != wanted for start, end in places):
+        raise ValueError("its checksum is wrong")
+
+
+def crc32c(data: bytes) -> int:
+    """The CRC of Castagnoli's polynomial (RFC 3720, 12.1)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC[(crc ^ byte) & 255] ^ crc >> 8
+    return crc ^ 0xFFFFFFFF
 
 
 def guard(end: End, refuse: Callable[[], None]) -> None:

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeAlias
 
+from gpen.model.words import shortened
+
 with suppress(ImportError):  # an extra: without it the balancer refuses the setting http
     from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -162,12 +164,12 @@ def _body_of(version: bytes, values: Values) -> _Counted | _Chunked | None:
         if lengths:
             raise Refused(400, "both Content-Length and Transfer-Encoding")
         if version == b"1.0" or [coding.lower() for coding in codings] != [b"chunked"]:
-            raise Refused(400, f"Transfer-Encoding {b', '.join(codings)[:40]!r} in HTTP/{version.decode()}")
+            raise Refused(400, f"Transfer-Encoding '{shortened(b', '.join(codings), 40)}' in HTTP/{version.decode()}")
         return _Chunked()
     if not lengths:
         return None
     if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
-        raise Refused(400, f"Content-Length {b', '.join(lengths)!r}")
+        raise Refused(400, f"Content-Length '{shortened(b', '.join(lengths), 40)}'")
     length = int(lengths[0])
     return _Counted(length) if length else None
 
@@ -182,7 +184,7 @@ def _check(method: bytes, version: bytes, values: Values) -> None:
     for value in values.get(b"connection", ()):
         words = value.translate(_FOLDED)
         if any(name in words for name in _TO_ALL):  # the next proxy would take it out (RFC 9110, 7.6.1)
-            raise Refused(400, f"Connection {value[:40]!r}")
+            raise Refused(400, f"Connection '{shortened(value, 40)}'")
 
 
 def _asks_for_websocket(method: bytes, version: bytes, values: Values) -> bool:

@@ -189,7 +189,7 @@ class Session(Conversation):
     def _ending_by(self, error: Exception) -> Ending:
         """How a session ends that failed by no fault of its client or server: its sockets can't be watched, say."""
         if isinstance(error, OSError) and error.errno in sockets.SHORTAGES:
-            log.warning("session %d of %s: %s", self.id, self.peername, error.strerror)
+            self._front.troubles.tell(f"sessions fail: {sockets.cause_of(error)}")
             return Ending.LOCAL
         self._report()
         return Ending.ERROR
@@ -381,16 +381,12 @@ class Session(Conversation):
         if isinstance(error, Condemned):
             lease.release()
             return Ending.NO_SERVER
-        server, reason = lease.server, error.strerror or str(error)
-        if error.errno in sockets.LOCAL_ERRORS:
-            lease.release()
-            log.warning("server %s %s: not connected, by no fault of its own: %s", server.name, server.shown, reason)
-            return Ending.LOCAL
-        self._problem = reason
-        place = "where it was" if lease.is_outdated else server.shown
-        log.info("server %s %s: connect failed: %s", server.name, place, reason.lower())
-        lease.fail(reason.lower())
-        return Ending.CONNECT_FAILED
+        server, self._problem = lease.server, sockets.cause_of(error)
+        ending = self._blame(lease, error)
+        if ending is Ending.CONNECT_FAILED:
+            place = "where it was" if lease.is_outdated else server.shown
+            log.info("server %s %s: connect failed: %s", server.name, place, self._problem)
+        return ending
 
     def _relay(self, sock: Any) -> Ending:
         front, down = self._front, self.down
@@ -568,7 +564,7 @@ class Session(Conversation):
                 return mysql.error(mysql.TOO_MANY_USER_CONNECTIONS,
                                    f"gpen: {self.address} has {sessions} already (client_max)")
             case Ending.LOCAL:
-                return mysql.error(mysql.TOO_MANY_CONNECTIONS, "gpen: out of ports, descriptors or memory")
+                return mysql.error(mysql.TOO_MANY_CONNECTIONS, "gpen: no server can be reached from here for now")
             case Ending.SHUTDOWN:
                 return mysql.error(mysql.SHUTTING_DOWN, "gpen: shutting down")
         return b""

@@ -26,13 +26,15 @@ from gpen.wire.poller import EPOLLOUT, Poller
 
 Socket = Any  # _socket.socket; typeshed has no types for the attributes that gevent shares with it
 
-# a shortage or a prohibition of this machine: never held against the server that was to be reached
-LOCAL_ERRORS = frozenset({
-    errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EACCES, errno.EPERM,
-    errno.EADDRINUSE, errno.EAFNOSUPPORT, errno.EINVAL, errno.ENOSPC,
-})
-# the part of them that passes: worth waiting for. ENOSPC: epoll may watch no more (epoll_ctl(2))
+# This machine is out of descriptors or memory, for whatever server, and for a moment: worth waiting for. ENOSPC: epoll
+# may watch no more (epoll_ctl(2))
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENOSPC})
+# These; no port that is free; a source address that is none of its own: never held against the server
+LOCAL_ERRORS = SHORTAGES | {errno.EADDRNOTAVAIL, errno.EADDRINUSE}
+# This machine keeps gpen from a server: a route of kind blackhole (EINVAL) or prohibit (EACCES), its firewall (EPERM),
+# an interface that is down. What that means the Pool decides, by what becomes of the other servers. All else, as a
+# route of kind unreachable or throw (EHOSTUNREACH, ENETUNREACH) or a family that is off, is a failure like any other.
+PROHIBITIONS = frozenset({errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENETDOWN})
 _RETRY_SECONDS = 0.05
 _IP_BIND_ADDRESS_NO_PORT = 24
 IP_PKTINFO = 8  # the socket module of Python 3.10 does not name it (ip(7))
@@ -123,7 +125,9 @@ def send_datagrams(endpoint: Endpoint, settings: Settings) -> Socket:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, _RECEIVE_BUFFER)
         if settings.source:
             _bind_source(sock, endpoint, settings.source)
-        sock.connect(endpoint.sockaddr)
+        result = sock.connect_ex(endpoint.sockaddr)
+        if result:
+            raise _failure(result, endpoint)
         if endpoint.port >= _first_ephemeral_port() and _is_own_end(sock, endpoint.port):
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     except BlockingIOError:  # the kernel found no free port
@@ -178,6 +182,12 @@ def _remedy(error: OSError) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return ": this machine does not have that address"
     return ""
+
+
+def cause_of(error: OSError) -> str:
+    """Why a server could not be reached, in small letters; but what it has said itself as it is."""
+    words = error.strerror or str(error)
+    return words if error.errno == errno.EPROTO else words.lower()
 
 
 def endpoint_of(sock: Socket) -> Endpoint:
@@ -274,7 +284,7 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
         elif result == errno.EAGAIN:
             result = _insist(sock, endpoint, seconds)
         if result not in (0, errno.EISCONN):
-            raise OSError(result, os.strerror(result))
+            raise _failure(result, endpoint)
         if endpoint.port >= _first_ephemeral_port() and _is_own_end(sock, endpoint.port):
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     except BaseException:
@@ -329,6 +339,16 @@ def _insist(sock: Socket, endpoint: Endpoint, seconds: float) -> int:
         seconds -= _RETRY_SECONDS
         result = sock.connect_ex(endpoint.sockaddr)
     return result
+
+
+def _failure(result: int, endpoint: Endpoint) -> OSError:
+    """What a connect came to. Where IPv6 is off the kernel has no address to connect from, and says the same as when no
+    port is free; of datagram sockets, which it tells otherwise that no port is, it is always that."""
+    if result == errno.EADDRNOTAVAIL:
+        with contextlib.closing(_socket.socket(endpoint.family, _socket.SOCK_DGRAM)) as probe:
+            if probe.connect_ex(endpoint.sockaddr) == errno.EADDRNOTAVAIL:
+                return OSError(errno.EAFNOSUPPORT, "this machine has no address of its family")
+    return OSError(result, os.strerror(result))
 
 
 @functools.cache

@@ -24,8 +24,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpen.model.settings import Settings
+from gpen.model.words import shortened
 from gpen.wire.contexts import TlsError, contexts_by_name, main_context, reason_of
 from gpen.wire.conversation import Secured
+from gpen.wire.hello import protocols_in
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
 from gpen.wire.relay import End, Relay
 
@@ -35,6 +37,7 @@ _RECORD = 16384  # most plain bytes of a record
 _PIECE = 32768  # most bytes read from a client at once, for they stay in OpenSSL's memory until the session ends
 _TICKETS_BEHIND = "TLSv1.3"  # the version whose tickets come behind its handshake
 _ODD = re.compile(r"[^A-Za-z0-9.:_*-]")  # what in a client's word could confuse a log
+_NO_APPLICATION_PROTOCOL = 120  # the alert of RFC 7301, which Python's ssl does not name
 _HINTS = {
     "http request": "it speaks HTTP, not TLS",
     "wrong version number": "it does not speak TLS",
@@ -48,9 +51,12 @@ class HandshakeError(Exception):
 
 
 class _ClientTls(ssl.SSLObject):
-    """The TLS of one client, which knows the name that the client asked for."""
+    """The TLS of one client, which knows the name that the client asked for, what it has sent since its last hello, and
+    what is wrong with that."""
 
     sni = ""
+    sent: bytearray
+    objection = ""
 
 
 class Channel:
@@ -92,8 +98,9 @@ class Terminator:
         Raises TlsError."""
         self._context = main_context(settings, path)
         self._by_name = contexts_by_name(settings, path)
+        self._protocols = [name.encode() for name in settings.ssl_alpn or ()]
         self._context.sslobject_class = _ClientTls
-        self._context.sni_callback = self._named
+        self._context.sni_callback = self._look
 
     def accept(self, sock: Any, poller: Poller, seconds: float) -> Channel:
         """Do a client's handshake within so many seconds. Switches greenlets. Raises HandshakeError.
@@ -102,11 +109,15 @@ class Terminator:
         sends, and closes with tickets unread, would thereby reset its connection and throw away what it has sent.
         """
         channel = Channel(self._context)
+        channel.tls.sent = bytearray()
         incoming, outgoing = channel.incoming, channel.outgoing
         deadline = time.monotonic() + seconds
         try:
             while not channel.secured.version:
-                incoming.write(_receive(sock, poller, deadline))
+                data = _receive(sock, poller, deadline)
+                if self._protocols:
+                    channel.tls.sent += data
+                incoming.write(data)
                 channel.step()
                 if channel.secured.version != _TICKETS_BEHIND:
                     _send(sock, outgoing.read(), poller, deadline)
@@ -116,16 +127,25 @@ class Terminator:
             raise HandshakeError(f"not done in {seconds:g} s") from None
         except ssl.SSLError as error:
             _reject(sock, outgoing.read())
-            raise HandshakeError(_told(error)) from None
+            raise HandshakeError(channel.tls.objection or _told(error)) from None
         except OSError as error:
             raise HandshakeError((error.strerror or str(error)).lower()) from None
+        channel.tls.sent.clear()
         return channel
 
-    def _named(self, tls: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
-        """OpenSSL's question which certificate this name shall see."""
-        if name is None:
-            return
+    def _look(self, tls: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> int | None:
+        """OpenSSL's question, at each hello, which certificate this name shall see; the answer may be an alert."""
         assert isinstance(tls, _ClientTls)
+        if name is not None:
+            self._choose(tls, name)
+        offered = protocols_in(bytes(tls.sent)) if self._protocols else None
+        tls.sent.clear()
+        if offered is None or any(protocol in self._protocols for protocol in offered):
+            return None
+        tls.objection = f"it speaks none of the protocols of ssl_alpn, but {shortened(b', '.join(offered))}"
+        return _NO_APPLICATION_PROTOCOL
+
+    def _choose(self, tls: _ClientTls, name: str) -> None:
         tls.sni = name
         if self._by_name:
             domain = name.lower()

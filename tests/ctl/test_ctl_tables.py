@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, printable, records, size, span, table
+from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, records, size, span, table
 from gpen.ctl.watch import Rates
 
 
@@ -48,17 +48,6 @@ def test_size(value: Any, expected: str) -> None:
 )
 def test_span(value: Any, expected: str) -> None:
     assert span(value) == expected
-
-
-@given(st.text())
-def test_printable_leaves_nothing_that_acts_on_a_terminal(text: str) -> None:
-    assert printable(text).isprintable()
-    assert printable(printable(text)) == printable(text)
-
-
-def test_printable_keeps_text() -> None:
-    assert printable("Zürich 東京") == "Zürich 東京"
-    assert printable("a\x1b[31m\x9b2J\u202e\n", keep="\n") == "a\\x1b[31m\\x9b2J\\u202e\n"
 
 
 json_values = st.recursive(

@@ -67,7 +67,7 @@ def test_control_characters_stay_out(terminal: Open, daemon: Daemon) -> None:
     assert terminal(daemon.target, "log").finish() == (1, "error: \\x1b[2Jlog: no\r\n")
     daemon.replies["servers json"] = json.dumps([server(0, "\x1b[2J\nx", reason="\x07")])
     _, shown = terminal("--color=never", daemon.target, "servers").finish()
-    assert "\\x1b[2J\\nx" in shown and "\x1b" not in shown and "\x07" not in shown
+    assert "\\x1b[2J\\x0ax" in shown and "\x1b" not in shown and "\x07" not in shown
 
 
 # The prompt

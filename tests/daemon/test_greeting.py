@@ -82,7 +82,7 @@ def test_only_a_greeting_wins_the_trial(gpen: Start, servers: Serve) -> None:
 def test_mysql_errors_fail_over(gpen: Start, servers: Serve, code: int) -> None:
     balancer = gpen("-r", "-O", "mysql", servers=[servers(sending(packet(code, "No"))), servers(naming("b2345678"))])
     assert balancer.ask() == b"b2345678"
-    assert balancer.server(0)["reason"] == f"greeted with error {code}: no"
+    assert balancer.server(0)["reason"] == f"greeted with error {code}: No"
 
 
 def test_other_mysql_errors_are_the_client_s(gpen: Start, servers: Serve) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gpen.wire.proxy import crc32c
 from tests.harness import Gpen, Server, connect, echo, naming, read_all, wait_until
 
 Start = Callable[..., Gpen]
@@ -29,6 +30,35 @@ V2_IPV6 = v2(0x21, socket.inet_pton(socket.AF_INET6, "2001:db8::7") + socket.ine
              + struct.pack("!HH", 1000, 2000))
 V2_TLV = v2(0x11, V2[16:] + b"\x02\x00\x04name")
 V2_UNIX = v2(0x31, b"/from".ljust(108, b"\0") + b"/to".ljust(108, b"\0"))
+
+
+def tlv(kind: int, value: bytes) -> bytes:
+    return struct.pack("!BH", kind, len(value)) + value
+
+
+def summed(command: int = 0x21, family: int = 0x11, addresses: bytes = V2[16:], behind: bytes = b"") -> bytes:
+    """A header with the right checksum."""
+    start, end = SIGNATURE + struct.pack("!BBH", command, family, len(addresses) + 7 + len(behind)), b"\x03\0\x04"
+    crc = crc32c(start + addresses + end + bytes(4) + behind)
+    return start + addresses + end + crc.to_bytes(4, "big") + behind
+
+
+NOOP, UNIX = tlv(0x04, b"ignored"), V2_UNIX[16:]
+SSL = tlv(0x20, b"\x01\0\0\0\0" + tlv(0x21, b"TLSv1.3") + tlv(0x22, b"me"))
+WHOLE = {
+    "a name": V2_TLV, "padding": v2(0x11, V2[16:] + NOOP + NOOP + tlv(0x04, b"")), "TLS": v2(0x11, V2[16:] + SSL),
+    "TLS without more": v2(0x11, V2[16:] + tlv(0x20, bytes(5))), "an unknown type": v2(0x11, V2[16:] + tlv(0xEE, b"x")),
+    "the longest": v2(0x11, V2[16:] + tlv(0x04, b"x" * 16369)), "a checksum": summed(),
+    "a checksum amid others": summed(addresses=V2[16:] + NOOP, behind=SSL),
+}
+CUT_OFF = {
+    "a byte": V2[16:] + b"\x04", "two bytes": V2[16:] + b"\x04\0", "a value": V2[16:] + b"\x04\0\x08ignored",
+    "the second": V2[16:] + NOOP + b"\x02\xff\xff", "a short TLS": V2[16:] + tlv(0x20, bytes(4)),
+    "within TLS": V2[16:] + tlv(0x20, bytes(5) + b"\x21\0\x09TLSv1.3") + NOOP,
+    "a byte in TLS": V2[16:] + tlv(0x20, bytes(6)),
+    "a checksum of three bytes": V2[16:] + tlv(0x03, bytes(3)), "a wrong checksum": V2[16:] + tlv(0x03, b"abcd"),
+    "an address": V2[16:-1],
+}
 
 
 # --- to servers -------------------------------------------------------------------------------------------------------
@@ -95,7 +125,9 @@ def test_its_address_counts(gpen: Start, servers: Serve, header: bytes, client: 
 
 
 @pytest.mark.parametrize("header", [b"PROXY UNKNOWN\r\n", b"PROXY UNKNOWN ffff::1 ::1 1 2\r\n", v2(0, b"", 0x20),
-                                    v2(0x11, V2[16:], 0x20), v2(0x00, b"")])
+                                    v2(0x11, V2[16:], 0x20), v2(0x00, b""), v2(0x00, NOOP), v2(0x12, V2[16:]),
+                                    v2(0x10, V2[16:]), v2(0x11, b"cut", 0x20), v2(0x11, V2[16:] + b"\x04\0\x01", 0x20),
+                                    v2(0x77, b"\x04\0\x01", 0x20), summed(family=0, addresses=b"")])
 def test_a_proxy_that_speaks_for_itself(gpen: Start, servers: Serve, header: bytes) -> None:
     balancer = gpen("-l", "gpen.log", *ACCEPT, servers=[servers(echo)])
     assert ask(balancer, header + b"hello") == b"hello"
@@ -127,6 +159,38 @@ def test_a_wrong_header_ends_the_session(gpen: Start, servers: Serve, start: byt
     wait_until(lambda: balancer.log.endswith(" proxy-header\n"))
     assert "PROXY protocol header of 127.0.0.60" in balancer.stderr
     assert balancer.server(0)["total"] == 0
+
+
+@pytest.mark.parametrize("header", WHOLE.values(), ids=WHOLE)
+def test_what_may_stand_behind_the_addresses(gpen: Start, servers: Serve, header: bytes) -> None:
+    balancer = gpen("-l", "gpen.log", *ACCEPT, servers=[servers(echo)])
+    assert ask(balancer, header + b"hello") == b"hello"
+    wait_until(lambda: balancer.log)
+    assert balancer.log.startswith("10.1.2.3:1000 ")
+
+
+REFUSED = {name: v2(0x11, body) for name, body in CUT_OFF.items()} | {
+    "unix, and a value": v2(0x31, UNIX + b"\x04\0\x01"), "unix, an address": v2(0x31, UNIX[:-1]),
+    "IPv6, an address": v2(0x21, V2_IPV6[16:-1]), "IPv6, a byte": v2(0x21, V2_IPV6[16:] + b"\0"),
+    "unspecified, and a value": v2(0x00, b"\x04\0\x01"), "a family that is none": v2(0x41, V2[16:]),
+    "a protocol that is none": v2(0x13, V2[16:]), "datagrams, and a value": v2(0x12, V2[16:] + b"\x04\0\x01"),
+    "datagrams, an address": v2(0x12, V2[16:-1]), "changed on the way": summed()[:20] + b"\x0b" + summed()[21:],
+    "one of two checksums": v2(0x11, V2[16:] + tlv(3, bytes(4)) + tlv(3, b"\1\2\3\4")),
+}
+
+
+@pytest.mark.parametrize("header", REFUSED.values(), ids=REFUSED)
+def test_what_is_cut_off_or_changed_ends_the_session(gpen: Start, servers: Serve, header: bytes) -> None:
+    balancer = gpen("-l", "gpen.log", *ACCEPT, servers=[servers(naming("secret"))])
+    assert ask(balancer, header + b"hello") == b""
+    wait_until(lambda: balancer.log.endswith(" proxy-header\n"))
+    assert "PROXY protocol header of 127.0.0.60" in balancer.stderr and "malformed" in balancer.stderr
+    assert balancer.server(0)["total"] == 0
+
+
+def test_the_checksum() -> None:
+    """RFC 3720, B.4."""
+    assert crc32c(bytes(32)) == 0x8A9136AA and crc32c(bytes(range(32))) == 0x46DD794E
 
 
 def test_a_slow_header_ends_the_session(gpen: Start, servers: Serve) -> None:

@@ -9,7 +9,7 @@ import ssl
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -115,25 +115,118 @@ def test_ciphers(secure: Start, servers: Serve, wanted: str, cipher: str) -> Non
     assert "no shared cipher" in balancer.stderr
 
 
-@pytest.mark.parametrize(("options", "cipher"), [
-    ((), "ECDHE-ECDSA-AES128-GCM-SHA256"),
-    (("-O", "ssl_option cipher_server_preference"), "ECDHE-ECDSA-AES256-GCM-SHA384"),
-], ids=["client's", "server's"])
-def test_whose_order_of_ciphers_counts(secure: Start, servers: Serve, options: tuple[str, ...], cipher: str) -> None:
-    balancer = secure(*options, servers=[servers(sending(b"hello"))])
-    likes = "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384"
-    assert f"Cipher is {cipher}" in s_client(balancer, "-tls1_2", "-cipher", likes)
+AES128, AES256, CHACHA = ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305")
+
+
+def ecdhe(key: str, *ciphers: str) -> str:
+    return ":".join(f"ECDHE-{key}-{cipher}" for cipher in ciphers)
+
+
+@pytest.mark.parametrize(("likes", "chosen"), [
+    ((AES128, AES256), AES256), ((AES128, CHACHA), AES128), ((CHACHA, AES128, AES256), CHACHA), ((AES128,), AES128)])
+def test_the_server_s_order_counts(secure: Start, servers: Serve, likes: tuple[str, ...], chosen: str) -> None:
+    """But for a client that wants ChaCha20 most: its processor may be slow at AES."""
+    balancer = secure(servers=[servers(sending(b"hello"))])
+    assert f"Cipher is ECDHE-ECDSA-{chosen}" in s_client(balancer, "-tls1_2", "-cipher", ecdhe("ECDSA", *likes))
+    suites = "TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384"
+    assert "Cipher is TLS_AES_256_GCM_SHA384" in s_client(balancer, "-ciphersuites", suites)
+
+
+def test_the_user_s_order_of_ciphers_counts(secure: Start, servers: Serve) -> None:
+    wanted = ecdhe("ECDSA", AES128, AES256)
+    balancer = secure("-O", f"ssl_ciphers {wanted}:ECDHE-ECDSA-AES128-SHA256", servers=[servers(sending(b"hello"))])
+    for likes, chosen in ((ecdhe("ECDSA", AES256, AES128), AES128), ("ECDHE-ECDSA-AES128-SHA256", "AES128-SHA256")):
+        assert f"Cipher is ECDHE-ECDSA-{chosen}" in s_client(balancer, "-tls1_2", "-cipher", likes)
+
+
+@pytest.mark.parametrize("key", ["ECDSA", "RSA"])
+def test_ciphers_that_nobody_has_to_ask_for(gpen: Start, servers: Serve, certificates: Certificates, tmp_path: Path,
+                                            key: str) -> None:
+    """Forward secrecy and authenticated encryption, and nothing else."""
+    if key == "RSA":
+        file = tmp_path / "rsa.pem"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", file, "-out", file,
+                        "-days", "2", "-subj", "/CN=localhost"], capture_output=True, check=True)
+    options = ("-E", str(file)) if key == "RSA" else certificates.server.options
+    balancer = gpen(*options, servers=[servers(sending(b"hello"))])
+    taken = [name for name in all_ciphers() if f"Cipher is {name}" in s_client(
+        balancer, "-tls1_2", "-cipher", f"{name}:@SECLEVEL=0")]
+    assert sorted(taken) == sorted(ecdhe(key, AES128, AES256, CHACHA).split(":"))
+
+
+def all_ciphers() -> list[str]:
+    """Those of TLS 1.2 and before that this machine's OpenSSL knows."""
+    done = subprocess.run(["openssl", "ciphers", "-v", "ALL:COMPLEMENTOFALL:@SECLEVEL=0"], capture_output=True,
+                          text=True, check=True)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return [name for name, version, *_ in rows if version != "TLSv1.3" and not {"Au=PSK", "Kx=SRP"} & set(_)]
 
 
 @pytest.mark.parametrize(("offered", "chosen"), [
     ("http/1.1", "ALPN protocol: http/1.1"),
     ("h2,http/1.1,imap", "ALPN protocol: imap"),
-    ("h2", "No ALPN negotiated"),
 ])
 def test_alpn(secure: Start, servers: Serve, offered: str, chosen: str) -> None:
     balancer = secure("-O", "ssl_alpn imap,http/1.1", servers=[servers(sending(b"hello"))])
     answer = s_client(balancer, "-alpn", offered)
     assert chosen in answer and "hello" in answer
+
+
+ALPN = ("-O", "ssl_alpn imap,http/1.1")
+
+
+@each_version
+@pytest.mark.parametrize("name", [None, "localhost"])
+def test_no_protocol_in_common(secure: Start, servers: Serve, certificates: Certificates, version: ssl.TLSVersion,
+                               name: str | None) -> None:
+    """RFC 7301, section 3.2. A client that does not use ALPN is none of its business."""
+    balancer = secure(*ALPN, servers=[servers(sending(b"hello"))])
+    context = trusting(certificates.authority.certificate, version)
+    context.check_hostname = False
+    for offered in (["h2"], ["h2", "IMAP", "http/1.1 "], ["\x1b[31m"]):
+        context.set_alpn_protocols(offered)
+        with pytest.raises(ssl.SSLError, match="no application protocol"), TlsClient(balancer.address, context, name):
+            pass
+    context = trusting(certificates.authority.certificate, version)
+    context.check_hostname = False
+    with TlsClient(balancer.address, context, name) as client:
+        assert (client.read_all(), client.tls.selected_alpn_protocol()) == (b"hello", None)
+    balancer.wait_idle()
+    assert balancer.log.count(" tls-handshake") == 3 and balancer.server(0)["total"] == 1
+    assert r"it speaks none of the protocols of ssl_alpn, but \x1b[31m" in balancer.stderr
+
+
+def test_no_protocol_in_common_in_pieces(secure: Start, servers: Serve, certificates: Certificates) -> None:
+    """One byte of each record at a time, and records of one byte."""
+    balancer = secure(*ALPN, servers=[servers(sending(b"hello"))])
+    message = hello_for(b"www.example", ["h2"])[5:]
+    records = b"".join(b"\x16\x03\x01\0\x01" + bytes([byte]) for byte in message)
+    with balancer.connect() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for start in range(0, len(records), 7):
+            sock.sendall(records[start : start + 7])
+        assert read_all(sock) == NO_APPLICATION_PROTOCOL
+
+
+def test_no_protocol_in_common_with_a_certificate_of_its_name(secure: Start, servers: Serve, tmp_path: Path,
+                                                              certificates: Certificates) -> None:
+    for suffix, file in ((".crt", certificates.server.certificate), (".key", certificates.server.key)):
+        (tmp_path / f"www.example{suffix}").write_bytes(file.read_bytes())
+    balancer = secure(*ALPN, "-O", f"ssl_sni_path {tmp_path}", servers=[servers(sending(b"hello"))])
+    assert "ALPN protocol: imap" in s_client(balancer, "-servername", "www.example", "-alpn", "imap")
+    assert "alert number 120" in s_client(balancer, "-servername", "www.example", "-alpn", "h2")
+
+
+def test_no_protocol_in_common_when_the_client_has_to_say_hello_again(gpen: Start, servers: Serve, tmp_path: Path,
+                                                                      certificates: Certificates) -> None:
+    """OpenSSL's client guesses another group than this one: a HelloRetryRequest."""
+    (tmp_path / "openssl.cnf").write_text("openssl_conf = a\n[a]\nssl_conf = b\n[b]\nsystem_default = c\n"
+                                          "[c]\nGroups = P-384\n")
+    balancer = gpen(*certificates.server.options, *ALPN, servers=[servers(sending(b"hello"))],
+                    wrapper=("env", f"OPENSSL_CONF={tmp_path / 'openssl.cnf'}"))
+    answer = s_client(balancer, "-tls1_3", "-alpn", "h2,http/1.1", "-msg")
+    assert answer.count("ClientHello") == 2 and "ALPN protocol: http/1.1" in answer
+    assert "alert number 120" in s_client(balancer, "-tls1_3", "-alpn", "h2")
 
 
 def test_no_client_may_renegotiate(secure: Start, servers: Serve) -> None:
@@ -278,10 +371,15 @@ def test_a_name_with_clients_of_its_own(secure: Start, servers: Serve, certifica
             answer(name, pair)
 
 
-def hello_for(name: bytes) -> bytes:
-    """A ClientHello whose name is this."""
+NO_APPLICATION_PROTOCOL = b"\x15\x03\x03\0\x02\x02\x78"
+
+
+def hello_for(name: bytes, protocols: Sequence[str] = ()) -> bytes:
+    """A ClientHello whose name is this, with these protocols for ALPN."""
     outgoing = ssl.MemoryBIO()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
     stand_in = "x" * len(name)
     with pytest.raises(ssl.SSLWantReadError):
         context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=stand_in).do_handshake()

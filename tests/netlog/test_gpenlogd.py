@@ -96,7 +96,7 @@ def test_datagrams_of_any_bytes(gpenlogd: Start) -> None:
         line(rb"GET /\x1b[2J\x0d").rstrip() + rb"\x0a" + line(b"GET /forged"), line(b"GET /genuine")]
     assert collector.stop() == 0
     assert f"ended: 2 lines, 0 of them with their client, {len(bad)} datagrams ignored" in collector.stderr
-    assert "ignored b'+ a b c\\n' from 127.0.0.2: 'a' does not appear to be an IPv4 or IPv6 address" in collector.stderr
+    assert "ignored '+ a b c\\x0a' from 127.0.0.2: 'a' does not appear to be an IPv4 or IPv6" in collector.stderr
     assert "\x1b" not in collector.stderr
 
 
@@ -203,7 +203,7 @@ def test_a_port_in_use_is_told(gpenlogd: Start) -> None:
 def test_a_full_disk_costs_lines_and_is_told_once(gpenlogd: Start) -> None:
     collector = gpenlogd("-d", log=Path("/dev/full"))
     send(collector.address, line(b"GET /a"), line(b"GET /b"), b"bad")
-    wait_until(lambda: "ignored b'bad'" in collector.stderr)
+    wait_until(lambda: "ignored 'bad'" in collector.stderr)
     assert collector.stderr.count("can't write the log '/dev/full': No space left on device") == 1
 
 
@@ -318,7 +318,7 @@ def test_options_may_be_glued(gpenlogd: Start, tmp_path: Path) -> None:
     collector = gpenlogd("-bdn5", f"-p{tmp_path}/pid")
     assert (tmp_path / "pid").exists()
     send(collector.address, b"bad")
-    wait_until(lambda: "ignored b'bad'" in collector.stderr)
+    wait_until(lambda: "ignored 'bad'" in collector.stderr)
 
 
 def test_help_and_version() -> None:
