@@ -191,11 +191,12 @@ behind any other 101 nothing more is asked on that connection.
 
 LOG = """
 With -l each session leaves one line when it ends: the client's address and port, the time when it was accepted,
-server number and address, the seconds to choose, to connect and in all, the bytes sent to the server (up) and to the
-client (down), and how it ended. With log_format json the same is a JSON object; with log_format pen there is a line
-for each request instead: client, time, server and the first line of what the client sent. Over TLS, version, cipher
-and the name that the client asked for (or -) stand at the end of the line. With -l HOST:PORT a datagram goes there
-for each request, in pen's format: gpenlogd(1) merges these with the logs of web servers. How a session ends:
+server number and address, the seconds to choose (what a client takes for its TLS handshake and its first HTTP header
+included), to connect and in all, the bytes sent to the server (up) and to the client (down), and how it ended. With
+log_format json the same is a JSON object; with log_format pen there is a line for each request instead: client, time,
+server and the first line of what the client sent. Over TLS, version, cipher and the name that the client asked for
+(or -) stand at the end of the line. With -l HOST:PORT a datagram goes there for each request, in pen's format:
+gpenlogd(1) merges these with the logs of web servers. How a session ends:
 """
 
 RIGHTS = """
