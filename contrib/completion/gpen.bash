@@ -58,7 +58,7 @@ _gpen_after() {
         "ssl_ca_path 0 "*) echo "DIR" ;;
         "ssl_certificate 0 "*) echo "FILE" ;;
         "ssl_key 0 "*) echo "FILE" ;;
-        "ssl_option 0 "*) echo "no_tlsv1.2 no_tlsv1.3 cipher_server_preference no_ticket" ;;
+        "ssl_option 0 "*) echo "no_tlsv1.2 no_tlsv1.3 no_ticket" ;;
         "ssl_protocol 0 "*) echo "tls1.2 tls1.3" ;;
         "ssl_sni_path 0 "*) echo "DIR" ;;
         "tcp_fastclose 0 "*) echo "off up down both" ;;
