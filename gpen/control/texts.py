@@ -85,10 +85,17 @@ check_...) or somebody outside ('server N health up|down because ...') says of i
 that are just being connected to it go to another; on_down says what becomes of its sessions. health_ttl drops the
 word of somebody outside who has fallen silent.
 
+A server that this machine keeps gpen from has failed like any other: a route of kind blackhole, prohibit, unreachable
+or throw, a firewall that refuses what goes out, a family of addresses that is off. Only where a route or the firewall
+keeps gpen from all the servers that it would use (of two or more) is none held to be down for it. A lack of this
+machine (descriptors, memory, ports, a source that is not its own) never counts against a server. Both are told in the
+diagnostics when they begin, and when there was nothing of the kind for 5 seconds.
+
 Where servers speak first, as those of MySQL and mail do, greeting sees to it that one which is connected but says
 nothing is left before the client notices; mysql adds that its errors are understood, and that a client which is
 turned away is told why. proxy_protocol tells servers who the client is; accept_proxy believes other balancers who say
-so.
+so. A header that is malformed ends the session: in version 2 also an extension (TLV) that is longer than the header or
+the extension that it is in, a checksum (CRC32c) that is wrong, and a family or protocol that is none.
 
 A MySQL server refuses an address (error 1129) from which max_connect_errors clients in a row, 100 unless set, have
 left without a login, be it a port scan or a monitor, until FLUSH HOSTS; behind any balancer that is the balancer's,
@@ -158,6 +165,12 @@ there is an abuse server. Clients in their handshake count as sessions. A client
 half-close, and a server's half-close as a close_notify; a client that ends without one is logged as client-truncated,
 and what it sent is delivered.
 
+By default TLS 1.2 has the ciphers with forward secrecy and authenticated encryption only (ECDHE with AES-GCM or
+ChaCha20), in the server's order, but for a client that wants ChaCha20 most; nobody may renegotiate or compress.
+ssl_ciphers names others. Where ssl_alpn is set, a client that offers protocols (ALPN) and none of these is refused by
+the alert no_application_protocol (RFC 7301); one that offers none is served. Keys of session tickets are new at each
+HUP.
+
 ssl_sni_path names a directory with certificates for other names. With -R a client needs a certificate of the
 authorities of -G or -A. ssl_ settings can be changed at runtime, and HUP reads the files again; sessions that run
 keep what they have, and a file that is broken leaves the old one in force. Keys are read before gpen becomes another
@@ -196,7 +209,12 @@ included), to connect and in all, the bytes sent to the server (up) and to the c
 log_format json the same is a JSON object; with log_format pen there is a line for each request instead: client, time,
 server and the first line of what the client sent. Over TLS, version, cipher and the name that the client asked for
 (or -) stand at the end of the line. With -l HOST:PORT a datagram goes there for each request, in pen's format:
-gpenlogd(1) merges these with the logs of web servers. How a session ends:
+gpenlogd(1) merges these with the logs of web servers.
+
+What clients, servers and the programs of checks say is told in characters that can be printed, here as in the
+diagnostics, on the control socket, by gpenctl on a terminal and on the status page: any other is written as the bytes
+that it has in UTF-8 (\\x1b, \\xe2\\x80\\xae), and where a text is quoted, a backslash of its own as two. So what
+somebody sends is never more than a part of one line. How a session ends:
 """
 
 RIGHTS = """

@@ -85,6 +85,8 @@ class Secured(NamedTuple):
 class Conversation:
     """One client with its server. ``id`` is never used again; ``started`` is wall clock time, in seconds."""
 
+    _consequence = ""  # of a failure of this machine, where it is not plain
+
     __slots__ = ("_accepted", "_front", "_port", "address", "chosen", "client", "connected", "ending", "endpoint",
                  "finished", "id", "lease", "secured", "server", "started")
 
@@ -229,7 +231,7 @@ class Conversation:
                 whom = f"server {server.name} {server.shown} can't be reached, by no fault of its own"
         elif lease.fail(reason, error.errno in sockets.PROHIBITIONS):
             return Ending.CONNECT_FAILED
-        self._front.troubles.tell(f"{whom}: {reason}")
+        self._front.troubles.tell(f"{whom}: {reason}{self._consequence}")
         return Ending.LOCAL
 
     def _admit(self) -> bool:

@@ -81,7 +81,8 @@ class Troubles:
         for what, trouble in list(self._current.items()):
             if now - trouble.last >= OVER:
                 del self._current[what]
-                log.info("over, with nothing of the kind for %g s: %s (%d times)", OVER, what, trouble.times)
+                times = "once" if trouble.times == 1 else f"{trouble.times} times"
+                log.info("over, with nothing of the kind for %g s: %s (%s)", OVER, what, times)
 
 
 class _Trouble:

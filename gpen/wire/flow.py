@@ -44,6 +44,8 @@ Answer = Callable[[memoryview], int]  # sends a datagram to the client
 class Flow(Conversation):
     """One UDP client with its server. ``key`` is what its listener knows it by."""
 
+    _consequence = "; datagrams are dropped"
+
     __slots__ = ("_active", "_answer", "_asked", "_denied", "_dialed", "_end", "_fd", "_kept", "_kept_bytes",
                  "_listener", "_oldest", "_proven", "_recv_into", "_replies", "_send", "_silence", "_sock", "_tried",
                  "_untried", "_watch", "from_client", "from_server", "key", "to_client", "to_server")
