@@ -109,7 +109,7 @@ class Faults:
     def _lines(self, number: int) -> list[str]:
         dice = self._dice
         lines = [f"tracking {number}", f"multi_accept {dice.randint(1, 100)}", f"clients_max {dice.randint(10, 5000)}"]
-        lines += dice.sample(("roundrobin", "leastconn", "hash", "tcp_nodelay", "keepalive", "timeout 4", "blacklist 9",
+        lines += dice.sample(("roundrobin", "leastconn", "hash", "tcp_nodelay", "debug 1", "timeout 4", "blacklist 9",
                               "acl 5 deny 10.0.0.0/8", "acl 6 permit ::1", "conn_max 450"), 4)
         lines += [f"server {n} weight {dice.randint(1, 5)} max {dice.choice((0, 100))}" for n in self._numbers(2)]
         return lines + [f"server {n} {self._place(n)}" for n in self._numbers(1)]
