@@ -1,11 +1,11 @@
-# make demo | test | campaign | bench | bench-udp | bench-tls | lint | man | clean
+# make demo | test | campaign | fuzz | chaos | bench | bench-udp | bench-tls | lint | man | clean
 # Everything goes into a virtual environment of its own (.venv); nothing else is needed than Python 3.10 or newer.
 
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo test campaign bench bench-udp bench-tls lint man clean
+.PHONY: demo test campaign fuzz chaos bench bench-udp bench-tls lint man clean
 
 demo: $(VENV)/.base
 	$(PY) contrib/demo.py
@@ -20,6 +20,14 @@ test: $(VENV)/.test
 # what make test tries with a hundred examples each, for as long as it takes to try a hundred times as many
 campaign: $(VENV)/.test
 	PYTHONDONTWRITEBYTECODE= TURMOIL=$${TURMOIL:-150000} $(PY) -m pytest -n $(WORKERS) -m 'hypothesis or turmoil' --hypothesis-profile=campaign --timeout=7200 $(TESTS)
+
+# an hour of random input, or FUZZ_SECONDS; FUZZ_SEED makes the same again. FUZZ=--help tells more
+fuzz: $(VENV)/.test
+	$(PY) -m tests.fuzz $(FUZZ)
+
+# 5,000 hashed transfers without TLS, and 5,000 with it, while gpen is stopped, reloaded and moved. CHAOS=--help tells more
+chaos: $(VENV)/.test
+	$(PY) -m tests.chaos $(CHAOS)
 
 bench: $(VENV)/.base
 	$(PY) -m tests.bench $(BENCH)

@@ -54,7 +54,7 @@ def reach(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float
 
 def await_greeting(sock: Socket, settings: Settings, poller: Poller, seconds: float) -> None:
     """Wait until the server has spoken; what it said stays in the socket. Switches greenlets. Raises OSError."""
-    deadline = time.monotonic() + seconds
+    deadline, ended = time.monotonic() + seconds, False
     while True:
         if not poller.wait(sock.fileno(), EPOLLIN, deadline - time.monotonic()):
             raise OSError(errno.EPROTO, f"no first byte within {seconds:g} s")
@@ -68,9 +68,11 @@ def await_greeting(sock: Socket, settings: Settings, poller: Poller, seconds: fl
             raise OSError(errno.EPROTO, "closed before its first byte")
         if not settings.mysql or mysql.is_whole(greeting):
             break
-        if time.monotonic() >= deadline or has_ended(sock):
+        if ended or time.monotonic() >= deadline:
             raise OSError(errno.EPROTO, f"no whole greeting, but {len(greeting)} bytes")
-        gevent.sleep(_PIECE_PAUSE)
+        ended = has_ended(sock)  # then it is looked at once more: the rest may have come with the end
+        if not ended:
+            gevent.sleep(_PIECE_PAUSE)
     refusal = mysql.refusal(greeting) if settings.mysql else None
     if refusal is not None:
         raise OSError(errno.EPROTO, refusal)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -181,6 +182,21 @@ def test_a_mysql_server_that_closes_in_the_middle_of_its_greeting(gpen: Start, s
     assert balancer.ask() == b"b2345678"
     assert time.monotonic() - start < 10
     assert balancer.server(0)["reason"] == "no whole greeting, but 3 bytes"
+
+
+def test_a_greeting_whose_end_comes_with_the_servers_end(gpen: Start, servers: Serve) -> None:
+    """Between two looks at what has come there may come all the rest."""
+    greeting = b"\x0e\0\0\0\x0a10.11-well\0" + bytes(3)
+
+    def in_pieces(sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in greeting:
+            sock.sendall(bytes([byte]))
+
+    balancer = gpen("-r", "-O", "mysql", "-O", "greeting 15", servers=[servers(in_pieces)])
+    with ThreadPoolExecutor(8) as pool:
+        assert {*pool.map(lambda _: balancer.ask(), range(1500))} == {greeting}
+    assert balancer.server(0)["failures"] == 0
 
 
 def test_all_servers_say_that_they_are_full(gpen: Start, servers: Serve) -> None:
