@@ -40,8 +40,8 @@ class DatagramListener:
         self._most = front.settings.multi_accept
         self._loops = front.loops
         self._changes = self._loops.changes  # up to which no flow is one that loops
-        self._place = place_of(sock.getsockname())
-        self._own = _socket.inet_pton(sock.family, sock.getsockname()[0].partition("%")[0])
+        self._host, self.port = sock.getsockname()[:2]
+        self._own = _socket.inet_pton(sock.family, self._host.partition("%")[0])
         self._everywhere = not any(self._own)
         self._receive = sock.recvfrom_into
         if self._everywhere:
@@ -119,7 +119,7 @@ class DatagramListener:
                 if self.is_open:  # else it was closed just now, with its last flow
                     self._front.troubles.tell(f"can't receive from clients: {cause_of(error)}")
                 return
-            flow = flows.get(key) or self._begin(key)
+            flow = flows.get(key) or self._begin(key, view[:count])
             if flow is not None:
                 try:
                     flow.send(view[:count])
@@ -134,13 +134,13 @@ class DatagramListener:
         count, ancillary, _, peer = self.socket.recvmsg_into((view,), _ANCILLARY)
         return count, (peer, ancillary[0][2][:16])
 
-    def _begin(self, key: Any) -> Flow | None:
-        """A new flow with a server; None when there is none."""
+    def _begin(self, key: Any, data: memoryview) -> Flow | None:
+        """A new flow with a server, for this datagram; None when there is none."""
         front = self._front
         peer = key[0] if self._everywhere else key
         if self._closing and not self._is_covered():
             return None
-        if self._loops.drops(peer):
+        if self._loops.drops(peer, data):
             return None
         crowded = front.no_room()
         flow = front.begin(lambda number: Flow(number, front, self, key, peer, self._answer_to(key)))
@@ -159,16 +159,13 @@ class DatagramListener:
             if self._loops.drops(key[0] if self._everywhere else key):
                 flow.stop(Ending.LOOP)
 
-    def is_at(self, host: str, sockaddr: Any) -> bool:
-        """Whether an address means this socket: at every address of this machine, or at its own. ``host`` is that of
-        ``sockaddr`` in its one form."""
-        own, port = self._place
-        if sockaddr[1] != port or not self.is_open:
-            return False
-        if not self._everywhere:
-            return host == own
+    def is_at(self, sockaddr: Any) -> bool:
+        """Whether an address with our port means this socket: at every address of this machine, or at its own."""
+        host = place_of(sockaddr)[0]
+        if not self.is_open or not self._everywhere:
+            return self.is_open and host == self._host
         if ":" not in host:
-            return has_address(_socket.AF_INET, (host, port))
+            return has_address(_socket.AF_INET, (host, self.port))
         return self.socket.family == _socket.AF_INET6 and has_address(_socket.AF_INET6, sockaddr)
 
     def _is_covered(self) -> bool:
@@ -176,7 +173,7 @@ class DatagramListener:
         here."""
         other = self._front.listener
         return (isinstance(other, DatagramListener) and other is not self and other._everywhere
-                and other._place[1] == self._place[1] and len(other._own) >= len(self._own))  # [::] takes IPv4 as well
+                and other.port == self.port and len(other._own) >= len(self._own))  # [::] takes IPv4 as well
 
     def _answer_to(self, key: Any) -> Answer:
         """How to send to a client."""

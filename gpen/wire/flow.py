@@ -192,6 +192,10 @@ class Flow(Conversation):
             if error.errno not in _HARMLESS:
                 self._fail_over(error)
 
+    def has_sent(self, data: memoryview) -> bool:
+        """Whether this is one of the last datagrams that went to the server."""
+        return data in self._kept
+
     def _keep(self, data: memoryview) -> None:
         kept = self._kept
         kept.append(bytes(data))
@@ -313,7 +317,7 @@ class Flow(Conversation):
                 continue
             self._sock, self._fd = sock, sock.fileno()
             self._end = place_of(sock.getsockname())
-            self._front.loops.ends.add(self._end)
+            self._front.loops.ends[self._end] = self
             self._recv_into, self._send = sock.recv_into, sock.send
             self._silence = server.silence_at(endpoint)
             self._proven = False
@@ -328,7 +332,7 @@ class Flow(Conversation):
     def _disconnect(self) -> None:
         if self._sock is not None:
             self._front.poller.closed(self._fd)
-            self._front.loops.ends.discard(self._end)
+            self._front.loops.ends.pop(self._end, None)
             self._sock.close()
             del self._recv_into, self._send
             self._sock, self._fd = None, -1

@@ -23,6 +23,7 @@ from gpen.model.server import Server
 
 if TYPE_CHECKING:
     from gpen.wire.datagram import DatagramListener
+    from gpen.wire.flow import Flow
 
 log = logging.getLogger("gpen")
 
@@ -33,35 +34,33 @@ Place = tuple[str, int]  # a host in its one form, and a port
 
 class Loops:
     """Whose datagrams are dropped. ``dropped`` is how many were; ``changes`` grows with each change of what is asked
-    here; ``ends`` are the places of gpen's own sockets to servers."""
+    here; ``ends`` has the flows by the places of their sockets to servers."""
 
     def __init__(self, pool: Pool, listeners: Callable[[], Iterable[DatagramListener]]) -> None:
         self.dropped = 0
         self.changes = 0
-        self.ends: set[Place] = set()
+        self.ends: dict[Place, Flow] = {}
         self._pool = pool
         self._listeners = listeners
         self._servers: dict[Place, Server] = {}
         self._seen = -1  # up to which change it is known who they are
-        self._ours: tuple[DatagramListener, ...] = ()
+        self._ours: dict[int, list[DatagramListener]] = {}  # by port
         self._last = 0.0  # when one was dropped
 
     def changed(self) -> None:
         """Servers or listeners are elsewhere now. Does not switch."""
         self.changes += 1
 
-    def drops(self, sockaddr: Any) -> bool:
-        """Whether what comes from there is dropped; then it is counted."""
-        place = place_of(sockaddr)
+    def drops(self, sockaddr: Any, data: memoryview | None = None) -> bool:
+        """Whether what comes from there is dropped; then it is counted. From a flow's socket, ``data`` must be what the
+        flow has sent: else a client had that port, and has closed it since."""
         if self._seen != self.changes:
             self._look()
-        server = self._servers.get(place)
-        if server is None and place not in self.ends:
-            for listener in self._ours:
-                if listener.is_at(place[0], sockaddr):
-                    break
-            else:
-                return False
+        place = place_of(sockaddr)
+        server, flow, ours = self._servers.get(place), self.ends.get(place), self._ours.get(place[1])
+        if server is None and (flow is None or data is None or not flow.has_sent(data)) and (
+                ours is None or not any(listener.is_at(sockaddr) for listener in ours)):
+            return False
         self.dropped += 1
         now, last = time.monotonic(), self._last
         self._last = now
@@ -71,7 +70,9 @@ class Loops:
 
     def _look(self) -> None:
         self._seen = self.changes
-        self._ours = tuple(self._listeners())
+        self._ours = {}
+        for listener in self._listeners():
+            self._ours.setdefault(listener.port, []).append(listener)
         self._servers = {_place_of(endpoint): server for server in self._pool.all_servers()
                          for endpoint in server.endpoints}
 
@@ -88,7 +89,7 @@ class Loops:
 
 def place_of(sockaddr: Any) -> Place:
     """Where a socket is, by its address as the kernel tells it."""
-    return normalize(sockaddr[0]), sockaddr[1]
+    return sockaddr if len(sockaddr) == 2 else (normalize(sockaddr[0]), sockaddr[1])
 
 
 def _place_of(endpoint: Endpoint) -> Place:
