@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.harness import Gpen, Server, connect, free_port, hold, needs_root, wait_until
+from tests.harness import Gpen, Server, connect, free_port, hold, needs_root, sending, wait_until
 from tests.networks import FAR, NEAR, Machine, two_machines
 
 Start = Callable[..., Gpen]
@@ -105,3 +105,11 @@ def test_without_keepalive_a_machine_may_come_back(gpen: Start, machines: tuple[
         assert [row["state"] for row in balancer.json("sessions")] == ["open"]
         wait_until(lambda: balancer.server(0)["sx"] == 1)
     balancer.wait_idle()
+
+
+def test_user_timeout_cuts_whoever_takes_nothing(gpen: Start) -> None:
+    """The client's machine is there and answers, but its program does not read what waits for it."""
+    with Server(sending(bytes(32 << 20))) as server:
+        balancer = gpen("-l", "gpen.log", "-O", "user_timeout 1", servers=[server])
+        with balancer.connect():
+            wait_ending(balancer, "client-reset")
