@@ -88,10 +88,9 @@ The first word of the line, up to a blank or a tab, is replaced by the client's 
 A line whose request is not known is written unchanged. Every line is written at once, by one system call.
 
 A character that can't be printed, other than the tab, is written as the bytes that it has in UTF-8, each \\x and two
-hexadecimal digits, also an end of a line within a datagram: so a datagram never makes more than one line. Web
-servers do the same in their logs, so this changes only
-what somebody else has sent. What is neither a balancer's note nor has something in quotes is ignored, as penlogd does;
--d tells each, and at the end it is said how many there were.
+hexadecimal digits, also an end of a line within a datagram: so a datagram never makes more than one line. Web servers
+do the same in their logs, so this changes only what somebody else has sent. What is neither a balancer's note nor has
+something in quotes is ignored, as penlogd does; -d tells each, and at the end it is said how many there were.
 """
 
 _SIGNALS = """

@@ -77,10 +77,10 @@ class Told:
 
 
 def check_told(text: str) -> None:
-    """No traceback, and each line is one, with its time in front."""
+    """No traceback, and each line is one, with its time in front, and nothing in it that a terminal obeys."""
     assert "Traceback" not in text, text
     for line in text.removesuffix("\n").split("\n") if text else ():
-        assert _TOLD.fullmatch(line), f"not a line of diagnostics: {line!r}"
+        assert _TOLD.fullmatch(line) and line.isprintable(), f"not a line of diagnostics: {line!r}"
 
 
 class Balanced:

@@ -105,12 +105,22 @@ def v2_meaning(stream: bytes) -> Meaning:
         return REFUSED
     if command == 0x20 or family not in (0x11, 0x21, 0x31):
         return Meaning(True, 16 + length)
-    if length < ADDRESSES[family]:
+    if length < ADDRESSES[family] or not are_whole(body[ADDRESSES[family]:]):
         return REFUSED
     if family == 0x31:
         return Meaning(True, 16 + length, (b"", 0))
     size = 4 if family == 0x11 else 16
     return Meaning(True, 16 + length, (unmapped(body[:size]), struct.unpack_from("!H", body, 2 * size)[0]))
+
+
+def are_whole(fields: bytes) -> bool:
+    """Whether the type-length-values behind the addresses end where the header does."""
+    while len(fields) >= 3:
+        end = 3 + int.from_bytes(fields[1:3], "big")
+        if end > len(fields):
+            return False
+        fields = fields[end:]
+    return not fields
 
 
 def unmapped(address: bytes) -> bytes:
