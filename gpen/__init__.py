@@ -16,6 +16,7 @@ A tour of the sources, in the order in which they are best read:
 5. ``daemon/balancer.py``  owns all of these and runs the commands; ``process.py`` makes it a daemon
 6. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;
    ``netlog/``: gpenlog and gpenlogd
+7. ``files.py`` and ``rights.py``: how all of them make, write and give away files, and what they may do once they serve
 
 Imports run daemon -> control, wire -> model, never back (tests/test_laws.py holds this).
 """

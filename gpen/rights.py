@@ -7,6 +7,7 @@ All of this is a thread's own, and threads that begin later inherit it.
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging
 import os
 from collections.abc import Collection
@@ -57,5 +58,6 @@ def _prctl(option: int, value: int) -> int:
     return int(_libc().prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0))))
 
 
+@functools.cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
