@@ -142,11 +142,12 @@ def transfer(plan: Plan, where: Callable[[], Address], context: ssl.SSLContext |
 
 
 def dial(where: Callable[[], Address], source: str) -> tuple[socket.socket, int]:
-    """A connection, and how often it was refused before: the listener had just moved."""
+    """A connection, and how often none came about before: the listener had just moved. The kernel resets those whose
+    handshake was under way then."""
     for refused in range(TRIES):
         try:
             return connect(where(), source, seconds=60), refused
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):
             time.sleep(0.01)
     raise AssertionError(f"nobody listens on {where()}")
 
