@@ -43,7 +43,8 @@ STATUS = {  # what a node of MariaDB 10.11 with Galera 26.4 says when all is wel
 VARIABLES = {
     "wsrep_on": "ON", "wsrep_node_name": "", "read_only": "OFF", "wsrep_reject_queries": "NONE",
     "wsrep_sst_donor_rejects_queries": "OFF", "wsrep_desync": "OFF", "max_connections": "151",
-    "max_connect_errors": "1000000", "version": "10.11.6-MariaDB", "version_comment": "Debian",
+    "max_connect_errors": "4294967295", "skip_name_resolve": "OFF", "host_cache_size": "279",
+    "version": "10.11.6-MariaDB", "version_comment": "Debian",
 }
 XTRADB = {  # how Percona XtraDB Cluster 8 differs, by its documentation
     "wsrep_reject_queries": None, "pxc_maint_mode": "DISABLED", "version": "8.0.36-28.1",
