@@ -111,7 +111,8 @@ def check(request: Message) -> None:
         raise Malformed
     if len(lengths) > 1 or (lengths and not re.fullmatch(rb"[0-9]{1,18}", lengths[0])):
         raise Malformed
-    if any(b"x-forwarded-" in re.sub(rb"[^a-z0-9]", b"-", value.lower()) for value in request.values(b"connection")):
+    if any(name in re.sub(rb"[^a-z0-9]", b"-", value.lower()) for value in request.values(b"connection")
+           for name in (b"x-forwarded-", b"content-length", b"transfer-encoding")):
         raise Malformed
 
 
