@@ -126,21 +126,21 @@ def test_a_session_has_one_exit() -> None:
 
 
 def test_leases_end_where_they_began() -> None:
-    """A place on a server is given back by its session, flow or idler: where it dialled in vain, or in the one function
-    that sees to it that this is done once, when the server's side has ended or all has."""
+    """A place on a server is given back by its session, flow or idler: where it dialled in vain, when the server's side
+    has ended, or at its end."""
     ends = {(path.relative_to(PACKAGE).as_posix(), function.name) for path in FILES for function in functions(path)
             if any(re.search(r"lease\.(release|fail)$", call) for call in calls_in(function))}
     assert {(file, name) for file, name in ends if file != "wire/idlers.py"} == {
         ("wire/session.py", "_unreached"), ("wire/flow.py", "_unreached"), ("wire/conversation.py", "_blame"),
-        ("wire/conversation.py", "_give_place_back")}
+        ("wire/session.py", "parted"), ("wire/conversation.py", "_settle_accounts")}
 
 
 def test_a_client_s_sessions_are_counted_in_and_out_in_one_place_each() -> None:
     """Whoever is admitted is counted until the register of sessions forgets it, however it ends."""
     places = {(path.relative_to(PACKAGE).as_posix(), function.name, call.rpartition(".")[2])
               for path in FILES for function in functions(path) for call in calls_in(function)
-              if re.search(r"clients\.(arrive|leave)$", call)}
-    assert places == {("wire/conversation.py", "_admit", "arrive"), ("daemon/balancer.py", "forget", "leave")}
+              if re.search(r"clients\.(touch|leave)$", call)}
+    assert places == {("wire/conversation.py", "_admit", "touch"), ("daemon/balancer.py", "forget", "leave")}
 
 
 def test_places_are_counted_in_the_pool_only() -> None:

@@ -228,7 +228,7 @@ FIELDS = {  # the headings of a CSV without rows
     "servers": "number name address host port state health reason since for blacklisted sessions max hard weight prio "
     "acl sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check held looped tls",
     "sessions": "id client server server_address state age idle up down tls cipher sni",
-    "recent": "address connects sx rx server sessions idle",
+    "recent": "address connects sx rx server idle sessions",
     "events": "time server event cause",
 }
 

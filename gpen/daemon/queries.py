@@ -273,7 +273,7 @@ def _client_row(client: Client, sessions: Sequence[Conversation], present: int, 
     return {"address": client.address, "connects": client.connects,
             "sx": client.sx + sum(session.to_client for session in live),
             "rx": client.rx + sum(session.from_client for session in live),
-            "server": server.label if server else None, "sessions": present, "idle": round(now - client.last, 1)}
+            "server": server.label if server else None, "idle": round(now - client.last, 1), "sessions": present}
 
 
 def _session_row(session: Conversation, now: float) -> Row:

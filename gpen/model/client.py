@@ -49,10 +49,13 @@ class ClientTable:
         return self._clients.get(address)
 
     def touch(self, address: str, now: float, limit: int, tracking: float) -> Client:
-        """The client of this address, seen now; a new one may push out the one that was not seen for longest.
+        """The client of this address, a session of which begins now: exactly one ``leave`` follows. A new one may push
+        out the one that was not seen for longest.
 
         Its server is forgotten when it was last seen more than ``tracking`` seconds ago (0 = never).
         """
+        sessions = self._sessions
+        sessions[address] = sessions.get(address, 0) + 1
         client = self._clients.get(address)
         if client is None:
             client = Client(address, self._next_number)
@@ -68,15 +71,13 @@ class ClientTable:
         client.connects += 1
         return client
 
-    def arrive(self, client: Client) -> None:
-        """A session of this client begins; exactly one ``leave`` follows."""
-        self._sessions[client.address] = self._sessions.get(client.address, 0) + 1
-
     def leave(self, client: Client) -> None:
         """A session of this client is over. Raises KeyError when it has none."""
-        rest = self._sessions.pop(client.address) - 1
-        if rest:
-            self._sessions[client.address] = rest
+        sessions, address = self._sessions, client.address
+        if sessions[address] > 1:
+            sessions[address] -= 1
+        else:
+            del sessions[address]
 
     def sessions_of(self, address: str) -> int:
         """How many sessions this address has."""

