@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import gevent
@@ -11,22 +12,40 @@ import gevent
 from gpen.daemon.process import sessions_within_limit
 from gpen.wire.datagram import DatagramListener
 from gpen.wire.faults import Faults
-from gpen.wire.turns import Turns
+from gpen.wire.turns import Turns, gently
 
 if TYPE_CHECKING:
     from gpen.daemon.balancer import Balancer
 
 PERIOD = 1.0
+VISITS = 5  # in a period, to sessions that are new
 SLICE = 500  # sessions that are visited between two looks at the clock
 
 
 def run(balancer: Balancer) -> None:
     """Tend sessions and limits for ever. Switches greenlets."""
-    faults, works = Faults(), _works(balancer)
+    faults, works, newcomers = Faults(), _works(balancer), _Newcomers(balancer)
     while True:
-        gevent.sleep(PERIOD)
+        for _ in range(VISITS):
+            gevent.sleep(PERIOD / VISITS)
+            faults.attempt("the janitor: new sessions", newcomers.visit)
         for name, work in works:
             faults.attempt(f"the janitor: {name}", work)
+
+
+class _Newcomers:
+    """Sessions of the last moment: those that are still there are likely to last."""
+
+    def __init__(self, balancer: Balancer) -> None:
+        self._balancer = balancer
+        self._newest = 0  # the last session that was visited
+
+    def visit(self) -> None:
+        """Have the kernel watch over them. Switches greenlets when they are many."""
+        new = list(takewhile(lambda session: session.id > self._newest, reversed(self._balancer.sessions.values())))
+        self._newest = new[0].id if new else self._newest
+        for session in gently(new):
+            session.keep_alive()
 
 
 def _works(balancer: Balancer) -> tuple[tuple[str, Callable[[], object]], ...]:

@@ -216,6 +216,9 @@ class Conversation:
         not notice. If it is there, or by the time this takes effect, it has this ending, if any. Returns at once."""
         raise NotImplementedError
 
+    def keep_alive(self) -> None:
+        """Have the kernel notice machines that are gone, where it can."""
+
     def tend(self, now: float) -> None:
         """The janitor's visit."""
         raise NotImplementedError

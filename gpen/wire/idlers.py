@@ -119,6 +119,7 @@ class _Idler:
             sock.close()
             return
         self.sock = sock
+        sockets.keep_alive(sock, settings)
         front.poller.add(sock.fileno(), EPOLLIN, lambda events: self._read())
         lease.connected()
 

@@ -61,8 +61,8 @@ class Stop(Exception):
 class Session(Conversation):
     """One TCP client with its server."""
 
-    __slots__ = ("_announced", "_greenlet", "_held", "_lingers", "_opening", "_pause", "_problem", "_relaying",
-                 "_route", "_status", "down", "stalled", "up")
+    __slots__ = ("_announced", "_greenlet", "_held", "_kept_alive", "_lingers", "_opening", "_pause", "_problem",
+                 "_relaying", "_route", "_status", "down", "stalled", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
         address, port = (normalize(peer[0]), peer[1]) if isinstance(peer, tuple) else (UNIX, 0)
@@ -72,6 +72,7 @@ class Session(Conversation):
         self.stalled = (0, 0.0)
         self._greenlet: Any = None
         self._relaying = False
+        self._kept_alive = 0  # of its two sides
         self._held = 0.0  # since when it waits for a server, or did
         self._pause = _FIRST_PAUSE
         self._problem = ""  # why it did not get to a server last
@@ -159,6 +160,7 @@ class Session(Conversation):
         """The janitor's visit: end the session when it is idle for too long, or when its last bytes don't move."""
         settings = self._front.settings
         limit = settings.idle_timeout
+        self.keep_alive()
         if not (self._relaying or self._is_listening):
             return
         if limit and self.idle(now) >= limit:
@@ -167,6 +169,14 @@ class Session(Conversation):
             if isinstance(self.up, HttpEnd):
                 self.up.tend(now, settings.http_head_timeout)
             self._tend_last_bytes(now)
+
+    def keep_alive(self) -> None:
+        ends = 0 if self.finished else 1 if self.up is None else 2
+        while self._kept_alive < ends:
+            end = self.up if self._kept_alive else self.down
+            assert end is not None
+            sockets.keep_alive(end.sock, self._front.settings)
+            self._kept_alive += 1
 
     # --- its life -------------------------------------------------------------------------------------------------
 

@@ -197,7 +197,8 @@ def test_what_can_not_be_watched_is_held_against_no_server(faulty: Start, server
     with balancer.failing():
         for _ in range(3):
             assert balancer.gpen.ask() == b""
-    wait_until(lambda: [line.split()[-1] for line in balancer.gpen.log.splitlines()] == ["local-error"] * 3)
+    wait_until(lambda: balancer.gpen.log.count("\n") == 3, what="a line for each session")
+    assert [line.split()[-1] for line in balancer.gpen.log.splitlines()] == ["local-error"] * 3
     assert balancer.gpen.server(0)["health"] == "up" and balancer.gpen.server(0)["failures"] == 0
     assert balancer.gpen.ask() == b"A"
     assert balancer.tracebacks == 0

@@ -34,17 +34,23 @@ KEEPALIVE = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), (TCP, socket.TCP_KEEPIDLE
 NODELAY, USER_TIMEOUT = ((TCP, socket.TCP_NODELAY),), ((TCP, socket.TCP_USER_TIMEOUT),)  # that in milliseconds
 
 
-def options_of(balancer: Gpen, options: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """The options' values toward the client and toward the server, for a client that connects now."""
+def options_of(balancer: Gpen, options: Sequence[tuple[int, int]], expected: Sequence[int] = ()) -> list[list[int]]:
+    """The options' values toward the client and toward the server, for a client that connects now; as they are at
+    last, when they become what is expected."""
+
+    def values(fd: int) -> list[int]:
+        with descriptor_of(balancer.pid, fd) as sock:
+            return [sock.getsockopt(*option) for option in options]
+
     with balancer.connect():
         row = wait_until(lambda: [row for row in balancer.json("sessions") if row["state"] == "open"])[-1]
         connection = balancer.json(f"connection {row['id']}")
-        values = []
-        for fd in (connection["downfd"], connection["upfd"]):
-            with descriptor_of(balancer.pid, fd) as sock:
-                values.append([sock.getsockopt(*option) for option in options])
+        sides = connection["downfd"], connection["upfd"]
+        if expected:
+            wait_until(lambda: all(values(fd)[:len(expected)] == list(expected) for fd in sides))
+        found = [values(fd) for fd in sides]
     balancer.wait_idle()
-    return values
+    return found
 
 
 @pytest.mark.parametrize(("options", "steps"), [
@@ -60,22 +66,23 @@ def test_options_on_both_sides(gpen: Callable[..., Gpen], servers: Callable[...,
     """They count for new connections, whether set at the start or while gpen listens."""
     (first, values), host = steps[0], f"[{at}]" if ":" in at else at
     balancer = gpen("-O", first, servers=[servers(hold, at=at)], listen=f"{host}:0")
-    assert options_of(balancer, options) == [values, values]
+    assert options_of(balancer, options, values) == [values, values]
     for line, values in steps[1:]:
         assert balancer.ctl(line) == ""
-        assert [side[:len(values)] for side in options_of(balancer, options)] == [values, values], line
+        assert [side[:len(values)] for side in options_of(balancer, options, values)] == [values, values], line
 
 
 def test_options_of_a_new_listener(gpen: Callable[..., Gpen], servers: Callable[..., Server]) -> None:
     balancer = gpen("-O", "keepalive 61 11 7", servers=[servers(hold)])
     balancer.ctl("listen [::1]:0")
-    assert options_of(balancer, KEEPALIVE) == [[1, 61, 11, 7]] * 2
+    assert options_of(balancer, KEEPALIVE, [1, 61, 11, 7]) == [[1, 61, 11, 7]] * 2
 
 
 def test_gone_peers_are_looked_for_unless_told_otherwise(gpen: Callable[..., Gpen],
                                                         servers: Callable[..., Server]) -> None:
     balancer = gpen(servers=[servers(hold)])
-    assert options_of(balancer, KEEPALIVE + NODELAY + USER_TIMEOUT) == [[1, 60, 10, 6, 0, 0]] * 2
+    expected = [1, 60, 10, 6, 0, 0]
+    assert options_of(balancer, KEEPALIVE + NODELAY + USER_TIMEOUT, expected) == [expected] * 2
 
 
 def test_a_session_keeps_the_options_that_it_began_with(gpen: Callable[..., Gpen], servers: Callable[..., Server],
@@ -83,9 +90,12 @@ def test_a_session_keeps_the_options_that_it_began_with(gpen: Callable[..., Gpen
     balancer = gpen(servers=[servers(hold)])
     with balancer.connect():
         row = wait_until(lambda: [row for row in balancer.json("sessions") if row["state"] == "open"])[0]
-        balancer.ctl("no keepalive")
         with descriptor_of(balancer.pid, balancer.json(f"connection {row['id']}")["upfd"]) as sock:
-            assert sock.getsockopt(*KEEPALIVE[0]) == 1
+            wait_until(lambda: sock.getsockopt(*KEEPALIVE[0]) == 1)
+            balancer.ctl("no keepalive", "keepalive 5 5 5")
+            with balancer.connect():
+                wait_until(lambda: len(balancer.json("sessions")) == 2)
+            assert sock.getsockopt(*KEEPALIVE[1]) == 60
 
 
 def test_unix_sockets_have_no_such_options(gpen: Callable[..., Gpen], servers: Callable[..., Server],
