@@ -210,9 +210,10 @@ _ALL = (
             "the server's (up), the client's (down), or either.", reply=None),
     _flag("tcp_nodelay", "Send small pieces at once, on both sides (TCP_NODELAY)."),
     Setting("keepalive", KEEPALIVE, _ASKING, "Let the kernel find peers that are gone, on both sides, in "
-            "connections that begin from now on, once they have lasted a moment (SO_KEEPALIVE): when nothing has come for "
-            "IDLE seconds it asks each INTERVAL seconds, and a peer that leaves COUNT questions in a row unanswered has "
-            "reset its connection. 'keepalive' alone is 60 10 6, 'no keepalive' switches it off.", reply=None, on=_ASKING, off=()),
+            "connections that begin from now on, once they have lasted a moment (SO_KEEPALIVE): when nothing has come "
+            "for IDLE seconds it asks each INTERVAL seconds, and a peer that leaves COUNT questions in a row "
+            "unanswered has reset its connection. 'keepalive' alone is 60 10 6, 'no keepalive' switches it off.",
+            reply=None, on=_ASKING, off=()),
     Setting("user_timeout", seconds(high=MOST // 1000), 0, "A peer that acknowledges nothing of what it was sent for "
             "so long has reset its connection, on both sides, in connections that begin from now on "
             "(TCP_USER_TIMEOUT); so has one that has no room for what waits for it, and, with keepalive, one that "
