@@ -36,8 +36,15 @@ v1_headers = st.one_of(
               st.tuples(*[st.sampled_from(TEXTS)] * 2, *[st.sampled_from(PORTS)] * 2),
               st.sampled_from((b"\r\n", b"\r\n", b"\n", b"\r", b"", b"\r\r\n"))),
     st.just(b"PROXY UNKNOWN\r\n"))
-fields = st.builds(lambda kind, value: struct.pack("!BH", kind, len(value)) + value, st.integers(0, 255),
-                   st.binary(max_size=9))
+def field(kind: int, value: bytes) -> bytes:
+    return struct.pack("!BH", kind, len(value)) + value
+
+
+fields = st.builds(field, st.integers(0, 255).filter(lambda kind: kind not in (3, 32)), st.binary(max_size=9))
+tls_fields = st.builds(lambda head, inner: field(TLS, head + b"".join(inner)), st.binary(min_size=5, max_size=5),
+                       st.lists(fields, max_size=2))
+TLS, CHECKSUM = 0x20, 0x03
+SIZES = {0x00: 0, 0x10: 12, 0x20: 36, 0x30: 216}  # of the addresses, by the family
 ADDRESSES = {0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216, 0x00: 0}
 
 
@@ -45,8 +52,13 @@ ADDRESSES = {0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216, 0x00:
 def v2_headers(draw: st.DrawFn) -> bytes:
     family = draw(st.sampled_from(list(ADDRESSES)))
     size = ADDRESSES[family]
-    body = draw(st.binary(min_size=size, max_size=size)) + b"".join(draw(st.lists(fields, max_size=2)))
+    body = draw(st.binary(min_size=size, max_size=size))
+    body += b"".join(draw(st.lists(st.one_of(fields, fields, tls_fields), max_size=2)))
     command = draw(st.sampled_from((0x21, 0x21, 0x21, 0x20)))
+    if not draw(st.integers(0, 3)):
+        body += field(CHECKSUM, bytes(4))
+        head = SIGNATURE + struct.pack("!BBH", command, family, len(body))
+        body = body[:-4] + checksum(head + body)
     return SIGNATURE + struct.pack("!BBH", command, family, len(body)) + body
 
 
@@ -103,24 +115,50 @@ def v2_meaning(stream: bytes) -> Meaning:
     body = stream[16:16 + length]
     if command not in (0x20, 0x21) or length > 16384 or len(body) < length:
         return REFUSED
-    if command == 0x20 or family not in (0x11, 0x21, 0x31):
+    if command == 0x20:
         return Meaning(True, 16 + length)
-    if length < ADDRESSES[family] or not are_whole(body[ADDRESSES[family]:]):
+    size = SIZES.get(family & 0xF0)
+    if size is None or family & 0x0F > 2 or length < size or not are_whole(body[size:]):
         return REFUSED
-    if family == 0x31:
-        return Meaning(True, 16 + length, (b"", 0))
+    if not sums_are_right(stream[:16 + length], 16 + size):
+        return REFUSED
+    if family & 0xF0 == 0x30:
+        return Meaning(True, 16 + length, (b"", 0) if family == 0x31 else None)
+    if family not in (0x11, 0x21):
+        return Meaning(True, 16 + length)
     size = 4 if family == 0x11 else 16
     return Meaning(True, 16 + length, (unmapped(body[:size]), struct.unpack_from("!H", body, 2 * size)[0]))
 
 
 def are_whole(fields: bytes) -> bool:
-    """Whether the type-length-values behind the addresses end where the header does."""
+    """Whether type-length-values end where what they are in does."""
     while len(fields) >= 3:
         end = 3 + int.from_bytes(fields[1:3], "big")
-        if end > len(fields):
+        value = fields[3:end]
+        if end > len(fields) or (fields[0] == TLS and (len(value) < 5 or not are_whole(value[5:]))):
             return False
         fields = fields[end:]
     return not fields
+
+
+def sums_are_right(header: bytes, at: int) -> bool:
+    """Whether each checksum among the type-length-values from there on is that of the header without them."""
+    told, blank = [], bytearray(header)
+    while at < len(header):
+        end = at + 3 + int.from_bytes(header[at + 1:at + 3], "big")
+        if header[at] == CHECKSUM:
+            told.append(header[at + 3:end])
+            blank[at + 3:end] = bytes(end - at - 3)
+        at = end
+    return all(each == checksum(bytes(blank)) for each in told)
+
+
+def checksum(data: bytes) -> bytes:
+    """CRC32c, a bit at a time."""
+    register = (1 << 32) - 1
+    for bit in (byte >> number & 1 for byte in data for number in range(8)):
+        register = register >> 1 ^ (0x82F63B78 if register & 1 ^ bit else 0)
+    return (register ^ (1 << 32) - 1).to_bytes(4, "big")
 
 
 def unmapped(address: bytes) -> bytes:
