@@ -209,10 +209,10 @@ class Checker:
     def _conclude(self, up: bool, reason: str) -> None:
         """Count, and pass or renew the verdict. A server of which nothing is known is up with its first good check."""
         server, settings = self._server, self._settings
-        if up:
-            self._balancer.pool.reached(server)
-        else:
-            self._balancer.pool.failed(server, reason)
+        if reason != server.kept_away and self._plan.check.kind != "exec":  # a program goes its own ways
+            self._balancer.pool.reached(server, "" if up else reason)
+        if not up:
+            self._balancer.pool.on_unwell(server)
         verdict = server.verdicts.get(_SOURCE)
         self._good, self._bad = (self._good + 1, 0) if up else (0, self._bad + 1)
         turns = up if verdict is None else verdict.up != up

@@ -120,7 +120,9 @@ class Lease:
         self.release()
         if self.is_outdated:
             return True  # but the new place is not
-        if is_kept_away and self._pool.keeps_away(self.server, cause):
+        if not is_kept_away:
+            self._pool.reached(self.server, cause)
+        elif self._pool.keeps_away(self.server, cause):
             return False
         self._pool.blame(self.server, cause)
         return True
@@ -366,7 +368,7 @@ class Pool:
             self._blame_besides(server, cause, now)
             return
         server.reason = cause
-        self.failed(server, cause)
+        self.on_unwell(server)
         if server.name in SPECIAL or server.deleted:
             return
         _dismiss_spares(server)
@@ -375,12 +377,6 @@ class Pool:
         server.blamed = now
         server.down_until = now + self.settings.blacklist
         server.is_silent = is_silent
-
-    def failed(self, server: Server, cause: str) -> None:
-        """A server was found not to be well, by whatever; what that means for its health others say."""
-        if cause != server.kept_away:
-            server.kept_away = ""
-        self.on_unwell(server)
 
     def _blame_besides(self, server: Server, cause: str, now: float) -> None:
         """A command has said for how long the server is left alone: what is found meanwhile is told, once, and changes
@@ -440,12 +436,13 @@ class Pool:
         if server.down_until and server.reason == server.kept_away:
             self.restore(server, "this machine keeps gpen from all servers")
 
-    def reached(self, server: Server) -> None:
-        """A server was reached. If this machine has kept gpen from all, it does so no more."""
+    def reached(self, server: Server, problem: str = "") -> None:
+        """A server was reached, or a ``problem`` was found that is none of this machine's. If it has kept gpen from
+        all, it does so no more."""
         server.kept_away = ""
         if self.is_cut_off and server.name not in SPECIAL:
             self.is_cut_off = False
-            self.note_own("connected", f"server {server.name} was reached")
+            self.note_own("connected", f"server {server.name}{f': {problem}' if problem else ' was reached'}")
             for other in self._places:
                 other.kept_away = ""
 

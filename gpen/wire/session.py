@@ -484,7 +484,7 @@ class Session(Conversation):
             self.stalled = (rest, now)
         if any(end.deaf or end.reset for end in ends):
             if not rest or now - self.stalled[1] > STALLED_SECONDS:
-                self.stop(self.ending or Ending.SERVER_RESET)
+                self.stop(self.ending or (Ending.CLIENT_RESET if self.down.reset else Ending.SERVER_RESET))
         elif limit and min(self.idle(now), now - self.stalled[1]) >= limit:
             self.stop(Ending.HALF_CLOSED)
 

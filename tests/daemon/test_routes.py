@@ -208,6 +208,39 @@ def test_all_servers_with_checks(gpen: Start, network: Machine, front: str, insi
     assert own_events(balancer) == ["cut off", "connected"]
 
 
+@PROHIBITIONS
+def test_all_servers_with_a_program_that_says_otherwise(gpen: Start, network: Machine, front: str, tmp_path: Path,
+                                                        kind: str, reason: str) -> None:
+    """A check's program goes its own ways: that it is content does not mean that gpen has reached a server."""
+    network.run(f"ip route add {kind} 198.51.100.0/24")
+    program, calls = tmp_path / "check", tmp_path / "calls"
+    program.write_text(f"#!/bin/sh\necho >>{calls}\n")
+    program.chmod(0o755)
+    balancer = gpen("-r", "-O", f"check exec {program}", "-O", "check_interval 0.1", listen=front,
+                    servers=[f"{AWAY}:80", "198.51.100.2:80"], wrapper=network.wrapper)
+    for number in range(4, 20, 4):
+        wait_until(lambda: calls.exists() and len(calls.read_text()) > number)  # noqa: B023 (it is used up at once)
+        assert balancer.ask() == balancer.ask() == b""
+    assert own_events(balancer) == ["cut off"]
+    assert [balancer.server(number)["health"] for number in (0, 1)] == ["up", "up"]
+
+
+@PROHIBITIONS
+def test_all_servers_which_are_down_when_the_way_is_open(gpen: Start, network: Machine, front: str,
+                                                         inside: Callable[..., Server], kind: str, reason: str) -> None:
+    """They refuse: that is no fault of this machine's any more."""
+    network.refuse_first()
+    network.run(f"ip rule add pref 1 to 127.0.0.2/31 {kind}")
+    balancer = gpen("-r", listen=front, servers=["127.0.0.2:80", "127.0.0.3:80"], wrapper=network.wrapper)
+    assert balancer.ask() == balancer.ask() == b""
+    assert own_events(balancer) == ["cut off"]
+    network.run("ip rule del pref 1")
+    network.run(f"ip rule add pref 1 to 127.0.0.3 {kind}")
+    assert balancer.ask() == balancer.ask() == b""
+    assert own_events(balancer) == ["cut off", "connected"]
+    assert [balancer.server(number)["reason"] for number in (0, 1)] == ["connection refused", reason]
+
+
 def test_all_but_one_that_was_added(gpen: Start, network: Machine, front: str, inside: Callable[..., Server]) -> None:
     """From then on it is again the others' own fault."""
     network.refuse_first()

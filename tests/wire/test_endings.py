@@ -170,6 +170,20 @@ def test_a_reset_behind_a_client_that_does_not_read(gpen: Start, servers: Serve)
     assert ending_of(balancer) == "server-reset"
 
 
+def test_a_client_that_resets_behind_a_server_that_does_not_read(gpen: Start, servers: Serve) -> None:
+    """Nothing is read from the client meanwhile either, and it was the client that has left."""
+    over = threading.Event()
+    balancer = gpen("-l", "gpen.log", servers=[servers(lambda sock: over.wait(PATIENCE))])
+    with balancer.connect() as sock:
+        sock.settimeout(1)
+        with pytest.raises(TimeoutError):
+            sock.sendall(bytes(200 * MB))
+        reset(sock)
+    balancer.wait_idle(30)
+    over.set()
+    assert ending_of(balancer) == "client-reset"
+
+
 @pytest.mark.parametrize("half_closed", ["nobody", "client", "server"])
 def test_idle_timeout(gpen: Start, servers: Serve, half_closed: str) -> None:
     def serve(sock: socket.socket) -> None:
