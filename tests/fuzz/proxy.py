@@ -36,18 +36,21 @@ v1_headers = st.one_of(
               st.tuples(*[st.sampled_from(TEXTS)] * 2, *[st.sampled_from(PORTS)] * 2),
               st.sampled_from((b"\r\n", b"\r\n", b"\n", b"\r", b"", b"\r\r\n"))),
     st.just(b"PROXY UNKNOWN\r\n"))
-fields = st.builds(lambda kind, value: struct.pack("!BH", kind, len(value)) + value, st.integers(0, 255),
-                   st.binary(max_size=9))
-ADDRESSES = {0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216, 0x00: 0}
+CHECKSUM, TLS, TLS_BYTES = 0x03, 0x20, 5
+fields = st.builds(lambda kind, value: struct.pack("!BH", kind, len(value)) + value,
+                   st.one_of(st.integers(0, 255), st.sampled_from((CHECKSUM, TLS))), st.binary(max_size=9))
+SIZES = {0: 0, 1: 12, 2: 36, 3: 216}  # bytes of the addresses, by the family
 
 
 @st.composite
 def v2_headers(draw: st.DrawFn) -> bytes:
-    family = draw(st.sampled_from(list(ADDRESSES)))
-    size = ADDRESSES[family]
+    family = draw(st.sampled_from((0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32)))
+    size = SIZES[family >> 4]
     body = draw(st.binary(min_size=size, max_size=size)) + b"".join(draw(st.lists(fields, max_size=2)))
-    command = draw(st.sampled_from((0x21, 0x21, 0x21, 0x20)))
-    return SIGNATURE + struct.pack("!BBH", command, family, len(body)) + body
+    command, summed = draw(st.sampled_from((0x21, 0x21, 0x21, 0x20))), draw(st.booleans())
+    place = struct.pack("!BHI", CHECKSUM, 4, 0) if summed else b""
+    header = SIGNATURE + struct.pack("!BBH", command, family, len(body + place)) + body + place
+    return header[:-4] + checksum(header) if summed else header
 
 
 headers = spoiled(st.one_of(v1_headers, v2_headers()), (*BYTES, SIGNATURE, b"PROXY ", b"\xff\xff", b"\x80", b"::",
@@ -103,24 +106,53 @@ def v2_meaning(stream: bytes) -> Meaning:
     body = stream[16:16 + length]
     if command not in (0x20, 0x21) or length > 16384 or len(body) < length:
         return REFUSED
-    if command == 0x20 or family not in (0x11, 0x21, 0x31):
+    if command == 0x20:
         return Meaning(True, 16 + length)
-    if length < ADDRESSES[family] or not are_whole(body[ADDRESSES[family]:]):
+    size = SIZES.get(family >> 4)
+    if size is None or family & 15 > 2 or length < size:
+        return REFUSED
+    if not are_well(body[size:], stream[:16 + size]):
         return REFUSED
     if family == 0x31:
         return Meaning(True, 16 + length, (b"", 0))
+    if family not in (0x11, 0x21):
+        return Meaning(True, 16 + length)
     size = 4 if family == 0x11 else 16
     return Meaning(True, 16 + length, (unmapped(body[:size]), struct.unpack_from("!H", body, 2 * size)[0]))
 
 
-def are_whole(fields: bytes) -> bool:
-    """Whether the type-length-values behind the addresses end where the header does."""
-    while len(fields) >= 3:
-        end = 3 + int.from_bytes(fields[1:3], "big")
-        if end > len(fields):
-            return False
-        fields = fields[end:]
-    return not fields
+def are_well(extensions: bytes, before: bytes) -> bool:
+    """Whether the type-length-values behind the addresses end where the header does, those of TLS are well in
+    themselves, and each checksum is that of the header, of which ``before`` is the beginning."""
+    fields = split(extensions)
+    if fields is None:
+        return False
+    blanked = before + b"".join(head + (bytes(len(value)) if head[0] == CHECKSUM else value) for head, value in fields)
+    return (all(len(value) >= TLS_BYTES and split(value[TLS_BYTES:]) is not None
+                for head, value in fields if head[0] == TLS)
+            and all(value == checksum(blanked) for head, value in fields if head[0] == CHECKSUM))
+
+
+def split(data: bytes) -> list[tuple[bytes, bytes]] | None:
+    """The heads (type and length) and values of what must end where the last of them does; None if it does not."""
+    found = []
+    while data:
+        end = 3 + int.from_bytes(data[1:3], "big")
+        if end > len(data):
+            return None
+        found.append((data[:3], data[3:end]))
+        data = data[end:]
+    return found
+
+
+def checksum(data: bytes) -> bytes:
+    """CRC-32C (RFC 3720), bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return (crc ^ 0xFFFFFFFF).to_bytes(4, "big")
 
 
 def unmapped(address: bytes) -> bytes:
