@@ -21,7 +21,7 @@ test: $(VENV)/.test
 campaign: $(VENV)/.test
 	PYTHONDONTWRITEBYTECODE= TURMOIL=$${TURMOIL:-150000} $(PY) -m pytest -n $(WORKERS) -m 'hypothesis or turmoil' --hypothesis-profile=campaign --timeout=7200 $(TESTS)
 
-# an hour of random input, or FUZZ_SECONDS; FUZZ_SEED makes the same again. FUZZ=--help tells more
+# an hour of random input, or FUZZ_SECONDS (but a round of each kind at least, a minute); FUZZ_SEED makes the same again. FUZZ=--help tells more
 fuzz: $(VENV)/.test
 	$(PY) -m tests.fuzz $(FUZZ)
 

@@ -59,10 +59,10 @@ class Merger:
             return
         self._matcher.remember(note.client, note.server, note.request)
 
-    def _web_line(self, line: bytes, sender: Any) -> Iterator[bytes]:
-        line = one_line(line)
+    def _web_line(self, datagram: bytes, sender: Any) -> Iterator[bytes]:
+        line = one_line(datagram)
         if not is_web_line(line):
-            self._ignore(line, sender, "it is neither a balancer's note nor a line with a request in quotes")
+            self._ignore(datagram, sender, "it is neither a balancer's note nor a line with a request in quotes")
             return
         self.lines += 1
         parts = read_web_line(line)

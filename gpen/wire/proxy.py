@@ -7,6 +7,7 @@ proxies themselves.
 from __future__ import annotations
 
 import _socket
+import contextlib
 import ipaddress
 import struct
 import time
@@ -159,16 +160,24 @@ def _read_v1(reader: _Reader, start: bytes) -> Route | None:
     line = reader.read_line(start, _V1_MOST)
     if not line.endswith(b"\r\n"):
         raise ValueError("the line ends without a carriage return")
-    words = line[:-2].decode("ascii").split(" ")
+    if not line.isascii():
+        raise ValueError("the line has bytes that are not ASCII")
+    words = line[:-2].decode().split(" ")
     if words[1] == "UNKNOWN":
         return None
     if len(words) != 6 or words[1] not in ("TCP4", "TCP6"):
         raise ValueError("expected PROXY TCP4|TCP6|UNKNOWN and two addresses and ports")
     version = 4 if words[1] == "TCP4" else 6
-    source, destination = (ipaddress.ip_address(word) for word in words[2:4])
-    if (source.version, destination.version) != (version, version):
-        raise ValueError(f"an address is not of {words[1]}")
+    source, destination = (_address(word, version) for word in words[2:4])
     return Route(_plain(source), _port(words[4]), _plain(destination), _port(words[5]))
+
+
+def _address(word: str, version: int) -> Any:
+    """Raises ValueError, in words that hold the word as it came: Python's own have it escaped already."""
+    with contextlib.suppress(ValueError):
+        if (address := ipaddress.ip_address(word)).version == version:
+            return address
+    raise ValueError(f"'{word}' is not an IPv{version} address")
 
 
 def _plain(address: Any) -> str:

@@ -62,10 +62,16 @@ def test_a_proxy_header(gpen: Start, servers: Serve, header: bytes) -> None:
     told_by(balancer, "malformed")
 
 
-def test_the_word_of_a_proxy_header_is_quoted(gpen: Start, servers: Serve) -> None:
+@pytest.mark.parametrize(("header", "expected"), [
+    (PROXY[-1], rf"'{BEGINNING}X' is not a port"),
+    (b"PROXY TCP4 \x1b[31mX 1.1.1.1 1 1\r\n", rf"'{BEGINNING}X' is not an IPv4 address"),
+    (b"PROXY TCP6 ::1 1.1.1.1 1 1\r\n", "'1.1.1.1' is not an IPv6 address"),
+    (b"PROXY TCP4 \xc2\x9b 1.1.1.1 1 1\r\n", "the line has bytes that are not ASCII"),
+])
+def test_the_word_of_a_proxy_header_is_quoted(gpen: Start, servers: Serve, header: bytes, expected: str) -> None:
     balancer = gpen("-O", "acl 3 permit 127.0.0.0/8", "-O", "accept_proxy 3", servers=[servers(sending(b"hello"))])
-    balancer.ask(PROXY[-1])
-    told_by(balancer, rf"'{BEGINNING}X' is not a port")
+    balancer.ask(header)
+    told_by(balancer, f"malformed: {expected}")
 
 
 def test_a_mysql_error(gpen: Start, servers: Serve) -> None:

@@ -23,7 +23,7 @@ def main() -> int:
     options = arguments()
     with tempfile.TemporaryDirectory(prefix="gpen-fuzz-") as directory:
         if options.input is not None:
-            return attempt(options.only, ast.literal_eval(options.input.read_text()), Path(directory))
+            return attempt(options.only, options.input, Path(directory))
         return run(options, Path(directory))
 
 
@@ -33,13 +33,14 @@ def arguments() -> argparse.Namespace:
         epilog="Kinds: " + "; ".join(f"{kind.name}, {kind.about}" for kind in KINDS) + ". Exit status: 0; 1 when "
         "something failed: then the smallest input is printed, and how to try it again.")
     add = parser.add_argument
-    add("--seconds", type=float, metavar="S", default=float(os.environ.get("FUZZ_SECONDS") or 3600),
-        help="how long (FUZZ_SECONDS, 3600)")
-    add("--seed", type=int, metavar="N", default=int(os.environ.get("FUZZ_SEED") or time.time()),
+    # what is given as text is read as options are, and refused as they are
+    add("--seconds", type=float, metavar="S", default=os.environ.get("FUZZ_SECONDS") or "3600",
+        help="how long, and one round of each kind at least, which takes a minute (FUZZ_SECONDS, 3600)")
+    add("--seed", type=int, metavar="N", default=os.environ.get("FUZZ_SEED") or f"{time.time():.0f}",
         help="the same seed makes the same input (FUZZ_SEED, the time)")
     add("--only", type=kinds, metavar="KIND,...", default=KINDS, help="some kinds")
     add("--round", type=int, metavar="N", help="only this round of each")
-    add("--input", type=Path, metavar="FILE", help="only this input of one kind, as it was printed")
+    add("--input", type=written, metavar="FILE", help="only this input of one kind, as it was printed")
     add("--every", type=float, metavar="S", default=10.0, help="say each S seconds how far it is (10)")
     add("--markdown", action="store_true", help="the table as it stands in the README")
     options = parser.parse_args()
@@ -54,6 +55,16 @@ def kinds(text: str) -> Sequence[Kind]:
         if name not in known:
             raise argparse.ArgumentTypeError(f"'{name}' is none of {', '.join(known)}")
     return [known[name] for name in names]
+
+
+def written(path: str) -> object:
+    """The input that a file has."""
+    try:
+        return ast.literal_eval(Path(path).read_text().strip())
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{path}: {error.strerror}") from None
+    except (ValueError, SyntaxError) as error:
+        raise argparse.ArgumentTypeError(f"{path}: no input as it was printed: {error}") from None
 
 
 def attempt(kinds: Sequence[Kind], case: object, directory: Path) -> int:

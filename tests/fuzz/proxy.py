@@ -36,30 +36,21 @@ v1_headers = st.one_of(
               st.tuples(*[st.sampled_from(TEXTS)] * 2, *[st.sampled_from(PORTS)] * 2),
               st.sampled_from((b"\r\n", b"\r\n", b"\n", b"\r", b"", b"\r\r\n"))),
     st.just(b"PROXY UNKNOWN\r\n"))
-def field(kind: int, value: bytes) -> bytes:
-    return struct.pack("!BH", kind, len(value)) + value
-
-
-fields = st.builds(field, st.integers(0, 255).filter(lambda kind: kind not in (3, 32)), st.binary(max_size=9))
-tls_fields = st.builds(lambda head, inner: field(TLS, head + b"".join(inner)), st.binary(min_size=5, max_size=5),
-                       st.lists(fields, max_size=2))
-TLS, CHECKSUM = 0x20, 0x03
-SIZES = {0x00: 0, 0x10: 12, 0x20: 36, 0x30: 216}  # of the addresses, by the family
-ADDRESSES = {0x11: 12, 0x12: 12, 0x21: 36, 0x22: 36, 0x31: 216, 0x32: 216, 0x00: 0}
+CHECKSUM, TLS, TLS_BYTES = 0x03, 0x20, 5
+fields = st.builds(lambda kind, value: struct.pack("!BH", kind, len(value)) + value,
+                   st.one_of(st.integers(0, 255), st.sampled_from((CHECKSUM, TLS))), st.binary(max_size=9))
+SIZES = {0: 0, 1: 12, 2: 36, 3: 216}  # bytes of the addresses, by the family
 
 
 @st.composite
 def v2_headers(draw: st.DrawFn) -> bytes:
-    family = draw(st.sampled_from(list(ADDRESSES)))
-    size = ADDRESSES[family]
-    body = draw(st.binary(min_size=size, max_size=size))
-    body += b"".join(draw(st.lists(st.one_of(fields, fields, tls_fields), max_size=2)))
-    command = draw(st.sampled_from((0x21, 0x21, 0x21, 0x20)))
-    if not draw(st.integers(0, 3)):
-        body += field(CHECKSUM, bytes(4))
-        head = SIGNATURE + struct.pack("!BBH", command, family, len(body))
-        body = body[:-4] + checksum(head + body)
-    return SIGNATURE + struct.pack("!BBH", command, family, len(body)) + body
+    family = draw(st.sampled_from((0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32)))
+    size = SIZES[family >> 4]
+    body = draw(st.binary(min_size=size, max_size=size)) + b"".join(draw(st.lists(fields, max_size=2)))
+    command, summed = draw(st.sampled_from((0x21, 0x21, 0x21, 0x20))), draw(st.booleans())
+    place = struct.pack("!BHI", CHECKSUM, 4, 0) if summed else b""
+    header = SIGNATURE + struct.pack("!BBH", command, family, len(body + place)) + body + place
+    return header[:-4] + checksum(header) if summed else header
 
 
 headers = spoiled(st.one_of(v1_headers, v2_headers()), (*BYTES, SIGNATURE, b"PROXY ", b"\xff\xff", b"\x80", b"::",
@@ -117,48 +108,51 @@ def v2_meaning(stream: bytes) -> Meaning:
         return REFUSED
     if command == 0x20:
         return Meaning(True, 16 + length)
-    size = SIZES.get(family & 0xF0)
-    if size is None or family & 0x0F > 2 or length < size or not are_whole(body[size:]):
+    size = SIZES.get(family >> 4)
+    if size is None or family & 15 > 2 or length < size:
         return REFUSED
-    if not sums_are_right(stream[:16 + length], 16 + size):
+    if not are_well(body[size:], stream[:16 + size]):
         return REFUSED
-    if family & 0xF0 == 0x30:
-        return Meaning(True, 16 + length, (b"", 0) if family == 0x31 else None)
+    if family == 0x31:
+        return Meaning(True, 16 + length, (b"", 0))
     if family not in (0x11, 0x21):
         return Meaning(True, 16 + length)
     size = 4 if family == 0x11 else 16
     return Meaning(True, 16 + length, (unmapped(body[:size]), struct.unpack_from("!H", body, 2 * size)[0]))
 
 
-def are_whole(fields: bytes) -> bool:
-    """Whether type-length-values end where what they are in does."""
-    while len(fields) >= 3:
-        end = 3 + int.from_bytes(fields[1:3], "big")
-        value = fields[3:end]
-        if end > len(fields) or (fields[0] == TLS and (len(value) < 5 or not are_whole(value[5:]))):
-            return False
-        fields = fields[end:]
-    return not fields
+def are_well(extensions: bytes, before: bytes) -> bool:
+    """Whether the type-length-values behind the addresses end where the header does, those of TLS are well in
+    themselves, and each checksum is that of the header, of which ``before`` is the beginning."""
+    fields = split(extensions)
+    if fields is None:
+        return False
+    blanked = before + b"".join(head + (bytes(len(value)) if head[0] == CHECKSUM else value) for head, value in fields)
+    return (all(len(value) >= TLS_BYTES and split(value[TLS_BYTES:]) is not None
+                for head, value in fields if head[0] == TLS)
+            and all(value == checksum(blanked) for head, value in fields if head[0] == CHECKSUM))
 
 
-def sums_are_right(header: bytes, at: int) -> bool:
-    """Whether each checksum among the type-length-values from there on is that of the header without them."""
-    told, blank = [], bytearray(header)
-    while at < len(header):
-        end = at + 3 + int.from_bytes(header[at + 1:at + 3], "big")
-        if header[at] == CHECKSUM:
-            told.append(header[at + 3:end])
-            blank[at + 3:end] = bytes(end - at - 3)
-        at = end
-    return all(each == checksum(bytes(blank)) for each in told)
+def split(data: bytes) -> list[tuple[bytes, bytes]] | None:
+    """The heads (type and length) and values of what must end where the last of them does; None if it does not."""
+    found = []
+    while data:
+        end = 3 + int.from_bytes(data[1:3], "big")
+        if end > len(data):
+            return None
+        found.append((data[:3], data[3:end]))
+        data = data[end:]
+    return found
 
 
 def checksum(data: bytes) -> bytes:
-    """CRC32c, a bit at a time."""
-    register = (1 << 32) - 1
-    for bit in (byte >> number & 1 for byte in data for number in range(8)):
-        register = register >> 1 ^ (0x82F63B78 if register & 1 ^ bit else 0)
-    return (register ^ (1 << 32) - 1).to_bytes(4, "big")
+    """CRC-32C (RFC 3720), bit by bit."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return (crc ^ 0xFFFFFFFF).to_bytes(4, "big")
 
 
 def unmapped(address: bytes) -> bytes:

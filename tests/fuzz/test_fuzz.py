@@ -14,6 +14,7 @@ from tests.fuzz.campaign import Campaign
 from tests.fuzz.kind import Kind, pure
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.mutations import pieces
+from tests.fuzz.proxy import SIGNATURE, check_reading, checksum, meaning
 from tests.wire.test_http_requests import CHUNKED, SMUGGLING
 
 SEED = int(os.environ.get("FUZZ_SEED") or 1)
@@ -82,6 +83,26 @@ def test_the_strict_reader_reads() -> None:
         (b"GET", b"", True), (b"POST", b"abc", True), (b"POST", b"hi", True), (b"PUT", b"abc", False)]
     assert found.requests[0].fields == [(b"Host", b"www"), (b"A", b"x  y"), (b"E", b"")]
     assert not found.refused and not found.begun
+
+
+V2 = SIGNATURE + b"\x21"
+NOWHERE = b"\x00\x0c" + bytes(12)  # twelve bytes of addresses
+
+
+@pytest.mark.parametrize(("header", "accepted"), [
+    (V2 + b"\x11" + NOWHERE, True), (V2 + b"\x12" + NOWHERE, True), (V2 + b"\x00\x00\x00", True),
+    (V2 + b"\x12\x00\x00", False), (V2 + b"\x22" + NOWHERE, False), (V2 + b"\x13" + NOWHERE, False),
+    (V2 + b"\x41" + NOWHERE, False), (V2 + b"\x00\x00\x03\x04\x00\x01", False),
+    (V2 + b"\x00\x00\x07\x03\x00\x04" + checksum(V2 + b"\x00\x00\x07\x03\x00\x04" + bytes(4)), True),
+    (V2 + b"\x00\x00\x07\x03\x00\x04abcd", False), (V2 + b"\x00\x00\x03\x03\x00\x00", False),
+    (V2 + b"\x00\x00\x04\x20\x00\x01a", False), (V2 + b"\x00\x00\x08\x20\x00\x05abcde", True),
+    (V2 + b"\x00\x00\x09\x20\x00\x06abcdef", False), (V2 + b"\x00\x00\x0b\x20\x00\x08abcde\x20\x00\x00", True),
+])
+def test_proxy_headers(header: bytes, accepted: bool) -> None:
+    """The strict reader and gpen agree."""
+    found = meaning(header + b"hello")
+    assert (found.accepted, found.length) == (accepted, len(header) if accepted else 0)
+    check_reading((header + b"hello", ()))
 
 
 def test_the_careless_reader_is_deceived() -> None:

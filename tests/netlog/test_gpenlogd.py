@@ -100,6 +100,14 @@ def test_datagrams_of_any_bytes(gpenlogd: Start) -> None:
     assert "\x1b" not in collector.stderr
 
 
+def test_what_is_ignored_is_quoted_once(gpenlogd: Start) -> None:
+    collector = gpenlogd("-d")
+    send(collector.address, b"\x1b[31m\n", line(b"GET /"))
+    collector.wait_for(line(b"GET /"))
+    assert collector.stop() == 0
+    assert r"ignored '\x1b[31m\x0a' from 127.0.0.2: it is neither" in collector.stderr
+
+
 def test_without_d_what_is_ignored_is_only_counted(gpenlogd: Start) -> None:
     collector = gpenlogd()
     send(collector.address, b"bad", b"+ bad", line(b"GET /a"))
