@@ -154,6 +154,12 @@ class Watcher:
         now = time.monotonic()
         self._pokes = [*self._pokes[:-1], now + POKES[-1]] if self._pokes else [now + delay for delay in POKES]
 
+    def adopt(self, uuid: str) -> None:
+        """The operator wants this cluster followed; in the watcher's own thread."""
+        if uuid != self.cluster.followed.uuid:
+            say(f"cluster: {uuid} is followed: adopted by the operator")
+            self.cluster.followed.adopt(uuid, time.monotonic())
+
     def run(self) -> None:
         """Watch until `stop`."""
         for gpen in self.gpens:
@@ -280,8 +286,9 @@ class Watcher:
     def _decide(self, now: float) -> None:
         followed = self.cluster.followed.uuid
         changes = self.cluster.judge(now) if self._has_met_all(now) else []
-        if followed not in ("", self.cluster.followed.uuid):
-            say(f"cluster: {followed} -> {self.cluster.followed.uuid}: no node of it has answered for {FORGET:g} s")
+        if followed != self.cluster.followed.uuid:
+            say(f"cluster: {self.cluster.followed.uuid} is followed" + (
+                f": for {FORGET:g} s no node of {followed} has answered" if followed else ""))
         for address, old, new in changes:
             if new is not None:
                 say(f"node {self.label(address)}: {_word(old)} -> {_word(new)}: {new.reason}")
