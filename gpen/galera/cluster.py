@@ -130,8 +130,7 @@ class Cluster:
         node = self._nodes[address]
         node.name, node.report, node.problem, node.blind = report.name, report, "", False
         node.uuid = report.view.uuid
-        members = report.view.members
-        node.member = members[report.index] if report.index < len(members) else ""
+        node.member = report.members[report.index] if report.index < len(report.members) else ""
 
     def failed(self, address: str, problem: str, blind: bool = False) -> None:
         """The node gave no report. ``blind``: for a reason that is the watcher's own; its verdict stays then."""

@@ -85,6 +85,11 @@ class Report:
     asked: float = 0.0  # when, in seconds of the monotonic clock
     page: Page | str | None = None  # a text: why it can't be read
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Of its view, in the order of their local index."""
+        return self.view.members
+
 
 class Grade(Enum):
     """How a node is by its own account: GOOD, a DONOR (works, but lags or stalls), UNFIT (its sessions still work),
@@ -102,12 +107,12 @@ def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float 
     missing = [name for name in (*_STATUS, *_VARIABLES) if name not in said]
     if missing:
         raise ValueError(f"no Galera node: it does not tell {missing[0]}")
-    members = tuple(member.strip() for member in said["wsrep_incoming_addresses"].split(","))
     return Report(
         state=_number(said["wsrep_local_state"]), comment=said["wsrep_local_state_comment"] or "no state",
         ready=_is_on(said["wsrep_ready"]), status=said["wsrep_cluster_status"] or "no cluster",
         view=View(said["wsrep_cluster_state_uuid"], _number(said["wsrep_cluster_conf_id"]),
-                  _number(said["wsrep_cluster_size"]), members),
+                  _number(said["wsrep_cluster_size"]),
+                  tuple(member.strip() for member in said["wsrep_incoming_addresses"].split(","))),
         index=_number(said["wsrep_local_index"], NO_INDEX),
         queue=_number(said["wsrep_local_recv_queue"]), name=said["wsrep_node_name"],
         read_only=_is_on(said["read_only"]), rejects=said["wsrep_reject_queries"].upper() or "NONE",

@@ -75,7 +75,7 @@ def test_the_query_asks_for_all_that_is_read() -> None:
 
 def test_a_report_is_read_whole() -> None:
     assert (WELL.state, WELL.view, WELL.index, WELL.name, WELL.ready) == (4, OLD, 1, "node2", True)
-    assert nodes_in(WELL.view.members) == [A, B, C]  # the arbitrator's entry is empty
+    assert nodes_in(WELL.members) == [A, B, C]  # the arbitrator's entry is empty
 
 
 def test_a_server_without_galera_is_named_so() -> None:
