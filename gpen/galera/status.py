@@ -122,7 +122,7 @@ def _blindness(rows: Sequence[Row]) -> list[str]:
 
 def _clusters(answer: Answer) -> list[str]:
     """Which cluster is followed, where nodes are of several."""
-    found = {row["cluster"] for row in answer["nodes"] if row["cluster_status"] == "Primary" and "cluster" in row}
+    found = {row["cluster"] for row in answer["nodes"] if row.get("cluster") and row["cluster_status"] == "Primary"}
     found -= {answer.get("cluster")}
     return [f"cluster {answer['cluster']} is followed; another one: gpen-galera adopt UUID"] if found else []
 

@@ -134,7 +134,7 @@ Example:
 """
 
 ADOPT = f"""\
-Follow another cluster. The nodes of a cluster that is not followed are not used.
+Follow another cluster; nodes of one that is not followed are not used.
 
 Usage:
   gpen-galera adopt [options] UUID
