@@ -10,7 +10,8 @@ of several proposals Galera certifies one. The newest version counts, and these 
    writer stays what it is: better there than on two nodes.
 3. A writer on which nobody can write, for it has left the cluster, refuses, or is gone, is left at once. Should it be a
    member even so, the new one is used after a while, when every watcher has read of it.
-4. Who does not hear from more than half of the cluster's nodes proposes nothing.
+4. Who does not hear from more than half of the cluster's nodes proposes nothing; who can't see a node (it may not log
+   in there, say) neither proposes it nor proposes to leave it, but by the operator's word.
 5. Who follows a writer on which nobody can write is agreed as well: the first usable one of the choice's succession.
    The gpens have their servers ranked so, and one whose watcher is dead goes there by itself, health_ttl seconds
    later. The succession changes with the writer only, and keeps its order but for what the operator prefers.
@@ -161,7 +162,9 @@ class Agreed:
             return self._conclusion(choice, scene, now)
         if choice.writer not in scene.writable:
             return self._succession(choice, scene)
-        target = self._pin if self._pin in scene.candidates else self._writer.choose(scene.order, scene.candidates, now)
+        target = self._pin if self._pin in scene.candidates else None
+        if target is None and choice.writer not in scene.blind:
+            target = self._writer.choose(scene.order, scene.candidates, now)
         if target is None or target == choice.writer or now < self._rests_until:
             return None
         return self._with(choice.writer, target, scene)
@@ -173,14 +176,14 @@ class Agreed:
 
     def _first(self, scene: Scene, now: float) -> Choice | None:
         """The first choice of all is what is in use."""
-        used = self._used in scene.candidates
+        used = self._used in scene.candidates or self._used in scene.blind
         target = self._used if used else self._writer.choose(scene.order, scene.candidates, now)
         return self._with(target, "", scene) if target else None
 
     def _conclusion(self, choice: Choice, scene: Scene, now: float) -> Choice | None:
         """What becomes of a choice that names an heir."""
         late = [name for name, version in scene.watchers.items() if version < choice.version]
-        if choice.heir not in scene.candidates:
+        if choice.heir not in scene.candidates and choice.heir not in scene.blind:
             self.refusal = f"{choice.heir} can't be the writer any more"
             return self._with(choice.writer, "", scene)
         if not late:

@@ -1,23 +1,27 @@
 """All nodes together: which are usable, and why the others are not. Pure; time in seconds is handed in.
 
-The nodes that may be used are those of the group that most nodes are in. Two things blur what nodes say:
+The nodes that may be used are those of the group that is followed (group.py). Three things blur what nodes say:
 
 - When the membership changes, the nodes say so one after the other, within some 100 ms. A node that was usable is
-  given GRACE seconds to catch up with the others; one that comes back must be of their group at once.
+  given time to catch up with the others; one that comes back must be of their group at once.
 - A node that hung (a stopped process, a paused machine) wakes up and says what was true before: that it is well.
   It is believed when it has been of the others' group for GRACE seconds.
+- The watcher may be blind to a node: it can't log in, for a reason of its own or of its account. That says nothing of
+  the node. What was thought of it last stays; it is never made the writer, nor does it stop being it, for somebody may
+  be writing there. Only the others can say more: that it is of their group no longer.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gpen.galera.group import GRACE, Followed
 from gpen.galera.report import Grade, Report, View, grade, nodes_in
 
-GRACE = 1.0  # seconds
 POLICIES = ("avoid", "use", "never")
-ALIEN = "another group than the majority"
+DROPPED = "the others' group is without it"
+ANYWHERE = ("", "AUTO")  # members that do not tell their address
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,24 @@ class Verdict:
 @dataclass
 class _Node:
     name: str = ""  # wsrep_node_name
+    uuid: str = ""  # of its cluster, as it said last
+    member: str = ""  # its own place in wsrep_incoming_addresses, as it said last
     report: Report | None = None
     problem: str = ""  # why there is no report
     blind: bool = False  # the problem is the watcher's own, and says nothing about the node
+    blind_since: float | None = None
     suspect: bool = False  # it hung, and is not believed yet
     agrees_since: float | None = None
-    differs_since: float | None = None
+    found: tuple[Grade, str] | None = None
     verdict: Verdict | None = None
 
     @property
     def seen(self) -> bool:
         return self.report is not None or bool(self.problem)
+
+    @property
+    def in_primary(self) -> bool:
+        return self.report is not None and self.report.status == "Primary"
 
 
 class Cluster:
@@ -55,8 +66,12 @@ class Cluster:
         self._donor = donor
         self._nodes: dict[str, _Node] = {}
         self._begun = False
-        self._uuid = ""  # the cluster that is followed
-        self.view: View | None = None  # of the group that most nodes are in
+        self.followed = Followed()
+
+    @property
+    def view(self) -> View | None:
+        """Of the group that is followed."""
+        return self.followed.view
 
     @property
     def nodes(self) -> list[str]:
@@ -89,14 +104,36 @@ class Cluster:
         return node.verdict if node else None
 
     def usable(self) -> list[str]:
-        return [address for address, node in self._nodes.items() if node.verdict and node.verdict.usable]
+        """The nodes that are well, as far as the watcher can see."""
+        return [address for address, node in self._nodes.items()
+                if node.verdict and node.verdict.usable and not node.blind]
+
+    def blind(self) -> list[str]:
+        """The nodes that the watcher can't see: what it thinks of them is of before. Not those that the others'
+        group is without."""
+        return [address for address, node in self._nodes.items() if node.blind and not self._is_dropped(node)]
+
+    def blind_since(self, address: str) -> float | None:
+        """Since when the watcher can't see a node; None: it can."""
+        node = self._nodes.get(address)
+        return node.blind_since if node else None
+
+    def clusters(self) -> dict[str, list[str]]:
+        """The nodes of each cluster that some node is in now, by its UUID."""
+        found: dict[str, list[str]] = {}
+        for address, node in self._nodes.items():
+            if node.in_primary:
+                found.setdefault(node.uuid, []).append(address)
+        return found
 
     def saw(self, address: str, report: Report) -> None:
         node = self._nodes[address]
         node.name, node.report, node.problem, node.blind = report.name, report, "", False
+        node.uuid = report.view.uuid
+        node.member = report.members[report.index] if report.index < len(report.members) else ""
 
     def failed(self, address: str, problem: str, blind: bool = False) -> None:
-        """The node gave no report. ``blind``: for a reason that is the watcher's own; it gets no verdict then."""
+        """The node gave no report. ``blind``: for a reason that is the watcher's own; its verdict stays then."""
         node = self._nodes[address]
         node.report, node.problem, node.blind = None, problem, blind
 
@@ -112,16 +149,23 @@ class Cluster:
         later has no verdict until it was seen.
         """
         seen = {address: node for address, node in self._nodes.items() if node.seen}
+        for node in seen.values():
+            node.blind_since = _since(node.blind_since, node.blind, now)
         self._begun = self._begun or 0 < len(seen) == len(self._nodes)
         if not self._begun:
             return []
-        self.view = self._majority()
-        grades = {address: self._grade(node, now) for address, node in seen.items()}
-        donors = self._donor == "use" or (
-            self._donor == "avoid" and not any(found is Grade.GOOD for found, _ in grades.values()))
+        primary = [(node.report, node.suspect) for node in seen.values() if node.report and node.in_primary]
+        self.followed.look([report for report, suspect in primary if not suspect],
+                           [report for report, suspect in primary if suspect],
+                           {node.uuid for node in seen.values() if node.report or node.blind}, now)
+        reports = [report for report, _ in primary]
+        for node in seen.values():
+            node.found = self._find(node, reports, now)
+        donors = self._donor == "use" or (self._donor == "avoid" and not any(
+            node.found and node.found[0] is Grade.GOOD for node in seen.values()))
         changes = []
         for address, node in seen.items():
-            old, new = node.verdict, None if node.blind else _verdict(*grades[address], donors, now)
+            old, new = node.verdict, _verdict(*node.found, donors, now) if node.found else None
             if _differ(old, new):
                 node.verdict = new
                 changes.append((address, old, new))
@@ -131,60 +175,46 @@ class Cluster:
         """The nodes that are of the group that is followed, now."""
         return [address for address, node in self._nodes.items()
                 if node.report is not None and self.view is not None and node.report.view == self.view
-                and node.report.status == "Primary"]
+                and node.in_primary]
 
     def writable(self) -> list[str]:
         """The nodes on which somebody might be able to write: those that say so themselves, and those that the group
         has not dropped but that do not answer here."""
-        members = self.members()
+        members, blind = self.members(), self.blind()
         return [address for address, node in self._nodes.items()
-                if (node.suspect and node.report is None and address in members)
+                if (node.suspect and node.report is None and address in members) or address in blind
                 or (node.report is not None and grade(node.report)[0] in (Grade.GOOD, Grade.DONOR))]
 
     def members(self) -> list[str]:
         """The addresses of the followed group's nodes as the cluster itself tells them (``AUTO`` where a node does
         not know its own)."""
-        for node in self._nodes.values():
-            if node.report is not None and node.report.view == self.view:
-                return nodes_in(node.report.members)
-        return []
+        return nodes_in(self.view.members) if self.view else []
 
-    def _majority(self) -> View | None:
-        """The view that most nodes of a primary component are in. Equally many: of the cluster that was followed so
-        far, then the newer."""
-        views = Counter(node.report.view for node in self._nodes.values()
-                        if node.report is not None and node.report.status == "Primary" and not node.suspect)
-        if not views:
-            views = Counter(node.report.view for node in self._nodes.values()
-                            if node.report is not None and node.report.status == "Primary")
-        if not views:
-            return None
-        view = max(views, key=lambda view: (views[view], view.uuid == self._uuid, view.conf_id))
-        self._uuid = view.uuid
-        return view
-
-    def _grade(self, node: _Node, now: float) -> tuple[Grade, str]:
+    def _find(self, node: _Node, reports: Sequence[Report], now: float) -> tuple[Grade, str] | None:
+        """How a node is; None: nothing is known, and never was."""
         if node.report is None:
             node.agrees_since = None
-            return Grade.UNFIT, node.problem
+            if not node.blind:
+                return Grade.UNFIT, node.problem
+            gone = self._is_dropped(node) and self.followed.told_for(now) >= GRACE
+            return (Grade.LOST, DROPPED) if gone else node.found
         found, reason = grade(node.report)
-        agrees = node.report.status == "Primary" and node.report.view == self.view
+        agrees = node.in_primary and node.report.view == self.view
         node.agrees_since = _since(node.agrees_since, agrees, now)
-        node.differs_since = _since(node.differs_since, not agrees, now)
         if found is Grade.LOST:
             return found, reason
-        if not agrees and not self._may_catch_up(node, now):
-            return Grade.LOST, ALIEN
+        if not agrees and not (node.verdict and node.verdict.usable and self.followed.may_catch_up(node.report)):
+            return Grade.LOST, self.followed.objection(node.report, reports)
         if node.suspect:
             if node.agrees_since is None or now - node.agrees_since < GRACE:
                 return Grade.UNFIT, "answers again, not believed yet"
             node.suspect = False
         return found, reason
 
-    def _may_catch_up(self, node: _Node, now: float) -> bool:
-        assert node.report is not None and node.differs_since is not None
-        return (node.verdict is not None and node.verdict.usable and self.view is not None
-                and node.report.view.uuid == self.view.uuid and now - node.differs_since < GRACE)
+    def _is_dropped(self, node: _Node) -> bool:
+        """Whether the followed group is without a node that was of its cluster."""
+        return (self.view is not None and node.uuid == self.view.uuid and node.member not in ANYWHERE
+                and node.member not in self.view.members)
 
 
 def _since(start: float | None, holds: bool, now: float) -> float | None:

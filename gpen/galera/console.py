@@ -1,4 +1,4 @@
-"""The running watcher's socket: `gpen-galera status` and `move` ask there. A line in, a line of JSON out.
+"""The running watcher's socket: `gpen-galera status`, `move` and `adopt` ask there. A line in, a line of JSON out.
 
 Each connection has a thread, which hands the line to the watcher's own thread and waits for the reply.
 """

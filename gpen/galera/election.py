@@ -16,6 +16,7 @@ class Scene:
 
     order: Sequence[str]  # all nodes, in the order of succession
     candidates: Collection[str]  # those that can be the writer
+    blind: Collection[str] = ()  # those that this watcher can't see: not chosen, but not left either
 
     present: Collection[str] = ()  # those that are in the cluster, as far as is known
     writable: Collection[str] = ()  # those on which somebody might be able to write, whether they are usable or not
@@ -52,6 +53,8 @@ class Alone:
 
     def settle(self, scene: Scene, now: float) -> None:
         """Choose again, if there is need to."""
+        if self.current in scene.blind:
+            return
         target = self._writer.choose(scene.order, scene.candidates, now)
         if target is not None:
             self._writer.set(target)

@@ -142,7 +142,16 @@ def status(arguments: Arguments) -> int:
 
 def move(arguments: Arguments) -> int:
     """Have the running watcher move the writer."""
-    answer = ask_watcher(arguments, f"move {arguments['NODE']}")
+    return told(ask_watcher(arguments, f"move {arguments['NODE']}"))
+
+
+def adopt(arguments: Arguments) -> int:
+    """Have the running watcher follow another cluster."""
+    return told(ask_watcher(arguments, f"adopt {arguments['UUID']}"))
+
+
+def told(answer: Arguments | None) -> int:
+    """Print what came of a request. Returns the status."""
     if answer is None:
         return 3
     if "error" in answer:
@@ -193,7 +202,7 @@ def serve(arguments: Arguments) -> int:
 
 
 COMMANDS: dict[str, Callable[[Arguments], int]] = {
-    "watch": watch, "status": status, "move": move, "check": check, "serve": serve}
+    "watch": watch, "status": status, "move": move, "adopt": adopt, "check": check, "serve": serve}
 
 
 # --- their arguments -------------------------------------------------------------------------------------------------

@@ -89,13 +89,23 @@ _SECTIONS = (
     ("USABLE NODES", """
 A node is usable when it is Synced, ready, in the primary component, not read_only, does not reject queries
 (wsrep_reject_queries), and is of the group that most of the nodes are in, by wsrep_cluster_state_uuid,
-wsrep_cluster_conf_id and wsrep_cluster_size. Of two groups of a size the one of the cluster that was followed so far
-counts, then the newer one.
+wsrep_cluster_conf_id, wsrep_cluster_size and wsrep_incoming_addresses. Of two groups of a size the newer one counts.
+When more nodes tell of a group than it has members, none of them is used.
 
-A node that was usable has a second to catch up when the membership changes; one that comes back must be of the group at
-once. A node that owes an answer for --timeout seconds is not used; when it answers again, what it says is old, so it is
-used only when it has been of the group for a second. A node that refuses the user or the password gets no verdict, for
-that says nothing about it.
+The cluster (wsrep_cluster_state_uuid) that was followed is followed until none of its nodes has answered for five
+minutes, however many of another one do: a server of another cluster is down, and its reason names that cluster.
+gpen-galera adopt has another one followed at once. A watcher that starts follows the cluster that most nodes are in.
+
+A node that was usable has a second to catch up when the membership changes, counted to the next question, so that slow
+answers of before do no harm; one that comes back must be of the group at once. A node that owes an answer for --timeout
+seconds is not used; when it answers again, what it says is old, so it is used only when it has been of the group for a
+second.
+
+What is about the watcher and not about the node is no verdict: its user or password is refused, its account is locked,
+expired or has reached a limit, its address is blocked, TLS fails, it has no descriptors. The watcher is blind to that
+node then: the last verdict stays, as long as the node can be connected to and the group of the others is not without
+it; a node that was never seen has none. status shows such a node as blind, since when and why, and is not well; the log
+says so when it begins and when it ends.
 
 The sessions on a node that left the primary component, is not ready, rejects queries or is of another group are closed,
 for all that they ask there fails. Those on a donor, a read_only node or one that does not answer are left to gpen's
@@ -108,6 +118,9 @@ for three seconds, until an operator sets it to drain or maint in gpen, or until
 takes over, and the sessions on the old one are closed (--keep-old-sessions to leave them; those on a server in state
 drain are left anyway). With --failback a preferred node that has been usable for five seconds gets the role back,
 unless an operator has moved it away.
+
+A node that the watcher is blind to is not made the writer; nor is the writer left for that, since somebody may be
+writing there: only the operator moves it then.
 """),
     ("AGREEMENT", """
 With --agree=SCHEMA the choice is the one row of the table SCHEMA.gpen_writer; every watcher of the cluster gets the

@@ -30,10 +30,21 @@ RECONNECT = 3.0  # at least so many seconds between two logins that the node ref
 BROKEN_OFF = 60.0
 BLOCKED = 1129
 DENIED = (1044, 1045, 1130, 1698)  # the watcher may not log in, which says nothing about the node
+# What else is about the watcher's account, and the remedy there; from 3000 on as MySQL numbers it.
+ACCOUNT = {
+    **dict.fromkeys((1820, 1862), "ALTER USER ... IDENTIFIED BY ... PASSWORD EXPIRE NEVER"),
+    **dict.fromkeys((4151, 3118, 3955), "ALTER USER ... ACCOUNT UNLOCK"),
+    **dict.fromkeys((1203, 1226), "ALTER USER ... WITH MAX_USER_CONNECTIONS 0 MAX_QUERIES_PER_HOUR 0 "
+                                  "MAX_CONNECTIONS_PER_HOUR 0"),
+    **dict.fromkeys((1251, 1275, 1524, 2049, 2059, 2061), "ALTER USER ... IDENTIFIED VIA mysql_native_password"),
+    **dict.fromkeys((1142, 1143, 1227, 1370, 1873), "GRANT it"),
+    3159: "give the watcher --ssl-ca, or ALTER USER ... REQUIRE NONE",
+}
 OWN_TROUBLE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
 CUT = "connection lost"
 WORDS = {errno.ECONNREFUSED: "connection refused", errno.ECONNRESET: CUT, errno.EPIPE: CUT,
          errno.EHOSTUNREACH: "no route to it", errno.ENETUNREACH: "no route to it"}
+BY_CLIENT = range(2000, 3000)  # errors of PyMySQL's own
 LOST = (2006, 2013)  # a connection ended, as PyMySQL numbers it
 NO_TLS = 2026
 
@@ -109,7 +120,7 @@ class Node:
             if self._connection is None:
                 self._connection = self._access.connect(self.address, CONNECT_TIMEOUT)
                 self.asked = began = time.monotonic()
-            report = read(ask(self._connection, QUERY), time.monotonic() - began)
+            report = read(ask(self._connection, QUERY), time.monotonic() - began, began)
             if self._ledger is not None and grade(report)[0] in (Grade.GOOD, Grade.DONOR):
                 report = replace(report, page=self._ledger.read(self._connection))
             if time.monotonic() - began > self._timeout:
@@ -161,6 +172,9 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     if number in DENIED:
         return Problem(f"access denied for user '{shortened(user)}': {_quoted(text)} (CREATE USER there, or mend the "
                        f"password in --defaults-file or {USER})", True, RECONNECT)
+    if number in ACCOUNT:
+        pause = BROKEN_OFF if number in BY_CLIENT else RECONNECT
+        return Problem(f"the watcher's account '{shortened(user)}': {_quoted(text)} ({ACCOUNT[number]})", True, pause)
     if number in LOST:
         return Problem(silence(timeout) if "timed out" in text else CUT)
     return Problem("rejects queries" if number == 1047 else _quoted(text))

@@ -19,9 +19,10 @@ _NEEDED = {"prio": "writes go to several nodes", "roundrobin": "clients that it 
 
 @dataclass(frozen=True)
 class Order:
-    """What to do with one server. ``close``: sessions that it has from before are of no use, and end."""
+    """What to do with one server. ``up``: None leaves that to the gpen; ``close``: sessions that it has from before are
+    of no use, and end."""
 
-    up: bool
+    up: bool | None
     reason: str
     prio: int | None = None
     close: bool = False
@@ -95,7 +96,9 @@ class Herald:
         ranks = [(order.prio, row["number"]) for row, order in known
                  if order.prio is not None and order.prio != row["prio"]]
         lines = [f"server {number} prio {prio}" for prio, number in sorted(ranks, reverse=True)]
-        for row, order in sorted(known, key=lambda pair: pair[1].up):
+        for row, order in sorted(known, key=lambda pair: bool(pair[1].up)):
+            if order.up is None:
+                continue
             health = "up" if order.up else "down"
             lines.append(f"server {row['number']} health {health} because {_plain(order.reason)}")
         lines += [f"close server {row['number']}" for row, order in known

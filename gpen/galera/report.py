@@ -31,11 +31,13 @@ NO_INDEX = 1 << 30  # sorts behind every wsrep_local_index
 
 
 class View(NamedTuple):
-    """A membership of the cluster: the nodes that say the same are in one group. Ordered by age."""
+    """A membership of the cluster: the nodes that say the same are in one group. Two halves that were both bootstrapped
+    differ in nothing but the ``members`` (wsrep_incoming_addresses: HOST:PORT, AUTO, or empty for an arbitrator)."""
 
     uuid: str
     conf_id: int
     size: int
+    members: tuple[str, ...] = ()
 
 
 class Choice(NamedTuple):
@@ -59,7 +61,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Report:
-    """The answer to QUERY, and ``latency``: the seconds that it took.
+    """The answer to QUERY, when it was asked, and ``latency``: the seconds that it took.
 
     ``blocks``: after ``max_connect_errors`` connections in a row without a login the node refuses their address; not
     where it does not look names up, or remembers no hosts.
@@ -71,7 +73,6 @@ class Report:
     status: str  # Primary, non-Primary, Disconnected
     view: View
     index: int
-    members: tuple[str, ...]  # wsrep_incoming_addresses: HOST:PORT, AUTO, or empty for an arbitrator
     queue: int
     name: str
     read_only: bool
@@ -81,7 +82,13 @@ class Report:
     max_connect_errors: int = -1  # not told
     blocks: bool = True
     latency: float = 0.0
+    asked: float = 0.0  # when, in seconds of the monotonic clock
     page: Page | str | None = None  # a text: why it can't be read
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Of its view, in the order of their local index."""
+        return self.view.members
 
 
 class Grade(Enum):
@@ -94,7 +101,7 @@ class Grade(Enum):
     LOST = auto()
 
 
-def read(rows: Iterable[tuple[str, object]], latency: float = 0.0) -> Report:
+def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float = 0.0) -> Report:
     """The report in the rows that QUERY gave. Raises ValueError when the node is none of a Galera cluster."""
     said = {name: _text(value) for name, value in rows}
     missing = [name for name in (*_STATUS, *_VARIABLES) if name not in said]
@@ -104,14 +111,15 @@ def read(rows: Iterable[tuple[str, object]], latency: float = 0.0) -> Report:
         state=_number(said["wsrep_local_state"]), comment=said["wsrep_local_state_comment"] or "no state",
         ready=_is_on(said["wsrep_ready"]), status=said["wsrep_cluster_status"] or "no cluster",
         view=View(said["wsrep_cluster_state_uuid"], _number(said["wsrep_cluster_conf_id"]),
-                  _number(said["wsrep_cluster_size"])),
+                  _number(said["wsrep_cluster_size"]),
+                  tuple(member.strip() for member in said["wsrep_incoming_addresses"].split(","))),
         index=_number(said["wsrep_local_index"], NO_INDEX),
-        members=tuple(member.strip() for member in said["wsrep_incoming_addresses"].split(",")),
         queue=_number(said["wsrep_local_recv_queue"]), name=said["wsrep_node_name"],
         read_only=_is_on(said["read_only"]), rejects=said["wsrep_reject_queries"].upper() or "NONE",
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),
         max_connect_errors=_number(said.get("max_connect_errors", "")),
-        blocks=not _is_on(said.get("skip_name_resolve", "")) and said.get("host_cache_size") != "0", latency=latency)
+        blocks=not _is_on(said.get("skip_name_resolve", "")) and said.get("host_cache_size") != "0", latency=latency,
+        asked=asked)
 
 
 def grade(report: Report) -> tuple[Grade, str]:

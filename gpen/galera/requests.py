@@ -1,4 +1,4 @@
-"""What the watcher does for `gpen-galera status` and `gpen-galera move`, in its own thread."""
+"""What the watcher does for `gpen-galera status`, `move` and `adopt`, in its own thread."""
 
 from __future__ import annotations
 
@@ -41,8 +41,22 @@ class Requests:
             reply(status(self._watcher, time.monotonic()))
         elif command == "move" and argument:
             self._begin_move(argument, reply)
+        elif command == "adopt" and argument:
+            reply(self._adopt(argument))
         else:
-            reply({"error": f"'{line}' is no request: expected status or move NODE"})
+            reply({"error": f"'{line}' is no request: expected status, move NODE or adopt UUID"})
+
+    def _adopt(self, text: str) -> Answer:
+        """Follow the cluster whose UUID begins so."""
+        cluster = self._watcher.cluster
+        clusters = cluster.clusters()
+        found = [uuid for uuid in clusters if uuid.startswith(text)]
+        if len(found) != 1:
+            what = "could be several clusters" if found else "is no cluster that a node is in now"
+            return {"error": f"'{text}' {what}: expected one of {', '.join(clusters) or 'none'}"}
+        self._watcher.adopt(found[0])
+        nodes = ", ".join(map(self._watcher.label, clusters[found[0]]))
+        return {"done": f"cluster {found[0]} is followed: {nodes}"}
 
     def _begin_move(self, name: str, reply: Reply) -> None:
         watcher, now = self._watcher, time.monotonic()
@@ -73,6 +87,9 @@ class Requests:
         label, verdict = watcher.label(target), watcher.cluster.verdict(target)
         if not watcher.writer_gpens():
             raise ValueError("there is no writer to move: no gpen that was given by --writer has answered")
+        if target in watcher.cluster.blind():
+            raise ValueError(f"{label} can't be the writer: this watcher is blind to it: "
+                             f"{watcher.cluster.problem(target)}")
         if verdict is None or not verdict.usable:
             reason = verdict.reason if verdict else watcher.cluster.problem(target) or "not asked yet"
             raise ValueError(f"{label} can't be the writer: {reason}")

@@ -27,6 +27,7 @@ def status(watcher: Watcher, now: float) -> Answer:
         "agreed": watcher.election.version if isinstance(watcher.election, Agreed) else None,
         "heir": watcher.election.heir or None,
         "trouble": watcher.trouble,
+        "cluster": watcher.cluster.followed.uuid or None,
         "nodes": [node_row(watcher, node, now) for node in sorted(watcher.cluster.nodes, key=_natural)],
         "gpens": [_gpen_row(gpen) for gpen in watcher.gpens],
     }
@@ -41,6 +42,7 @@ def is_well(watcher: Watcher) -> bool:
 
 def node_row(watcher: Watcher, node: str, now: float) -> Row:
     report, verdict, limit = watcher.cluster.report(node), watcher.cluster.verdict(node), watcher.limit(node)
+    blind_since = watcher.cluster.blind_since(node)
     return {
         "node": node, "name": watcher.cluster.name(node), "state": report.comment if report else None,
         "cluster_status": report.status if report else None, "usable": verdict.usable if verdict else None,
@@ -49,8 +51,15 @@ def node_row(watcher: Watcher, node: str, now: float) -> Row:
         "queue": report.queue if report else None,
         "max_connect_errors": report.max_connect_errors if report and report.max_connect_errors >= 0 else None,
         "blocks": report.blocks if report else None, "warning": "" if limit is None else blocking.warning(limit),
-        "since": round(time.time() - (now - verdict.since), 3) if verdict else None,
+        "since": _wall(verdict.since if verdict else None, now),
+        "cluster": report.view.uuid if report else None,
+        "blind": "" if blind_since is None else watcher.cluster.problem(node), "blind_since": _wall(blind_since, now),
     }
+
+
+def _wall(moment: float | None, now: float) -> float | None:
+    """A time of the monotonic clock by the wall clock."""
+    return None if moment is None else round(time.time() - (now - moment), 3)
 
 
 def _role(watcher: Watcher, node: str) -> str:
@@ -79,7 +88,7 @@ def show(answer: Answer) -> str:
     """An answer as tables."""
     from tabulate import tabulate
 
-    nodes = [[row["node"], row["name"], row["state"] or "-", "yes" if row["usable"] else _short(row["reason"]),
+    nodes = [[row["node"], row["name"], row["state"] or "-", _usable(row),
               row["role"], "-" if row["latency"] is None else f"{row['latency'] * 1000:.1f} ms",
               "-" if row["queue"] is None else row["queue"], _clock(row["since"])] for row in answer["nodes"]]
     gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", f"{row['up']} of {row['servers']}",
@@ -87,7 +96,7 @@ def show(answer: Answer) -> str:
     parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
                       disable_numparse=True),
              *_long({row["node"]: row["reason"] for row in answer["nodes"]}),
-             *_limits(answer["nodes"])]
+             *_blindness(answer["nodes"]), *_clusters(answer), *_limits(answer["nodes"])]
     if answer["agreed"] is not None:
         heir = f", hands over to {answer['heir']}" if answer["heir"] else ""
         parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']}){heir}")
@@ -97,6 +106,25 @@ def show(answer: Answer) -> str:
                           disable_numparse=True))
     parts += _long({row["gpen"]: _problem(row) for row in answer["gpens"]})
     return "\n\n".join(parts)
+
+
+def _usable(row: Row) -> str:
+    known = "yes" if row["usable"] else _short(row["reason"])
+    return f"{known} (blind)" if row.get("blind") and row["usable"] is not None else known
+
+
+def _blindness(rows: Sequence[Row]) -> list[str]:
+    """The nodes that the watcher can't see."""
+    lines = [f"{row['node']}: this watcher is blind to it since {_clock(row['blind_since'])}, and keeps what it knew "
+             f"then: {row['blind']}" for row in rows if row.get("blind")]
+    return ["\n".join(lines)] if lines else []
+
+
+def _clusters(answer: Answer) -> list[str]:
+    """Which cluster is followed, where nodes are of several."""
+    found = {row["cluster"] for row in answer["nodes"] if row.get("cluster") and row["cluster_status"] == "Primary"}
+    found -= {answer.get("cluster")}
+    return [f"cluster {answer['cluster']} is followed; another one: gpen-galera adopt UUID"] if found else []
 
 
 def _limits(rows: Sequence[Row]) -> list[str]:

@@ -16,6 +16,7 @@ Commands:
   watch    tell gpens how the nodes are, and which is the writer
   status   the nodes and gpens of the running watcher, as tables
   move     make another node the writer
+  adopt    follow another cluster: nodes of others are not used
   check    ask one node once: for gpen's `check exec`, and other balancers
   serve    answer in HTTP for one node, 200 or 503, as clustercheck does
   notify   wake the watcher: for Galera's wsrep_notify_cmd
@@ -39,7 +40,7 @@ LOGIN = """\
   --ssl-ca=FILE          Use TLS, with nodes whose certificate FILE vouches for.
 """
 CONSOLE = """\
-  --socket=PATH          Where the watcher answers status and move
+  --socket=PATH          Where the watcher answers status, move and adopt
                          [default: /run/gpen-galera.sock].
 """
 AVAILABLE = """\
@@ -132,6 +133,25 @@ Example:
   gpen-galera move node2
 """
 
+ADOPT = f"""\
+Follow another cluster; nodes of one that is not followed are not used.
+
+Usage:
+  gpen-galera adopt [options] UUID
+
+UUID is its wsrep_cluster_state_uuid, which gpen-galera status shows, or how it
+begins; a node of it must answer. Where watchers agree, ask each of them.
+
+Options:
+{CONSOLE}\
+{HELP}
+Exit status: 0 it is followed; 1 it is not, and why; 2 wrong usage; 3 no
+watcher.
+
+Example:
+  gpen-galera adopt 7f0c2a52
+"""
+
 CHECK = f"""\
 Ask one node once: a line that says how it is.
 
@@ -178,4 +198,5 @@ Example:
   AVAILABLE_WHEN_DONOR=1 gpen-galera serve --defaults-file=/etc/check.cnf 9200
 """
 
-USAGES = {"watch": WATCH, "status": STATUS, "move": MOVE, "check": CHECK, "serve": SERVE, "notify": NOTIFY}
+USAGES = {"watch": WATCH, "status": STATUS, "move": MOVE, "adopt": ADOPT, "check": CHECK, "serve": SERVE,
+          "notify": NOTIFY}

@@ -23,6 +23,7 @@ from gpen.galera.balancer import Balancer
 from gpen.galera.cluster import Cluster, Verdict
 from gpen.galera.discover import Discovery
 from gpen.galera.election import Alone, Scene
+from gpen.galera.group import FORGET
 from gpen.galera.ledger import Ledger, Work, errand
 from gpen.galera.log import say
 from gpen.galera.node import Node, Problem, silence
@@ -153,6 +154,12 @@ class Watcher:
         now = time.monotonic()
         self._pokes = [*self._pokes[:-1], now + POKES[-1]] if self._pokes else [now + delay for delay in POKES]
 
+    def adopt(self, uuid: str) -> None:
+        """The operator wants this cluster followed; in the watcher's own thread."""
+        if uuid != self.cluster.followed.uuid:
+            say(f"cluster: {uuid} is followed: adopted by the operator")
+            self.cluster.followed.adopt(uuid, time.monotonic())
+
     def run(self) -> None:
         """Watch until `stop`."""
         for gpen in self.gpens:
@@ -188,6 +195,7 @@ class Watcher:
         now = time.monotonic()
         if now - due > self.options.timeout / 2:  # this process did not run: that nobody answered says nothing
             self._awake_since = now
+            self.cluster.followed.woke(now)
 
     def _due(self) -> float:
         """When the next thing is to be done without any news."""
@@ -203,13 +211,20 @@ class Watcher:
             return
         if isinstance(news, Problem):
             if news.blind and news.text != self.cluster.problem(address):
-                say(f"node {self.label(address)}: no verdict: {news.text}")
+                say(f"node {self.label(address)}: this watcher is blind to it, {self._kept(address)}: {news.text}")
             self.cluster.failed(address, news.text, news.blind)
         else:
+            if self.cluster.blind_since(address) is not None:
+                say(f"node {self.label(address)}: this watcher sees it again")
             self.cluster.saw(address, news)
             self._warn_of_blocks(address)
             if isinstance(news.page, str):
                 self._complain(news.page)
+
+    def _kept(self, address: str) -> str:
+        """What counts of a node that can't be seen."""
+        verdict = self.cluster.verdict(address)
+        return f"{_word(verdict)} ({verdict.reason}) is kept" if verdict else "no verdict"
 
     def _from_balancer(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
         self.post(partial(self._take_rows, balancer, rows, problem))
@@ -269,7 +284,11 @@ class Watcher:
     # --- decisions ----------------------------------------------------------------------------------------------------
 
     def _decide(self, now: float) -> None:
+        followed = self.cluster.followed.uuid
         changes = self.cluster.judge(now) if self._has_met_all(now) else []
+        if followed != self.cluster.followed.uuid:
+            say(f"cluster: {self.cluster.followed.uuid} is followed" + (
+                f": for {FORGET:g} s no node of {followed} has answered" if followed else ""))
         for address, old, new in changes:
             if new is not None:
                 say(f"node {self.label(address)}: {_word(old)} -> {_word(new)}: {new.reason}")
@@ -311,7 +330,7 @@ class Watcher:
         scene = self.scene(now)
         if self.election.current is None:
             used = front(gpens[0].rows)
-            if used is not None and self.cluster.verdict(used) is not None:
+            if used is not None and (self.cluster.verdict(used) is not None or used in scene.blind):
                 self.election.take_over(used)
                 self._note_writer("found in use")
         self.election.settle(scene, now)
@@ -411,6 +430,7 @@ class Watcher:
         servers = set().union(*(nodes_of(gpen.rows) for gpen in gpens))
         barred = self._reach.cut_off(now).union(*(withdrawn(gpen.rows) for gpen in gpens))
         usable = [node for node in self.cluster.usable() if node in servers]
+        blind = [node for node in self.cluster.blind() if node in servers and node not in barred]
         candidates = [node for node in usable if node not in barred] or usable
         reports = {node: self.cluster.report(node) for node in self.cluster.nodes if node in servers}
         indexes = {node: report.index if report else NO_INDEX for node, report in reports.items()}
@@ -421,7 +441,8 @@ class Watcher:
             watchers[name] = max(version, watchers.get(name, 0))
         members, answering = self.cluster.members(), self.cluster.answering()
         return Scene(
-            order=self.election.order(indexes, candidates), candidates=candidates, present={*members, *answering},
+            order=self.election.order(indexes, candidates), candidates=candidates, blind=blind,
+            present={*members, *answering, *blind},
             writable=self.cluster.writable(), choices=[page.choice for page in known if page.choice],
             watchers=watchers, blank=bool(known) and not any(page.choice for page in known),
             quorate=2 * len(answering) > len(members), told=self._told())
@@ -441,29 +462,35 @@ class Watcher:
                 for node, verdict in verdicts.items()}
 
     def _writer_plan(self, gpen: Gpen, ranks: Sequence[str], verdicts: dict[str, Verdict], now: float) -> Plan:
-        """Nothing as long as there is no writer, and so no ranks."""
+        """As long as there is no writer, and so no ranks, only who is down. With a writer nobody ranks level with it,
+        neither a node of which nothing is known."""
+        if not ranks:
+            return {node: Order(False, verdict.reason, close=self._is_lost(verdict))
+                    for node, verdict in verdicts.items() if not verdict.usable}
         kept = self.options.keep_old_sessions
         leaving = draining(gpen.rows)
         plan = {}
-        for node, verdict in verdicts.items():
-            if node in ranks:
-                up, reason = self._role(node, verdict, now)
-                left = node != self.election.current or bool(self.election.heir)
-                close = self._is_lost(verdict) or (left and not kept and node not in leaving)
-                plan[node] = Order(up, reason, ranks.index(node), close)
+        for rank, node in enumerate(ranks):
+            verdict = verdicts.get(node)
+            up, reason = self._role(node, verdict, now)
+            left = node != self.election.current or bool(self.election.heir)
+            lost = verdict is not None and self._is_lost(verdict)
+            plan[node] = Order(up, reason, rank, lost or (left and not kept and node not in leaving))
         return plan
 
-    def _role(self, node: str, verdict: Verdict, now: float) -> tuple[bool, str]:
-        """Whether a gpen that goes with the writer may use a node: where watchers agree, no other than the writer."""
-        if isinstance(self.election, Alone) or not verdict.usable:
-            return verdict.usable, verdict.reason
+    def _role(self, node: str, verdict: Verdict | None, now: float) -> tuple[bool | None, str]:
+        """Whether a gpen that goes with the writer may use a node: where watchers agree, no other than the writer.
+        None: nothing is known, so the gpen goes by what it sees itself."""
+        reason = verdict.reason if verdict else self.cluster.problem(node)
+        if isinstance(self.election, Alone) or (verdict is not None and not verdict.usable):
+            return (verdict.usable if verdict else None), reason
         if node != self.election.current:
             return False, f"standby: {self.election.current} is the writer"
         if self.election.heir:
             return False, f"hands over to {self.election.heir}"
         if now < self.election.opens_at:
             return False, "the writer in a moment: all watchers must have seen it"
-        return True, verdict.reason
+        return (True if verdict else None), reason
 
     def _is_lost(self, verdict: Verdict) -> bool:
         return verdict.lost and not self.options.keep_sessions

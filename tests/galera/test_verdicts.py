@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ssl
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -11,16 +12,18 @@ import pymysql
 import pytest
 
 from gpen.galera.blocking import ENOUGH, limit
-from gpen.galera.cluster import GRACE, Cluster, Verdict
+from gpen.galera.cluster import Cluster, Verdict
+from gpen.galera.group import FORGET, GRACE
 from gpen.galera.node import explain
 from gpen.galera.report import QUERY, Grade, Report, View, grade, nodes_in, read
 
-A, B, C = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"
-OLD, NEW = View("u1", 7, 3), View("u1", 8, 3)
+A, B, C, D = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306", "10.0.0.4:3306"
+MEMBERS = (A, "", B, C)  # with an arbitrator
+OLD, NEW = View("u1", 7, 4, MEMBERS), View("u1", 8, 4, MEMBERS)
 SAID = {
     "wsrep_local_state": "4", "wsrep_local_state_comment": "Synced", "wsrep_ready": "ON",
     "wsrep_cluster_status": "Primary", "wsrep_cluster_state_uuid": "u1", "wsrep_cluster_conf_id": "7",
-    "wsrep_cluster_size": "3", "wsrep_local_index": "1", "wsrep_incoming_addresses": f"{A},,{B}, {C}",
+    "wsrep_cluster_size": "4", "wsrep_local_index": "1", "wsrep_incoming_addresses": f"{A},,{B}, {C}",
     "wsrep_local_recv_queue": "0", "wsrep_node_name": "node2", "read_only": "0", "wsrep_reject_queries": "NONE",
     "wsrep_sst_donor_rejects_queries": "0", "wsrep_desync": "0",
 }
@@ -44,9 +47,13 @@ class Watched(Cluster):
             self.saw(node, WELL)
         self.after(0.0)
 
-    def after(self, seconds: float) -> dict[str, str]:
-        """Judge so much later; what is said of each node that is not simply well."""
+    def after(self, seconds: float, late: Collection[str] = ()) -> dict[str, str]:
+        """Ask all nodes that answer, but for these, whose answers are of before, so much later, and judge; what is said
+        of each node that is not simply well."""
         self.now += seconds
+        for node in self.nodes:
+            if (report := self.report(node)) and node not in late:
+                self.saw(node, replace(report, asked=self.now))
         self.judge(self.now)
         return {node: reason(self.verdict(node)) for node in self.nodes if self.verdict(node) != well(self, node)}
 
@@ -102,6 +109,11 @@ def test_a_limit_is_low_where_it_counts(said: dict[str, str], low: int | None) -
     (ssl.SSLError(1, "certificate verify failed"), "the watcher can't log in: certificate verify failed", 60),
     (RuntimeError("'pynacl' package is required"), "the watcher can't log in: 'pynacl' package is required", 60),
     (ConnectionRefusedError(errno.ECONNREFUSED, "no"), "connection refused", 0),
+    (pymysql.err.OperationalError(2059, "Authentication plugin 'x' not configured"), "the watcher's account 'w': ", 60),
+    *((pymysql.err.OperationalError(number, "no"), "the watcher's account 'w': no (", 3)
+      for number in (1203, 1226, 1820, 1862, 3118, 3159, 3955, 4151)),
+    (pymysql.err.OperationalError(1047, "WSREP has not yet prepared node"), "rejects queries", 0),
+    (pymysql.err.OperationalError(1053, "Server shutdown in progress"), "Server shutdown in progress", 0),
 ])
 def test_what_would_have_the_watcher_blocked_is_not_tried_often(error: Exception, text: str, pause: float) -> None:
     problem = explain(error, "w", 1.0)
@@ -141,9 +153,9 @@ def test_nothing_is_said_before_every_node_was_seen() -> None:
 
 def test_a_node_that_is_added_holds_up_no_verdict() -> None:
     cluster = Watched()
-    cluster.add("10.0.0.4:3306")
+    cluster.add(D)
     cluster.saw(A, DONOR)
-    assert cluster.after(0) == {A: "down: Donor/Desynced", "10.0.0.4:3306": "unknown"}
+    assert cluster.after(0) == {A: "down: Donor/Desynced", D: "unknown"}
 
 
 @pytest.mark.parametrize(("donor", "expected"), [
@@ -166,7 +178,7 @@ def test_a_donor_when_nothing_better_is_left(donor: str, up: bool) -> None:
 
 def test_a_node_of_a_minority_is_not_used() -> None:
     cluster = Cluster()
-    for node, view in ((A, View("u2", 9, 1)), (B, OLD), (C, OLD)):
+    for node, view in ((A, View("u1", 9, 1, (A,))), (B, OLD), (C, OLD)):
         cluster.add(node)
         cluster.saw(node, replace(WELL, view=view))
     cluster.judge(100.0)
@@ -198,7 +210,7 @@ def test_a_node_that_comes_back_must_be_of_the_group_at_once() -> None:
     cluster = Watched()
     cluster.failed(A, "connection refused")
     assert cluster.after(0.1) == {A: "down: connection refused"}
-    cluster.saw(A, replace(WELL, view=View("u1", 6, 3)))
+    cluster.saw(A, replace(WELL, view=View("u1", 6, 3, MEMBERS)))
     assert cluster.after(0.1) == {A: "lost: another group than the majority"}
     cluster.saw(A, WELL)
     assert cluster.after(0.1) == {}
@@ -233,7 +245,7 @@ def test_a_node_that_hung_briefly_comes_back() -> None:
 
 @pytest.mark.parametrize(("ours", "theirs", "used"), [
     (OLD, NEW, [B]),  # the newer of one cluster
-    (OLD, View("u2", 9, 3), [A]),  # of two clusters the one that was followed
+    (OLD, View("u2", 9, 4, MEMBERS), [A]),  # of two clusters the one that was followed
 ])
 def test_two_groups_of_a_size(ours: View, theirs: View, used: list[str]) -> None:
     cluster = Watched()
@@ -246,21 +258,59 @@ def test_two_groups_of_a_size(ours: View, theirs: View, used: list[str]) -> None
 
 
 def test_a_watcher_that_may_not_log_in_says_nothing_of_the_node() -> None:
+    """What was thought of it stays, but it is not made the writer; nor is it left, for somebody may write there."""
     cluster = Watched()
     cluster.failed(A, "access denied for user 'x'", blind=True)
-    assert cluster.after(0) == {A: "unknown"}
-    assert cluster.problem(A) == "access denied for user 'x'"
-    assert cluster.usable() == [B, C]
+    assert cluster.after(0) == {}
+    assert cluster.problem(A) == "access denied for user 'x'" and cluster.blind_since(A) == cluster.now
+    assert (cluster.usable(), cluster.blind(), cluster.writable()) == ([B, C], [A], [A, B, C])
+    cluster.failed(A, "connection refused")
+    assert cluster.after(1) == {A: "down: connection refused"} and cluster.writable() == [B, C]
+    cluster.failed(A, "access denied for user 'x'", blind=True)
+    assert cluster.after(1) == {A: "down: connection refused"}
+    cluster.saw(A, WELL)
+    assert cluster.after(1) == {} and cluster.blind_since(A) is None
+
+
+def test_of_a_node_that_could_never_be_seen_nothing_is_known() -> None:
+    cluster = Cluster()
+    for node in (A, B):
+        cluster.add(node)
+    cluster.failed(A, "access denied", blind=True)
+    cluster.saw(B, WELL)
+    cluster.judge(100.0)
+    assert cluster.verdict(A) is None and (cluster.usable(), cluster.blind()) == ([B], [A])
+
+
+def test_the_others_tell_that_a_node_has_left_them() -> None:
+    cluster = Watched()
+    cluster.saw(A, replace(WELL, index=0))
+    cluster.after(0)
+    cluster.failed(A, "access denied", blind=True)
+    cluster.after(0)
+    for node in (B, C):
+        cluster.saw(node, replace(WELL, view=View("u1", 8, 2, (B, C))))
+    assert cluster.after(0.1) == {} and cluster.writable() == [B, C]
+    assert cluster.after(GRACE) == {A: "lost: the others' group is without it"}
+
+
+@pytest.mark.parametrize("donor", ["avoid", "never"])
+def test_a_node_that_cant_be_seen_is_better_than_a_donor(donor: str) -> None:
+    cluster = Watched(donor)
+    cluster.failed(A, "access denied", blind=True)
+    for node in (B, C):
+        cluster.saw(node, DONOR)
+    assert cluster.after(0) == {B: "down: Donor/Desynced", C: "down: Donor/Desynced"}
 
 
 def test_quorum_lost_and_back() -> None:
     cluster = Watched()
     for node in (A, B):
         cluster.failed(node, "connection refused")
-    cluster.saw(C, replace(WELL, status="non-Primary", ready=False, view=View("u1", 0, 1), members=(C,)))
+    cluster.saw(C, replace(WELL, status="non-Primary", ready=False, view=View("u1", 0, 1, (C,))))
     assert cluster.after(0) == {A: "down: connection refused", B: "down: connection refused", C: "lost: non-Primary"}
     assert cluster.answering() == [] and cluster.members() == []
-    cluster.saw(C, replace(WELL, view=View("u1", 9, 1), members=(C,)))
+    cluster.saw(C, replace(WELL, view=View("u1", 9, 1, (C,))))
     cluster.after(0)
     assert cluster.usable() == [C] and cluster.members() == [C]
 
@@ -274,3 +324,101 @@ def test_changes_are_told_once() -> None:
     assert cluster.judge(102.0) == []
     verdict = cluster.verdict(A)
     assert verdict is not None and verdict.since == 101.0
+
+
+# --- the group that is followed --------------------------------------------------------------------------------------
+
+STRANGER = replace(WELL, view=View("u2", 99, 1, (C,)))
+FOREIGN = "lost: of cluster u2, which is not followed: gpen-galera adopt UUID"
+
+
+def test_a_stranger_is_not_taken_for_the_cluster_that_hangs() -> None:
+    cluster = Watched()
+    cluster.saw(C, STRANGER)
+    assert cluster.after(0) == {C: FOREIGN}
+    for node in (A, B):
+        cluster.hangs(node, "no answer for 1 s")
+    for _ in range(3):
+        assert cluster.after((FORGET - 1) / 3)[C] == FOREIGN
+    for node in (A, B):
+        cluster.saw(node, WELL)
+    cluster.after(0)
+    assert cluster.after(GRACE) == {C: FOREIGN}
+
+
+@pytest.mark.parametrize("state", [
+    replace(WELL, status="non-Primary", ready=False, view=View("u1", 0, 1)), "access denied"])
+def test_a_cluster_without_quorum_or_access_has_answered(state: Report | str) -> None:
+    cluster = Watched()
+    cluster.saw(C, STRANGER)
+    cluster.after(0)
+    for _ in range(3):
+        for node in (A, B):
+            if isinstance(state, str):
+                cluster.failed(node, state, blind=True)
+            else:
+                cluster.saw(node, state)
+        assert cluster.after(FORGET)[C] == FOREIGN
+
+
+def test_another_cluster_is_followed_when_none_of_the_old_one_has_answered_for_long() -> None:
+    cluster = Watched()
+    for node in (A, B):
+        cluster.hangs(node, "no answer for 1 s")
+    cluster.saw(C, STRANGER)
+    assert C in cluster.after(FORGET - 1)
+    cluster.followed.woke(cluster.now)  # the watcher itself was paused: that counts for nobody
+    assert C in cluster.after(FORGET - 1)
+    assert C not in cluster.after(1)
+    assert cluster.followed.uuid == "u2"
+
+
+def test_the_operator_may_have_another_cluster_followed() -> None:
+    cluster = Watched()
+    cluster.saw(C, STRANGER)
+    assert cluster.after(0) == {C: FOREIGN} and cluster.clusters() == {"u1": [A, B], "u2": [C]}
+    cluster.followed.adopt("u2", cluster.now)
+    assert cluster.after(0) == dict.fromkeys(
+        (A, B), "lost: of cluster u1, which is not followed: gpen-galera adopt UUID")
+
+
+@pytest.mark.parametrize("first", [{A}, {A, B}])
+def test_slow_answers_of_before_a_change_are_held_against_nobody(first: set[str]) -> None:
+    """Whoever tells the new view first, and however late the others' answers to the questions of before come."""
+    cluster = Watched()
+    late = {A, B, C} - first
+    for node in first:
+        cluster.saw(node, replace(WELL, view=NEW))
+    for _ in range(5):
+        assert cluster.after(GRACE, late) == {}
+    for node in late:
+        cluster.saw(node, replace(WELL, view=NEW))
+    assert cluster.after(5.0) == {}
+
+
+def test_two_halves_that_were_both_bootstrapped_are_no_group() -> None:
+    cluster = Watched()
+    cluster.add(D)
+    for node in (A, B, C, D):
+        cluster.saw(node, replace(WELL, view=View("u1", 8, 4, (A, B, C, D))))
+    cluster.after(GRACE)
+    for node, half in ((A, (A, B)), (B, (A, B)), (C, (C, D)), (D, (C, D))):
+        cluster.saw(node, replace(WELL, view=View("u1", 9, 2, half)))
+    cluster.after(0)
+    cluster.after(GRACE)
+    assert cluster.usable() in ([A, B], [C, D])
+    used = cluster.usable()
+    assert cluster.after(GRACE) and cluster.usable() == used
+
+
+def test_more_nodes_than_a_group_has_are_none() -> None:
+    """Members that do not tell their addresses can't be told apart; two addresses may be one node, though."""
+    cluster = Watched()
+    cluster.add(D)
+    both = replace(WELL, view=View("u1", 9, 2, ("AUTO", "AUTO")))
+    for node, index, name in ((A, 0, "a"), (B, 1, "b"), (C, 0, "a"), (D, 1, "b")):
+        cluster.saw(node, replace(both, index=index, name=name))
+    assert cluster.after(GRACE) == {}
+    cluster.saw(C, replace(both, index=0, name="c"))
+    assert cluster.after(0) == {}  # it may pass
+    assert cluster.after(GRACE) == dict.fromkeys((A, B, C, D), "lost: its group of 2 is told by more nodes")

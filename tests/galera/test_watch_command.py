@@ -40,7 +40,7 @@ def test_help_has_examples_and_fits_a_terminal(command: str) -> None:
 
 @pytest.mark.parametrize(("words", "expected"), [
     ("", "wrong usage; gpen-galera --help"),
-    ("bogus", "'bogus' is no command: expected one of watch, status, move, check, serve, notify"),
+    ("bogus", "'bogus' is no command: expected one of watch, status, move, adopt, check, serve, notify"),
     ("watch", "no gpen to tell: give --reader=CONTROL or --writer=CONTROL"),
     ("watch --reader=x", "target 'x': expected"),
     ("watch --foo --reader=/x", "unknown or repeated --foo; gpen-galera watch --help"),
@@ -51,6 +51,7 @@ def test_help_has_examples_and_fits_a_terminal(command: str) -> None:
     ("watch --reader=/x", "no credentials; give --defaults-file FILE, or set GPEN_GALERA_USER"),
     ("watch --reader=/x --defaults-file=NONE", "NONE: No such file or directory; --defaults-file wants"),
     ("move", "an argument is missing; gpen-galera move --help"),
+    ("adopt", "an argument is missing; gpen-galera adopt --help"),
     ("check 10.0.0.1:http", "'10.0.0.1:http' is not a node: expected HOST:PORT"),
 ])
 def test_a_wrong_command_line_is_one_line(tmp_path: Path, words: str, expected: str) -> None:
