@@ -6,11 +6,15 @@ simply told the plan of now.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpen.model.address import Address
+from gpen.model.words import printable
+
+LONGEST = 500  # characters of a reason that a gpen is told: its lines may have 8192 bytes
 
 Row = Mapping[str, Any]  # of `servers json`
 
@@ -28,6 +32,30 @@ class Order:
 
 
 Plan = Mapping[str, Order]  # by the nodes' addresses
+
+
+_NONE = type(None)
+_TOLD: Mapping[str, tuple[type, ...]] = {
+    "number": (int,), "address": (str, _NONE), "host": (str, _NONE), "port": (int, str, _NONE), "prio": (int,),
+    "state": (str,), "health": (str,), "sessions": (int,)}
+
+
+def rows_in(text: str) -> list[Row]:
+    """The rows that `servers json` has answered. Raises ValueError when these are none."""
+    try:
+        rows = json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets without end") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_server(row) for row in rows):
+        raise ValueError("no list of servers")
+    return rows
+
+
+def _is_server(row: Row) -> bool:
+    """Whether a row holds what is read of one; gpen's two special servers have no number, and are not looked at."""
+    if row.get("number", "") is None:
+        return True
+    return all(name in row and isinstance(row[name], kind) for name, kind in _TOLD.items())
 
 
 def node_of(row: Row) -> str | None:
@@ -108,5 +136,6 @@ class Herald:
 
 
 def _plain(reason: str) -> str:
-    """A reason as words that mean nothing to the control language."""
-    return " ".join(reason.replace('"', "'").replace("#", "no.").split()) or "no reason"
+    """A reason as words that mean nothing to the control language, and that no gpen refuses."""
+    words = printable(" ".join(reason.replace('"', "'").replace("#", "no.").split()))
+    return (words if len(words) <= LONGEST else f"{words[:LONGEST]}...") or "no reason"
