@@ -21,6 +21,7 @@ TIMEOUT = 2.0  # seconds that a gpen may take to answer, and for each pause in i
 WHOLE = 10.0  # seconds for a whole answer: who says a byte a second says nothing
 MOST = 1 << 24  # bytes of an answer: a server takes about 600
 SHOWN = 200  # characters of a refusal
+ELSEWHERE, UNKNOWN = ", not at ", "'at' is not one of"  # a server that moved since the last look; a gpen of before `at`
 LOOK = 1.0  # seconds between two looks at the servers
 TTL = 5  # seconds that verdicts last where they must not outlive the watchers
 REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's
@@ -39,7 +40,7 @@ class Balancer:
         self.is_writer = is_writer
         self._tell = tell
         self._needs_ttl = needs_ttl
-        self._herald = Herald()
+        self._herald = Herald(by_address=True)
         self._met = False
         self.told = 0  # the newest choice of the writer that it has carried out
         self.hides_clients = True  # without the PROXY protocol its servers see its own address alone
@@ -90,12 +91,13 @@ class Balancer:
                 news = None, f"{self.name}: is not understood: {failure(error)}"
             self._tell(self, *news)
 
-    def _round(self, plan: Plan, changes: Changes, version: int) -> tuple[Sequence[Row] | None, str]:
+    def _round(self, plan: Plan, changes: Changes, version: int, again: bool = True,
+               ) -> tuple[Sequence[Row] | None, str]:
         """Tell the gpen the plan. Returns its servers as they were seen last, and what is wrong."""
         if plan and self._rows and not self._met:
             self._herald.meet(plan, self._rows)
             self._met = True
-        chores = [*self._mending, *changes.commands(self._rows)]
+        chores = [*self._mending, *changes.commands(self._rows, self._herald.by_address)]
         commands = self._herald.commands(plan, changes.kept(self._rows))
         looking = bool(chores) or plan != self._told or time.monotonic() >= self._look_at
         if not commands and not looking:
@@ -105,12 +107,16 @@ class Balancer:
             lines = ask(self.target, [*commands, *self._questions(looking)])
             if looking:
                 self._look(lines)
+            untold = _refusal(lines)
+            if again and (ELSEWHERE in untold or UNKNOWN in untold):
+                self._herald.by_address = UNKNOWN not in untold
+                self._look(ask(self.target, self._questions(looking=True)))
+                return self._round(plan, changes, version, again=False)
         except LinkError as error:
             self.absent = isinstance(error.__context__, (ConnectionRefusedError, FileNotFoundError))
             self._look_at = 0.0
             return None, str(error)
         self.absent = False
-        untold = _refusal(lines)
         if untold:
             self._look_at = 0.0
         elif self._rows:

@@ -95,9 +95,9 @@ class Changes:
     deleted: Collection[int] = ()
     added: Sequence[str] = ()
 
-    def commands(self, rows: Iterable[Row]) -> list[str]:
+    def commands(self, rows: Iterable[Row], by_address: bool = False) -> list[str]:
         """The lines that make the changes, as far as they are not made yet."""
-        return [*(f"no server {row['number']}" for row in rows if row["number"] in self.deleted), *self.added]
+        return [*(f"no server {_which(row, by_address)}" for row in rows if row["number"] in self.deleted), *self.added]
 
     def kept(self, rows: Iterable[Row]) -> list[Row]:
         """The servers that stay: of others nothing can be told."""
@@ -107,7 +107,10 @@ class Changes:
 class Herald:
     """Turns plans into commands for one gpen, and remembers which servers' sessions it has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_address: bool = False) -> None:
+        """``by_address``: the commands name the address as well, so that no server is meant that has got the number
+        of another since they were made."""
+        self.by_address = by_address
         self._ended: set[str] = set()
 
     def meet(self, plan: Plan, rows: Sequence[Row]) -> None:
@@ -120,19 +123,25 @@ class Herald:
         """The lines that carry out a plan, in an order in which no moment between two is wrong: who loses rank does so
         first, and sessions end when new ones go elsewhere already."""
         known = [(row, plan[node]) for row in rows if (node := node_of(row)) and node in plan]
-        ranks = [(order.prio, row["number"]) for row, order in known
+        ranks = [(order.prio, row["number"], _which(row, self.by_address)) for row, order in known
                  if order.prio is not None and order.prio != row["prio"]]
-        lines = [f"server {number} prio {prio}" for prio, number in sorted(ranks, reverse=True)]
+        lines = [f"server {which} prio {prio}" for prio, _, which in sorted(ranks, reverse=True)]
         for row, order in sorted(known, key=lambda pair: pair[1].up):
             health = "up" if order.up else "down"
-            lines.append(f"server {row['number']} health {health} because {_plain(order.reason)}")
-        lines += [f"close server {row['number']}" for row, order in known
+            lines.append(f"server {_which(row, self.by_address)} health {health} because {_plain(order.reason)}")
+        lines += [f"close server {_which(row, self.by_address)}" for row, order in known
                   if order.close and node_of(row) not in self._ended]
         return lines
 
     def done(self, plan: Plan) -> None:
         """The commands for this plan have been carried out."""
         self._ended = {node for node, order in plan.items() if order.close}
+
+
+def _which(row: Row, by_address: bool) -> str:
+    """How a command names a server."""
+    place = f" at {Address(row['host'], row['port'])}" if by_address and row["host"] else ""
+    return f"{row['number']}{place}"
 
 
 def _plain(reason: str) -> str:

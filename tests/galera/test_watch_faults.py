@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -18,8 +19,9 @@ from typing import Any
 
 import pytest
 
-from gpen.ctl.link import LinkError, Target
+from gpen.ctl.link import LinkError, Target, parse_target
 from gpen.galera import balancer
+from gpen.galera.plan import Changes, Order
 from tests.galera.cluster import WATCHER
 from tests.galera.stub import Error, Group, Stub
 from tests.galera.watcher import COMMAND, Watcher, credentials
@@ -217,6 +219,24 @@ def test_an_answer_that_trickles_for_ever_is_no_answer(tmp_path: Path, monkeypat
         with pytest.raises(LinkError, match="has no end"):
             balancer.ask(Target(slow, path=slow), ["servers json"])
         assert time.monotonic() - began < 5
+
+
+def test_a_server_that_got_the_number_of_another_is_not_meant(gpen: Start) -> None:
+    front = gpen("-r", servers=["127.0.0.1:1", "127.0.0.1:2"])
+    news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    teller = balancer.Balancer(parse_target(front.control), False, lambda _, rows, problem: news.put((rows, problem)))
+    teller.start()
+    try:
+        assert [row["port"] for row in news.get(timeout=10)[0]] == [1, 2]
+        front.ctl("server 0 address 127.0.0.1 port 2", "server 1 address 127.0.0.1 port 1")
+        teller.want({"127.0.0.1:1": Order(False, "read_only", close=True), "127.0.0.1:2": Order(True, "Synced")},
+                    Changes(), 1)
+        rows, problem = news.get(timeout=10)
+        assert [(row["port"], row["verdict"]) for row in rows] == [(2, "up"), (1, "down")] and problem == ""
+        assert [event for event in front.json("events") if "127.0.0.1:2" in str(event) and "read_only" in str(event)
+                ] == []
+    finally:
+        teller.stop()
 
 
 # --- clients of the watcher ------------------------------------------------------------------------------------------
