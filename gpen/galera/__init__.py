@@ -11,7 +11,7 @@ A tour, in the order in which the files are best read:
    ``ledger.py``: the tables of the agreement
 5. ``console.py``   status and move; ``notify.py`` wakes the watcher; ``check.py``, ``serve.py`` answer for one node;
    ``clients.py``: so many clients at a time, and no longer
-6. ``access.py`` and ``main.py``: credentials, and the command line
+6. ``access.py``, ``bounded.py`` and ``main.py``: credentials, logins, and the command line
 
 The first two groups are pure: no socket, no thread, no clock of their own.
 

@@ -53,10 +53,10 @@ class Access:
 
         Raises OSError, or pymysql.err.MySQLError when the node refuses.
         """
-        import pymysql
+        from gpen.galera.bounded import Bounded
 
         place = parse_node(address)
-        connection = pymysql.connect(
+        connection = Bounded(
             host=place.host or "localhost", user=self.user, password=self.password, ssl=self.tls,
             ssl_disabled=self.tls is None, autocommit=True, read_timeout=timeout, write_timeout=timeout,
             # a session that waits for the cluster would hang when the cluster does

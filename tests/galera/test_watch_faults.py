@@ -82,6 +82,20 @@ def test_an_answer_that_is_cut_anywhere(group: Group, gpen: Start, watcher: Star
     assert judge.running
 
 
+def test_an_answer_without_end_is_not_kept(group: Group, gpen: Start, watcher: Start) -> None:
+    front = gpen("-r", servers=group.addresses)
+    judge = watcher("--reader", front.control)
+    wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up")
+    group.nodes[0].said["wsrep_incoming_addresses"] = "x" * 8_000_000
+    wait_until(lambda: front.server(0)["verdict_reason"] == "its answer has more than 4 MB", what="its end")
+    group.form(*group.nodes)
+    wait_until(lambda: verdicts(front) == ["up"] * 3, what="its return")
+    group.nodes[1].greeting = b"\xff\xff\xff\0" + bytes(8_000_000)
+    group.nodes[1].end_sessions()
+    wait_until(lambda: front.server(1)["verdict_reason"] == "its answer has more than 4 MB", what="its end at login")
+    assert judge.running
+
+
 @pytest.mark.parametrize("comment", ["a\0b\x1b[2J\r\nnode x: down -> up", "#\"' \\ \u202e\ufe0f\udcff", "x" * 70_000,
                                      "\x1b" * 5000, "\u00e9" * 300])
 def test_a_state_of_any_characters_and_length_takes_the_node_down(
