@@ -12,11 +12,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from gpen.ctl.link import LinkError, Target, ask
-from gpen.galera.log import say
-from gpen.galera.plan import Changes, Herald, Plan, Row, misfit
+from gpen.ctl.link import LinkError, Target, exchange
+from gpen.galera.log import failure, say
+from gpen.galera.plan import Changes, Herald, Plan, Row, misfit, rows_in
+from gpen.model.words import shortened
 
-TIMEOUT = 2.0  # seconds that a gpen may take to answer
+TIMEOUT = 2.0  # seconds that a gpen may take to answer, and for each pause in its answer
+WHOLE = 10.0  # seconds for a whole answer: who says a byte a second says nothing
+MOST = 1 << 24  # bytes of an answer: a server takes about 600
+SHOWN = 200  # characters of a refusal
+ELSEWHERE, UNKNOWN = ", not at ", "'at' is not one of"  # a server that moved since the last look; a gpen of before `at`
 LOOK = 1.0  # seconds between two looks at the servers
 TTL = 5  # seconds that verdicts last where they must not outlive the watchers
 REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's
@@ -35,7 +40,7 @@ class Balancer:
         self.is_writer = is_writer
         self._tell = tell
         self._needs_ttl = needs_ttl
-        self._herald = Herald()
+        self._herald = Herald(by_address=True)
         self._met = False
         self.told = 0  # the newest choice of the writer that it has carried out
         self.hides_clients = True  # without the PROXY protocol its servers see its own address alone
@@ -48,15 +53,20 @@ class Balancer:
         self._misfit = ""
         self._wake = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"gpen {target.text}", daemon=True)
+        self._thread: threading.Thread | None = None
 
     @property
     def name(self) -> str:
         return self.target.text
 
     def start(self) -> None:
-        self._thread.start()
-        self._wake.set()
+        """Ask and tell from now on, if that is not done already. Raises RuntimeError when there is no thread to be
+        had."""
+        if self._thread is None or not self._thread.is_alive():
+            self._wake.set()
+            thread = threading.Thread(target=self._run, name=f"gpen {self.name}", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def stop(self) -> None:
         """Say nothing more; what the gpen knows it keeps."""
@@ -74,29 +84,39 @@ class Balancer:
             self._wake.clear()
             if self._stopping:
                 return
-            self._tell(self, *self._round(*self._wanted))
+            try:
+                news = self._round(*self._wanted)
+            except Exception as error:
+                self._look_at = 0.0
+                news = None, f"{self.name}: is not understood: {failure(error)}"
+            self._tell(self, *news)
 
-    def _round(self, plan: Plan, changes: Changes, version: int) -> tuple[Sequence[Row] | None, str]:
+    def _round(self, plan: Plan, changes: Changes, version: int, again: bool = True,
+               ) -> tuple[Sequence[Row] | None, str]:
         """Tell the gpen the plan. Returns its servers as they were seen last, and what is wrong."""
         if plan and self._rows and not self._met:
             self._herald.meet(plan, self._rows)
             self._met = True
-        chores = [*self._mending, *changes.commands(self._rows)]
+        chores = [*self._mending, *changes.commands(self._rows, self._herald.by_address)]
         commands = self._herald.commands(plan, changes.kept(self._rows))
         looking = bool(chores) or plan != self._told or time.monotonic() >= self._look_at
         if not commands and not looking:
             return self._rows, self._misfit
         try:
-            unchanged = _refusal(ask(self.target, "\n".join(chores), TIMEOUT).splitlines()) if chores else ""
-            lines = ask(self.target, "\n".join([*commands, *self._questions(looking)]), TIMEOUT).splitlines()
+            unchanged = _refusal(ask(self.target, chores)) if chores else ""
+            lines = ask(self.target, [*commands, *self._questions(looking)])
             if looking:
                 self._look(lines)
+            untold = _refusal(lines)
+            if again and (ELSEWHERE in untold or UNKNOWN in untold):
+                self._herald.by_address = UNKNOWN not in untold
+                self._look(ask(self.target, self._questions(looking=True)))
+                return self._round(plan, changes, version, again=False)
         except LinkError as error:
             self.absent = isinstance(error.__context__, (ConnectionRefusedError, FileNotFoundError))
             self._look_at = 0.0
             return None, str(error)
         self.absent = False
-        untold = _refusal(lines)
         if untold:
             self._look_at = 0.0
         elif self._rows:
@@ -113,15 +133,16 @@ class Balancer:
     def _look(self, lines: list[str]) -> None:
         """Take the answers to the questions from the end of a reply. Raises LinkError when they aren't there."""
         try:
-            self._rows = json.loads(lines.pop())
+            rows = rows_in(lines.pop())
             self.hides_clients = lines.pop().strip() not in PROXIED
             ttl = lines.pop() if self._needs_ttl else None
             modes = lines.pop() if self.is_writer else "{}"
         except (IndexError, ValueError):
             raise LinkError(f"{self.name}: no answer to 'servers json': is it a gpen?") from None
-        self._look_at = time.monotonic() + LOOK
-        with suppress(ValueError):  # one that does not tell its modes gets its plans even so
-            self._misfit = misfit(self.name, json.loads(modes))
+        self._rows, self._look_at = rows, time.monotonic() + LOOK
+        with suppress(ValueError, RecursionError):  # one that does not tell its modes gets its plans even so
+            told = json.loads(modes)
+            self._misfit = misfit(self.name, told) if isinstance(told, dict) else ""
         if ttl is not None:
             self._mend_ttl(ttl)
 
@@ -134,6 +155,17 @@ class Balancer:
                     f"it is {TTL} now")
 
 
+def ask(target: Target, lines: Sequence[str]) -> list[str]:
+    """Send lines to a gpen and return those of its reply. Raises LinkError, also when the reply has no end."""
+    heard, size, deadline = [], 0, time.monotonic() + WHOLE
+    for piece in exchange(target, "\n".join(lines), TIMEOUT, TIMEOUT):
+        heard.append(piece)
+        size += len(piece)
+        if size > MOST or time.monotonic() > deadline:
+            raise LinkError(f"{target.text}: its answer has no end: is it a gpen?")
+    return b"".join(heard).decode("utf-8", "surrogateescape").splitlines()
+
+
 def _refusal(lines: Sequence[str]) -> str:
     """The first line that says that a command was refused."""
-    return next((line for line in lines if line.startswith(REFUSALS)), "")
+    return shortened(next((line for line in lines if line.startswith(REFUSALS)), ""), SHOWN)

@@ -6,11 +6,15 @@ simply told the plan of now.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpen.model.address import Address
+from gpen.model.words import printable
+
+LONGEST = 500  # characters of a reason that a gpen is told: its lines may have 8192 bytes
 
 Row = Mapping[str, Any]  # of `servers json`
 
@@ -29,6 +33,30 @@ class Order:
 
 
 Plan = Mapping[str, Order]  # by the nodes' addresses
+
+
+_NONE = type(None)
+_TOLD: Mapping[str, tuple[type, ...]] = {
+    "number": (int,), "address": (str, _NONE), "host": (str, _NONE), "port": (int, str, _NONE), "prio": (int,),
+    "state": (str,), "health": (str,), "sessions": (int,)}
+
+
+def rows_in(text: str) -> list[Row]:
+    """The rows that `servers json` has answered. Raises ValueError when these are none."""
+    try:
+        rows = json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets without end") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_server(row) for row in rows):
+        raise ValueError("no list of servers")
+    return rows
+
+
+def _is_server(row: Row) -> bool:
+    """Whether a row holds what is read of one; gpen's two special servers have no number, and are not looked at."""
+    if row.get("number", "") is None:
+        return True
+    return all(name in row and isinstance(row[name], kind) for name, kind in _TOLD.items())
 
 
 def node_of(row: Row) -> str | None:
@@ -68,9 +96,9 @@ class Changes:
     deleted: Collection[int] = ()
     added: Sequence[str] = ()
 
-    def commands(self, rows: Iterable[Row]) -> list[str]:
+    def commands(self, rows: Iterable[Row], by_address: bool = False) -> list[str]:
         """The lines that make the changes, as far as they are not made yet."""
-        return [*(f"no server {row['number']}" for row in rows if row["number"] in self.deleted), *self.added]
+        return [*(f"no server {_which(row, by_address)}" for row in rows if row["number"] in self.deleted), *self.added]
 
     def kept(self, rows: Iterable[Row]) -> list[Row]:
         """The servers that stay: of others nothing can be told."""
@@ -80,7 +108,10 @@ class Changes:
 class Herald:
     """Turns plans into commands for one gpen, and remembers which servers' sessions it has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_address: bool = False) -> None:
+        """``by_address``: the commands name the address as well, so that no server is meant that has got the number
+        of another since they were made."""
+        self.by_address = by_address
         self._ended: set[str] = set()
 
     def meet(self, plan: Plan, rows: Sequence[Row]) -> None:
@@ -93,15 +124,15 @@ class Herald:
         """The lines that carry out a plan, in an order in which no moment between two is wrong: who loses rank does so
         first, and sessions end when new ones go elsewhere already."""
         known = [(row, plan[node]) for row in rows if (node := node_of(row)) and node in plan]
-        ranks = [(order.prio, row["number"]) for row, order in known
+        ranks = [(order.prio, row["number"], _which(row, self.by_address)) for row, order in known
                  if order.prio is not None and order.prio != row["prio"]]
-        lines = [f"server {number} prio {prio}" for prio, number in sorted(ranks, reverse=True)]
+        lines = [f"server {which} prio {prio}" for prio, _, which in sorted(ranks, reverse=True)]
         for row, order in sorted(known, key=lambda pair: bool(pair[1].up)):
             if order.up is None:
                 continue
             health = "up" if order.up else "down"
-            lines.append(f"server {row['number']} health {health} because {_plain(order.reason)}")
-        lines += [f"close server {row['number']}" for row, order in known
+            lines.append(f"server {_which(row, self.by_address)} health {health} because {_plain(order.reason)}")
+        lines += [f"close server {_which(row, self.by_address)}" for row, order in known
                   if order.close and node_of(row) not in self._ended]
         return lines
 
@@ -110,6 +141,13 @@ class Herald:
         self._ended = {node for node, order in plan.items() if order.close}
 
 
+def _which(row: Row, by_address: bool) -> str:
+    """How a command names a server."""
+    place = f" at {Address(row['host'], row['port'])}" if by_address and row["host"] else ""
+    return f"{row['number']}{place}"
+
+
 def _plain(reason: str) -> str:
-    """A reason as words that mean nothing to the control language."""
-    return " ".join(reason.replace('"', "'").replace("#", "no.").split()) or "no reason"
+    """A reason as words that mean nothing to the control language, and that no gpen refuses."""
+    words = printable(" ".join(reason.replace('"', "'").replace("#", "no.").split()))
+    return (words if len(words) <= LONGEST else f"{words[:LONGEST]}...") or "no reason"
