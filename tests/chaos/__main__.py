@@ -71,7 +71,11 @@ def every(seconds: float, say: Callable[[str], None]) -> Callable[[str], None]:
 def show(reports: list[Report], say: Callable[[str], None], style: str) -> None:
     """The table, and what is known of damaged transfers."""
     columns = [report.rows() for report in reports]
-    names = list(dict.fromkeys(name for column in columns for name in column))
+    names: list[str] = []
+    for column in columns:  # what only one way had stands where it stands there
+        for before, name in zip([None, *column], column, strict=False):
+            if name not in names:
+                names.insert(names.index(before) + 1 if before is not None else 0, name)
     say(tabulate([[name, *(column.get(name, "0") for column in columns)] for name in names],
                  ["", *(report.way for report in reports)], tablefmt=style, disable_numparse=True,
                  colalign=("left", *["right"] * len(columns))))
