@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from gpen.galera.balancer import Balancer
 from gpen.galera.cluster import Cluster, Verdict
 from gpen.galera.discover import Discovery
 from gpen.galera.election import Alone, Scene
+from gpen.galera.identity import Identity
 from gpen.galera.ledger import Ledger, Work, errand
 from gpen.galera.log import say
 from gpen.galera.node import Node, Problem, silence
@@ -34,6 +36,7 @@ from gpen.model.address import parse_server
 POKES = (0.0, 0.05, 0.1)  # seconds after a notify: a change may show some milliseconds later
 LAST_RANK = 99  # of a node that was just found
 GOODBYE = 0.5  # seconds for the last words to the nodes
+CLAIM = 1.0  # seconds in which another watcher of this name has noticed that there are two
 ERRAND = 2.0  # seconds until something is done again of which no outcome was seen
 
 
@@ -87,9 +90,9 @@ def _is_numeric(node: str) -> bool:
         return False
 
 
-def _ledger(schema: str, me: str) -> Ledger:
+def _ledger(schema: str, me: str, instance: str) -> Ledger:
     try:
-        return Ledger(schema, me)
+        return Ledger(schema, me, instance)
     except ValueError as error:
         raise ValueError(f"--agree: {error}") from None
 
@@ -118,11 +121,14 @@ class Watcher:
         self.cluster = Cluster(options.donor)
         self._access = access
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.ledger = _ledger(options.agree, options.name) if options.agree else None
+        self._instance = secrets.token_hex(8)
+        self.ledger = _ledger(options.agree, options.name, self._instance) if options.agree else None
         writer = Writer(options.prefer, options.failback)
         self.election: Alone | Agreed = Alone(writer)
         if options.agree:
-            self.election = Agreed(writer, options.name, 2 * options.interval)
+            handover = 2 * options.interval
+            identity = Identity(self._instance, max(CLAIM, 2 * handover))
+            self.election = Agreed(writer, options.name, handover, identity)
         self._reach = Reach()
         self._discovery = Discovery(options.floor, options.forget)
         self._nodes: dict[str, Node] = {}
@@ -135,7 +141,8 @@ class Watcher:
         self._noted: str | None = None  # the writer of which the log tells
         self._proposed: Choice | None = None
         self._errands: dict[str, float] = {}  # what was begun, and until when it is waited for
-        self.trouble = ""  # with the agreement
+        self._complaint = ""  # what went wrong in the agreement's tables
+        self._obstacle = ""  # to the agreement, as the log has told it
         self.after_pass: Callable[[], None] = lambda: None
         self._stopping = False
 
@@ -188,6 +195,7 @@ class Watcher:
         now = time.monotonic()
         if now - due > self.options.timeout / 2:  # this process did not run: that nobody answered says nothing
             self._awake_since = now
+            self.election.woke(now - due, now)
 
     def _due(self) -> float:
         """When the next thing is to be done without any news."""
@@ -349,11 +357,13 @@ class Watcher:
 
     def _take_part(self, election: Agreed, scene: Scene, now: float) -> None:
         """Do in the agreement's tables what is due."""
-        ledger, proposal = self.ledger, election.proposal
+        ledger, proposal, before = self.ledger, election.proposal, election.before
+        self._tell_obstacle()
         if ledger is None or not scene.candidates:
             return
         helper = next(iter(scene.candidates))
-        if ledger.me not in scene.watchers and (scene.blank or scene.choices) and self._is_due("join", now):
+        claims = ledger.me not in scene.watchers or (election.identity is not None and election.identity.wants_claim)
+        if claims and not self._is_namesake() and (scene.blank or scene.choices) and self._is_due("join", now):
             self._errand(helper, ledger.join)
         version = election.confirmation(scene)
         if version is not None and self._is_due(f"confirm {version}", now):
@@ -362,7 +372,7 @@ class Watcher:
             self._proposed = proposal
             self._detail(f"proposes choice {proposal.version}: writer {self.label(proposal.writer)}, "
                          f"heir {self.label(proposal.heir)}")
-            self._errand(election.bearer, lambda connection: ledger.write(connection, proposal),
+            self._errand(election.bearer, lambda connection: ledger.write(connection, proposal, before),
                          lambda: election.outcome(proposal, time.monotonic()))
         if election.heir and not self._pokes:
             self._pokes = [now + POKES[1]]  # the others' confirmations are waited for
@@ -387,19 +397,34 @@ class Watcher:
 
     def _leave_agreement(self) -> None:
         """From now on the gpens are on their own: the others need not wait for this watcher."""
-        if self.ledger is not None:
+        if self.ledger is not None and not self._is_namesake():
             for node in self.cluster.usable()[:1]:
                 errand(self._access, node, self.ledger.leave, lambda trouble: None).join(GOODBYE)
+
+    def _is_namesake(self) -> bool:
+        """Whether the row on the list is another watcher's, so that nothing may be done with it."""
+        identity = self.election.identity if isinstance(self.election, Agreed) else None
+        return identity is not None and identity.clash
 
     def _detail(self, line: str) -> None:
         if self.options.verbose:
             say(line)
 
     def _complain(self, trouble: str) -> None:
-        if trouble != self.trouble:
+        if trouble != self._complaint:
             if trouble:
                 say(f"agreement: {trouble}")
-            self.trouble = trouble
+            self._complaint = trouble
+
+    def _tell_obstacle(self) -> None:
+        if self.election.trouble != self._obstacle:
+            say(f"agreement: {self.election.trouble or 'well again'}")
+            self._obstacle = self.election.trouble
+
+    @property
+    def trouble(self) -> str:
+        """With the agreement."""
+        return self.election.trouble or self._complaint
 
     def writer_gpens(self) -> list[Gpen]:
         """The gpens that go with the writer, as far as they have been seen."""
@@ -420,11 +445,13 @@ class Watcher:
         for name, version in (pair for page in known for pair in page.watchers.items()):
             watchers[name] = max(version, watchers.get(name, 0))
         members, answering = self.cluster.members(), self.cluster.answering()
+        newest = max((page.newest for page in known), default=0)
+        claim = max((page.claim for page in known), default=None)
         return Scene(
             order=self.election.order(indexes, candidates), candidates=candidates, present={*members, *answering},
             writable=self.cluster.writable(), choices=[page.choice for page in known if page.choice],
             watchers=watchers, blank=bool(known) and not any(page.choice for page in known),
-            quorate=2 * len(answering) > len(members), told=self._told())
+            quorate=2 * len(answering) > len(members), told=self._told(), newest=newest, claim=claim)
 
     def _told(self) -> int:
         """The newest choice that all gpens that there are have carried out."""
