@@ -34,7 +34,8 @@ a. Versions only grow. A watcher follows no version that is lower than one that 
    when all have confirmed it.
 b. Nobody fills a table that was emptied who does not know what is in use elsewhere: a watcher that comes new waits for
    those on the list that have carried out a choice, and says for whom. Where nobody has, it waits FOUNDING seconds.
-c. A row of the list is one living process's (identity.py). Whose row it is not uses no writer and confirms nothing.
+c. A row of the list is one living process's (identity.py). Whose row it is not uses no writer and confirms nothing. Who
+   has just come (back) to the list leaves no writer that works: after a list was emptied, all are back by then.
 d. What a watcher begins to use it has read since it last slept: after a pause nothing is used before that.
 e. A handover ends. To call it off, or to conclude what all have confirmed, moves nothing that was not agreed before;
    so it needs no more than a node that takes the UPDATE, and Galera's quorum, not half of the nodes here.
@@ -74,6 +75,7 @@ class Agreed:
         self._me = me
         self._handover = handover
         self._joined = False
+        self._listed_since = math.inf
         self._choice: Choice | None = None
         self._since = 0.0  # when it was read
         self._used: str | None = None  # what the gpens used when this watcher came
@@ -81,6 +83,7 @@ class Agreed:
         self._waits_until = 0.0
         self._sleepy_until = 0.0  # it has slept, and reads what it missed
         self._astray_since: float | None = None  # since when the table is no continuation of what is followed
+        self._is_behind = False  # somebody has carried out a newer choice, which the table does not tell
         self._expires = 0.0
         self._rests_until = 0.0
         self._pin: str | None = None
@@ -100,7 +103,9 @@ class Agreed:
 
     @property
     def opens_at(self) -> float:
-        return math.inf if self.heir or not self._takes_part else max(self._waits_until, self._sleepy_until)
+        if self.heir or self._is_behind or not self._takes_part:
+            return math.inf
+        return max(self._waits_until, self._sleepy_until)
 
     @property
     def _takes_part(self) -> bool:
@@ -118,6 +123,7 @@ class Agreed:
 
     def settle(self, scene: Scene, now: float) -> None:
         self._joined = self._joined or self._me in scene.watchers
+        self._listed_since = min(self._listed_since, now) if self._me in scene.watchers else math.inf
         if self.identity is not None and scene.claim is not None:
             self.identity.saw(scene.claim, now)
         table = max(scene.choices, default=None)
@@ -127,6 +133,10 @@ class Agreed:
             self._astray_since = None
             if table is not None:
                 self._follow(table, now)
+        self._is_behind = scene.newest > self.version
+        if self._sleepy_until:
+            astray = self._astray_since is not None
+            self._sleepy_until = now + self._handover if astray else self._sleepy_until * (now < self._sleepy_until)
         if not self._left & {None, *scene.present}:
             self._waits_until = min(self._waits_until, now)
         if self._pin is not None and self._pin not in scene.candidates:
@@ -210,7 +220,7 @@ class Agreed:
         astray = 0.0 if self._astray_since is None else now - self._astray_since
         if astray >= YIELD and self._informed(scene):
             return ("the table gpen_writer was emptied, or holds an older choice; the one of before is known to "
-                    f"{self._informed(scene)}, and waited for")
+                    f"{self._informed(scene)}, and waited for (active = 0 in gpen_watcher if one is gone for good)")
         if self.heir and now - self._since >= YIELD + MOMENT and self.proposal is not None:
             return f"the handover to {self.heir} can't be ended: {self.bearer} has not taken the choice yet"
         if self._choice and not self.heir and self._choice.writer not in scene.writable and not scene.quorate:
@@ -235,6 +245,8 @@ class Agreed:
             return None
         if choice.writer not in scene.writable:
             return self._succession(choice, scene)
+        if now - self._listed_since < FOUNDING:  # after the list was emptied the others may not be back on it yet
+            return None
         target = self._pin if self._pin in scene.candidates else self._writer.choose(scene.order, scene.candidates, now)
         if target is None or target == choice.writer or now < self._rests_until:
             return None
@@ -270,7 +282,7 @@ class Agreed:
         if choice.heir not in scene.candidates and not restored:
             self.refusal = f"{choice.heir} can't be the writer any more"
             return self._with(choice.writer, "", scene, self._was_pinned)
-        if not late:
+        if not late and now - self._listed_since >= FOUNDING:
             return self._with(choice.heir, "", scene, choice.pinned)
         if choice.writer not in scene.writable:
             return self._succession(choice, scene) if scene.quorate else None

@@ -61,7 +61,7 @@ class Identity:
         if self.stands and not self._yields:
             self._disputes += began is not None
             gives_way = self._disputes > DISPUTES and self._instance < claim.instance
-        else:
-            gives_way = claim.number > self._number > 0
+        else:  # a number that is lower is read from a node that lags, or the predecessor's
+            gives_way = self.stands or claim.number > self._number > 0
         if gives_way:
             self.stands, self.clash = False, True

@@ -2,7 +2,8 @@
 
 ``gpen_writer`` has one row, the choice. A change is one UPDATE of the version that was read to the next: of two that
 are made at a time, on whichever nodes, Galera certifies one; the other finds a deadlock (1213) or no such version.
-``gpen_watcher`` has a row for each watcher, with the newest choice that its gpens have carried out, and
+``gpen_watcher`` has a row for each watcher, with the newest choice that its gpens have carried out (negative: that those
+of its predecessor have, of which this process knows nothing), and
 ``gpen_instance`` says which process that row belongs to (identity.py).
 
 Watchers that know neither the third table nor PINNED may go on beside others: they pass over that as a node that there
@@ -72,7 +73,7 @@ class Ledger:
             return Page() if number in NO_TABLE else self.complaint(number, str(text), _user(connection))
         return Page(choice=_choice(*row) if row else None, claim=claim,
                     watchers={name: int(version) for name, version, active in watchers if active},
-                    newest=max((int(version) for _, version, _ in watchers), default=0))
+                    newest=max((abs(int(version)) for _, version, _ in watchers), default=0))
 
     def _claim(self, cursor: Cursor) -> Claim:
         """Whose row this watcher's is. Before anybody made the table it is nobody's."""
@@ -95,7 +96,7 @@ class Ledger:
             for statement in CREATE:
                 cursor.execute(statement.format(schema=self._schema))
             cursor.execute(f"INSERT INTO {self._schema}.gpen_watcher (name, version, active) VALUES (%s, 0, 1) "
-                           "ON DUPLICATE KEY UPDATE active = 1", (self.me,))
+                           "ON DUPLICATE KEY UPDATE active = 1, version = -ABS(version)", (self.me,))
             cursor.execute(f"INSERT INTO {self._schema}.gpen_instance (name, instance, number) VALUES (%s, %s, 1) "
                            "ON DUPLICATE KEY UPDATE instance = %s, number = number + 1",
                            (self.me, self._instance, self._instance))

@@ -351,9 +351,6 @@ def test_a_move_is_not_undone_by_another_watchers_failback() -> None:
         assert one.proposal is None
     one.settle(page(A, C, choice=Choice(3, B, (B, A, C), pinned=True), writable=[A, C]), 201)
     assert one.proposal == Choice(4, A, (A, C, B))
-    for now in (300, 301 + STEADY):
-        one.settle(page(A, B, C, choice=Choice(4, B, (B, A, C))), now)
-    assert one.proposal == Choice(5, B, (B, A, C), A)
 
 
 def test_a_pin_outlives_a_handover_that_is_called_off() -> None:
