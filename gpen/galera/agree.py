@@ -82,6 +82,7 @@ class Agreed:
         self._left: set[str | None] = set()  # writers of before that may still be in use elsewhere; None: unknown
         self._waits_until = 0.0
         self._sleepy_until = 0.0  # it has slept, and reads what it missed
+        self._deaf_since = math.inf  # since when it could read no table
         self._astray_since: float | None = None  # since when the table is no continuation of what is followed
         self._is_behind = False  # somebody has carried out a newer choice, which the table does not tell
         self._expires = 0.0
@@ -127,6 +128,8 @@ class Agreed:
         if self.identity is not None and scene.claim is not None:
             self.identity.saw(scene.claim, now)
         table = max(scene.choices, default=None)
+        readable = table is not None or scene.blank
+        self._notice_deafness(readable, now)
         if self._is_astray(table, scene):
             self._astray_since = now if self._astray_since is None else self._astray_since
         else:
@@ -144,7 +147,6 @@ class Agreed:
         if self.proposal is not None and (now >= self._expires or self.bearer not in scene.candidates):
             self.proposal = None
         self.trouble = self._obstacle(scene, now)
-        readable = table is not None or scene.blank
         if self.proposal is None and readable and self._me in scene.watchers and self._takes_part:
             self.before = table.version if table else 0
             self._propose(self._next(scene, now), scene, now)
@@ -173,6 +175,15 @@ class Agreed:
         """The choice that this watcher has to confirm: each, for that is what the others know of it."""
         due = self._takes_part and scene.told >= self.version > scene.watchers.get(self._me, self.version)
         return self.version if due else None
+
+    def _notice_deafness(self, readable: bool, now: float) -> None:
+        """To read nothing for a while is like not to run."""
+        if not readable:
+            self._deaf_since = min(self._deaf_since, now)
+        elif self._deaf_since < math.inf:
+            if now - self._deaf_since >= self._handover:
+                self._sleepy_until = now + self._handover
+            self._deaf_since = math.inf
 
     def _is_astray(self, table: Choice | None, scene: Scene) -> bool:
         """Whether the table is empty, or holds an older choice than somebody has followed, or another one of the same

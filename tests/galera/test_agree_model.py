@@ -245,7 +245,7 @@ def node_dies(world: World) -> None:
         world.tell(f"{node} dies")
         world.nodes[node].state, world.nodes[node].until = "dead", world.now + AWAY + world.random.uniform(0, 5)
         for party in world.parties:
-            if party.using == node and not party.runs(world.now):
+            if party.using == node and (not party.runs(world.now) or party.one.current is None):
                 party.using = None
 
 
