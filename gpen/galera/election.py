@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gpen.galera.report import Choice
+from gpen.galera.report import Choice, Claim
 from gpen.galera.writer import Writer
 
 
@@ -25,6 +25,8 @@ class Scene:
     blank: bool = False  # the nodes say that nothing has been chosen yet
     quorate: bool = True  # more than half of the cluster's nodes answer
     told: int = 0  # the newest choice that all gpens of this watcher have carried out
+    newest: int = 0  # the newest choice that any watcher has ever carried out
+    claim: Claim | None = None  # to the row of this watcher's name; None: it was not read
 
 
 class Alone:
@@ -34,6 +36,7 @@ class Alone:
     heir = ""  # to whom the writer hands over
     opens_at = 0.0  # when the writer may be used, in seconds of the clock that is handed in
     refusal = ""  # why the last move came to nothing
+    trouble = ""  # with the agreement
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -58,6 +61,9 @@ class Alone:
         target = self._writer.choose(scene.order, scene.candidates, now)
         if target is not None:
             self._writer.set(target)
+
+    def woke(self, slept: float, now: float) -> None:
+        """This process did not run for so many seconds. It is the only one that decides, so nothing was missed."""
 
     def move(self, target: str) -> None:
         """The operator wants this writer."""

@@ -1,8 +1,13 @@
-"""The two tables in which several watchers agree on the writer (the protocol is in agree.py).
+"""The tables in which several watchers agree on the writer (the protocol is in agree.py).
 
 ``gpen_writer`` has one row, the choice. A change is one UPDATE of the version that was read to the next: of two that
 are made at a time, on whichever nodes, Galera certifies one; the other finds a deadlock (1213) or no such version.
-``gpen_watcher`` has a row for each watcher, with the newest choice that its gpens have carried out.
+``gpen_watcher`` has a row for each watcher, with the newest choice that its gpens have carried out (negative: that those
+of its predecessor have, of which this process knows nothing), and
+``gpen_instance`` says which process that row belongs to (identity.py).
+
+Watchers that know neither the third table nor PINNED may go on beside others: they pass over that as a node that there
+is not. So an upgrade needs nothing, not even a right to ALTER, which the watcher has not.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from gpen.galera.access import Access
 from gpen.galera.log import failure
-from gpen.galera.report import SAID, Choice, Page
+from gpen.galera.report import NOBODYS, SAID, Choice, Claim, Page
 from gpen.model.words import shortened
 
 if TYPE_CHECKING:
@@ -26,25 +31,29 @@ NO_TABLE = (1049, 1146)  # unknown database, no such table
 NO_RIGHT = (1044, 1049, 1142)  # to the schema, which may not even exist, or to a table
 OUTRUN = (1213, 1205)  # somebody else was first
 SECONDS = 10.0  # longer than Galera takes to drop a node that is gone
+PINNED = "(pinned)"  # the first of the succession: an operator wanted this writer
 CREATE = (
     "CREATE TABLE IF NOT EXISTS {schema}.gpen_writer (name VARCHAR(32) PRIMARY KEY, writer VARCHAR(255) NOT NULL, "
     "heir VARCHAR(255) NOT NULL, succession TEXT NOT NULL, version BIGINT NOT NULL, changed TIMESTAMP NOT NULL "
     "DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS {schema}.gpen_watcher (name VARCHAR(255) PRIMARY KEY, version BIGINT NOT NULL, "
     "active BOOLEAN NOT NULL) ENGINE=InnoDB",
+    "CREATE TABLE IF NOT EXISTS {schema}.gpen_instance (name VARCHAR(255) PRIMARY KEY, instance VARCHAR(64) NOT NULL, "
+    "number BIGINT NOT NULL) ENGINE=InnoDB",
 )
 
 Work = Callable[["Connection"], object]
 
 
 class Ledger:
-    """The tables, in a schema; ``me`` is how this watcher is called there."""
+    """The tables, in a schema; ``me`` is how this watcher is called there, ``instance`` this process."""
 
-    def __init__(self, schema: str, me: str) -> None:
+    def __init__(self, schema: str, me: str, instance: str = "") -> None:
         """Raises ValueError for what is no name of a schema."""
         if not re.fullmatch(r"[A-Za-z0-9_$-]{1,64}", schema):
             raise ValueError(f"'{schema}' is not the name of a schema")
         self.me = me
+        self._instance = instance
         self._schema = f"`{schema}`"
 
     def read(self, connection: Connection) -> Page | str:
@@ -55,54 +64,76 @@ class Ledger:
             with connection.cursor() as cursor:
                 cursor.execute(f"SELECT version, writer, succession, heir FROM {self._schema}.gpen_writer")
                 row = cursor.fetchone()
-                cursor.execute(f"SELECT name, version FROM {self._schema}.gpen_watcher WHERE active")
-                watchers = dict(cursor.fetchall())
+                cursor.execute(f"SELECT name, version, active FROM {self._schema}.gpen_watcher")
+                watchers = list(cursor.fetchall())
+                claim = self._claim(cursor)
         except pymysql.err.MySQLError as error:
             if not connection.open:
                 raise
             number, text = (*error.args, 0, "")[:2]
             return Page() if number in NO_TABLE else self.complaint(number, str(text), _user(connection))
         try:
-            choice = Choice(int(row[0]), row[1], tuple(filter(None, row[2].split(","))), row[3]) if row else None
-            return Page(choice, {str(name): int(version) for name, version in watchers.items()})
+            return Page(choice=_choice(*row) if row else None, claim=claim,
+                        watchers={str(name): int(version) for name, version, active in watchers if active},
+                        newest=max((abs(int(version)) for _, version, _ in watchers), default=0))
         except (AttributeError, IndexError, TypeError, ValueError):
             return f"the tables of {self._schema} hold what no watcher has written"
 
+    def _claim(self, cursor: Cursor) -> Claim:
+        """Whose row this watcher's is. Before anybody made the table it is nobody's."""
+        import pymysql
+
+        try:
+            cursor.execute(f"SELECT number, instance FROM {self._schema}.gpen_instance WHERE name = %s", (self.me,))
+        except pymysql.err.ProgrammingError as error:
+            if error.args[0] not in NO_TABLE:
+                raise
+            return NOBODYS
+        row = cursor.fetchone()
+        return Claim(int(row[0]), row[1]) if row else NOBODYS
+
     def join(self, connection: Connection) -> None:
-        """Take part: from now on the writer is not moved without this watcher. Makes the tables if there are none."""
+        """Take part: from now on the writer is not moved without this watcher, and its row is this process's. Makes the
+        tables if there are none."""
         with self._cursor(connection) as cursor:
             cursor.execute("SET SESSION sql_notes = 0")  # that a table exists is not worth a warning
             for statement in CREATE:
                 cursor.execute(statement.format(schema=self._schema))
             cursor.execute(f"INSERT INTO {self._schema}.gpen_watcher (name, version, active) VALUES (%s, 0, 1) "
-                           "ON DUPLICATE KEY UPDATE active = 1", (self.me,))
+                           "ON DUPLICATE KEY UPDATE active = 1, version = -ABS(version)", (self.me,))
+            cursor.execute(f"INSERT INTO {self._schema}.gpen_instance (name, instance, number) VALUES (%s, %s, 1) "
+                           "ON DUPLICATE KEY UPDATE instance = %s, number = number + 1",
+                           (self.me, self._instance, self._instance))
 
     def leave(self, connection: Connection) -> None:
         """Take no part any more."""
         with self._cursor(connection) as cursor:
             cursor.execute(f"UPDATE {self._schema}.gpen_watcher SET active = 0 WHERE name = %s", (self.me,))
+            cursor.execute(f"UPDATE {self._schema}.gpen_instance SET instance = '', number = number + 1 "
+                           "WHERE name = %s AND instance = %s", (self.me, self._instance))
 
     def confirm(self, connection: Connection, version: int) -> None:
         """This choice has been carried out by all gpens of this watcher."""
         with self._cursor(connection) as cursor:
             cursor.execute(f"UPDATE {self._schema}.gpen_watcher SET version = %s WHERE name = %s", (version, self.me))
 
-    def write(self, connection: Connection, choice: Choice) -> None:
-        """Make this the choice, if it is the next version; else nothing happens.
+    def write(self, connection: Connection, choice: Choice, before: int) -> None:
+        """Make this the choice, if the version ``before`` (0: none) is the one of now; else nothing happens.
 
         Waits as long as the cluster can't certify. Raises pymysql.err.Error.
         """
         import pymysql
 
-        values = (choice.writer, choice.heir, ",".join(choice.succession), choice.version)
+        succession = ",".join([*[PINNED] * choice.pinned, *choice.succession])
+        values = (choice.writer, choice.heir, succession, choice.version)
         try:
             with self._cursor(connection) as cursor:
-                if choice.version == 1:
+                if not before:
                     cursor.execute(f"INSERT IGNORE INTO {self._schema}.gpen_writer (writer, heir, succession, version, "
                                    "name) VALUES (%s, %s, %s, %s, 'writer')", values)
                 else:
                     cursor.execute(f"UPDATE {self._schema}.gpen_writer SET writer = %s, heir = %s, succession = %s, "
-                                   "version = %s WHERE version = %s", (*values, choice.version - 1))
+                                   "version = %s WHERE version = %s", (*values, before))
         except pymysql.err.OperationalError as error:
             if error.args[0] not in OUTRUN:
                 raise
@@ -129,6 +160,12 @@ class Ledger:
     def removal(self, watcher: str) -> str:
         """The SQL that takes a watcher off the list, for the operator."""
         return f"UPDATE {self._schema}.gpen_watcher SET active = 0 WHERE name = '{watcher}'"
+
+
+def _choice(version: int, writer: str, succession: str, heir: str) -> Choice:
+    nodes = tuple(filter(None, succession.split(",")))
+    pinned = PINNED in nodes
+    return Choice(int(version), writer, tuple(node for node in nodes if node != PINNED), heir, pinned)
 
 
 def _user(connection: Connection) -> str:

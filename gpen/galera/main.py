@@ -155,16 +155,17 @@ def status(arguments: Arguments) -> int:
 
 def move(arguments: Arguments) -> int:
     """Have the running watcher move the writer."""
-    return told(ask_watcher(arguments, f"move {arguments['NODE']}"))
+    return told(arguments, f"move {arguments['NODE']}")
 
 
 def adopt(arguments: Arguments) -> int:
     """Have the running watcher follow another cluster."""
-    return told(ask_watcher(arguments, f"adopt {arguments['UUID']}"))
+    return told(arguments, f"adopt {arguments['UUID']}")
 
 
-def told(answer: Arguments | None) -> int:
-    """Print what came of a request. Returns the status."""
+def told(arguments: Arguments, request: str) -> int:
+    """Ask the running watcher for something, and print what came of it. Returns the status."""
+    answer = ask_watcher(arguments, request)
     if answer is None:
         return 3
     if "done" not in answer:

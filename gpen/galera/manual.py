@@ -124,7 +124,9 @@ writing there: only the operator moves it then.
 """),
     ("AGREEMENT", """
 With --agree=SCHEMA the choice is the one row of the table SCHEMA.gpen_writer; every watcher of the cluster gets the
-same option, and has a row in SCHEMA.gpen_watcher. The tables are made when they are missing. A choice has a version;
+same option, --prefer and --failback, and has a row in SCHEMA.gpen_watcher. SCHEMA.gpen_instance says which process that
+row belongs to. The tables are made when they are missing. Watchers of before, which do not know the third one, may go
+on beside newer ones: an upgrade, one watcher after the other, needs no change of tables and no other rights. A choice has a version;
 to change it is one UPDATE of the version that was read, and of two at a time Galera certifies one. A watcher that does
 not hear from more than half of the nodes changes nothing.
 
@@ -135,6 +137,16 @@ clients wait for that, a quarter to three quarters of a second. When a watcher o
 confirm within two seconds, the writer stays what it is, and status, move and the log name the one that is late. A
 writer that is dead, cut off or refuses is left at once, whoever hangs, for the next usable node of the succession that
 the choice names: by --prefer, then as it was agreed before, first by wsrep_local_index.
+
+What an operator has moved stays where it is, whichever watcher was asked: --failback of none of them undoes it. Tables
+that were emptied, dropped, or played back from a backup change nothing that is in use: a second later who has followed
+the newest choice proposes it anew, with a version above all that were, and it counts when all have confirmed it. A
+watcher that knows no choice does not fill a table while one on the list does; status and the log say for whom it waits.
+
+A watcher is called by the machine's name and its --socket. When two are called so (cloned machines), the one that comes
+second says so, takes no part, and gives its gpens no writer; start it with another --socket. A watcher that was started
+takes part a second later, and one that has just come to the list leaves no writer that works for two seconds. One that
+did not run for two seconds or more uses no writer before it has read which it is.
 
 A watcher that is ended by a signal takes itself off the list; one that was killed stays on it until it is started
 again with the same --socket, or until an operator sets its row to active = 0. A gpen without a watcher goes by its own

@@ -42,22 +42,37 @@ class View(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """The writer that several watchers have agreed upon: the ``version``-th choice, who would follow by and by, and the
-    ``heir`` that is to have the role when everybody has left the writer."""
+    """The writer that several watchers have agreed upon: the ``version``-th choice, who would follow by and by, the
+    ``heir`` that is to have the role when everybody has left the writer, and whether an operator wanted this one (the
+    heir, if there is one), so that there is no failback from it."""
 
     version: int
     writer: str
     succession: tuple[str, ...] = ()
     heir: str = ""
+    pinned: bool = False
+
+
+class Claim(NamedTuple):
+    """Which process has the row of a watcher's name, by its ``instance``; the ``number``-th that was made. Ordered by
+    age."""
+
+    number: int = 0
+    instance: str = ""  # nobody's
+
+
+NOBODYS = Claim()
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a node knows of the agreement: the choice, if there is one, and the newest one that each watcher that takes
-    part has carried out."""
+    """What a node knows of the agreement: the choice, if there is one, the newest one that each watcher that takes part
+    has carried out, and the ``newest`` of these that anybody ever has, those that take no part any more included."""
 
     choice: Choice | None = None
     watchers: Mapping[str, int] = field(default_factory=dict)
+    newest: int = 0
+    claim: Claim = NOBODYS
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from gpen.galera.cluster import Cluster, Verdict
 from gpen.galera.discover import Discovery
 from gpen.galera.election import Alone, Scene
 from gpen.galera.group import FORGET
+from gpen.galera.identity import Identity
 from gpen.galera.ledger import Ledger, Work, errand
 from gpen.galera.log import Faults, say
 from gpen.galera.node import Node, Problem, silence
@@ -35,6 +37,7 @@ from gpen.model.address import parse_server
 POKES = (0.0, 0.05, 0.1)  # seconds after a notify: a change may show some milliseconds later
 LAST_RANK = 99  # of a node that was just found
 GOODBYE = 0.5  # seconds for the last words to the nodes
+CLAIM = 1.0  # seconds in which another watcher of this name has noticed that there are two
 ERRAND = 2.0  # seconds until something is done again of which no outcome was seen
 PAUSE = 0.1  # seconds until the next pass after one that failed
 AWAKE = 0.02  # seconds between two looks whether the nodes have answered since this process stood still
@@ -91,9 +94,9 @@ def _is_numeric(node: str) -> bool:
         return False
 
 
-def _ledger(schema: str, me: str) -> Ledger:
+def _ledger(schema: str, me: str, instance: str) -> Ledger:
     try:
-        return Ledger(schema, me)
+        return Ledger(schema, me, instance)
     except ValueError as error:
         raise ValueError(f"--agree: {error}") from None
 
@@ -122,11 +125,14 @@ class Watcher:
         self.cluster = Cluster(options.donor)
         self._access = access
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self.ledger = _ledger(options.agree, options.name) if options.agree else None
+        self._instance = secrets.token_hex(8)
+        self.ledger = _ledger(options.agree, options.name, self._instance) if options.agree else None
         writer = Writer(options.prefer, options.failback)
         self.election: Alone | Agreed = Alone(writer)
         if options.agree:
-            self.election = Agreed(writer, options.name, 2 * options.interval)
+            handover = 2 * options.interval
+            identity = Identity(self._instance, max(CLAIM, 2 * handover))
+            self.election = Agreed(writer, options.name, handover, identity)
         self._reach = Reach()
         self._discovery = Discovery(options.floor, options.forget)
         self._nodes: dict[str, Node] = {}
@@ -141,7 +147,8 @@ class Watcher:
         self._noted: str | None = None  # the writer of which the log tells
         self._proposed: Choice | None = None
         self._errands: dict[str, float] = {}  # what was begun, and until when it is waited for
-        self.trouble = ""  # with the agreement
+        self._complaint = ""  # what went wrong in the agreement's tables
+        self._obstacle = ""  # to the agreement, as the log has told it
         self.after_pass: Callable[[], None] = lambda: None
         self._stopping = False
 
@@ -218,8 +225,10 @@ class Watcher:
             self._faults.attempt("news", news)
         before, self._taken = self._taken, time.monotonic()
         # this process did not run: that nobody answered says nothing, and what was known is old
-        if self._taken - max(due, before) > self.options.timeout / 2:
+        paused = self._taken - max(due, before)
+        if paused > self.options.timeout / 2:
             self._awake_since = self._taken
+            self.election.woke(paused, self._taken)
             self.cluster.followed.woke(self._taken)
             self._pokes = [self._taken]
 
@@ -399,11 +408,13 @@ class Watcher:
 
     def _take_part(self, election: Agreed, scene: Scene, now: float) -> None:
         """Do in the agreement's tables what is due."""
-        ledger, proposal = self.ledger, election.proposal
+        ledger, proposal, before = self.ledger, election.proposal, election.before
+        self._tell_obstacle()
         if ledger is None or not scene.candidates:
             return
         helper = next(iter(scene.candidates))
-        if ledger.me not in scene.watchers and (scene.blank or scene.choices) and self._is_due("join", now):
+        claims = ledger.me not in scene.watchers or (election.identity is not None and election.identity.wants_claim)
+        if claims and not self._is_namesake() and (scene.blank or scene.choices) and self._is_due("join", now):
             self._errand(helper, ledger.join)
         version = election.confirmation(scene)
         if version is not None and self._is_due(f"confirm {version}", now):
@@ -412,7 +423,7 @@ class Watcher:
             self._proposed = proposal
             self._detail(f"proposes choice {proposal.version}: writer {self.label(proposal.writer)}, "
                          f"heir {self.label(proposal.heir)}")
-            self._errand(election.bearer, lambda connection: ledger.write(connection, proposal),
+            self._errand(election.bearer, lambda connection: ledger.write(connection, proposal, before),
                          lambda: election.outcome(proposal, time.monotonic()))
         if election.heir and not self._pokes:
             self._pokes = [now + POKES[1]]  # the others' confirmations are waited for
@@ -437,19 +448,34 @@ class Watcher:
 
     def _leave_agreement(self) -> None:
         """From now on the gpens are on their own: the others need not wait for this watcher."""
-        if self.ledger is not None:
+        if self.ledger is not None and not self._is_namesake():
             for node in self.cluster.usable()[:1]:
                 errand(self._access, node, self.ledger.leave, lambda trouble: None).join(GOODBYE)
+
+    def _is_namesake(self) -> bool:
+        """Whether the row on the list is another watcher's, so that nothing may be done with it."""
+        identity = self.election.identity if isinstance(self.election, Agreed) else None
+        return identity is not None and identity.clash
 
     def _detail(self, line: str) -> None:
         if self.options.verbose:
             say(line)
 
     def _complain(self, trouble: str) -> None:
-        if trouble != self.trouble:
+        if trouble != self._complaint:
             if trouble:
                 say(f"agreement: {trouble}")
-            self.trouble = trouble
+            self._complaint = trouble
+
+    def _tell_obstacle(self) -> None:
+        if self.election.trouble != self._obstacle:
+            say(f"agreement: {self.election.trouble or 'well again'}")
+            self._obstacle = self.election.trouble
+
+    @property
+    def trouble(self) -> str:
+        """With the agreement."""
+        return self.election.trouble or self._complaint
 
     def writer_gpens(self) -> list[Gpen]:
         """The gpens that go with the writer, as far as they have been seen."""
@@ -471,12 +497,14 @@ class Watcher:
         for name, version in (pair for page in known for pair in page.watchers.items()):
             watchers[name] = max(version, watchers.get(name, 0))
         members, answering = self.cluster.members(), self.cluster.answering()
+        newest = max((page.newest for page in known), default=0)
+        claim = max((page.claim for page in known), default=None)
         return Scene(
             order=self.election.order(indexes, candidates), candidates=candidates, blind=blind,
             present={*members, *answering, *blind},
             writable=self.cluster.writable(), choices=[page.choice for page in known if page.choice],
             watchers=watchers, blank=bool(known) and not any(page.choice for page in known),
-            quorate=2 * len(answering) > len(members), told=self._told())
+            quorate=2 * len(answering) > len(members), told=self._told(), newest=newest, claim=claim)
 
     def _told(self) -> int:
         """The newest choice that all gpens that there are have carried out."""

@@ -22,7 +22,7 @@ class Writer:
         self.current: str | None = None
         self._prefer = list(prefer)
         self._failback = failback
-        self._pinned = False  # the operator moved it here, so there is no failback from it
+        self.pinned = False  # the operator moved it here, so there is no failback from it
         self._steady_since: tuple[str, float] | None = None
 
     def order(self, indexes: Mapping[str, int], usable: Collection[str]) -> list[str]:
@@ -41,9 +41,9 @@ class Writer:
     def set(self, node: str, pinned: bool = False) -> None:
         """This one is the writer from now on; ``pinned``: because the operator said so."""
         if node != self.current:
-            self._pinned = False
+            self.pinned = False
         self.current = node
-        self._pinned = self._pinned or pinned
+        self.pinned = self.pinned or pinned
         self._steady_since = None
 
     def _preference(self, node: str) -> int:
@@ -52,7 +52,7 @@ class Writer:
     def _falls_back(self, best: str, now: float) -> bool:
         """Whether a node that is preferred to the writer has been there for long enough."""
         assert self.current is not None
-        wanted = self._failback and not self._pinned and self._preference(best) < self._preference(self.current)
+        wanted = self._failback and not self.pinned and self._preference(best) < self._preference(self.current)
         if not wanted:
             self._steady_since = None
             return False

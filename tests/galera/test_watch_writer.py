@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpen.galera.agree import MOMENT, PATIENCE, REST, YIELD, Agreed
+from gpen.galera.agree import FOUNDING, LEAP, MOMENT, PATIENCE, REST, YIELD, Agreed
 from gpen.galera.election import Alone, Scene
-from gpen.galera.report import Choice
+from gpen.galera.identity import Identity
+from gpen.galera.report import Choice, Claim
 from gpen.galera.writer import CUT_OFF, STEADY, Reach, Writer, draining, withdrawn
 
 A, B, C = NODES = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"
@@ -137,8 +138,11 @@ def following(choice: Choice, *candidates: str) -> Agreed:
 def test_the_first_choice_is_what_is_in_use() -> None:
     one = agreed(A)
     one.take_over(C)
-    one.settle(page(A, B, C), 100)
-    assert one.proposal == Choice(1, C, (C, A, B)) and one.current is None
+    nothing = page(A, B, C, watchers={"w1": 0, "w2": 0})
+    one.settle(nothing, 100 - FOUNDING)
+    assert one.proposal is None  # somebody may know what was in the table
+    one.settle(nothing, 100)
+    assert one.proposal == Choice(1, C, (C, A, B)) and one.before == 0 and one.current is None
     one.settle(page(A, B, C, choice=Choice(1, C)), 101)
     assert one.current == C and one.proposal is None and one.opens_at <= 101
 
@@ -158,8 +162,8 @@ def test_a_writer_that_works_is_left_when_all_have_confirmed() -> None:
     one = following(Choice(1, A), A, B)
     one.move(B)
     one.settle(page(A, B, choice=Choice(1, A)), 200)
-    assert one.proposal == Choice(2, A, (A, B, C), B) and one.bearer == B
-    handing = Choice(2, A, (), B)
+    assert one.proposal == Choice(2, A, (A, B, C), B, pinned=True) and one.bearer == B
+    handing = Choice(2, A, (), B, pinned=True)
     one.settle(page(A, B, choice=handing), 201)
     assert one.proposal is None and one.opens_at == math.inf
     assert one.confirmation(page(choice=handing)) is None  # its gpens have not been told yet
@@ -167,7 +171,7 @@ def test_a_writer_that_works_is_left_when_all_have_confirmed() -> None:
     one.settle(page(A, B, choice=handing, watchers={"w1": 2, "w2": 1}), 201.1)
     assert one.proposal is None
     one.settle(page(A, B, choice=handing, watchers={"w1": 2, "w2": 2}), 201.2)
-    assert one.proposal == Choice(3, B, (B, A, C))
+    assert one.proposal == Choice(3, B, (B, A, C), pinned=True)
     one.settle(page(A, B, choice=Choice(3, B)), 201.3)
     assert one.current == B and one.opens_at <= 201.3 and one.refusal == ""
 
@@ -222,7 +226,7 @@ def test_a_writer_that_dies_before_all_have_confirmed_has_no_heir() -> None:
     one = following(Choice(1, A, (A, C, B)), A, B, C)
     one.move(B)
     one.settle(page(A, B, C, choice=Choice(1, A, (A, C, B))), 200)
-    assert one.proposal == Choice(2, A, (A, C, B), B)
+    assert one.proposal == Choice(2, A, (A, C, B), B, pinned=True)
     handing = page(B, C, choice=one.proposal, writable=[B, C])
     one.settle(handing, 201)
     assert one.proposal == Choice(3, C, (C, B, A))
@@ -278,9 +282,147 @@ def test_a_proposal_without_an_outcome_is_made_again() -> None:
 
 
 def test_a_table_that_was_emptied_gets_the_writer_of_now() -> None:
+    """With a version above all that there were, and with everybody's word, for it may not be everybody's writer."""
+    one = following(Choice(57, B), A, B)
+    seen = page(A, B, watchers={"w1": 5, "w2": 57}, newest=57)
+    one.settle(seen, 101)
+    assert one.proposal is None and one.current == B and one.opens_at <= 101  # it may be a node that lags
+    one.settle(seen, 101 + MOMENT)
+    assert one.proposal == Choice(57 + LEAP, B, (B, A, C), B) and one.before == 0
+    restored = Choice(57 + LEAP, B, (B, A, C), B)
+    one.settle(page(A, B, choice=restored, watchers={"w1": 57 + LEAP, "w2": 57}, newest=57 + LEAP), 103)
+    assert one.proposal is None and one.opens_at == math.inf
+    one.settle(page(A, B, choice=restored, watchers={"w1": 57 + LEAP, "w2": 57}, newest=57 + LEAP), 103 + YIELD)
+    assert one.proposal == restored._replace(version=58 + LEAP, heir="")
+    one.settle(page(A, B, choice=one.proposal), 106)
+    assert one.current == B and one.opens_at <= 106 and one.refusal == ""
+
+
+def test_an_emptied_table_is_filled_by_who_knows_the_newest_choice() -> None:
     one = following(Choice(5, B), A, B)
-    one.settle(page(A, B), 101)
-    assert one.proposal == Choice(1, B, (B, A, C))
+    for now in (101, 110, 3600):
+        one.settle(page(A, B, watchers={"w1": 5, "w2": 6}, newest=6), now)
+        assert one.proposal is None and one.opens_at == math.inf  # the newest may name another writer
+    assert "known to w2" in one.trouble
+    newcomer = agreed()
+    for now in (101, 110, 3600):
+        newcomer.settle(page(A, B, watchers={"w1": 8, "w2": 6}, newest=8), now)
+        assert newcomer.proposal is None
+    newcomer.settle(page(A, B, watchers={"w1": 8}, newest=8), 3601)  # an operator took the other off the list
+    assert newcomer.proposal == Choice(8 + LEAP, A, (A, B, C), A)
+
+
+@pytest.mark.parametrize("older", [Choice(4, A), Choice(5, A), Choice(1, C, (), A)])
+def test_an_older_choice_is_not_followed(older: Choice) -> None:
+    """A table from a backup, or filled by a watcher that knew nothing: it is made good."""
+    one = following(Choice(5, B), A, B)
+    for now in (101, 101 + MOMENT):
+        one.settle(page(A, B, choice=older, watchers={"w1": 5, "w2": 5}, newest=5), now)
+        assert one.current == B and one.opens_at <= now
+    assert one.proposal == Choice(5 + LEAP, B, (B, A, C), B) and one.before == older.version
+
+
+def test_a_newcomer_does_not_follow_what_others_have_left() -> None:
+    one = agreed()
+    one.settle(page(A, B, choice=Choice(4, A), watchers={"w1": 0, "w2": 7}, newest=7), 100)
+    assert one.current is None
+
+
+def test_a_handover_ends_without_half_of_the_nodes() -> None:
+    """Two nodes and an arbitrator: the heir hangs, so this watcher hears from one node of two."""
+    one = following(Choice(1, A), A, B)
+    one.settle(page(A, choice=Choice(2, A, (), B), quorate=False), 200)
+    assert one.proposal == Choice(3, A, (A, B, C)) and "can't be the writer" in one.refusal
+    one.settle(page(B, choice=Choice(3, A), writable=[B], quorate=False), 300)
+    assert one.proposal is None and "hears from half of the nodes or less" in one.trouble
+
+
+def test_a_handover_that_nothing_ends_is_told() -> None:
+    one = following(Choice(1, A), A, B)
+    for now in (200.0, 200.1, 201 + YIELD):
+        one.settle(page(A, choice=Choice(2, A, (), B)), now)
+    assert one.trouble == f"the handover to {B} can't be ended: {A} has not taken the choice yet"
+
+
+def test_a_move_is_not_undone_by_another_watchers_failback() -> None:
+    one = Agreed(Writer([A], failback=True), "w1", HANDOVER)
+    for now in (100, 101 + STEADY, 200):
+        one.settle(page(A, B, C, choice=Choice(3, B, (B, A, C), pinned=True)), now)
+        assert one.proposal is None
+    one.settle(page(A, C, choice=Choice(3, B, (B, A, C), pinned=True), writable=[A, C]), 201)
+    assert one.proposal == Choice(4, A, (A, C, B))
+
+
+def test_a_pin_outlives_a_handover_that_is_called_off() -> None:
+    one = following(Choice(1, A, pinned=True), A, B)
+    one.settle(page(A, choice=Choice(2, A, (), B)), 200)
+    assert one.proposal == Choice(3, A, (A, B, C), pinned=True)
+
+
+def test_after_a_pause_nothing_is_used_that_was_not_read_again() -> None:
+    one = following(Choice(1, A), A, B)
+    one.woke(YIELD, 3600)
+    assert one.opens_at == 3600 + HANDOVER
+    one.settle(page(A, B, choice=Choice(8, B)), 3600.1)
+    assert one.current == B and one.opens_at == 3600.1 + HANDOVER
+
+
+# --- whose row -------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_is_its_own_when_it_has_been_for_a_while() -> None:
+    one = Identity("a", 1)
+    one.saw(Claim(), 100)
+    assert one.wants_claim and not one.stands
+    one.saw(Claim(4, "killed"), 100)
+    assert one.wants_claim and not one.clash
+    one.saw(Claim(5, "a"), 101)
+    assert not one.wants_claim and not one.stands
+    one.saw(Claim(4, "killed"), 101.5)  # read from a node that lags
+    assert not one.clash
+    one.saw(Claim(5, "a"), 101.6)
+    one.saw(Claim(5, "a"), 102.6)
+    assert one.stands
+
+
+def test_who_was_there_first_keeps_the_row() -> None:
+    first, second = Identity("a", 1), Identity("b", 1)
+    first.saw(Claim(1, "a"), 100)
+    first.saw(Claim(1, "a"), 101)
+    assert first.stands
+    first.saw(Claim(2, "b"), 102)
+    assert first.stands and first.wants_claim
+    second.saw(Claim(2, "b"), 102)
+    second.saw(Claim(3, "a"), 102.5)
+    assert second.clash and not second.stands and not second.wants_claim
+    second.saw(Claim(4), 110)  # the first has ended
+    assert second.wants_claim and not second.clash
+
+
+def test_who_slept_gives_way() -> None:
+    one = Identity("a", 1)
+    one.saw(Claim(1, "a"), 100)
+    one.saw(Claim(1, "a"), 101)
+    one.woke()
+    one.saw(Claim(1, "a"), 3600)
+    assert one.stands
+    one.woke()
+    one.saw(Claim(2, "b"), 7200)
+    assert one.clash and not one.stands
+
+
+def test_two_that_both_think_that_they_were_first_do_not_fight_for_ever() -> None:
+    pair = {name: Identity(name, 1) for name in "ab"}
+    for name, one in pair.items():
+        one.saw(Claim(1, name), 100)
+        one.saw(Claim(1, name), 101)
+    number, row = 2, "b"
+    for step in range(20):
+        number, row = number + 1, "a" if row == "b" else "b"
+        for one in pair.values():
+            if not one.clash:
+                one.saw(Claim(number, row), 102 + step / 10)
+    assert [pair["a"].clash, pair["b"].clash] == [True, False]
 
 
 class Table:
@@ -290,13 +432,13 @@ class Table:
         self.choice: Choice | None = None
         self.watchers = {"w1": 0, "w2": 0}
 
-    def write(self, proposal: Choice) -> None:
-        if proposal.version == (self.choice.version if self.choice else 0) + 1:
+    def write(self, proposal: Choice, before: int) -> None:
+        if before == (self.choice.version if self.choice else 0):
             self.choice = proposal
 
     def seen(self) -> dict[str, Any]:
         return {"choices": [self.choice] if self.choice else [], "blank": self.choice is None,
-                "watchers": dict(self.watchers)}
+                "watchers": dict(self.watchers), "newest": max(self.watchers.values())}
 
 
 class Party:
@@ -319,7 +461,7 @@ class Party:
         if version is not None:
             self._table.watchers[self._me] = version
         if self.one.proposal is not None:
-            self._table.write(self.one.proposal)
+            self._table.write(self.one.proposal, self.one.before)
             self.one.outcome(self.one.proposal, now)
 
     def told(self) -> list[str]:
