@@ -13,7 +13,6 @@ The nodes that may be used are those of the group that is followed (group.py). T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gpen.galera.group import GRACE, Followed
@@ -158,9 +157,8 @@ class Cluster:
         self.followed.look([report for report, suspect in primary if not suspect],
                            [report for report, suspect in primary if suspect],
                            {node.uuid for node in seen.values() if node.report or node.blind}, now)
-        reports = [report for report, _ in primary]
         for node in seen.values():
-            node.found = self._find(node, reports, now)
+            node.found = self._find(node, now)
         donors = self._donor == "use" or (self._donor == "avoid" and not any(
             node.found and node.found[0] is Grade.GOOD for node in seen.values()))
         changes = []
@@ -188,9 +186,9 @@ class Cluster:
     def members(self) -> list[str]:
         """The addresses of the followed group's nodes as the cluster itself tells them (``AUTO`` where a node does
         not know its own)."""
-        return nodes_in(self.view.members) if self.view else []
+        return nodes_in(self._members())
 
-    def _find(self, node: _Node, reports: Sequence[Report], now: float) -> tuple[Grade, str] | None:
+    def _find(self, node: _Node, now: float) -> tuple[Grade, str] | None:
         """How a node is; None: nothing is known, and never was."""
         if node.report is None:
             node.agrees_since = None
@@ -204,7 +202,7 @@ class Cluster:
         if found is Grade.LOST:
             return found, reason
         if not agrees and not (node.verdict and node.verdict.usable and self.followed.may_catch_up(node.report)):
-            return Grade.LOST, self.followed.objection(node.report, reports)
+            return Grade.LOST, self.followed.objection(node.report)
         if node.suspect:
             if node.agrees_since is None or now - node.agrees_since < GRACE:
                 return Grade.UNFIT, "answers again, not believed yet"
@@ -214,7 +212,11 @@ class Cluster:
     def _is_dropped(self, node: _Node) -> bool:
         """Whether the followed group is without a node that was of its cluster."""
         return (self.view is not None and node.uuid == self.view.uuid and node.member not in ANYWHERE
-                and node.member not in self.view.members)
+                and node.member not in self._members())
+
+    def _members(self) -> tuple[str, ...]:
+        return next((node.report.members for node in self._nodes.values()
+                     if node.report is not None and node.report.view == self.view), ())
 
 
 def _since(start: float | None, holds: bool, now: float) -> float | None:

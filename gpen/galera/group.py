@@ -32,6 +32,7 @@ class Followed:
         self.uuid = ""
         self.view: View | None = None
         self._told_since: dict[View, float] = {}
+        self._misfits: set[View] = set()  # that are told by more nodes than are in them
         self._asked = 0.0  # when the oldest question was asked whose answer speaks for the view
         self._heard = 0.0  # when a node of the cluster has answered
 
@@ -43,13 +44,17 @@ class Followed:
         """Think again. ``believed`` and ``doubted``: what nodes in a primary component say; the latter count where
         there are no others. ``uuids``: the clusters of all nodes that answer, in whatever state."""
         reports = [*believed, *doubted]
-        self._told_since = {report.view: self._told_since.get(report.view, now) for report in reports}
+        tellers: dict[View, set[tuple[int, str]]] = {}  # two addresses may be one node
+        for report in reports:
+            tellers.setdefault(report.view, set()).add((report.index, report.name))
+        self._told_since = {view: self._told_since.get(view, now) for view in tellers}
+        self._misfits = {view for view, nodes in tellers.items() if len(nodes) > view.size}
         if self.uuid in uuids:
             self._heard = now
         forgotten = not self.uuid or now - self._heard >= FORGET
-        fitting = [[report for report in part if fits(report.view, reports) and
-                    (forgotten or report.view.uuid == self.uuid)] for part in (believed, doubted)]
-        counted = fitting[0] or fitting[1]
+        known = {view for view in tellers if forgotten or view.uuid == self.uuid} - self._misfits
+        fitting = ([report for report in part if report.view in known] for part in (believed, doubted))
+        counted = next(filter(None, fitting), [])
         views = Counter(report.view for report in counted)
         self.view = max(views, key=lambda view: (views[view], view.uuid == self.uuid, view.conf_id, view == self.view,
                                                  view.members), default=None)
@@ -72,13 +77,8 @@ class Followed:
         changed = max(self._told_since[view] for view in (report.view, self.view) if view in self._told_since)
         return min(report.asked, self._asked) < changed + GRACE
 
-    def objection(self, report: Report, reports: Sequence[Report]) -> str:
+    def objection(self, report: Report) -> str:
         """Why a node in a primary component is not of the group."""
         if report.view.uuid != self.uuid:
             return f"of cluster {shortened(report.view.uuid, UUID)}, which is not followed: gpen-galera adopt UUID"
-        return ALIEN if fits(report.view, reports) else f"its group of {report.view.size} is told by more nodes"
-
-
-def fits(view: View, reports: Sequence[Report]) -> bool:
-    """Whether all that tell this view can be members of it. Two addresses may be one node."""
-    return len({(report.index, report.name) for report in reports if report.view == view}) <= view.size
+        return f"its group of {report.view.size} is told by more nodes" if report.view in self._misfits else ALIEN

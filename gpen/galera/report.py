@@ -33,12 +33,12 @@ NO_INDEX = 1 << 30  # sorts behind every wsrep_local_index
 
 class View(NamedTuple):
     """A membership of the cluster: the nodes that say the same are in one group. Two halves that were both bootstrapped
-    differ in nothing but the ``members`` (wsrep_incoming_addresses: HOST:PORT, AUTO, or empty for an arbitrator)."""
+    differ in nothing but the ``members`` (wsrep_incoming_addresses; one text, which is compared and hashed at once)."""
 
     uuid: str
     conf_id: int
     size: int
-    members: tuple[str, ...] = ()
+    members: str = ""
 
 
 class Choice(NamedTuple):
@@ -89,6 +89,7 @@ class Report:
     status: str  # Primary, non-Primary, Disconnected
     view: View
     index: int
+    members: tuple[str, ...]  # wsrep_incoming_addresses: HOST:PORT, AUTO, or empty for an arbitrator
     queue: int
     name: str
     read_only: bool
@@ -100,11 +101,6 @@ class Report:
     latency: float = 0.0
     asked: float = 0.0  # when, in seconds of the monotonic clock
     page: Page | str | None = None  # a text: why it can't be read
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """Of its view, in the order of their local index."""
-        return self.view.members
 
 
 class NoGalera(ValueError):
@@ -132,8 +128,9 @@ def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float 
         ready=_is_on(said["wsrep_ready"]), status=_word(said["wsrep_cluster_status"]) or "no cluster",
         view=View(_word(said["wsrep_cluster_state_uuid"]), _number(said["wsrep_cluster_conf_id"]),
                   _number(said["wsrep_cluster_size"]),
-                  tuple(printable(member.strip()) for member in said["wsrep_incoming_addresses"].split(","))),
+                  said["wsrep_incoming_addresses"]),
         index=_number(said["wsrep_local_index"], NO_INDEX),
+        members=tuple(printable(member.strip()) for member in said["wsrep_incoming_addresses"].split(",")),
         queue=_number(said["wsrep_local_recv_queue"]), name=_word(said["wsrep_node_name"]),
         read_only=_is_on(said["read_only"]), rejects=_word(said["wsrep_reject_queries"]).upper() or "NONE",
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),

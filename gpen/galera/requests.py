@@ -60,9 +60,9 @@ class Requests:
         found = [uuid for uuid in clusters if uuid.startswith(text)]
         if len(found) != 1:
             what = "could be several clusters" if found else "is no cluster that a node is in now"
-            return {"error": f"'{text}' {what}: expected one of {', '.join(clusters) or 'none'}"}
+            return {"error": f"'{text}' {what}: expected one of {', '.join(sorted(clusters)) or 'none'}"}
         self._watcher.adopt(found[0])
-        nodes = ", ".join(map(self._watcher.label, clusters[found[0]]))
+        nodes = ", ".join(map(self._watcher.label, sorted(clusters[found[0]])))
         return {"done": f"cluster {found[0]} is followed: {nodes}"}
 
     def _begin_move(self, name: str, reply: Reply) -> None:

@@ -77,6 +77,20 @@ def test_a_move_of_the_operator_is_not_undone_by_failback() -> None:
     assert alone.current == B
 
 
+def test_a_writer_that_cant_be_seen_is_left_by_the_operator_alone() -> None:
+    alone = Alone(Writer([A], failback=True))
+    alone.take_over(B)
+    for now in (100, 101 + STEADY, 200):
+        alone.settle(scene(A, C, blind=[B]), now)
+    assert alone.current == B
+    alone.move(C)
+    alone.settle(scene(A, C, blind=[B]), 201)
+    assert alone.current == C
+    alone.settle(scene(blind=[B]), 202)
+    alone.settle(scene(A, blind=[B]), 203)  # C has failed: who can't be seen is not chosen
+    assert alone.current == A
+
+
 def row(node: str, health: str = "up", verdict: str = "up", state: str = "ready") -> dict[str, Any]:
     host, _, port = node.rpartition(":")
     return {"number": NODES.index(node), "address": host, "port": int(port), "health": health, "verdict": verdict,
@@ -245,6 +259,34 @@ def test_who_does_not_hear_from_most_nodes_leaves_it() -> None:
     one = following(Choice(1, A), A, B)
     one.settle(page(B, choice=Choice(1, A), writable=[B], quorate=False), 200)
     assert one.proposal is None and one.current == A
+
+
+def test_who_cant_see_a_node_neither_proposes_it_nor_to_leave_it() -> None:
+    one = agreed()
+    one.take_over(A)
+    one.settle(page(B, C, blind=[A]), 100)
+    assert one.proposal == Choice(1, A, (A, B, C)) and one.bearer == B  # the first choice is what is in use
+    one = following(Choice(1, A), A, B)
+    one.settle(page(B, C, choice=Choice(1, A), blind=[A]), 200)
+    assert one.proposal is None and one.current == A
+    one.settle(page(C, choice=Choice(1, A), blind=[B], writable=[B, C]), 201)
+    assert one.proposal == Choice(2, C, (C, A, B))
+
+
+def test_a_handover_goes_on_when_a_watcher_cant_see_the_heir() -> None:
+    handing = Choice(2, A, (A, B, C), B)
+    one = following(Choice(1, A), A, B)
+    one.settle(page(A, C, choice=handing, blind=[B]), 200)
+    assert one.proposal is None
+    one.settle(page(A, C, choice=handing, blind=[B], watchers={"w1": 2, "w2": 2}), 201)
+    assert one.proposal == Choice(3, B, (B, A, C)) and one.bearer in (A, C)
+
+
+def test_the_operator_may_leave_a_writer_that_a_watcher_cant_see() -> None:
+    one = following(Choice(1, A), A, B)
+    one.move(B)
+    one.settle(page(B, C, choice=Choice(1, A), blind=[A]), 200)
+    assert one.proposal is not None and (one.proposal.writer, one.proposal.heir) == (A, B)
 
 
 def test_a_writer_is_used_when_all_have_read_of_it() -> None:

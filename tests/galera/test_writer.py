@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.galera.cluster import Cluster, Node
+from tests.galera.cluster import WATCHER, Cluster, Node
 from tests.galera.conftest import FRONT
 from tests.galera.load import Load
 from tests.galera.watcher import Watcher
@@ -227,4 +227,32 @@ def test_two_gpens_agree_while_a_watcher_hangs(cluster: Cluster, pair: Pair) -> 
         pair.writer.kill()
         time.sleep(STALLED)
     pair.wait_moved()
+    pair.end()
+
+
+@contextmanager
+def another_password(node: Node) -> Iterator[None]:
+    """The watchers' password is another one on this node alone; one session of theirs is ended."""
+    change = "SET PASSWORD FOR {}@'%' = PASSWORD('{}')"
+    with node.session() as cursor:
+        cursor.execute("SET SESSION wsrep_on = OFF")
+        cursor.execute(change.format(WATCHER[0], "other"))
+        try:
+            cursor.execute("SELECT id FROM information_schema.PROCESSLIST WHERE user = %s", (WATCHER[0],))
+            cursor.execute(f"KILL {cursor.fetchall()[0][0]}")
+            yield
+        finally:
+            cursor.execute(change.format(*WATCHER))
+
+
+def test_one_refused_login_makes_no_second_writer(pair: Pair) -> None:
+    """A watcher that can't see the writer any more leaves it where it is, and says so."""
+    agreed = pair.writer.sql("SELECT version FROM agreed.gpen_writer")
+    with another_password(pair.writer):
+        line = f"{pair.writer.address} ({pair.writer.name}): this watcher is blind to it, up (Synced) is kept: access"
+        wait_until(lambda: [line in watcher.stderr for watcher in pair.watchers].count(True) == 1, what="the log")
+        wait_inserts(pair.writer, inserts(pair.writer) + 3 * RATE)
+        assert sorted(watcher.command("status").returncode for watcher in pair.watchers) == [0, 1]
+        assert pair.writer.sql("SELECT version FROM agreed.gpen_writer") == agreed
+    wait_until(lambda: not any(watcher.command("status").returncode for watcher in pair.watchers), what="both seeing")
     pair.end()
