@@ -177,7 +177,8 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     if not isinstance(cause, (OSError, pymysql.err.Error)) and not _lacks_package(cause):
         return _unexpected(cause)
     if isinstance(cause, (ssl.SSLError, RuntimeError)) or error.args[:1] == (NO_TLS,):
-        return Problem(f"the watcher can't log in: {_quoted(cause.args[-1])}", True, BROKEN_OFF)
+        return Problem(f"the watcher can't log in: {_quoted(cause.args[-1] if cause.args else cause)}", True,
+                       BROKEN_OFF)
     if isinstance(cause, OSError):
         if cause.errno in OWN_TROUBLE:
             return Problem(f"the watcher can't ask: {cause.strerror}", True, RECONNECT)

@@ -40,6 +40,7 @@ GOODBYE = 0.5  # seconds for the last words to the nodes
 CLAIM = 1.0  # seconds in which another watcher of this name has noticed that there are two
 ERRAND = 2.0  # seconds until something is done again of which no outcome was seen
 PAUSE = 0.1  # seconds until the next pass after one that failed
+SLEEP = 0.25  # seconds at least for which a process did not run that stood still: less is a busy machine
 AWAKE = 0.02  # seconds between two looks whether the nodes have answered since this process stood still
 NO_THREAD = "the watcher can't ask: no thread is to be had"
 
@@ -139,7 +140,7 @@ class Watcher:
         self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer, is_writer and bool(options.agree)))
                       for is_writer, targets in ((False, options.readers), (True, options.writers))
                       for target in targets]
-        self._next_round = self._awake_since = self._began = self._taken = time.monotonic()
+        self._next_round = self._awake_since = self._began = self._taken = self._slept = time.monotonic()
         self._faults = Faults()
         self.is_failing = False  # the last pass failed, by what nobody expected
         self._pokes: list[float] = []
@@ -224,18 +225,21 @@ class Watcher:
                 news = self._inbox.get_nowait()
             self._faults.attempt("news", news)
         before, self._taken = self._taken, time.monotonic()
-        # this process did not run: that nobody answered says nothing, and what was known is old
-        paused = self._taken - max(due, before)
-        if paused > self.options.timeout / 2:
+        # This process did not run: that nobody answered says nothing, and what was known is old.
+        late = self._taken - max(due, before)
+        if late > self.options.timeout / 2:
             self._awake_since = self._taken
-            self.election.woke(paused, self._taken)
+            self.election.woke(late, self._taken)
             self.cluster.followed.woke(self._taken)
+        # one that is always late, on a busy machine, tells at every other pass
+        if late > max(SLEEP, self.options.timeout / 2) and self._is_awake(before):
+            self._slept = self._taken
             self._pokes = [self._taken]
 
     def _is_awake(self, now: float) -> bool:
         """Whether all nodes have answered since this process stood still, or had the time to."""
-        return now - self._awake_since > self.options.timeout or all(
-            node.answered >= self._awake_since for node in self._nodes.values())
+        return now - self._slept > self.options.timeout or all(
+            node.answered >= self._slept for node in self._nodes.values())
 
     def _due(self) -> float:
         """When the next thing is to be done without any news."""
