@@ -115,7 +115,8 @@ class Ledger:
     def confirm(self, connection: Connection, version: int) -> None:
         """This choice has been carried out by all gpens of this watcher."""
         with self._cursor(connection) as cursor:
-            cursor.execute(f"UPDATE {self._schema}.gpen_watcher SET version = %s WHERE name = %s", (version, self.me))
+            cursor.execute(f"UPDATE {self._schema}.gpen_watcher SET version = %s WHERE name = %s AND version < %s",
+                           (version, self.me, version))
 
     def write(self, connection: Connection, choice: Choice, before: int) -> None:
         """Make this the choice, if the version ``before`` (0: none) is the one of now; else nothing happens.

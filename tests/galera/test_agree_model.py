@@ -56,7 +56,7 @@ class Tables:
         self.claims[name] = Claim(self.claims.get(name, Claim()).number + 1, instance)
 
     def confirm(self, name: str, version: int) -> None:
-        if name in self.watchers:
+        if self.watchers.get(name, version) < version:
             self.watchers[name] = version
 
     def leave(self, name: str, instance: str) -> None:
@@ -86,6 +86,7 @@ class Party:
         self.told = 0
         self.asleep_until = 0.0
         self.is_dead = False
+        self.is_off = False  # nobody can know of it until it runs again
         self.blind: set[str] = set()
         self.start()
 
@@ -102,6 +103,11 @@ class Party:
 
     def runs(self, now: float) -> bool:
         return not self.is_dead and now >= self.asleep_until
+
+    def rules(self, now: float) -> bool:
+        """Whether it runs, and has told its gpen something since it was started or slept."""
+        has_looked = self._looked_at is not None and self._looked_at >= self.asleep_until
+        return self.runs(now) and has_looked and self.one.current is not None
 
     def look(self, now: float) -> None:
         """What a watcher does in a pass."""
@@ -224,11 +230,12 @@ class World:
         assert len({node for node in used if node and self.nodes[node].state != "dead"}) <= 1, self.tale()
 
     def _counts(self, party: Party) -> bool:
-        if party.runs(self.now):
-            return True
-        assert party.one.identity is not None
         claim = self.tables.claims.get(party.name, Claim())
-        return party.name in self.tables.watchers and claim.instance in ("", party.instance)
+        if party.rules(self.now):
+            party.is_off = False
+        elif party.name not in self.tables.watchers or claim.instance not in ("", party.instance):
+            party.is_off = True
+        return not party.is_off
 
     def tale(self) -> str:
         parties = [f"{party.name} {party.instance[:4]} {'runs' if party.runs(self.now) else 'hangs'} uses {party.using} by "
@@ -245,7 +252,7 @@ def node_dies(world: World) -> None:
         world.tell(f"{node} dies")
         world.nodes[node].state, world.nodes[node].until = "dead", world.now + AWAY + world.random.uniform(0, 5)
         for party in world.parties:
-            if party.using == node and (not party.runs(world.now) or party.one.current is None):
+            if party.using == node and not party.rules(world.now):
                 party.using = None
 
 
@@ -343,7 +350,7 @@ def all_is_well(world: World) -> None:
     for node in world.nodes.values():
         node.state = "well"
     for party in world.parties:
-        party.blind, party.asleep_until = set(), 0.0
+        party.blind, party.asleep_until = set(), min(party.asleep_until, world.now)
     watcher_starts(world)
 
 

@@ -26,14 +26,14 @@ def credentials(directory: Path) -> Path:
 class Watcher:
     """A watcher with these options, its credentials in ``directory``; use it in a ``with``."""
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, socket: Path | None = None) -> None:
         self.name = f"watcher{len(list(directory.glob('watcher*.err')))}"
         self._stderr = directory / f"{self.name}.err"
+        self.socket = socket or directory / self.name
         with self._stderr.open("w") as stderr:
             self.process = subprocess.Popen(
-                [*COMMAND, "watch", f"--defaults-file={credentials(directory)}", f"--socket={directory}/{self.name}",
+                [*COMMAND, "watch", f"--defaults-file={credentials(directory)}", f"--socket={self.socket}",
                  *options], stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, cwd=directory)
-        self.socket = directory / self.name
 
     def __enter__(self) -> Watcher:
         try:

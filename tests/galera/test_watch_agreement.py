@@ -1,0 +1,98 @@
+"""Watchers that agree, as processes before nodes made of answers: lost tables, a shared name, failback, a hanging heir."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.galera.stub import Answer, Group
+from tests.galera.watcher import Watcher
+from tests.harness import Gpen, wait_until
+
+Start = Callable[..., Any]
+AGREE = "--agree=agreed"
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    with Group(3) as group:
+        yield group
+
+
+@pytest.fixture
+def writing(group: Group, gpen: Start) -> Callable[[], Gpen]:
+    """Start a gpen in front of all nodes, which prefers the first."""
+    servers = [f"{address}::::{rank}" for rank, address in enumerate(group.addresses)]
+    return lambda: gpen("-r", "-O", "prio", servers=servers)
+
+
+def used(front: Gpen) -> list[int]:
+    """The numbers of the servers that a gpen may use."""
+    return [row["number"] for row in front.json("servers") if row["verdict"] == "up"]
+
+
+def choice(group: Group) -> tuple[int, str, str]:
+    answer = group.tables.execute("SELECT version, writer, heir FROM agreed.gpen_writer")
+    rows = list(answer.rows) if isinstance(answer, Answer) else []
+    return tuple(rows[0]) if rows else (0, "", "")
+
+
+def test_an_emptied_table_is_made_good(group: Group, writing: Callable[[], Gpen], watcher: Start) -> None:
+    fronts = [writing(), writing()]
+    watchers = [watcher("--writer", front.control, AGREE) for front in fronts]
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using the first")
+    assert watchers[0].command("move", "node1").returncode == 0
+    wait_until(lambda: [used(front) for front in fronts] == [[1], [1]], what="both using the second")
+    version = choice(group)[0]
+    group.tables.execute("DELETE FROM agreed.gpen_writer")
+    wait_until(lambda: choice(group)[0] > version and not choice(group)[2], what="the choice being there again")
+    assert choice(group)[1] == group.addresses[1]
+    wait_until(lambda: [used(front) for front in fronts] == [[1], [1]], what="both using it again")
+    assert watchers[1].command("move", "node2").returncode == 0
+    wait_until(lambda: [used(front) for front in fronts] == [[2], [2]], what="both using the third")
+
+
+def test_the_second_of_a_name_takes_no_part(group: Group, writing: Callable[[], Gpen], tmp_path: Path) -> None:
+    """Cloned machines: the same name, the same --socket, each in a file system of its own (here: moved away)."""
+    first, second = writing(), writing()
+    with Watcher(tmp_path, "--writer", str(first.control), AGREE) as one:
+        wait_until(lambda: used(first) == [0], what="the first being used")
+        one.socket.rename(tmp_path / "moved")
+        with Watcher(tmp_path, "--writer", str(second.control), AGREE, socket=one.socket) as other:
+            wait_until(lambda: "is called '" in other.stderr, what="the second telling that the name is taken")
+            assert used(second) == []
+        assert used(first) == [0]
+
+
+def test_a_move_stays_where_another_watcher_would_fall_back(
+        group: Group, writing: Callable[[], Gpen], watcher: Start) -> None:
+    fronts = [writing(), writing()]
+    options = AGREE, "--failback", f"--prefer={group.addresses[0]}"
+    watchers = [watcher("--writer", front.control, *options) for front in fronts]
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using the first")
+    assert watchers[0].command("move", "node1").returncode == 0
+    answer = group.tables.execute("SELECT succession FROM agreed.gpen_writer")
+    assert isinstance(answer, Answer)
+    assert next(iter(answer.rows))[0].startswith("(pinned),")
+    watchers[0].stop()  # who was asked is gone, and who comes new falls back as little
+    late = watcher("--writer", fronts[0].control, *options)
+    wait_until(lambda: f'"writer": "{group.addresses[1]}"' in late.command("status", "--json").stdout,
+               what="the new one following")
+
+
+def test_an_heir_that_hangs_leaves_the_writer_in_place(gpen: Start, watcher: Start) -> None:
+    """Two nodes and an arbitrator: half of the nodes answer, which is not more than half."""
+    with Group(2) as group:
+        group.form(*group.nodes, addresses=[*group.addresses, ""])
+        front: Gpen = gpen("-r", "-O", "prio", servers=[f"{address}::::{rank}" for rank, address in
+                                                       enumerate(group.addresses)])
+        judge = watcher("--writer", front.control, AGREE)
+        wait_until(lambda: used(front) == [0], what="the first being used")
+        group.tables.execute(f"UPDATE agreed.gpen_writer SET heir = '{group.addresses[1]}', version = version + 1")
+        group.nodes[1].is_stopped = True
+        wait_until(lambda: "can't be the writer any more" in judge.stderr and used(front) == [0],
+                   what="the handover being called off")
+        assert choice(group)[1:] == (group.addresses[0], "")
