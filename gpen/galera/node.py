@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.galera.access import USER, Access
 from gpen.galera.ledger import Ledger
-from gpen.galera.report import QUERY, SAID, Grade, Report, grade, read
+from gpen.galera.report import QUERIES, SAID, Grade, Report, grade, read
 from gpen.model.words import shortened
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Node:
             if self._connection is None:
                 self._connection = self._access.connect(self.address, CONNECT_TIMEOUT)
                 self.asked = began = time.monotonic()
-            report = read(ask(self._connection, QUERY), time.monotonic() - began)
+            report = read(ask(self._connection), time.monotonic() - began)
             if self._ledger is not None and grade(report)[0] in (Grade.GOOD, Grade.DONOR):
                 report = replace(report, page=self._ledger.read(self._connection))
             if time.monotonic() - began > self._timeout:
@@ -131,11 +131,14 @@ class Node:
                 connection.close()
 
 
-def ask(connection: Connection, query: str) -> list[tuple[str, object]]:
-    """The rows that a query gives. Raises pymysql.err.Error."""
+def ask(connection: Connection) -> list[tuple[str, object]]:
+    """What a node says of itself, as rows of a name and a value. Raises pymysql.err.Error."""
+    rows: list[tuple[str, object]] = []
     with connection.cursor() as cursor:
-        cursor.execute(query)
-        return list(cursor.fetchall())
+        for query in QUERIES:
+            cursor.execute(query)
+            rows += cursor.fetchall()
+    return rows
 
 
 def silence(timeout: float) -> str:
