@@ -88,9 +88,9 @@ seconds if that is set, and a watcher that starts takes the writer as it is.
 _SECTIONS = (
     ("USABLE NODES", """
 A node is usable when it is Synced, ready, in the primary component, not read_only, does not reject queries
-(wsrep_reject_queries), and is of the group that most of the nodes are in, by wsrep_cluster_state_uuid,
-wsrep_cluster_conf_id and wsrep_cluster_size. Of two groups of a size the one of the cluster that was followed so far
-counts, then the newer one.
+(wsrep_reject_queries), is not in maintenance (pxc_maint_mode of Percona XtraDB Cluster), and is of the group that most
+of the nodes are in, by wsrep_cluster_state_uuid, wsrep_cluster_conf_id and wsrep_cluster_size. Of two groups of a size
+the one of the cluster that was followed so far counts, then the newer one.
 
 A node that was usable has a second to catch up when the membership changes; one that comes back must be of the group at
 once. A node that owes an answer for --timeout seconds is not used; when it answers again, what it says is old, so it is
@@ -98,8 +98,9 @@ used only when it has been of the group for a second. A node that refuses the us
 that says nothing about it.
 
 The sessions on a node that left the primary component, is not ready, rejects queries or is of another group are closed,
-for all that they ask there fails. Those on a donor, a read_only node or one that does not answer are left to gpen's
-setting on_down.
+for all that they ask there fails. Those on a donor, a read_only node, one in maintenance or one that does not answer
+are left to gpen's setting on_down: keep, its default, keeps them; close ends them, also those on the donor of a node
+that comes back.
 """),
     ("THE WRITER", """
 The first one is the server in front of the first --writer gpen that answers; where none is, the first of --prefer that
@@ -156,9 +157,19 @@ PyMySQL lacks) is counted, so the watcher tries again only after a minute; check
 The user of the watcher, of check and of serve needs to log in and nothing else. With --agree also SELECT, INSERT,
 UPDATE and CREATE on the schema, which must exist:
 
-    CREATE USER watcher@'%' IDENTIFIED BY 'secret';
-    CREATE DATABASE gpen;
+    CREATE USER IF NOT EXISTS watcher@'%' IDENTIFIED BY 'secret';
+    CREATE DATABASE IF NOT EXISTS gpen;
     GRANT SELECT, INSERT, UPDATE, CREATE ON gpen.* TO watcher@'%';
+"""),
+    ("TLS TO THE NODES", """
+In the group [client], MySQL's and MariaDB's words count: ssl-mode (DISABLED, PREFERRED, REQUIRED, VERIFY_CA,
+VERIFY_IDENTITY), ssl, skip-ssl, ssl-ca, ssl-capath, ssl-cert, ssl-key, ssl-verify-server-cert. Without any of them
+there is no TLS; PREFERRED wants it as REQUIRED does, and with a CA both want a certificate that the CA vouches for, as
+ssl-ca alone and --ssl-ca do. A user that is to REQUIRE SSL is refused with error 1045 without TLS.
+
+MySQL 8's caching_sha2_password wants the password itself at a user's first login. Without TLS it is locked by a key
+that the server hands out (PyMySQL's extra rsa, which gpen's extra galera brings), and who sits between can hand out
+another.
 """),
     ("RIGHTS OF THE PROCESS", """
 watch and serve need none of root's. Once they run they can gain no rights (no_new_privs); where they are root's, they

@@ -36,6 +36,7 @@ WORDS = {errno.ECONNREFUSED: "connection refused", errno.ECONNRESET: CUT, errno.
          errno.EHOSTUNREACH: "no route to it", errno.ENETUNREACH: "no route to it"}
 LOST = (2006, 2013)  # a connection ended, as PyMySQL numbers it
 NO_TLS = 2026
+PLUGINS = "(pip install 'PyMySQL[rsa,ed25519]', or another plugin for that user)"
 
 
 class Problem(NamedTuple):
@@ -149,7 +150,9 @@ def silence(timeout: float) -> str:
 def explain(error: Exception, user: str, timeout: float) -> Problem:
     """What an error says of the node, in a few words."""
     cause = getattr(error, "original_exception", None) or error
-    if isinstance(cause, (ssl.SSLError, RuntimeError)) or error.args[:1] == (NO_TLS,):
+    if isinstance(cause, RuntimeError):  # PyMySQL's, who lacks a package for what the user's password wants
+        return Problem(f"the watcher can't log in: {_quoted(cause.args[-1])} {PLUGINS}", True, BROKEN_OFF)
+    if isinstance(cause, ssl.SSLError) or error.args[:1] == (NO_TLS,):
         return Problem(f"the watcher can't log in: {_quoted(cause.args[-1])}", True, BROKEN_OFF)
     if isinstance(cause, OSError):
         if cause.errno in OWN_TROUBLE:
@@ -162,8 +165,9 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     if number == BLOCKED:
         return Problem(f"{text} (and raise max_connect_errors there)", True, RECONNECT)
     if number in DENIED:
-        return Problem(f"access denied for user '{shortened(user)}': {_quoted(text)} (CREATE USER there, or mend the "
-                       f"password in --defaults-file or {USER})", True, RECONNECT)
+        return Problem(f"access denied for user '{shortened(user)}': {_quoted(text)} (CREATE USER there, mend the "
+                       f"password in --defaults-file or {USER}, or give --ssl-ca where it has REQUIRE SSL)",
+                       True, RECONNECT)
     if number in LOST:
         return Problem(silence(timeout) if "timed out" in text else CUT)
     return Problem("rejects queries" if number == 1047 else _quoted(text))

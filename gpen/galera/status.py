@@ -14,6 +14,7 @@ from gpen.galera.console import Answer
 from gpen.galera.plan import front, nodes_of
 from gpen.galera.watch import Gpen, Watcher
 
+WITHDRAWN = ("drain", "maint")  # the states of servers that an operator has taken out
 CELL = 36  # characters of a text in a table; a longer one is told below as well
 
 Row = dict[str, Any]
@@ -64,7 +65,8 @@ def _gpen_row(gpen: Gpen) -> Row:
     return {
         "gpen": gpen.name, "kind": "writer" if gpen.balancer.is_writer else "reader",
         "problem": "not asked yet" if gpen.problem is None else gpen.problem,
-        "servers": len(servers), "up": sum(row["health"] == "up" for row in servers),
+        "servers": len(servers), "up": sum(row["health"] == "up" and row["state"] == "ready" for row in servers),
+        **{state: sum(row["state"] == state for row in servers) for state in WITHDRAWN},
         "sessions": sum(row["sessions"] for row in servers),
         "front": front(gpen.rows) if gpen.balancer.is_writer else None,
     }
@@ -82,7 +84,7 @@ def show(answer: Answer) -> str:
     nodes = [[row["node"], row["name"], row["state"] or "-", "yes" if row["usable"] else _short(row["reason"]),
               row["role"], "-" if row["latency"] is None else f"{row['latency'] * 1000:.1f} ms",
               "-" if row["queue"] is None else row["queue"], _clock(row["since"])] for row in answer["nodes"]]
-    gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", f"{row['up']} of {row['servers']}",
+    gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", _servers(row),
               row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
     parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
                       disable_numparse=True),
@@ -109,6 +111,13 @@ def _limits(rows: Sequence[Row]) -> list[str]:
             nodes.setdefault(text, []).append(row["node"])
     lines = [f"{', '.join(names)}: {text}" for text, names in nodes.items()]
     return ["\n".join(lines)] if lines else []
+
+
+def _servers(row: Row) -> str:
+    """How many servers of a gpen can get a client, and how many an operator has taken out. A watcher of before an
+    upgrade does not tell these."""
+    withdrawn = [f", {row[state]} {state}" for state in WITHDRAWN if row.get(state)]
+    return f"{row['up']} of {row['servers']}{''.join(withdrawn)}"
 
 
 def _problem(row: Row) -> str:

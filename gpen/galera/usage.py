@@ -34,13 +34,13 @@ Examples:
 
 LOGIN = """\
   --defaults-file=FILE   A my.cnf: its group [client] holds user and password,
-                         and the ssl-... options if TLS is wanted. Without it,
-                         GPEN_GALERA_USER and GPEN_GALERA_PASSWORD count.
+                         and ssl-mode, ssl or ssl-... if TLS is wanted. Without
+                         it, GPEN_GALERA_USER and GPEN_GALERA_PASSWORD count.
   --ssl-ca=FILE          Use TLS, with nodes whose certificate FILE vouches for.
 """
 CONSOLE = """\
   --socket=PATH          Where the watcher answers status and move
-                         [default: /run/gpen-galera.sock].
+                         [default: /run/gpen/galera.sock].
 """
 AVAILABLE = """\
   --available-when-donor

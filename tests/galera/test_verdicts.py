@@ -143,7 +143,8 @@ def test_a_limit_is_low_where_it_counts(said: dict[str, str], low: int | None) -
     (pymysql.err.OperationalError(1045, "Access denied"), "access denied for user 'w': Access denied (CREATE USER", 3),
     (pymysql.err.OperationalError(2026, "SSL is required"), "the watcher can't log in: SSL is required", 60),
     (ssl.SSLError(1, "certificate verify failed"), "the watcher can't log in: certificate verify failed", 60),
-    (RuntimeError("'pynacl' package is required"), "the watcher can't log in: 'pynacl' package is required", 60),
+    (RuntimeError("'pynacl' package is required"), "the watcher can't log in: 'pynacl' package is required "
+     "(pip install 'PyMySQL[rsa,ed25519]'", 60),
     (ConnectionRefusedError(errno.ECONNREFUSED, "no"), "connection refused", 0),
 ])
 def test_what_would_have_the_watcher_blocked_is_not_tried_often(error: Exception, text: str, pause: float) -> None:
