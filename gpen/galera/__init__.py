@@ -3,7 +3,7 @@
 A tour, in the order in which the files are best read:
 
 1. ``report.py``    what a node says of itself, in one query; ``cluster.py`` judges all nodes together,
-   ``blocking.py`` says whether one may block its gpens
+   ``blocking.py`` says whether one may block its gpens, ``lag.py`` whether one is behind the others
 2. ``plan.py``      what each gpen shall think of its servers; ``writer.py`` and ``election.py`` choose the writer and
    its successors, ``agree.py`` does when there are several watchers; ``discover.py`` finds nodes
 3. ``watch.py``     the watcher: one thread, the only one that changes what is known; it asks the files above

@@ -11,6 +11,7 @@ The nodes that may be used are those of the group that most nodes are in. Two th
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gpen.galera.report import Grade, Report, View, grade, nodes_in
@@ -56,6 +57,7 @@ class Cluster:
         self._nodes: dict[str, _Node] = {}
         self._begun = False
         self._uuid = ""  # the cluster that is followed
+        self.lagging: Mapping[str, str] = {}  # the nodes that are used only when nothing better is left, and why
         self.view: View | None = None  # of the group that most nodes are in
 
     @property
@@ -117,11 +119,14 @@ class Cluster:
             return []
         self.view = self._majority()
         grades = {address: self._grade(node, now) for address, node in seen.items()}
-        donors = self._donor == "use" or (
-            self._donor == "avoid" and not any(found is Grade.GOOD for found, _ in grades.values()))
+        grades |= {address: (Grade.LAGGING, reason) for address, reason in self.lagging.items()
+                   if address in grades and grades[address][0] is Grade.GOOD}
+        usable = {Grade.GOOD, *([Grade.DONOR] if self._donor == "use" else [])}
+        if not any(found is Grade.GOOD for found, _ in grades.values()):
+            usable |= {Grade.LAGGING, *([Grade.DONOR] if self._donor == "avoid" else [])}
         changes = []
         for address, node in seen.items():
-            old, new = node.verdict, None if node.blind else _verdict(*grades[address], donors, now)
+            old, new = node.verdict, None if node.blind else _verdict(*grades[address], usable, now)
             if _differ(old, new):
                 node.verdict = new
                 changes.append((address, old, new))
@@ -194,10 +199,8 @@ def _since(start: float | None, holds: bool, now: float) -> float | None:
     return now if start is None else start
 
 
-def _verdict(found: Grade, reason: str, donors: bool, now: float) -> Verdict:
-    if found is Grade.DONOR and not donors:
-        return Verdict(False, reason, since=now)
-    return Verdict(found in (Grade.GOOD, Grade.DONOR), reason, found is Grade.LOST, now)
+def _verdict(found: Grade, reason: str, usable: Collection[Grade], now: float) -> Verdict:
+    return Verdict(found in usable, reason, found is Grade.LOST, now)
 
 
 def _differ(old: Verdict | None, new: Verdict | None) -> bool:

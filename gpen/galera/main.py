@@ -221,7 +221,9 @@ def watch_options(arguments: Arguments) -> Options:
         keep_old_sessions=arguments["--keep-old-sessions"], agree=arguments["--agree"],
         name=f"{os.uname().nodename}:{os.path.abspath(arguments['--socket'])}",
         discover=arguments["--discover"], floor=int(number(arguments, "--floor")),
-        forget=seconds(arguments, "--forget"), verbose=arguments["--verbose"])
+        forget=seconds(arguments, "--forget"),
+        max_queue=int(number(arguments, "--max-queue")) if arguments["--max-queue"] else None,
+        verbose=arguments["--verbose"])
 
 
 def credentials(arguments: Arguments) -> Access:

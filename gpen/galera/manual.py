@@ -97,6 +97,12 @@ once. A node that owes an answer for --timeout seconds is not used; when it answ
 used only when it has been of the group for a second. A node that refuses the user or the password gets no verdict, for
 that says nothing about it.
 
+A node that gets more than it applies has a queue, and at a length that wsrep_provider_options sets (gcs.fc_limit) it
+makes all nodes wait: flow control. status shows each node's queue, and in the column paused for what share of the last
+second its writes waited; the log tells of it from a tenth on, with the longest queue, and when it is over. With --max-queue a
+node whose queue was longer for a second is used only when all others are as bad, as a donor is; what it serves is older
+than elsewhere, and the writer moves away from it.
+
 The sessions on a node that left the primary component, is not ready, rejects queries or is of another group are closed,
 for all that they ask there fails. Those on a donor, a read_only node, one in maintenance or one that does not answer
 are left to gpen's setting on_down: keep, its default, keeps them; close ends them, also those on the donor of a node

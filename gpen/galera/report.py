@@ -93,9 +93,11 @@ class Report:
 
 class Grade(Enum):
     """How a node is by its own account: GOOD, a DONOR (works, but lags or stalls), UNFIT (its sessions still work),
-    or LOST (what its sessions ask fails or is stale)."""
+    or LOST (what its sessions ask fails or is stale). A good one that LAGGING names is behind the others by more than
+    the operator wants."""
 
     GOOD = auto()
+    LAGGING = auto()
     DONOR = auto()
     UNFIT = auto()
     LOST = auto()

@@ -47,7 +47,7 @@ def node_row(watcher: Watcher, node: str, now: float) -> Row:
         "cluster_status": report.status if report else None, "usable": verdict.usable if verdict else None,
         "reason": verdict.reason if verdict else watcher.cluster.problem(node) or "not asked yet",
         "role": _role(watcher, node), "latency": round(report.latency, 6) if report else None,
-        "queue": report.queue if report else None,
+        "queue": report.queue if report else None, "paused": watcher.lag.paused(node) if report else None,
         "max_connect_errors": report.max_connect_errors if report and report.max_connect_errors >= 0 else None,
         "blocks": report.blocks if report else None, "warning": "" if limit is None else blocking.warning(limit),
         "since": round(time.time() - (now - verdict.since), 3) if verdict else None,
@@ -83,11 +83,12 @@ def show(answer: Answer) -> str:
 
     nodes = [[row["node"], row["name"], row["state"] or "-", "yes" if row["usable"] else _short(row["reason"]),
               row["role"], "-" if row["latency"] is None else f"{row['latency'] * 1000:.1f} ms",
-              "-" if row["queue"] is None else row["queue"], _clock(row["since"])] for row in answer["nodes"]]
+              "-" if row["queue"] is None else row["queue"], _share(row.get("paused")),
+              _clock(row["since"])] for row in answer["nodes"]]
     gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", _servers(row),
               row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
-    parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
-                      disable_numparse=True),
+    parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "paused", "since"],
+                      "simple", disable_numparse=True),
              *_long({row["node"]: row["reason"] for row in answer["nodes"]}),
              *_limits(answer["nodes"])]
     if answer["agreed"] is not None:
@@ -118,6 +119,11 @@ def _servers(row: Row) -> str:
     upgrade does not tell these."""
     withdrawn = [f", {row[state]} {state}" for state in WITHDRAWN if row.get(state)]
     return f"{row['up']} of {row['servers']}{''.join(withdrawn)}"
+
+
+def _share(share: float | None) -> str:
+    """Of the time, in which flow control held writes up. A watcher of before an upgrade does not tell it."""
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _problem(row: Row) -> str:

@@ -73,6 +73,9 @@ Options:
                          [default: 1].
   --donor=POLICY         Donors and desynced nodes: avoid (used when nothing
                          better is left), use or never [default: avoid].
+  --max-queue=N          A node with more than N write sets to apply
+                         (wsrep_local_recv_queue) for a second is used only when
+                         nothing better is left. Any number, unless given.
   --prefer=NODES         HOST:PORT,HOST:PORT... with numeric HOSTs: these become
                          the writer before others, in this order; then by
                          wsrep_local_index.

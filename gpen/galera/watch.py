@@ -23,6 +23,7 @@ from gpen.galera.balancer import Balancer
 from gpen.galera.cluster import Cluster, Verdict
 from gpen.galera.discover import Discovery
 from gpen.galera.election import Alone, Scene
+from gpen.galera.lag import Lag
 from gpen.galera.ledger import Ledger, Work, errand
 from gpen.galera.log import say
 from gpen.galera.node import Node, Problem, silence
@@ -55,6 +56,7 @@ class Options:
     discover: bool = False
     floor: int = 1
     forget: float = 60.0
+    max_queue: int | None = None
     verbose: bool = False
 
 
@@ -116,6 +118,8 @@ class Watcher:
         _check(options)
         self.options = options
         self.cluster = Cluster(options.donor)
+        self.lag = Lag(options.max_queue)
+        self.cluster.lagging = self.lag.lagging
         self._access = access
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.ledger = _ledger(options.agree, options.name) if options.agree else None
@@ -207,9 +211,16 @@ class Watcher:
             self.cluster.failed(address, news.text, news.blind)
         else:
             self.cluster.saw(address, news)
+            self._notice_lag(address, news)
             self._warn_of_blocks(address)
             if isinstance(news.page, str):
                 self._complain(news.page)
+
+    def _notice_lag(self, address: str, report: Report) -> None:
+        now = time.monotonic()
+        self.lag.saw(address, report, now)
+        if line := self.lag.news(self.label, now):
+            say(line)
 
     def _from_balancer(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
         self.post(partial(self._take_rows, balancer, rows, problem))
@@ -239,6 +250,7 @@ class Watcher:
         for address in set(self._nodes) - wanted:
             self._nodes.pop(address).stop()
             self.cluster.remove(address)
+            self.lag.forget(address)
             self._warned.pop(address, None)
 
     def _warn_of_blocks(self, address: str) -> None:
