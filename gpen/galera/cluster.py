@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from gpen.galera.report import Grade, Report, View, grade, nodes_in
+from gpen.galera.members import Members
+from gpen.galera.report import Grade, Report, View, grade
 
 GRACE = 1.0  # seconds
 POLICIES = ("avoid", "use", "never")
@@ -50,9 +51,10 @@ class _Node:
 class Cluster:
     """What is known of the nodes, by their addresses HOST:PORT."""
 
-    def __init__(self, donor: str = "avoid") -> None:
+    def __init__(self, donor: str = "avoid", mapped: Mapping[str, str] | None = None) -> None:
         """``donor``: whether donors and desynced nodes are used: "avoid" (when nothing better is left), "use" or
-        "never"."""
+        "never". ``mapped``: as `Members`."""
+        self._places = Members(mapped)
         self._donor = donor
         self._nodes: dict[str, _Node] = {}
         self._begun = False
@@ -69,6 +71,7 @@ class Cluster:
 
     def remove(self, address: str) -> None:
         self._nodes.pop(address, None)
+        self._places.forget(address)
 
     def report(self, address: str) -> Report | None:
         """What the node said last, unless it has failed since."""
@@ -96,6 +99,7 @@ class Cluster:
     def saw(self, address: str, report: Report) -> None:
         node = self._nodes[address]
         node.name, node.report, node.problem, node.blind = report.name, report, "", False
+        self._places.saw(address, report)
 
     def failed(self, address: str, problem: str, blind: bool = False) -> None:
         """The node gave no report. ``blind``: for a reason that is the watcher's own; it gets no verdict then."""
@@ -143,16 +147,23 @@ class Cluster:
         has not dropped but that do not answer here."""
         members = self.members()
         return [address for address, node in self._nodes.items()
-                if (node.suspect and node.report is None and address in members)
+                if (node.suspect and node.report is None and self._may_be_in(address, members))
                 or (node.report is not None and grade(node.report)[0] in (Grade.GOOD, Grade.DONOR))]
 
     def members(self) -> list[str]:
-        """The addresses of the followed group's nodes as the cluster itself tells them (``AUTO`` where a node does
-        not know its own)."""
-        for node in self._nodes.values():
-            if node.report is not None and node.report.view == self.view:
-                return nodes_in(node.report.members)
-        return []
+        """The addresses of the followed group's nodes: where they are reached, or as the cluster itself tells them
+        (``AUTO`` where a node does not know its own)."""
+        return self._places.addresses({address: node.report for address, node in self._nodes.items()
+                                       if node.report is not None and node.report.view == self.view})
+
+    def present(self) -> list[str]:
+        """The nodes that are in the cluster, as far as is known: those that answer, and those that it has not dropped.
+        """
+        members, answering = self.members(), self.answering()
+        return [address for address in self._nodes if address in answering or self._may_be_in(address, members)]
+
+    def _may_be_in(self, address: str, members: Collection[str]) -> bool:
+        return self._places.may_include(address, members, self._nodes)
 
     def _majority(self) -> View | None:
         """The view that most nodes of a primary component are in. Equally many: of the cluster that was followed so

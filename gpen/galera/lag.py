@@ -62,8 +62,8 @@ class Lag:
     def paused(self, address: str) -> float | None:
         """For what share of the last second (or since the look before, if that is longer ago) a node's writes waited
         for flow control; None: not known."""
-        waits = self._waits.get(address, ())
-        if len(waits) < 2 or waits[-1][0] <= waits[0][0]:
+        waits = self._waits.get(address)
+        if not waits or waits[-1][0] <= waits[0][0]:
             return None
         return min(1.0, (waits[-1][1] - waits[0][1]) / 1e9 / (waits[-1][0] - waits[0][0]))
 

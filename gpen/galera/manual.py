@@ -99,14 +99,20 @@ that says nothing about it.
 
 A node that gets more than it applies has a queue, and at a length that wsrep_provider_options sets (gcs.fc_limit) it
 makes all nodes wait: flow control. status shows each node's queue, and in the column paused for what share of the last
-second its writes waited; the log tells of it from a tenth on, with the longest queue, and when it is over. With --max-queue a
-node whose queue was longer for a second is used only when all others are as bad, as a donor is; what it serves is older
-than elsewhere, and the writer moves away from it.
+second its writes waited; the log tells of it from a tenth on, with the longest queue, and when it is over. With
+--max-queue a node whose queue was longer for a second is used only when all others are as bad, as a donor is; what it
+serves is older than elsewhere, and the writer moves away from it.
 
 The sessions on a node that left the primary component, is not ready, rejects queries or is of another group are closed,
 for all that they ask there fails. Those on a donor, a read_only node, one in maintenance or one that does not answer
 are left to gpen's setting on_down: keep, its default, keeps them; close ends them, also those on the donor of a node
 that comes back.
+"""),
+    ("OTHER ADDRESSES", """
+What nodes call themselves (wsrep_incoming_addresses) is often not what gpen connects to: behind NAT, in containers. A
+node that answers is matched by its wsrep_local_index, one that does not by what it called itself before; --map says it
+for those that no watcher has met. With --discover an address is added when a node of the followed cluster, and none
+that is a server already by its wsrep_node_name, was met there; an address that can't be reached is told once.
 """),
     ("THE WRITER", """
 The first one is the server in front of the first --writer gpen that answers; where none is, the first of --prefer that

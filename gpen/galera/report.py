@@ -145,11 +145,6 @@ def grade(report: Report) -> tuple[Grade, str]:
     return (Grade.GOOD if report.state == SYNCED else Grade.DONOR), report.comment
 
 
-def nodes_in(members: Iterable[str]) -> list[str]:
-    """The members of a view that hold data: an arbitrator (garbd) has an empty entry."""
-    return [member for member in members if member]
-
-
 def _text(value: object) -> str:
     """A value in one line, of what can be printed: it will be quoted in commands, in a table and in the log."""
     return "" if value is None else printable(value if isinstance(value, bytes) else str(value))

@@ -87,6 +87,8 @@ Options:
                          of the table SCHEMA.gpen_writer.
   --discover             Add and delete servers of the gpens, following
                          wsrep_incoming_addresses.
+  --map=PAIRS            A=B,A=B...: what calls itself A (HOST[:PORT], of
+                         wsrep_incoming_addresses) is reached at B.
   --floor=N              Keep at least N servers [default: 1].
   --forget=SEC           Delete the server of a node that is gone for so long
                          [default: 60].

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
 
@@ -29,6 +29,7 @@ from gpen.galera.log import say
 from gpen.galera.node import Node, Problem, silence
 from gpen.galera.plan import Changes, Order, Plan, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
+from gpen.galera.scout import Scout
 from gpen.galera.writer import Reach, Writer, draining, withdrawn
 from gpen.model.address import parse_server
 
@@ -57,6 +58,7 @@ class Options:
     floor: int = 1
     forget: float = 60.0
     max_queue: int | None = None
+    mapped: Mapping[str, str] = field(default_factory=dict)  # where nodes are reached, by what they call themselves
     verbose: bool = False
 
 
@@ -117,7 +119,7 @@ class Watcher:
         """Raises ValueError, in one line, for options that make no sense."""
         _check(options)
         self.options = options
-        self.cluster = Cluster(options.donor)
+        self.cluster = Cluster(options.donor, options.mapped)
         self.lag = Lag(options.max_queue)
         self.cluster.lagging = self.lag.lagging
         self._access = access
@@ -129,6 +131,7 @@ class Watcher:
             self.election = Agreed(writer, options.name, 2 * options.interval)
         self._reach = Reach()
         self._discovery = Discovery(options.floor, options.forget)
+        self._scout = Scout(access, options.timeout, self.post)
         self._nodes: dict[str, Node] = {}
         self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer, is_writer and bool(options.agree)))
                       for is_writer, targets in ((False, options.readers), (True, options.writers))
@@ -306,7 +309,8 @@ class Watcher:
             self._next_round = min(self._next_round, self.election.opens_at)
         members = self.cluster.members()
         if self.options.discover:
-            self._discovery.saw(self._nodes, members, self.cluster.answering(), now)
+            self._discovery.saw(self._nodes, members, self.cluster.present(), now)
+            members = self._reached(members, now)
         ranks = self.election.ranks(self.scene(now)) if self.election.current else []
         for gpen in self.gpens:
             changes = Changes()
@@ -314,6 +318,14 @@ class Watcher:
                 rank = LAST_RANK if gpen.balancer.is_writer else None
                 changes = self._discovery.changes(gpen.rows, members, now, rank)
             gpen.balancer.want(self._plan(gpen, ranks, now), changes, self.election.version)
+
+    def _reached(self, members: Sequence[str], now: float) -> list[str]:
+        """The members that may be servers: those that are, and those that were met where they say they are."""
+        unknown = [member for member in members if member not in self._nodes]
+        names = {self.cluster.name(node) for node in self._nodes if self.cluster.report(node) is None}
+        uuid = self.cluster.view.uuid if self.cluster.view else ""
+        return [*(member for member in members if member in self._nodes),
+                *self._scout.reached(unknown, uuid, names, now)]
 
     def _settle_writer(self, now: float) -> None:
         """See to it that there is a writer."""
@@ -433,8 +445,9 @@ class Watcher:
             watchers[name] = max(version, watchers.get(name, 0))
         members, answering = self.cluster.members(), self.cluster.answering()
         return Scene(
-            order=self.election.order(indexes, candidates), candidates=candidates, present={*members, *answering},
-            writable=self.cluster.writable(), choices=[page.choice for page in known if page.choice],
+            order=self.election.order(indexes, candidates), candidates=candidates,
+            present={*members, *self.cluster.present()}, writable=self.cluster.writable(),
+            choices=[page.choice for page in known if page.choice],
             watchers=watchers, blank=bool(known) and not any(page.choice for page in known),
             quorate=2 * len(answering) > len(members), told=self._told())
 

@@ -49,6 +49,7 @@ def test_help_has_examples_and_fits_a_terminal(command: str) -> None:
     ("watch --reader=/x --interval=soon", "--interval: 'soon' is not a number"),
     ("watch --reader=/x --timeout=0", "--timeout: '0' is out of range"),
     ("watch --reader=/x --max-queue=long", "--max-queue: 'long' is not a number"),
+    ("watch --reader=/x --map=10.0.0.1", "--map: '10.0.0.1' is not A=B: expected two addresses HOST[:PORT]"),
     ("watch --reader=/x --donor=maybe", "--donor: 'maybe' is not one of avoid, use, never"),
     ("watch --reader=/x --prefer=a:b:c:d:e:f:g", "'a:b:c:d:e:f:g' has too many fields"),
     ("watch --reader=/x", "no credentials; give --defaults-file FILE, or set GPEN_GALERA_USER"),
