@@ -1,4 +1,5 @@
-"""A short chaos before the real cluster, and that its judge sees what it should; the long one is `make chaos-galera`."""
+"""A short chaos before the real cluster, and that its judge sees what it should; `make chaos-galera` is the long one.
+"""
 
 from __future__ import annotations
 
