@@ -55,13 +55,15 @@ class Access:
         Raises OSError, or pymysql.err.MySQLError when the node refuses.
         """
         import pymysql
+        from pymysql.constants import CLIENT
 
         place = parse_node(address)
         connection = pymysql.connect(
             host=place.host or "localhost", user=self.user, password=self.password, ssl=self.tls,
             ssl_disabled=self.tls is None, autocommit=True, read_timeout=timeout, write_timeout=timeout,
             # a session that waits for the cluster would hang when the cluster does
-            init_command="SET SESSION wsrep_sync_wait = 0", program_name="gpen-galera", defer_connect=True)
+            init_command="SET SESSION wsrep_sync_wait = 0", program_name="gpen-galera", defer_connect=True,
+            client_flag=CLIENT.MULTI_STATEMENTS)
         sock = _reach(place, connect_timeout)
         with sock.dup() as same:  # for PyMySQL closes sock, or wraps it in TLS
             same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)

@@ -67,9 +67,10 @@ class Lag:
             return None
         return min(1.0, (waits[-1][1] - waits[0][1]) / 1e9 / (waits[-1][0] - waits[0][0]))
 
-    def news(self, label: Callable[[str], str], now: float) -> str:
-        """What is to be told of flow control, which holds up all nodes alike: that it has begun, or is over."""
-        share = max((share for node in self._waits if (share := self.paused(node)) is not None), default=0.0)
+    def news(self, address: str, label: Callable[[str], str], now: float) -> str:
+        """What is to be told of flow control, which holds up all nodes alike, after a report of one: that it has begun,
+        or is over."""
+        share = self.paused(address) or 0.0
         if share >= TOLD:
             self._held = now
             if self._began is None:

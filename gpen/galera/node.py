@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.galera.access import USER, Access
 from gpen.galera.ledger import Ledger
-from gpen.galera.report import QUERIES, SAID, Grade, Report, grade, read
+from gpen.galera.report import QUERY, SAID, Grade, Report, grade, read
 from gpen.model.words import shortened
 
 if TYPE_CHECKING:
@@ -134,10 +134,10 @@ class Node:
 
 def ask(connection: Connection) -> list[tuple[str, object]]:
     """What a node says of itself, as rows of a name and a value. Raises pymysql.err.Error."""
-    rows: list[tuple[str, object]] = []
     with connection.cursor() as cursor:
-        for query in QUERIES:
-            cursor.execute(query)
+        cursor.execute(QUERY)
+        rows = list(cursor.fetchall())
+        while cursor.nextset():
             rows += cursor.fetchall()
     return rows
 

@@ -222,7 +222,7 @@ class Watcher:
     def _notice_lag(self, address: str, report: Report) -> None:
         now = time.monotonic()
         self.lag.saw(address, report, now)
-        if line := self.lag.news(self.label, now):
+        if line := self.lag.news(address, self.label, now):
             say(line)
 
     def _from_balancer(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:

@@ -219,11 +219,22 @@ class Stub:
             if packet[:1] == b"\x01":  # COM_QUIT
                 return
             query = packet[1:].decode("utf-8", "surrogateescape") if packet[:1] == b"\x03" else ""
-            answer = b"".join(_packets(self._answer(query))) if query else wire.framed([_OK])
+            answer = self._packets(query) if query else wire.framed([_OK])
             self._pause(self.delay)
             sock.sendall(answer if self.cut is None else answer[: self.cut])
             if self.cut is not None:
                 return
+
+    def _packets(self, query: str) -> bytes:
+        """The answers to a query, or to several SHOWs with semicolons between them, up to one that is an error."""
+        bodies: list[bytes] = []
+        queries = query.split("; ") if query.startswith("SHOW") else [query]
+        for number, one in enumerate(queries, 1):
+            answer = self._answer(one)
+            bodies += _bodies(answer, number < len(queries))
+            if isinstance(answer, Error):
+                break
+        return _Wire.framed(bodies)
 
     def _pause(self, seconds: float) -> None:
         """What a slow or stopped server does."""
@@ -325,7 +336,7 @@ class Group:
 # --- packets ---------------------------------------------------------------------------------------------------------
 
 _OK = b"\0\0\0\2\0\0\0"
-_EOF = b"\xfe\0\0\2\0"
+_EOF, _MORE = b"\xfe\0\0\2\0", b"\xfe\0\0\x0a\0"
 
 
 class _Wire:
@@ -357,16 +368,17 @@ class _Wire:
                         for number, body in enumerate(bodies, 1))
 
 
-def _packets(answer: Answer | int | Error) -> Iterator[bytes]:
+def _bodies(answer: Answer | int | Error, more: bool) -> Iterator[bytes]:
+    """An answer's packets; ``more``: another answer follows."""
     if isinstance(answer, Error):
-        yield _Wire.framed([answer.packet])
+        yield answer.packet
     elif isinstance(answer, int):
-        yield _Wire.framed([b"\0" + _length(answer) + b"\0\2\0\0\0"])
+        yield b"\0" + _length(answer) + b"\0\2\0\0\0"
     else:
-        yield _Wire.framed(_result(answer))
+        yield from _result(answer, more)
 
 
-def _result(answer: Answer) -> Iterator[bytes]:
+def _result(answer: Answer, more: bool) -> Iterator[bytes]:
     rows = [tuple(row) for row in answer.rows]
     yield _length(len(answer.columns))
     for column, name in enumerate(answer.columns):
@@ -376,7 +388,7 @@ def _result(answer: Answer) -> Iterator[bytes]:
     yield _EOF
     for row in rows:
         yield b"".join(b"\xfb" if value is None else _text(str(value)) for value in row)
-    yield _EOF
+    yield _MORE if more else _EOF
 
 
 def _text(text: str) -> bytes:

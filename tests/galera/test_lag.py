@@ -76,7 +76,7 @@ def test_a_node_that_does_not_tell_is_none_that_waits() -> None:
     lag = Lag(None)
     for now in (0.0, 1.0):
         lag.saw(A, replace(WELL, paused_ns=-1), now)
-    assert lag.paused(A) is None and lag.news(str, 1.0) == ""
+    assert lag.paused(A) is None and lag.news(A, str, 1.0) == ""
 
 
 def test_flow_control_is_told_when_it_begins_and_when_it_is_over() -> None:
@@ -86,7 +86,7 @@ def test_flow_control_is_told_when_it_begins_and_when_it_is_over() -> None:
         for node, queue in ((A, 0), (B, 30)):  # held up from 2 to 6 s, and for a moment again at 8 s
             seconds = min(max(0.0, now - 2.0), 4.0) / 2 + (0.2 if now >= 8.0 else 0.0)
             lag.saw(node, replace(WELL, queue=queue, paused_ns=int(seconds * 1e9)), now)
-        told += [(now, line)] if (line := lag.news(str.upper, now)) else []
+            told += [(now, line)] if (line := lag.news(node, str.upper, now)) else []
     (begun, first), (over, last) = told
     assert first == f"flow control: writes wait, 12% of the last second; the longest queue is that of {B}: 30"
     assert last == "flow control: over after 8 s" and begun == 2.25 and over == 8.75 + CALM
