@@ -55,7 +55,7 @@ class Lag:
                 del self._lagging[address]
 
     def forget(self, address: str) -> None:
-        """The node is gone, or no server any more."""
+        """The node does not answer, or is no server any more."""
         for known in (self._queues, self._turns, self._waits, self._lagging):
             known.pop(address, None)
 

@@ -212,6 +212,7 @@ class Watcher:
             if news.blind and news.text != self.cluster.problem(address):
                 say(f"node {self.label(address)}: no verdict: {news.text}")
             self.cluster.failed(address, news.text, news.blind)
+            self.lag.forget(address)
         else:
             self.cluster.saw(address, news)
             self._notice_lag(address, news)

@@ -116,6 +116,7 @@ def test_status_and_the_log_tell_of_flow_control(group: Group, gpen: Start, watc
     judge = watcher("--reader", front.control)
     wait_until(lambda: judge.command("status").returncode == 0, what="all being well")
     group.nodes[2].said["wsrep_local_recv_queue"] = "30"
+    wait_until(lambda: " 30 " in judge.command("status").stdout, what="status telling the queue")
     for node in group.nodes:
         node.said["wsrep_flow_control_paused_ns"] = str(10 ** 9)  # a whole second at once
     wait_until(lambda: "flow control: writes wait, " in judge.stderr, what="the log telling of it")
