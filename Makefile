@@ -1,11 +1,11 @@
-# make demo | test | campaign | fuzz | chaos | bench | bench-udp | bench-tls | lint | man | clean
+# make demo | test | campaign | fuzz | chaos | chaos-galera | bench | bench-udp | bench-tls | lint | man | clean
 # Everything goes into a virtual environment of its own (.venv); nothing else is needed than Python 3.10 or newer.
 
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo test campaign fuzz chaos bench bench-udp bench-tls lint man clean
+.PHONY: demo test campaign fuzz chaos chaos-galera bench bench-udp bench-tls lint man clean
 
 demo: $(VENV)/.base
 	$(PY) contrib/demo.py
@@ -28,6 +28,10 @@ fuzz: $(VENV)/.test
 # 5,000 hashed transfers without TLS, and 5,000 with it, while gpen is stopped, reloaded and moved. CHAOS=--help tells more
 chaos: $(VENV)/.test
 	$(PY) -m tests.chaos $(CHAOS)
+
+# twelve writers through two gpens and two watchers, while things happen to a real cluster. CHAOS=--help tells more
+chaos-galera: $(VENV)/.test
+	$(PY) -m tests.galera.chaos $(CHAOS)
 
 bench: $(VENV)/.base
 	$(PY) -m tests.bench $(BENCH)

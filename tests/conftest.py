@@ -19,7 +19,7 @@ from tests.harness import LOCAL, Gpen, Server, family_of
 
 # Two clusters of three nodes are what two processors carry; each has half of the work. One server alone is light.
 CLUSTERS = {
-    "first": ("test_events.py", "test_clients.py"),
+    "first": ("test_events.py", "test_clients.py", "test_chaos_galera.py"),
     "second": ("test_writer.py", "test_watch_nodes.py", "test_watch_moves.py", "test_watch_one.py", "test_traces.py"),
     "lone": ("test_blocking.py",),
 }

@@ -2,15 +2,16 @@
 
 A tour, in the order in which the files are best read:
 
-1. ``report.py``    what a node says of itself, in one query; ``group.py`` says which of them are the
-   cluster, ``cluster.py`` judges all nodes together, ``blocking.py`` says whether one may block its gpens
+1. ``report.py``    what a node says of itself; ``group.py`` says which of them are the cluster, ``cluster.py`` judges
+   all nodes together, ``blocking.py`` says whether one may block its gpens, ``lag.py`` whether one is behind the others
 2. ``plan.py``      what each gpen shall think of its servers; ``writer.py`` and ``election.py`` choose the writer and
-   its successors, ``agree.py`` does when there are several watchers; ``discover.py`` finds nodes
+   its successors, ``agree.py`` does when there are several watchers; ``discover.py`` finds nodes, ``members.py`` says
+   where they are
 3. ``watch.py``     the watcher: one thread, the only one that changes what is known; it asks the files above
 4. ``node.py`` and ``balancer.py``: a thread for each node and for each gpen, so that one that hangs delays no other;
-   ``ledger.py``: the tables of the agreement
-5. ``console.py``   status, move, adopt; ``notify.py`` wakes the watcher; ``check.py``, ``serve.py`` answer for one node;
-   ``clients.py``: so many clients at a time, and no longer
+   ``ledger.py``: the tables of the agreement; ``scout.py`` tries addresses that the cluster tells of
+5. ``console.py``   status, move, adopt; ``notify.py`` wakes the watcher; ``check.py`` and ``serve.py`` answer for a
+   node, ``clients.py`` so many clients at a time, and no longer
 6. ``access.py``, ``bounded.py`` and ``main.py``: credentials, logins, and the command line
 
 The first two groups are pure: no socket, no thread, no clock of their own.

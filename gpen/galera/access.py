@@ -22,6 +22,9 @@ from gpen.model.address import Address, parse_server
 if TYPE_CHECKING:
     from pymysql.connections import Connection
 
+MODES = DISABLED, PREFERRED, REQUIRED, VERIFY_CA, VERIFY_IDENTITY = (
+    "DISABLED", "PREFERRED", "REQUIRED", "VERIFY_CA", "VERIFY_IDENTITY")  # MySQL's words
+OFF = ("0", "off", "false")
 USER, PASSWORD = "GPEN_GALERA_USER", "GPEN_GALERA_PASSWORD"
 
 # A node that is stopped keeps its connections for good, and is waited for: to close one and open the next would leave
@@ -53,6 +56,8 @@ class Access:
 
         Raises OSError, or pymysql.err.MySQLError when the node refuses.
         """
+        from pymysql.constants import CLIENT
+
         from gpen.galera.bounded import Bounded
 
         place = parse_node(address)
@@ -60,7 +65,8 @@ class Access:
             host=place.host or "localhost", user=self.user, password=self.password, ssl=self.tls,
             ssl_disabled=self.tls is None, autocommit=True, read_timeout=timeout, write_timeout=timeout,
             # a session that waits for the cluster would hang when the cluster does
-            init_command="SET SESSION wsrep_sync_wait = 0", program_name="gpen-galera", defer_connect=True)
+            init_command="SET SESSION wsrep_sync_wait = 0", program_name="gpen-galera", defer_connect=True,
+            client_flag=CLIENT.MULTI_STATEMENTS)
         sock = _reach(place, connect_timeout)
         with sock.dup() as same:  # for PyMySQL closes sock, or wraps it in TLS
             same.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_AT_CLOSE)
@@ -102,7 +108,7 @@ def read_access(defaults_file: str | None, ca_file: str | None, environment: Map
     if not user:
         where = f"{defaults_file}: no user in its group [client]" if defaults_file else "no credentials"
         raise AccessError(f"{where}; give --defaults-file FILE, or set {USER} and {PASSWORD}")
-    return Access(user, password, _tls(options, ca_file or options.get("ssl-ca")))
+    return Access(user, password, _tls(options | ({"ssl-ca": ca_file} if ca_file else {}), bool(ca_file)))
 
 
 def _client_group(path: str) -> dict[str, str]:
@@ -135,16 +141,31 @@ def _value(text: str) -> str:
         found[1], found[1]), bare)
 
 
-def _tls(options: Mapping[str, str], ca_file: str | None) -> ssl.SSLContext | None:
-    certificate = options.get("ssl-cert")
-    if not (ca_file or certificate or _flag(options, "ssl")):
+def _mode(options: Mapping[str, str]) -> str:
+    """Whether the options want TLS and what of it, in MySQL's words; MariaDB has a switch for each."""
+    said = options.get("ssl-mode", "").upper()
+    if said and said not in MODES:
+        raise AccessError(f"ssl-mode: '{options['ssl-mode']}' is not one of {', '.join(MODES)}")
+    if not said and (_flag(options, "skip-ssl") or _flag(options, "disable-ssl") or options.get("ssl", "").lower()
+                     in OFF):
+        return DISABLED
+    has_ca = bool(options.get("ssl-ca") or options.get("ssl-capath"))
+    if has_ca and said in ("", PREFERRED, REQUIRED):
+        return VERIFY_IDENTITY if _flag(options, "ssl-verify-server-cert") else VERIFY_CA
+    return said or (REQUIRED if options.get("ssl-cert") or _flag(options, "ssl") else DISABLED)
+
+
+def _tls(options: Mapping[str, str], insists: bool) -> ssl.SSLContext | None:
+    """``insists``: the command line wants TLS, whatever the file says."""
+    mode, ca_file, certificate = _mode(options), options.get("ssl-ca"), options.get("ssl-cert")
+    if mode == DISABLED and not insists:
         return None
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        context = ssl.create_default_context(cafile=ca_file, capath=options.get("ssl-capath"))
         # the certificates that MariaDB's own tools make lack what Python 3.13 wants to see in them
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        context.check_hostname = bool(ca_file) and _flag(options, "ssl-verify-server-cert")
-        if not ca_file:
+        context.check_hostname = mode == VERIFY_IDENTITY
+        if mode in (PREFERRED, REQUIRED):
             context.verify_mode = ssl.CERT_NONE
         if certificate:
             context.load_cert_chain(certificate, options.get("ssl-key"))
@@ -154,4 +175,4 @@ def _tls(options: Mapping[str, str], ca_file: str | None) -> ssl.SSLContext | No
 
 
 def _flag(options: Mapping[str, str], name: str) -> bool:
-    return name in options and options[name].lower() not in ("0", "off", "false")
+    return name in options and options[name].lower() not in OFF

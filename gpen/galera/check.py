@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from gpen.galera.access import Access
 from gpen.galera.node import ask, explain
-from gpen.galera.report import QUERY, Grade, Report, grade, read
+from gpen.galera.report import Grade, Report, grade, read
 
 IN_ENVIRONMENT = {"donor": "AVAILABLE_WHEN_DONOR", "read_only": "AVAILABLE_WHEN_READONLY"}  # clustercheck's names
 
@@ -53,6 +53,6 @@ def check(address: str, access: Access, rules: Rules, timeout: float) -> Finding
     began = time.monotonic()
     try:
         with closing(access.connect(address, timeout, timeout)) as connection:
-            return judge(read(ask(connection, QUERY), time.monotonic() - began), rules)
+            return judge(read(ask(connection), time.monotonic() - began), rules)
     except Exception as error:  # whatever PyMySQL makes of what a node says
         return Finding(False, explain(error, access.user, timeout).text)

@@ -13,10 +13,12 @@ The nodes that may be used are those of the group that is followed (group.py). T
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from gpen.galera.group import GRACE, Followed
-from gpen.galera.report import Grade, Report, View, grade, nodes_in
+from gpen.galera.members import Members
+from gpen.galera.report import Grade, Report, View, grade
 
 POLICIES = ("avoid", "use", "never")
 DROPPED = "the others' group is without it"
@@ -59,10 +61,12 @@ class _Node:
 class Cluster:
     """What is known of the nodes, by their addresses HOST:PORT."""
 
-    def __init__(self, donor: str = "avoid") -> None:
+    def __init__(self, donor: str = "avoid", mapped: Mapping[str, str] | None = None) -> None:
         """``donor``: whether donors and desynced nodes are used: "avoid" (when nothing better is left), "use" or
-        "never"."""
+        "never". ``mapped``: where nodes are reached, by what they call themselves."""
         self._donor = donor
+        self._places = Members(mapped)
+        self.lagging: Mapping[str, str] = {}  # the nodes that are used only when nothing better is left, and why
         self._nodes: dict[str, _Node] = {}
         self._begun = False
         self.followed = Followed()
@@ -81,6 +85,7 @@ class Cluster:
 
     def remove(self, address: str) -> None:
         self._nodes.pop(address, None)
+        self._places.forget(address)
 
     def report(self, address: str) -> Report | None:
         """What the node said last, unless it has failed since."""
@@ -130,6 +135,7 @@ class Cluster:
         node.name, node.report, node.problem, node.blind = report.name, report, "", False
         node.uuid = report.view.uuid
         node.member = report.members[report.index] if report.index < len(report.members) else ""
+        self._places.saw(address, report)
 
     def failed(self, address: str, problem: str, blind: bool = False) -> None:
         """The node gave no report. ``blind``: for a reason that is the watcher's own; its verdict stays then."""
@@ -157,13 +163,16 @@ class Cluster:
         self.followed.look([report for report, suspect in primary if not suspect],
                            [report for report, suspect in primary if suspect],
                            {node.uuid for node in seen.values() if node.report or node.blind}, now)
-        for node in seen.values():
+        for address, node in seen.items():
             node.found = self._find(node, now)
-        donors = self._donor == "use" or (self._donor == "avoid" and not any(
-            node.found and node.found[0] is Grade.GOOD for node in seen.values()))
+            if node.found and node.found[0] is Grade.GOOD and address in self.lagging:
+                node.found = Grade.LAGGING, self.lagging[address]
+        usable = {Grade.GOOD, *([Grade.DONOR] if self._donor == "use" else [])}
+        if not any(node.found and node.found[0] is Grade.GOOD for node in seen.values()):
+            usable |= {Grade.LAGGING, *([Grade.DONOR] if self._donor == "avoid" else [])}
         changes = []
         for address, node in seen.items():
-            old, new = node.verdict, _verdict(*node.found, donors, now) if node.found else None
+            old, new = node.verdict, _verdict(*node.found, usable, now) if node.found else None
             if _differ(old, new):
                 node.verdict = new
                 changes.append((address, old, new))
@@ -180,13 +189,23 @@ class Cluster:
         has not dropped but that do not answer here."""
         members, blind = self.members(), self.blind()
         return [address for address, node in self._nodes.items()
-                if (node.suspect and node.report is None and address in members) or address in blind
+                if (node.suspect and node.report is None and self._may_be_in(address, members)) or address in blind
                 or (node.report is not None and grade(node.report)[0] in (Grade.GOOD, Grade.DONOR))]
 
     def members(self) -> list[str]:
-        """The addresses of the followed group's nodes as the cluster itself tells them (``AUTO`` where a node does
-        not know its own)."""
-        return nodes_in(self._members())
+        """The addresses of the followed group's nodes: where they are reached, or as the cluster itself tells them
+        (``AUTO`` where a node does not know its own)."""
+        return self._places.addresses({address: node.report for address, node in self._nodes.items()
+                                       if node.report is not None and node.report.view == self.view})
+
+    def present(self) -> list[str]:
+        """The nodes that are in the cluster, as far as is known: those that answer, and those that it has not dropped.
+        """
+        members, answering = self.members(), self.answering()
+        return [address for address in self._nodes if address in answering or self._may_be_in(address, members)]
+
+    def _may_be_in(self, address: str, members: Collection[str]) -> bool:
+        return self._places.may_include(address, members, self._nodes)
 
     def _find(self, node: _Node, now: float) -> tuple[Grade, str] | None:
         """How a node is; None: nothing is known, and never was."""
@@ -226,10 +245,8 @@ def _since(start: float | None, holds: bool, now: float) -> float | None:
     return now if start is None else start
 
 
-def _verdict(found: Grade, reason: str, donors: bool, now: float) -> Verdict:
-    if found is Grade.DONOR and not donors:
-        return Verdict(False, reason, since=now)
-    return Verdict(found in (Grade.GOOD, Grade.DONOR), reason, found is Grade.LOST, now)
+def _verdict(found: Grade, reason: str, usable: Collection[Grade], now: float) -> Verdict:
+    return Verdict(found in usable, reason, found is Grade.LOST, now)
 
 
 def _differ(old: Verdict | None, new: Verdict | None) -> bool:

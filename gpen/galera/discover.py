@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 
+from gpen.galera.members import place_of
 from gpen.galera.plan import Changes, Row, node_of
-from gpen.galera.report import MYSQL_PORT
-from gpen.model.address import Address, parse_server
+from gpen.model.address import Address
 
 
 class Discovery:
@@ -49,21 +49,9 @@ def _additions(servers: dict[int, Row], members: Iterable[str], rank: int | None
     known |= {str(Address(row["host"], row["port"])) for row in servers.values()}
     numbers = (number for number in count() if number not in servers)
     lines = []
-    for place in dict.fromkeys(filter(None, map(_place, members))):
+    for place in dict.fromkeys(filter(None, map(place_of, members))):
         if str(place) not in known:
             number, prio = next(numbers), "" if rank is None else f" prio {rank}"
             lines += [f"server {number} address {place.host} port {place.port}{prio}",
                       f"server {number} health down because new, not asked yet"]
     return tuple(lines)
-
-
-def _place(member: str) -> Address | None:
-    """Where a member is; None for AUTO, which a node says that does not know its own address."""
-    try:
-        address = parse_server(member, MYSQL_PORT).address
-    except ValueError:
-        return None
-    if address.host.upper() == "AUTO" or not address.host or not isinstance(address.port, int):
-        return None
-    place = Address(address.host, address.port or MYSQL_PORT)
-    return None if place.is_none else place

@@ -225,6 +225,7 @@ def watch_options(arguments: Arguments) -> Options:
     """What the command line says to `watch`. Raises UsageError."""
     from gpen.ctl.link import parse_target
     from gpen.galera.cluster import POLICIES
+    from gpen.galera.members import mapping
     from gpen.galera.watch import Options
 
     if not arguments["--reader"] + arguments["--writer"]:
@@ -235,6 +236,10 @@ def watch_options(arguments: Arguments) -> Options:
         readers, writers = ([parse_target(text) for text in arguments[name]] for name in ("--reader", "--writer"))
     except ValueError as error:
         raise UsageError(str(error)) from None
+    try:
+        mapped = mapping(filter(None, (arguments["--map"] or "").split(",")))
+    except ValueError as error:
+        raise UsageError(f"--map: {error}") from None
     return Options(
         readers=readers, writers=writers, donor=arguments["--donor"],
         interval=seconds(arguments, "--interval"), timeout=seconds(arguments, "--timeout"),
@@ -243,7 +248,9 @@ def watch_options(arguments: Arguments) -> Options:
         keep_old_sessions=arguments["--keep-old-sessions"], agree=arguments["--agree"],
         name=f"{os.uname().nodename}:{os.path.abspath(arguments['--socket'])}",
         discover=arguments["--discover"], floor=int(number(arguments, "--floor")),
-        forget=seconds(arguments, "--forget"), verbose=arguments["--verbose"])
+        forget=seconds(arguments, "--forget"),
+        max_queue=int(number(arguments, "--max-queue")) if arguments["--max-queue"] else None,
+        mapped=mapped, verbose=arguments["--verbose"])
 
 
 def credentials(arguments: Arguments) -> Access:

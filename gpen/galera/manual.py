@@ -88,9 +88,10 @@ seconds if that is set, and a watcher that starts takes the writer as it is.
 _SECTIONS = (
     ("USABLE NODES", """
 A node is usable when it is Synced, ready, in the primary component, not read_only, does not reject queries
-(wsrep_reject_queries), and is of the group that most of the nodes are in, by wsrep_cluster_state_uuid,
-wsrep_cluster_conf_id, wsrep_cluster_size and wsrep_incoming_addresses. Of two groups of a size the newer one counts.
-When more nodes tell of a group than it has members, none of them is used.
+(wsrep_reject_queries), is not in maintenance (pxc_maint_mode of Percona XtraDB Cluster), and is of the group that most
+of the nodes are in, by wsrep_cluster_state_uuid, wsrep_cluster_conf_id, wsrep_cluster_size and
+wsrep_incoming_addresses. Of two groups of a size the newer one counts. When more nodes tell of a group than it has
+members, none of them is used.
 
 The cluster (wsrep_cluster_state_uuid) that was followed is followed until none of its nodes has answered for five
 minutes, however many of another one do: a server of another cluster is down, and its reason names that cluster.
@@ -107,9 +108,22 @@ node then: the last verdict stays, as long as the node can be connected to and t
 it; a node that was never seen has none. status shows such a node as blind, since when and why, and is not well; the log
 says so when it begins and when it ends.
 
+A node that gets more than it applies has a queue, and at a length that wsrep_provider_options sets (gcs.fc_limit) it
+makes all nodes wait: flow control. status shows each node's queue, and in the column paused for what share of the last
+second its writes waited; the log tells of it from a tenth on, with the longest queue, and when it is over. With
+--max-queue a node whose queue was longer for a second is used only when all others are as bad, as a donor is; what it
+serves is older than elsewhere, and the writer moves away from it.
+
 The sessions on a node that left the primary component, is not ready, rejects queries or is of another group are closed,
-for all that they ask there fails. Those on a donor, a read_only node or one that does not answer are left to gpen's
-setting on_down.
+for all that they ask there fails. Those on a donor, a read_only node, one in maintenance or one that does not answer
+are left to gpen's setting on_down: keep, its default, keeps them; close ends them, also those on the donor of a node
+that comes back.
+"""),
+    ("OTHER ADDRESSES", """
+What nodes call themselves (wsrep_incoming_addresses) is often not what gpen connects to: behind NAT, in containers. A
+node that answers is matched by its wsrep_local_index, one that does not by what it called itself before; --map says it
+for those that no watcher has met. With --discover an address is added when a node of the followed cluster, and none
+that is a server already by its wsrep_node_name, was met there; an address that can't be reached is told once.
 """),
     ("THE WRITER", """
 The first one is the server in front of the first --writer gpen that answers; where none is, the first of --prefer that
@@ -181,9 +195,19 @@ PyMySQL lacks) is counted, so the watcher tries again only after a minute; check
 The user of the watcher, of check and of serve needs to log in and nothing else. With --agree also SELECT, INSERT,
 UPDATE and CREATE on the schema, which must exist:
 
-    CREATE USER watcher@'%' IDENTIFIED BY 'secret';
-    CREATE DATABASE gpen;
+    CREATE USER IF NOT EXISTS watcher@'%' IDENTIFIED BY 'secret';
+    CREATE DATABASE IF NOT EXISTS gpen;
     GRANT SELECT, INSERT, UPDATE, CREATE ON gpen.* TO watcher@'%';
+"""),
+    ("TLS TO THE NODES", """
+In the group [client], MySQL's and MariaDB's words count: ssl-mode (DISABLED, PREFERRED, REQUIRED, VERIFY_CA,
+VERIFY_IDENTITY), ssl, skip-ssl, ssl-ca, ssl-capath, ssl-cert, ssl-key, ssl-verify-server-cert. Without any of them
+there is no TLS; PREFERRED wants it as REQUIRED does, and with a CA both want a certificate that the CA vouches for, as
+ssl-ca alone and --ssl-ca do. A user that is to REQUIRE SSL is refused with error 1045 without TLS.
+
+MySQL 8's caching_sha2_password wants the password itself at a user's first login. Without TLS it is locked by a key
+that the server hands out (PyMySQL's extra rsa, which gpen's extra galera brings), and who sits between can hand out
+another.
 """),
     ("RIGHTS OF THE PROCESS", """
 watch and serve need none of root's. Once they run they can gain no rights (no_new_privs); where they are root's, they

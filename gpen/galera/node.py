@@ -50,6 +50,7 @@ WORDS = {errno.ECONNREFUSED: "connection refused", errno.ECONNRESET: CUT, errno.
 BY_CLIENT = range(2000, 3000)  # errors of PyMySQL's own
 LOST = (2006, 2013)  # a connection ended, as PyMySQL numbers it
 NO_TLS = 2026
+PLUGINS = "(pip install 'PyMySQL[rsa,ed25519]', or another plugin for that user)"
 
 
 class Problem(NamedTuple):
@@ -135,7 +136,7 @@ class Node:
             if self._connection is None:
                 self._connection = self._access.connect(self.address, CONNECT_TIMEOUT)
                 self.asked = began = time.monotonic()
-            report = read(ask(self._connection, QUERY), time.monotonic() - began, began)
+            report = read(ask(self._connection), time.monotonic() - began, began)
             if self._ledger is not None and grade(report)[0] in (Grade.GOOD, Grade.DONOR):
                 report = replace(report, page=self._ledger.read(self._connection))
             if time.monotonic() - began > self._timeout:
@@ -157,11 +158,14 @@ class Node:
                 connection.close()
 
 
-def ask(connection: Connection, query: str) -> list[tuple[str, object]]:
-    """The rows that a query gives. Raises pymysql.err.Error."""
+def ask(connection: Connection) -> list[tuple[str, object]]:
+    """What a node says of itself, as rows of a name and a value. Raises pymysql.err.Error."""
     with connection.cursor() as cursor:
-        cursor.execute(query)
-        return list(cursor.fetchall())
+        cursor.execute(QUERY)
+        rows = list(cursor.fetchall())
+        while cursor.nextset():
+            rows += cursor.fetchall()
+    return rows
 
 
 def silence(timeout: float) -> str:
@@ -176,7 +180,9 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     cause = getattr(error, "original_exception", None) or error
     if not isinstance(cause, (OSError, pymysql.err.Error)) and not _lacks_package(cause):
         return _unexpected(cause)
-    if isinstance(cause, (ssl.SSLError, RuntimeError)) or error.args[:1] == (NO_TLS,):
+    if isinstance(cause, RuntimeError):  # PyMySQL's, who lacks a package for what the user's password wants
+        return Problem(f"the watcher can't log in: {_quoted(cause.args[-1])} {PLUGINS}", True, BROKEN_OFF)
+    if isinstance(cause, ssl.SSLError) or error.args[:1] == (NO_TLS,):
         return Problem(f"the watcher can't log in: {_quoted(cause.args[-1] if cause.args else cause)}", True,
                        BROKEN_OFF)
     if isinstance(cause, OSError):
@@ -190,8 +196,9 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     if number == BLOCKED:
         return Problem(f"{_quoted(text)} (and raise max_connect_errors there)", True, RECONNECT)
     if number in DENIED:
-        return Problem(f"access denied for user '{shortened(user)}': {_quoted(text)} (CREATE USER there, or mend the "
-                       f"password in --defaults-file or {USER})", True, RECONNECT)
+        return Problem(f"access denied for user '{shortened(user)}': {_quoted(text)} (CREATE USER there, mend the "
+                       f"password in --defaults-file or {USER}, or give --ssl-ca where it has REQUIRE SSL)",
+                       True, RECONNECT)
     if number in ACCOUNT:
         pause = BROKEN_OFF if number in BY_CLIENT else RECONNECT
         return Problem(f"the watcher's account '{shortened(user)}': {_quoted(text)} ({ACCOUNT[number]})", True, pause)

@@ -1,4 +1,5 @@
-"""What a node says of itself. One query reads all of it, from tables that answer in every state of the node.
+"""What a node says of itself. Two questions in one read all of it, which are answered in every state of the node, by
+MariaDB as by MySQL 8 and Percona XtraDB Cluster 8.
 
 Login, ``SELECT 1`` and ``USE`` succeed on a node that has lost its cluster, so none of them is a check.
 """
@@ -14,15 +15,20 @@ from gpen.model.words import printable, shortened
 
 _STATUS = ("wsrep_local_state", "wsrep_local_state_comment", "wsrep_ready", "wsrep_cluster_status",
            "wsrep_cluster_state_uuid", "wsrep_cluster_conf_id", "wsrep_cluster_size", "wsrep_local_index",
-           "wsrep_incoming_addresses", "wsrep_local_recv_queue")
-_VARIABLES = ("wsrep_node_name", "read_only", "wsrep_reject_queries", "wsrep_sst_donor_rejects_queries", "wsrep_desync")
+           "wsrep_incoming_addresses")  # of every node of a Galera cluster, whoever made it
+_MORE_STATUS = ("wsrep_local_recv_queue", "wsrep_flow_control_paused_ns")
+_VARIABLES = ("wsrep_node_name", "read_only", "wsrep_reject_queries", "wsrep_sst_donor_rejects_queries",
+              "wsrep_desync", "pxc_maint_mode")
 _BLOCKING = ("max_connect_errors", "skip_name_resolve", "host_cache_size")  # MySQL has them too
 
-QUERY = (
-    "SELECT LOWER(VARIABLE_NAME), VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME IN ("
-    + ", ".join(f"'{name}'" for name in _STATUS) + ")"
-    + "".join(f" UNION ALL SELECT '{name}', CAST(@@{name} AS CHAR)" for name in (*_VARIABLES, *_BLOCKING))
-)
+
+def _show(what: str, names: Iterable[str]) -> str:
+    return f"SHOW GLOBAL {what} WHERE Variable_name IN ({', '.join(map(repr, names))})"
+
+
+# What a server does not have is no error in these, but missing; information_schema.GLOBAL_STATUS is missing in MySQL 8.
+# Both are asked at once: a second question would be a second wake-up of the node's thread each time.
+QUERY = f'{_show("STATUS", (*_STATUS, *_MORE_STATUS))}; {_show("VARIABLES", (*_VARIABLES, *_BLOCKING))}'
 
 MYSQL_PORT = 3306
 SAID = 300  # characters of a node's error that are quoted
@@ -77,7 +83,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Report:
-    """The answer to QUERY, when it was asked, and ``latency``: the seconds that it took.
+    """The answers to QUERY, when they were asked, and ``latency``: the seconds that they took.
 
     ``blocks``: after ``max_connect_errors`` connections in a row without a login the node refuses their address; not
     where it does not look names up, or remembers no hosts.
@@ -96,6 +102,8 @@ class Report:
     rejects: str  # NONE, ALL, ALL_KILL
     donor_rejects: bool
     desync: bool
+    maintenance: str = ""  # pxc_maint_mode, unless it is DISABLED
+    paused_ns: int = -1  # nanoseconds in which flow control held replication up, since the node began; -1: not told
     max_connect_errors: int = -1  # not told
     blocks: bool = True
     latency: float = 0.0
@@ -109,9 +117,11 @@ class NoGalera(ValueError):
 
 class Grade(Enum):
     """How a node is by its own account: GOOD, a DONOR (works, but lags or stalls), UNFIT (its sessions still work),
-    or LOST (what its sessions ask fails or is stale)."""
+    or LOST (what its sessions ask fails or is stale). A good one that LAGGING names is behind the others by more than
+    the operator wants."""
 
     GOOD = auto()
+    LAGGING = auto()
     DONOR = auto()
     UNFIT = auto()
     LOST = auto()
@@ -119,10 +129,11 @@ class Grade(Enum):
 
 def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float = 0.0) -> Report:
     """The report in the rows that QUERY gave. Raises NoGalera when the node is none of a Galera cluster."""
-    said = {str(name): _text(value) for name, value in rows}
-    missing = [name for name in (*_STATUS, *_VARIABLES) if name not in said]
+    said = {str(name).lower(): _text(value) for name, value in rows}
+    missing = [name for name in _STATUS if name not in said]
     if missing:
         raise NoGalera(f"no Galera node: it does not tell {missing[0]}")
+    said = dict.fromkeys((*_MORE_STATUS, *_VARIABLES, *_BLOCKING), "") | said
     return Report(
         state=_number(said["wsrep_local_state"]), comment=_word(said["wsrep_local_state_comment"]) or "no state",
         ready=_is_on(said["wsrep_ready"]), status=_word(said["wsrep_cluster_status"]) or "no cluster",
@@ -134,9 +145,10 @@ def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float 
         queue=_number(said["wsrep_local_recv_queue"]), name=_word(said["wsrep_node_name"]),
         read_only=_is_on(said["read_only"]), rejects=_word(said["wsrep_reject_queries"]).upper() or "NONE",
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),
-        max_connect_errors=_number(said.get("max_connect_errors", "")),
-        blocks=not _is_on(said.get("skip_name_resolve", "")) and said.get("host_cache_size") != "0", latency=latency,
-        asked=asked)
+        maintenance=_word(said["pxc_maint_mode"]).upper() if said["pxc_maint_mode"].upper() != "DISABLED" else "",
+        paused_ns=_number(said["wsrep_flow_control_paused_ns"]),
+        max_connect_errors=_number(said["max_connect_errors"]),
+        blocks=not _is_on(said["skip_name_resolve"]) and said["host_cache_size"] != "0", latency=latency, asked=asked)
 
 
 def grade(report: Report) -> tuple[Grade, str]:
@@ -151,14 +163,11 @@ def grade(report: Report) -> tuple[Grade, str]:
         return Grade.LOST, "donor that rejects queries"
     if report.state not in (DONOR, SYNCED):
         return Grade.UNFIT, report.comment
+    if report.maintenance:
+        return Grade.UNFIT, f"pxc_maint_mode is {report.maintenance}"
     if report.read_only:
         return Grade.UNFIT, "read_only"
     return (Grade.GOOD if report.state == SYNCED else Grade.DONOR), report.comment
-
-
-def nodes_in(members: Iterable[str]) -> list[str]:
-    """The members of a view that hold data: an arbitrator (garbd) has an empty entry."""
-    return [member for member in members if member]
 
 
 def _text(value: object) -> str:

@@ -14,6 +14,7 @@ from gpen.galera.console import Answer
 from gpen.galera.plan import front, nodes_of
 from gpen.galera.watch import Gpen, Watcher
 
+WITHDRAWN = ("drain", "maint")  # the states of servers that an operator has taken out
 CELL = 36  # characters of a text in a table; a longer one is told below as well
 
 Row = dict[str, Any]
@@ -49,7 +50,7 @@ def node_row(watcher: Watcher, node: str, now: float) -> Row:
         "cluster_status": report.status if report else None, "usable": verdict.usable if verdict else None,
         "reason": verdict.reason if verdict else watcher.cluster.problem(node) or "not asked yet",
         "role": _role(watcher, node), "latency": round(report.latency, 6) if report else None,
-        "queue": report.queue if report else None,
+        "queue": report.queue if report else None, "paused": watcher.lag.paused(node) if report else None,
         "max_connect_errors": report.max_connect_errors if report and report.max_connect_errors >= 0 else None,
         "blocks": report.blocks if report else None, "warning": "" if limit is None else blocking.warning(limit),
         "since": _wall(verdict.since if verdict else None, now),
@@ -74,7 +75,8 @@ def _gpen_row(gpen: Gpen) -> Row:
     return {
         "gpen": gpen.name, "kind": "writer" if gpen.balancer.is_writer else "reader",
         "problem": "not asked yet" if gpen.problem is None else gpen.problem,
-        "servers": len(servers), "up": sum(row["health"] == "up" for row in servers),
+        "servers": len(servers), "up": sum(row["health"] == "up" and row["state"] == "ready" for row in servers),
+        **{state: sum(row["state"] == state for row in servers) for state in WITHDRAWN},
         "sessions": sum(row["sessions"] for row in servers),
         "front": front(gpen.rows) if gpen.balancer.is_writer else None,
     }
@@ -91,11 +93,12 @@ def show(answer: Answer) -> str:
 
     nodes = [[row["node"], row["name"], row["state"] or "-", _usable(row),
               row["role"], "-" if row["latency"] is None else f"{row['latency'] * 1000:.1f} ms",
-              "-" if row["queue"] is None else row["queue"], _clock(row["since"])] for row in answer["nodes"]]
-    gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", f"{row['up']} of {row['servers']}",
+              "-" if row["queue"] is None else row["queue"], _share(row.get("paused")),
+              _clock(row["since"])] for row in answer["nodes"]]
+    gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", _servers(row),
               row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
-    parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
-                      disable_numparse=True),
+    parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "paused", "since"],
+                      "simple", disable_numparse=True),
              *_long({row["node"]: row["reason"] for row in answer["nodes"]}),
              *_blindness(answer["nodes"]), *_clusters(answer), *_limits(answer["nodes"])]
     if answer["agreed"] is not None:
@@ -138,6 +141,18 @@ def _limits(rows: Sequence[Row]) -> list[str]:
             nodes.setdefault(text, []).append(row["node"])
     lines = [f"{', '.join(names)}: {text}" for text, names in nodes.items()]
     return ["\n".join(lines)] if lines else []
+
+
+def _servers(row: Row) -> str:
+    """How many servers of a gpen can get a client, and how many an operator has taken out. A watcher of before an
+    upgrade does not tell these."""
+    withdrawn = [f", {row[state]} {state}" for state in WITHDRAWN if row.get(state)]
+    return f"{row['up']} of {row['servers']}{''.join(withdrawn)}"
+
+
+def _share(share: float | None) -> str:
+    """Of the time, in which flow control held writes up. A watcher of before an upgrade does not tell it."""
+    return "-" if share is None else f"{share:.0%}"
 
 
 def _problem(row: Row) -> str:

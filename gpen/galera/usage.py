@@ -35,14 +35,14 @@ Examples:
 
 LOGIN = """\
   --defaults-file=FILE   A my.cnf: its group [client] holds user and password,
-                         and the ssl-... options if TLS is wanted. Without it,
-                         GPEN_GALERA_USER and GPEN_GALERA_PASSWORD count. A
+                         and ssl-mode, ssl or ssl-... if TLS is wanted. Without
+                         it, GPEN_GALERA_USER and GPEN_GALERA_PASSWORD count. A
                          password that everybody can read is told.
   --ssl-ca=FILE          Use TLS, with nodes whose certificate FILE vouches for.
 """
 CONSOLE = """\
   --socket=PATH          Where the watcher answers status, move and adopt
-                         [default: /run/gpen-galera.sock].
+                         [default: /run/gpen/galera.sock].
 """
 AVAILABLE = """\
   --available-when-donor
@@ -75,6 +75,9 @@ Options:
                          [default: 1].
   --donor=POLICY         Donors and desynced nodes: avoid (used when nothing
                          better is left), use or never [default: avoid].
+  --max-queue=N          A node with more than N write sets to apply
+                         (wsrep_local_recv_queue) for a second is used only when
+                         nothing better is left. Any number, unless given.
   --prefer=NODES         HOST:PORT,HOST:PORT... with numeric HOSTs: these become
                          the writer before others, in this order; then by
                          wsrep_local_index.
@@ -86,6 +89,8 @@ Options:
                          of the table SCHEMA.gpen_writer.
   --discover             Add and delete servers of the gpens, following
                          wsrep_incoming_addresses.
+  --map=PAIRS            A=B,A=B...: what calls itself A (HOST[:PORT], of
+                         wsrep_incoming_addresses) is reached at B.
   --floor=N              Keep at least N servers [default: 1].
   --forget=SEC           Delete the server of a node that is gone for so long
                          [default: 60].

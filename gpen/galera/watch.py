@@ -10,9 +10,9 @@ import os
 import queue
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
 
@@ -26,11 +26,13 @@ from gpen.galera.discover import Discovery
 from gpen.galera.election import Alone, Scene
 from gpen.galera.group import FORGET
 from gpen.galera.identity import Identity
+from gpen.galera.lag import Lag
 from gpen.galera.ledger import Ledger, Work, errand
 from gpen.galera.log import Faults, say
 from gpen.galera.node import Node, Problem, silence
 from gpen.galera.plan import Changes, Order, Plan, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
+from gpen.galera.scout import Scout
 from gpen.galera.writer import Reach, Writer, draining, withdrawn
 from gpen.model.address import parse_server
 
@@ -63,6 +65,8 @@ class Options:
     discover: bool = False
     floor: int = 1
     forget: float = 60.0
+    max_queue: int | None = None
+    mapped: Mapping[str, str] = field(default_factory=dict)  # where nodes are reached, by what they call themselves
     verbose: bool = False
 
 
@@ -123,7 +127,9 @@ class Watcher:
         """Raises ValueError, in one line, for options that make no sense."""
         _check(options)
         self.options = options
-        self.cluster = Cluster(options.donor)
+        self.cluster = Cluster(options.donor, options.mapped)
+        self.lag = Lag(options.max_queue)
+        self.cluster.lagging = self.lag.lagging
         self._access = access
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._instance = secrets.token_hex(8)
@@ -136,6 +142,7 @@ class Watcher:
             self.election = Agreed(writer, options.name, handover, identity)
         self._reach = Reach()
         self._discovery = Discovery(options.floor, options.forget)
+        self._scout = Scout(access, options.timeout, self.post)
         self._nodes: dict[str, Node] = {}
         self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer, is_writer and bool(options.agree)))
                       for is_writer, targets in ((False, options.readers), (True, options.writers))
@@ -257,10 +264,12 @@ class Watcher:
             if news.blind and news.text != self.cluster.problem(address):
                 say(f"node {self.label(address)}: this watcher is blind to it, {self._kept(address)}: {news.text}")
             self.cluster.failed(address, news.text, news.blind)
+            self.lag.forget(address)
         else:
             if self.cluster.blind_since(address) is not None:
                 say(f"node {self.label(address)}: this watcher sees it again")
             self.cluster.saw(address, news)
+            self._notice_lag(address, news)
             self._warn_of_blocks(address)
             if isinstance(news.page, str):
                 self._complain(news.page)
@@ -269,6 +278,12 @@ class Watcher:
         """What counts of a node that can't be seen."""
         verdict = self.cluster.verdict(address)
         return f"{_word(verdict)} ({verdict.reason}) is kept" if verdict else "no verdict"
+
+    def _notice_lag(self, address: str, report: Report) -> None:
+        now = time.monotonic()
+        self.lag.saw(address, report, now)
+        if line := self.lag.news(address, self.label, now):
+            say(line)
 
     def _from_balancer(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
         self.post(partial(self._take_rows, balancer, rows, problem))
@@ -297,6 +312,7 @@ class Watcher:
         for address in set(self._nodes) - wanted:
             self._nodes.pop(address).stop()
             self.cluster.remove(address)
+            self.lag.forget(address)
             self._warned.pop(address, None)
         self._tend_threads()
 
@@ -357,7 +373,8 @@ class Watcher:
             self._next_round = min(self._next_round, self.election.opens_at)
         members = self.cluster.members()
         if self.options.discover:
-            self._discovery.saw(self._nodes, members, self.cluster.answering(), now)
+            self._discovery.saw(self._nodes, members, self.cluster.present(), now)
+            members = self._reached(members, now)
         ranks = self.election.ranks(self.scene(now)) if self.election.current else []
         for gpen in self.gpens:
             changes = Changes()
@@ -365,6 +382,14 @@ class Watcher:
                 rank = LAST_RANK if gpen.balancer.is_writer else None
                 changes = self._discovery.changes(gpen.rows, members, now, rank)
             gpen.balancer.want(self._plan(gpen, ranks, now), changes, self.election.version)
+
+    def _reached(self, members: Sequence[str], now: float) -> list[str]:
+        """The members that may be servers: those that are, and those that were met where they say they are."""
+        unknown = [member for member in members if member not in self._nodes]
+        names = {self.cluster.name(node) for node in self._nodes if self.cluster.report(node) is None}
+        uuid = self.cluster.view.uuid if self.cluster.view else ""
+        return [*(member for member in members if member in self._nodes),
+                *self._scout.reached(unknown, uuid, names, now)]
 
     def _settle_writer(self, now: float) -> None:
         """See to it that there is a writer."""
@@ -505,8 +530,8 @@ class Watcher:
         claim = max((page.claim for page in known), default=None)
         return Scene(
             order=self.election.order(indexes, candidates), candidates=candidates, blind=blind,
-            present={*members, *answering, *blind},
-            writable=self.cluster.writable(), choices=[page.choice for page in known if page.choice],
+            present={*members, *self.cluster.present(), *blind}, writable=self.cluster.writable(),
+            choices=[page.choice for page in known if page.choice],
             watchers=watchers, blank=bool(known) and not any(page.choice for page in known),
             quorate=2 * len(answering) > len(members), told=self._told(), newest=newest, claim=claim)
 

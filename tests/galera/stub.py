@@ -10,6 +10,7 @@ A stub is a table of what it says. A test changes the table, and sees what the w
         two.error = Error(1047, "not yet prepared")     # to each question for its state
         two.delay = 0.8                                 # seconds before each answer
         two.is_stopped = True                           # connections are accepted, and nothing is said
+        two.plugin = CACHING                            # the login as MySQL 8 wants it
         two.cut = 20                                    # bytes of each answer, and then the connection ends
         group.form(one, two)                            # another view of the cluster, which only these two know
         group.tables.execute("SELECT version FROM agreed.gpen_writer")
@@ -38,7 +39,7 @@ STATUS = {  # what a node of MariaDB 10.11 with Galera 26.4 says when all is wel
     "wsrep_local_state": "4", "wsrep_local_state_comment": "Synced", "wsrep_ready": "ON",
     "wsrep_cluster_status": "Primary", "wsrep_cluster_state_uuid": "", "wsrep_cluster_conf_id": "0",
     "wsrep_cluster_size": "0", "wsrep_local_index": "0", "wsrep_incoming_addresses": "", "wsrep_local_recv_queue": "0",
-    "wsrep_flow_control_paused": "0", "Threads_connected": "1",
+    "wsrep_flow_control_paused": "0", "wsrep_flow_control_paused_ns": "0", "Threads_connected": "1",
 }
 VARIABLES = {
     "wsrep_on": "ON", "wsrep_node_name": "", "read_only": "OFF", "wsrep_reject_queries": "NONE",
@@ -53,6 +54,8 @@ XTRADB = {  # how Percona XtraDB Cluster 8 differs, by its documentation
 
 _CAPABILITIES = 0x0001 | 0x0008 | 0x0200 | 0x2000 | 0x8000 | 0x00080000  # PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH
 _LATIN, _UTF8 = 8, 45
+_SALT = b"abcdefghijklmnopqrst"
+CACHING = "caching_sha2_password"
 _TEXT, _NUMBER = 253, 8
 _IN_SHOW = re.compile(r"SHOW GLOBAL (STATUS|VARIABLES) (?:WHERE .*?IN \((.*)\)|LIKE '([^']*)')",
                       re.IGNORECASE | re.DOTALL)
@@ -127,6 +130,8 @@ class Stub:
     is_stopped: bool = False
     cut: int | None = None
     has_global_status: bool = True  # information_schema.GLOBAL_STATUS, which MySQL 8 has not
+    plugin: str = "mysql_native_password"
+    remembers: bool = False  # with CACHING: somebody has logged in before, so that a hash of the password will do
     port: int = 0
     logins: int = 0
     questions: int = 0
@@ -200,6 +205,12 @@ class Stub:
         if self.refusal is not None and self.refuses in ("", user):
             wire.send(self.refusal.packet)
             return
+        if self.plugin == CACHING and not self.remembers and _password_sent(wire) != WATCHER[1].encode() + b"\0":
+            wire.send(Error(1045, f"Access denied for user '{user}'").packet)
+            return
+        if self.plugin == CACHING and self.remembers:
+            wire.send(b"\x01\x03")
+        self.remembers = True
         self.logins += 1
         self._users[sock] = user
         wire.send(_OK)
@@ -208,11 +219,22 @@ class Stub:
             if packet[:1] == b"\x01":  # COM_QUIT
                 return
             query = packet[1:].decode("utf-8", "surrogateescape") if packet[:1] == b"\x03" else ""
-            answer = b"".join(_packets(self._answer(query))) if query else wire.framed([_OK])
+            answer = self._packets(query) if query else wire.framed([_OK])
             self._pause(self.delay)
             sock.sendall(answer if self.cut is None else answer[: self.cut])
             if self.cut is not None:
                 return
+
+    def _packets(self, query: str) -> bytes:
+        """The answers to a query, or to several SHOWs with semicolons between them, up to one that is an error."""
+        bodies: list[bytes] = []
+        queries = query.split("; ") if query.startswith("SHOW") else [query]
+        for number, one in enumerate(queries, 1):
+            answer = self._answer(one)
+            bodies += _bodies(answer, number < len(queries))
+            if isinstance(answer, Error):
+                break
+        return _Wire.framed(bodies)
 
     def _pause(self, seconds: float) -> None:
         """What a slow or stopped server does."""
@@ -223,9 +245,9 @@ class Stub:
 
     def _handshake(self) -> bytes:
         version = f"{self.said['version']}-{self.said['wsrep_node_name']}".encode("utf-8", "surrogateescape")
-        return (b"\x0a" + version + b"\0" + struct.pack("<I", 1) + b"abcdefgh\0"
+        return (b"\x0a" + version + b"\0" + struct.pack("<I", 1) + _SALT[:8] + b"\0"
                 + struct.pack("<HBHH", _CAPABILITIES & 0xFFFF, _LATIN, 2, _CAPABILITIES >> 16)
-                + bytes([21]) + bytes(10) + b"ijklmnopqrst\0mysql_native_password\0")
+                + bytes([21]) + bytes(10) + _SALT[8:] + b"\0" + self.plugin.encode() + b"\0")
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
@@ -314,7 +336,7 @@ class Group:
 # --- packets ---------------------------------------------------------------------------------------------------------
 
 _OK = b"\0\0\0\2\0\0\0"
-_EOF = b"\xfe\0\0\2\0"
+_EOF, _MORE = b"\xfe\0\0\2\0", b"\xfe\0\0\x0a\0"
 
 
 class _Wire:
@@ -346,16 +368,17 @@ class _Wire:
                         for number, body in enumerate(bodies, 1))
 
 
-def _packets(answer: Answer | int | Error) -> Iterator[bytes]:
+def _bodies(answer: Answer | int | Error, more: bool) -> Iterator[bytes]:
+    """An answer's packets; ``more``: another answer follows."""
     if isinstance(answer, Error):
-        yield _Wire.framed([answer.packet])
+        yield answer.packet
     elif isinstance(answer, int):
-        yield _Wire.framed([b"\0" + _length(answer) + b"\0\2\0\0\0"])
+        yield b"\0" + _length(answer) + b"\0\2\0\0\0"
     else:
-        yield _Wire.framed(_result(answer))
+        yield from _result(answer, more)
 
 
-def _result(answer: Answer) -> Iterator[bytes]:
+def _result(answer: Answer, more: bool) -> Iterator[bytes]:
     rows = [tuple(row) for row in answer.rows]
     yield _length(len(answer.columns))
     for column, name in enumerate(answer.columns):
@@ -365,7 +388,7 @@ def _result(answer: Answer) -> Iterator[bytes]:
     yield _EOF
     for row in rows:
         yield b"".join(b"\xfb" if value is None else _text(str(value)) for value in row)
-    yield _EOF
+    yield _MORE if more else _EOF
 
 
 def _text(text: str) -> bytes:
@@ -377,6 +400,22 @@ def _length(number: int) -> bytes:
     if number < 251:
         return bytes([number])
     return b"\xfc" + struct.pack("<H", number) if number < 1 << 16 else b"\xfd" + struct.pack("<I", number)[:3]
+
+
+def _password_sent(wire: _Wire) -> bytes:
+    """Ask for the password itself, as caching_sha2_password does at a user's first login without TLS: it comes mixed
+    with the salt, and locked by a key that is handed out."""
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+    key = rsa.generate_private_key(65537, 2048)
+    wire.send(b"\x01\x04")
+    if wire.receive() != b"\x02":
+        return b""
+    wire.send(b"\x01" + key.public_key().public_bytes(serialization.Encoding.PEM,
+                                                     serialization.PublicFormat.SubjectPublicKeyInfo))
+    mixed = key.decrypt(wire.receive(), padding.OAEP(padding.MGF1(hashes.SHA1()), hashes.SHA1(), None))
+    return bytes(byte ^ _SALT[place % len(_SALT)] for place, byte in enumerate(mixed))
 
 
 def _user_in(login: bytes) -> str:

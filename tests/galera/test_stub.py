@@ -10,7 +10,7 @@ import pymysql
 import pytest
 
 from tests.galera.cluster import WATCHER
-from tests.galera.stub import XTRADB, Answer, Error, Group, Stub
+from tests.galera.stub import CACHING, XTRADB, Answer, Error, Group, Stub
 from tests.harness import Gpen, wait_until
 
 Start = Callable[..., Any]
@@ -109,3 +109,19 @@ def test_watchers_agree_by_the_tables_of_stubs(group: Group, gpen: Start, watche
     wait_until(lambda: "up" in [row["verdict"] for row in front.json("servers")], what="the writer being used")
     assert other.command("move", group.addresses[2]).stdout == f"{group.addresses[2]} (node2) is the writer\n"
     assert first() == 2
+
+
+def test_the_watcher_takes_nodes_of_xtradb_for_nodes(gpen: Start, watcher: Start) -> None:
+    with Group(3, XTRADB) as group:
+        for node in group.nodes:
+            node.plugin = CACHING
+        front: Gpen = gpen("-r", servers=group.addresses)
+        judge = watcher("--reader", front.control)
+        wait_until(lambda: [row["verdict"] for row in front.json("servers")] == ["up"] * 3, what="all nodes being up")
+        group.nodes[1].said["pxc_maint_mode"] = "MAINTENANCE"
+        wait_until(lambda: front.server(1)["verdict_reason"] == "pxc_maint_mode is MAINTENANCE", what="it being down")
+        group.nodes[1].said["pxc_maint_mode"] = "DISABLED"
+        group.nodes[2].end_sessions()  # the next login is one of a user that the node remembers
+        wait_until(lambda: group.nodes[2].logins == 2, what="the second login")
+        wait_until(lambda: [row["verdict"] for row in front.json("servers")] == ["up"] * 3, what="its return")
+        assert "no verdict" not in judge.stderr

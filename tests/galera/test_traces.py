@@ -31,10 +31,10 @@ def opened() -> int:
 
 def test_the_watcher_s(cluster: Cluster, gpen: Callable[..., Gpen], watcher: Callable[..., Watcher]) -> None:
     """From its first connection to its goodbye."""
-    before, asked = traces(cluster), [counter(node, "Com_select") for node in cluster.nodes]
+    before, asked = traces(cluster), [counter(node, "Com_show_variables") for node in cluster.nodes]
     front = gpen("-r", servers=[node.address for node in cluster.nodes])
     judge = watcher("--interval=0.01", "--reader", front.control)
-    wait_until(lambda: all(counter(node, "Com_select") - already > CHECKS / 3 + 10
+    wait_until(lambda: all(counter(node, "Com_show_variables") - already > CHECKS / 3 + 10
                            for node, already in zip(cluster.nodes, asked, strict=True)), 40, f"{CHECKS} checks")
     assert judge.stop() == 0
     assert traces(cluster) == before

@@ -15,7 +15,7 @@ from gpen.galera.blocking import ENOUGH, limit
 from gpen.galera.cluster import Cluster, Verdict
 from gpen.galera.group import FORGET, GRACE
 from gpen.galera.node import explain
-from gpen.galera.report import QUERY, Grade, Report, View, grade, nodes_in, read
+from gpen.galera.report import QUERY, Grade, Report, View, grade, read
 
 A, B, C, D = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306", "10.0.0.4:3306"
 MEMBERS = f"{A},,{B}, {C}"  # with an arbitrator
@@ -69,13 +69,17 @@ def reason(verdict: Verdict | None) -> str:
     return f"{'up' if verdict.usable else 'lost' if verdict.lost else 'down'}: {verdict.reason}"
 
 
-def test_the_query_asks_for_all_that_is_read() -> None:
-    assert all(f"'{name}'" in QUERY for name in SAID)
+def test_the_queries_ask_for_all_that_is_read() -> None:
+    status, variables = QUERY.split("; ")
+    for name in SAID:
+        of_status = name.startswith("wsrep_") and name not in (
+            "wsrep_node_name", "wsrep_reject_queries", "wsrep_sst_donor_rejects_queries", "wsrep_desync")
+        assert (f"'{name}'" in status, f"'{name}'" in variables) == (of_status, not of_status)
 
 
 def test_a_report_is_read_whole() -> None:
     assert (WELL.state, WELL.view, WELL.index, WELL.name, WELL.ready) == (4, OLD, 1, "node2", True)
-    assert nodes_in(WELL.members) == [A, B, C]  # the arbitrator's entry is empty
+    assert WELL.members == (A, "", B, C)  # the arbitrator's entry is empty
 
 
 def test_a_server_without_galera_is_named_so() -> None:
@@ -83,11 +87,50 @@ def test_a_server_without_galera_is_named_so() -> None:
         read([("wsrep_ready", "OFF")])
 
 
+PXC = {  # Percona XtraDB Cluster 8.0 by its documentation: names, spelling and values as SHOW gives them there
+    "wsrep_local_state": "4", "wsrep_local_state_comment": "Synced", "wsrep_ready": "ON",
+    "wsrep_cluster_status": "Primary", "wsrep_cluster_state_uuid": "c2883338-834d-11e2-0800-03c9c68e41ec",
+    "wsrep_cluster_conf_id": "13", "wsrep_cluster_size": "3", "wsrep_local_index": "2",
+    "wsrep_incoming_addresses": "10.0.0.3:3306,10.0.0.1:3306,10.0.0.2:3306", "wsrep_local_recv_queue": "0",
+    "wsrep_flow_control_paused_ns": "327", "wsrep_node_name": "pxc2", "read_only": "OFF", "wsrep_desync": "OFF",
+    "wsrep_sst_donor_rejects_queries": "OFF", "pxc_maint_mode": "DISABLED", "max_connect_errors": "100",
+    "skip_name_resolve": "OFF", "host_cache_size": "279",
+}
+
+
+def test_percona_xtradb_cluster_tells_what_is_asked() -> None:
+    found = read(PXC.items())
+    assert (found.view, found.index, found.name) == (View(PXC["wsrep_cluster_state_uuid"], 13, 3), 2, "pxc2")
+    assert (found.rejects, found.paused_ns, found.max_connect_errors, found.blocks) == ("NONE", 327, 100, True)
+    assert grade(found) == (Grade.GOOD, "Synced")
+    assert grade(read((PXC | {"read_only": "ON"}).items())) == (Grade.UNFIT, "read_only")
+
+
+@pytest.mark.parametrize("mode", ["MAINTENANCE", "SHUTDOWN"])
+def test_a_node_in_maintenance_gets_nobody_new_and_keeps_whom_it_has(mode: str) -> None:
+    assert grade(read((PXC | {"pxc_maint_mode": mode}).items())) == (Grade.UNFIT, f"pxc_maint_mode is {mode}")
+
+
+# without a group there is no number of its view, and MySQL 8 prints -1 without a sign
+LOST = {"wsrep_cluster_status": "non-Primary", "wsrep_ready": "OFF", "wsrep_local_state": "0",
+        "wsrep_local_state_comment": "Initialized", "wsrep_cluster_conf_id": "18446744073709551615"}
+
+
+def test_one_that_lost_its_cluster_is_told_so_by_its_status() -> None:
+    assert grade(read((PXC | LOST).items())) == (Grade.LOST, "non-Primary")
+
+
+@pytest.mark.parametrize("name", ["wsrep_local_recv_queue", "wsrep_flow_control_paused_ns", "wsrep_node_name",
+                                  "read_only", "wsrep_desync", "max_connect_errors", "host_cache_size"])
+def test_what_a_server_does_not_have_is_missed(name: str) -> None:
+    assert grade(read((key, value) for key, value in PXC.items() if key != name)) == (Grade.GOOD, "Synced")
+
+
 LIMITS = {"max_connect_errors": "100", "skip_name_resolve": "0", "host_cache_size": "279"}
 
 
 def test_a_node_tells_whether_it_blocks_and_when() -> None:
-    assert all(f"'{name}', CAST(@@{name} " in QUERY for name in LIMITS)
+    assert all(f"'{name}'" in QUERY for name in LIMITS)
     assert (WELL.max_connect_errors, limit(WELL, True)) == (-1, None)  # not told
 
 
@@ -107,7 +150,8 @@ def test_a_limit_is_low_where_it_counts(said: dict[str, str], low: int | None) -
     (pymysql.err.OperationalError(1045, "Access denied"), "access denied for user 'w': Access denied (CREATE USER", 3),
     (pymysql.err.OperationalError(2026, "SSL is required"), "the watcher can't log in: SSL is required", 60),
     (ssl.SSLError(1, "certificate verify failed"), "the watcher can't log in: certificate verify failed", 60),
-    (RuntimeError("'pynacl' package is required"), "the watcher can't log in: 'pynacl' package is required", 60),
+    (RuntimeError("'pynacl' package is required"), "the watcher can't log in: 'pynacl' package is required "
+     "(pip install 'PyMySQL[rsa,ed25519]'", 60),
     (ConnectionRefusedError(errno.ECONNREFUSED, "no"), "connection refused", 0),
     (pymysql.err.OperationalError(2059, "Authentication plugin 'x' not configured"), "the watcher's account 'w': ", 60),
     *((pymysql.err.OperationalError(number, "no"), "the watcher's account 'w': no (", 3)

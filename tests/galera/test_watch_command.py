@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from gpen.galera.main import spread
 from gpen.galera.manual import options_of, page
 from gpen.galera.status import show
 from gpen.galera.usage import OVERVIEW, USAGES
+from tests.certificates import Authority
 from tests.galera.watcher import COMMAND
 from tests.harness import ROOT
 
@@ -46,6 +48,8 @@ def test_help_has_examples_and_fits_a_terminal(command: str) -> None:
     ("watch --foo --reader=/x", "unknown or repeated --foo; gpen-galera watch --help"),
     ("watch --reader=/x --interval=soon", "--interval: 'soon' is not a number"),
     ("watch --reader=/x --timeout=0", "--timeout: '0' is out of range"),
+    ("watch --reader=/x --max-queue=long", "--max-queue: 'long' is not a number"),
+    ("watch --reader=/x --map=10.0.0.1", "--map: '10.0.0.1' is not A=B: expected two addresses HOST[:PORT]"),
     ("watch --reader=/x --donor=maybe", "--donor: 'maybe' is not one of avoid, use, never"),
     ("watch --reader=/x --prefer=a:b:c:d:e:f:g", "'a:b:c:d:e:f:g' has too many fields"),
     ("watch --reader=/x", "no credentials; give --defaults-file FILE, or set GPEN_GALERA_USER"),
@@ -133,12 +137,36 @@ def test_the_environment(
 
 @pytest.mark.parametrize(("text", "expected"), [
     ("[mysqld]\nuser=x\n", "no user in its group [client]"),
+    ("[client]\nuser=a\nssl-mode=SOME\n", "ssl-mode: 'SOME' is not one of DISABLED, PREFERRED, REQUIRED, VERIFY_CA, "),
     ("[client]\nuser=a\nssl-ca=NONE\n", "TLS: NONE: No such file or directory"),
 ])
 def test_credentials_that_are_none(tmp_path: Path, text: str, expected: str) -> None:
     text, expected = (words.replace("NONE", str(tmp_path / "none")) for words in (text, expected))
     with pytest.raises(AccessError, match=re.escape(expected)):
         read_access(write(tmp_path / "my.cnf", text), None, {})
+
+
+AUTHORITY = "ssl-ca=CA"
+
+
+@pytest.mark.parametrize(("lines", "verifies", "hostname"), [
+    ("ssl-mode=DISABLED", None, False), (f"{AUTHORITY} ssl-mode=disabled", None, False),
+    ("ssl", False, False), ("ssl=1", False, False), ("ssl=0", None, False), ("ssl=OFF", None, False),
+    ("skip-ssl", None, False), (f"{AUTHORITY} skip_ssl", None, False), ("skip-ssl=0", None, False),
+    ("ssl_mode=REQUIRED", False, False), ("ssl-mode=PREFERRED", False, False),
+    (AUTHORITY, True, False), (f"{AUTHORITY} ssl-mode=REQUIRED", True, False),
+    (f"{AUTHORITY} ssl-mode=VERIFY_CA", True, False), (f"{AUTHORITY} ssl-mode=VERIFY_IDENTITY", True, True),
+    (f"{AUTHORITY} ssl-verify-server-cert", True, True), (f"{AUTHORITY} ssl-verify-server-cert=0", True, False),
+    ("ssl-mode=VERIFY_IDENTITY", True, True),  # by what the system trusts
+])
+def test_tls_as_mysql_and_mariadb_ask_for_it(
+        tmp_path: Path, lines: str, verifies: bool | None, hostname: bool) -> None:
+    authority = str(Authority(tmp_path, "ca").certificate)
+    text = "\n".join(["[client]", "user=a", *lines.split()]).replace(AUTHORITY, f"ssl-ca={authority}")
+    tls = read_access(write(tmp_path / "my.cnf", text), None, {}).tls
+    assert (tls and tls.verify_mode is ssl.CERT_REQUIRED, bool(tls and tls.check_hostname)) == (verifies, hostname)
+    insists = read_access(write(tmp_path / "my.cnf", text), authority, {}).tls
+    assert insists is not None and insists.verify_mode == ssl.CERT_REQUIRED
 
 
 @pytest.mark.parametrize(("number", "text", "remedied"), [
@@ -173,6 +201,13 @@ def test_short_texts_are_told_once() -> None:
             "role": "reader", "latency": 0.001, "queue": 0, "since": 0.0}
     shown = show({"nodes": [node], "gpens": [], "agreed": None, "heir": None, "trouble": "", "writer": None})
     assert shown.count("read_only") == 1
+
+
+def test_servers_that_an_operator_has_taken_out_are_counted() -> None:
+    gpen = {"gpen": "/run/gpen.ctl", "kind": "reader", "problem": "", "up": 1, "servers": 4, "drain": 2, "maint": 1,
+            "sessions": 0, "front": None}
+    shown = show({"nodes": [], "gpens": [gpen], "agreed": None, "heir": None, "trouble": "", "writer": None})
+    assert "  1 of 4, 2 drain, 1 maint  " in shown
 
 
 def test_nodes_with_the_same_limit_share_a_line() -> None:
@@ -222,7 +257,7 @@ def test_several_values_of_an_option(words: str, spreads: str) -> None:
 
 def test_what_is_to_be_copied_keeps_its_lines() -> None:
     shown = page().replace("\\-", "-")
-    for lines in ("CREATE DATABASE gpen;\nGRANT SELECT, INSERT, UPDATE, CREATE ON gpen.* TO",
+    for lines in ("CREATE DATABASE IF NOT EXISTS gpen;\nGRANT SELECT, INSERT, UPDATE, CREATE ON gpen.* TO",
                   "# in the group [mariadbd] of each node's configuration\nwsrep_notify_cmd="):
         before, _, after = shown.partition(lines)
         assert after, lines

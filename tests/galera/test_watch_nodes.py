@@ -16,7 +16,7 @@ import pytest
 from gpen.ctl.link import parse_target
 from gpen.galera.balancer import Balancer
 from gpen.galera.plan import Changes, Order
-from tests.galera.cluster import Cluster
+from tests.galera.cluster import Cluster, Node
 from tests.galera.watcher import COMMAND, Watcher
 from tests.harness import Gpen, wait_until
 
@@ -46,6 +46,11 @@ def status(watcher: Watcher) -> Any:
     return json.loads(watcher.command("status", "--json").stdout)
 
 
+def questions(node: Node) -> int:
+    """How many a node has answered of those that a watcher asks."""
+    return int(node.sql("SHOW GLOBAL STATUS LIKE 'Com_show_variables'")[0][1])
+
+
 def test_no_trace_of_a_watcher(cluster: Cluster, gpen: Start, watcher: Start) -> None:
     """It comes, stays, and goes: no aborted connection, no line in the log."""
     node = cluster.nodes[0]
@@ -59,9 +64,8 @@ def test_no_trace_of_a_watcher(cluster: Cluster, gpen: Start, watcher: Start) ->
         began = front.server(0)["verdict_since"]
         with watcher("--reader", front.control):
             wait_until(lambda began=began: front.server(0)["verdict_since"] != began or verdicts(front)[0] == "up")
-            queries = int(node.sql("SHOW GLOBAL STATUS LIKE 'Com_select'")[0][1])
-            wait_until(lambda queries=queries: int(
-                node.sql("SHOW GLOBAL STATUS LIKE 'Com_select'")[0][1]) > queries + 4, what="some polls")
+            asked = questions(node)
+            wait_until(lambda asked=asked: questions(node) > asked + 4, what="some polls")
     assert aborted() == before
     assert node.logged(size) == ""
 
@@ -108,9 +112,8 @@ def test_a_watcher_that_did_not_run_blames_nobody(cluster: Cluster, gpen: Start,
         judge.process.send_signal(signal.SIGSTOP)
         time.sleep(1.6)  # longer than --timeout
         judge.process.send_signal(signal.SIGCONT)
-        asked = int(cluster.nodes[0].sql("SHOW GLOBAL STATUS LIKE 'Com_select'")[0][1])
-        wait_until(lambda asked=asked: int(
-            cluster.nodes[0].sql("SHOW GLOBAL STATUS LIKE 'Com_select'")[0][1]) > asked + 3, what="the next polls")
+        asked = questions(cluster.nodes[0])
+        wait_until(lambda asked=asked: questions(cluster.nodes[0]) > asked + 3, what="the next polls")
     assert [row["verdict_since"] for row in front.json("servers")] == since
     assert "down" not in judge.stderr
 
