@@ -83,6 +83,8 @@ def test_a_watcher_whose_session_is_killed_only_logs_in_again(cluster: Cluster, 
         old = sessions()
         node.sql(f"KILL {max(old)}")
         wait_until(lambda old=old: sessions() - old, what="a new session")
+        asked = questions(node)
+        wait_until(lambda asked=asked: questions(node) > asked, what="an answer there: one lost before is a failure")
     assert f"{node.address} ({node.name}): up" not in judge.stderr
     assert verdicts(front) == ["up"] * 3
 
