@@ -230,7 +230,8 @@ def watch_options(arguments: Arguments) -> Options:
         keep_old_sessions=arguments["--keep-old-sessions"], agree=arguments["--agree"],
         name=f"{os.uname().nodename}:{os.path.abspath(arguments['--socket'])}",
         discover=arguments["--discover"], floor=int(number(arguments, "--floor")),
-        forget=seconds(arguments, "--forget"), verbose=arguments["--verbose"])
+        forget=seconds(arguments, "--forget"), reserve=int(number(arguments, "--reserve")),
+        verbose=arguments["--verbose"])
 
 
 def credentials(arguments: Arguments) -> Access:

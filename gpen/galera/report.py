@@ -16,7 +16,7 @@ _STATUS = ("wsrep_local_state", "wsrep_local_state_comment", "wsrep_ready", "wsr
            "wsrep_cluster_state_uuid", "wsrep_cluster_conf_id", "wsrep_cluster_size", "wsrep_local_index",
            "wsrep_incoming_addresses", "wsrep_local_recv_queue")
 _VARIABLES = ("wsrep_node_name", "read_only", "wsrep_reject_queries", "wsrep_sst_donor_rejects_queries", "wsrep_desync")
-_BLOCKING = ("max_connect_errors", "skip_name_resolve", "host_cache_size")  # MySQL has them too
+_BLOCKING = ("max_connections", "max_connect_errors", "skip_name_resolve", "host_cache_size")  # MySQL has them too
 
 QUERY = (
     "SELECT LOWER(VARIABLE_NAME), VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME IN ("
@@ -79,6 +79,7 @@ class Report:
     rejects: str  # NONE, ALL, ALL_KILL
     donor_rejects: bool
     desync: bool
+    max_connections: int = -1  # not told
     max_connect_errors: int = -1  # not told
     blocks: bool = True
     latency: float = 0.0
@@ -117,6 +118,7 @@ def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float 
         queue=_number(said["wsrep_local_recv_queue"]), name=said["wsrep_node_name"],
         read_only=_is_on(said["read_only"]), rejects=said["wsrep_reject_queries"].upper() or "NONE",
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),
+        max_connections=_number(said.get("max_connections", "")),
         max_connect_errors=_number(said.get("max_connect_errors", "")),
         blocks=not _is_on(said.get("skip_name_resolve", "")) and said.get("host_cache_size") != "0", latency=latency,
         asked=asked)

@@ -11,7 +11,7 @@ from typing import Any
 from gpen.galera import blocking
 from gpen.galera.agree import Agreed
 from gpen.galera.console import Answer
-from gpen.galera.plan import front, nodes_of
+from gpen.galera.plan import front, full, nodes_of
 from gpen.galera.watch import Gpen, Watcher
 
 CELL = 36  # characters of a text in a table; a longer one is told below as well
@@ -54,6 +54,7 @@ def node_row(watcher: Watcher, node: str, now: float) -> Row:
         "since": _wall(verdict.since if verdict else None, now),
         "cluster": report.view.uuid if report else None,
         "blind": "" if blind_since is None else watcher.cluster.problem(node), "blind_since": _wall(blind_since, now),
+        "full": {gpen.name: found for gpen in watcher.gpens if (found := full(gpen.rows).get(node))},
     }
 
 
@@ -96,7 +97,7 @@ def show(answer: Answer) -> str:
     parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "since"], "simple",
                       disable_numparse=True),
              *_long({row["node"]: row["reason"] for row in answer["nodes"]}),
-             *_blindness(answer["nodes"]), *_clusters(answer), *_limits(answer["nodes"])]
+             *_blindness(answer["nodes"]), *_clusters(answer), *_limits(answer["nodes"]), *_full(answer["nodes"])]
     if answer["agreed"] is not None:
         heir = f", hands over to {answer['heir']}" if answer["heir"] else ""
         parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']}){heir}")
@@ -136,6 +137,13 @@ def _limits(rows: Sequence[Row]) -> list[str]:
             text = row["warning"] or f"max_connect_errors is {row['max_connect_errors']}{note}"
             nodes.setdefault(text, []).append(row["node"])
     lines = [f"{', '.join(names)}: {text}" for text, names in nodes.items()]
+    return ["\n".join(lines)] if lines else []
+
+
+def _full(rows: Sequence[Row]) -> list[str]:
+    """Where nodes have no room. A watcher of before an upgrade tells none."""
+    lines = [f"{row['node']}: full for gpen {gpen}: {found}: clients wait, or get another node of a --reader"
+             for row in rows for gpen, found in row.get("full", {}).items()]
     return ["\n".join(lines)] if lines else []
 
 
