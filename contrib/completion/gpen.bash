@@ -11,6 +11,9 @@ _gpen_after() {
         "check 0 "*) echo "off connect greeting send exec" ;;
         "chroot 0 "*) echo "DIR" ;;
         "close 0 "*) echo "server" ;;
+        "close 1 "*) ;;
+        "close "*" at") ;;
+        "close "*) echo "at" ;;
         "connection 0 "*) ;;
         "connection "*" json") ;;
         "connection "*) echo "json" ;;
@@ -38,6 +41,7 @@ _gpen_after() {
         "recent "*" json") ;;
         "recent "*) echo "json" ;;
         "server 0 "*) ;;
+        "server "*" at") ;;
         "server "*" address") ;;
         "server "*" port") ;;
         "server "*" max") ;;
@@ -49,7 +53,7 @@ _gpen_after() {
         "server "*" state") echo "ready drain maint" ;;
         "server "*" check") ;;
         "server "*" health") echo "up down" ;;
-        "server "*) echo "address port max hard weight prio acl blacklist state check health" ;;
+        "server "*) echo "at address port max hard weight prio acl blacklist state check health" ;;
         "servers "*" json") ;;
         "servers "*) echo "json" ;;
         "sessions "*" json") ;;

@@ -147,11 +147,27 @@ SERVER_FIELDS: dict[str, Take] = {
 }
 
 
+def _which(what: str) -> Parse:
+    """The number of a server, and where it is to be for the command to count."""
+
+    def read(words: Sequence[str]) -> Arguments:
+        number, rest = words[:1], words[1:]
+        if len(number) != 1 or (rest and (rest[0] != "at" or len(rest) != 2)):
+            raise ValueError(f"expected {what}")
+        return {"number": _NUMBER.parse(number[0]), "at": parse_host(rest[1]) if rest else None}
+
+    return read
+
+
 def _server(words: Sequence[str]) -> Arguments:
     if not words:
         raise ValueError("expected the number of a server")
     number, changes = _NUMBER.parse(words[0]), {}
-    rest = words[1:]
+    at, rest = None, words[1:]
+    if rest[:1] == ["at"]:
+        if not rest[1:]:
+            raise ValueError("at: expected a value")
+        at, rest = parse_host(rest[1]), rest[2:]
     while rest:
         name, *rest = rest
         if name not in SERVER_FIELDS:
@@ -163,7 +179,7 @@ def _server(words: Sequence[str]) -> Arguments:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     _check_port(changes)
-    return {"number": number, "changes": changes}
+    return {"number": number, "changes": changes, "at": at}
 
 
 def _check_port(changes: Arguments) -> None:
@@ -186,7 +202,8 @@ def _drain(words: Sequence[str]) -> Arguments:
 
 def _close(words: Sequence[str]) -> Arguments:
     if words and words[0] == "server":
-        return {"server": one("server", _NUMBER.parse, "close server N")(words[1:])["server"]}
+        which = _which("close server N")(words[1:])
+        return {"server": which["number"], "at": which["at"]}
     return maybe("number", _NUMBER.parse, 0)(words)
 
 
@@ -237,8 +254,9 @@ _COMMANDS = [
     Command("help", "help [NAME] [json]", "List the commands, or explain one.", _help, json=True,
             example="help server"),
     # servers
-    Command("server", "server N [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] [blacklist SECONDS] "
-            "[state ready|drain|maint] [check CHECK|default] [health up|down [because WORDS...]|unknown]",
+    Command("server", "server N [at ADDRESS] [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] "
+            "[blacklist SECONDS] [state ready|drain|maint] [check CHECK|default] "
+            "[health up|down [because WORDS...]|unknown]",
             "Change server N; a new N with an address (HOST, HOST:PORT or /PATH) makes a new server. max and hard "
             "limit its sessions, but for those whose server's side has ended (0 = no limit; hard is for clients that "
             "return to it); blacklist leaves it alone for "
@@ -249,8 +267,9 @@ _COMMANDS = [
             "or port 0, empties its slot, as in pen: the same, but servers still lists it until it gets another "
             "address. With another address, the sessions at the old one go on, and no verdict, maint or drain of the "
             "server means them, nor do max and hard count them; clients that are just being connected go to the new "
-            "one. What a command has said stays, whatever connects and checks find.", _server, "operate",
-            one("number", _NUMBER.parse, "no server N"), "no server N", configures=True,
+            "one. What a command has said stays, whatever connects and checks find. With at, the command counts only "
+            "if the server has this address: so a program changes no other that has got its number meanwhile.",
+            _server, "operate", _which("no server N"), "no server N [at ADDRESS]", configures=True,
             example="server 2 address 10.0.0.3 port 3306 max 100"),
     Command("acl", "acl N permit|deny ADDRESS [MASK] | acl N permit|deny country CC", "Add an entry to access list N "
             "(0 to 9): an IPv4 address with an optional mask, a network as ADDRESS/LENGTH, an IPv6 address or network, "
@@ -259,9 +278,9 @@ _COMMANDS = [
             "'no acl N' empties the list.",
             _acl, "admin", one("number", ACL.parse, "no acl N"), "no acl N", configures=True,
             example="acl 1 permit 10.0.0.0/8"),
-    Command("close", "close N | close server N", "End session N, or all sessions of the servers that "
-            "have or had number N, at whatever address.", _close, "operate",
-            example="close server 0"),
+    Command("close", "close N | close server N [at ADDRESS]", "End session N, or all sessions of the servers that "
+            "have or had number N, at whatever address. With at, only if the server has this one now.", _close,
+            "operate", example="close server 0"),
     Command("drain", "drain N [SECONDS] [close]", "Give server N no new sessions and wait until it has none, or "
             "so many SECONDS; close then closes what is left. Tells each second how many there are, and at the end how "
             "many went by themselves. An error when sessions are left. 'server N state ready' takes the server back. "

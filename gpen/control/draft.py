@@ -165,6 +165,7 @@ class Draft:
                 return  # its address was wrong, which is told
             raise call.error(f"there is no server {number} (known: {ranges(self.numbers())}); a new one needs an "
                              "address")
+        call.refuse_elsewhere(address)
         fields = {name: changes[name] for name in FIELDS if name in changes}
         if "address" in changes or "port" in changes:
             fields["address"] = self._place(address or Address(), changes)
@@ -176,8 +177,10 @@ class Draft:
 
     def _delete(self, call: Call) -> None:
         number = call["number"]
-        if self.address_of(number) is None:
+        address = self.address_of(number)
+        if address is None:
             raise call.error(f"there is no server {number}")
+        call.refuse_elsewhere(address)
         self.delete(number)
 
     def _list(self, call: Call) -> None:

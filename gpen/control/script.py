@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpen.control.commands import COMMANDS, Arguments, Command, suggestion
+from gpen.model.address import Address
 from gpen.model.words import shortened
 
 MAX_INCLUDES = 8
@@ -135,6 +136,13 @@ class Call:
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
+
+    def refuse_elsewhere(self, address: Address | None) -> None:
+        """Raises ScriptError when the command is for a server ``at`` another address than the one with its number."""
+        wanted = self.arguments.get("at")
+        if wanted is not None and wanted != address:
+            raise self.error(f"the server with this number is at {address or 'no address'}, not at {wanted}: nothing "
+                             "is changed")
 
 
 def words_of(line: str) -> list[str]:

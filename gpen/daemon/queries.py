@@ -126,6 +126,7 @@ class Queries:
     def close(self, call: Call) -> str:
         if "server" in call.arguments:
             number = call["server"]
+            call.refuse_elsewhere(self._balancer.configuration.address_of(number))
             closing = self._balancer.close_sessions(number)
             if not closing and number not in self._pool.servers:
                 raise call.error(f"there is no server {number}, nor a session of a deleted one")

@@ -9,11 +9,13 @@ import os
 import re
 import socket
 import ssl
+import stat
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from gpen.galera.log import say
 from gpen.galera.report import MYSQL_PORT
 from gpen.model.address import Address, parse_server
 
@@ -51,10 +53,10 @@ class Access:
 
         Raises OSError, or pymysql.err.MySQLError when the node refuses.
         """
-        import pymysql
+        from gpen.galera.bounded import Bounded
 
         place = parse_node(address)
-        connection = pymysql.connect(
+        connection = Bounded(
             host=place.host or "localhost", user=self.user, password=self.password, ssl=self.tls,
             ssl_disabled=self.tls is None, autocommit=True, read_timeout=timeout, write_timeout=timeout,
             # a session that waits for the cluster would hang when the cluster does
@@ -107,6 +109,7 @@ def _client_group(path: str) -> dict[str, str]:
     """The options in the group [client] of a my.cnf: ``ssl_ca`` as ``ssl-ca``; a name alone has the value ""."""
     try:
         with open(path, encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
@@ -119,6 +122,8 @@ def _client_group(path: str) -> dict[str, str]:
         elif group == "client" and line and line[0] not in "#;!":
             name, _, value = line.partition("=")
             options[name.strip().replace("_", "-")] = _value(value.strip())
+    if "password" in options and mode & stat.S_IROTH:
+        say(f"{path}: everybody on this machine can read the password in it: chmod o= {path}")
     return options
 
 

@@ -13,11 +13,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from gpen.ctl.link import LinkError, Target, ask
-from gpen.galera.log import say
-from gpen.galera.plan import Changes, Plan, Rivalry, Row, commands, is_amiss, misfit, new_limits, retries
+from gpen.ctl.link import LinkError, Target, exchange
+from gpen.galera.log import failure, say
+from gpen.galera.plan import Changes, Plan, Rivalry, Row, commands, is_amiss, misfit, new_limits, retries, rows_in
+from gpen.model.words import shortened
 
-TIMEOUT = 2.0  # seconds that a gpen may take to answer
+TIMEOUT = 2.0  # seconds that a gpen may take to answer, and for each pause in its answer
+WHOLE = 10.0  # seconds for a whole answer: who says a byte a second says nothing
+MOST = 1 << 24  # bytes of an answer: a server takes about 600
+SHOWN = 200  # characters of a refusal
+ELSEWHERE, UNKNOWN = ", not at ", "'at' is not one of"  # a server that moved since the last look; a gpen of before `at`
 LOOK = 1.0  # seconds between two looks at the servers
 TTL = 5  # seconds that verdicts last where they must not outlive the watchers
 REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's
@@ -39,6 +44,7 @@ class Balancer:
         self._rivalry = Rivalry()
         self._pid = ""
         self._limits: dict[int, int] = {}  # the `max` that it was given for its servers
+        self._by_address = True
         self.told = 0  # the newest choice of the writer that it has carried out
         self.hides_clients = True  # without the PROXY protocol its servers see its own address alone
         self.absent = False  # nobody listens at its control socket, so there is no such gpen
@@ -50,15 +56,20 @@ class Balancer:
         self._misfit = ""
         self._wake = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"gpen {target.text}", daemon=True)
+        self._thread: threading.Thread | None = None
 
     @property
     def name(self) -> str:
         return self.target.text
 
     def start(self) -> None:
-        self._thread.start()
-        self._wake.set()
+        """Ask and tell from now on, if that is not done already. Raises RuntimeError when there is no thread to be
+        had."""
+        if self._thread is None or not self._thread.is_alive():
+            self._wake.set()
+            thread = threading.Thread(target=self._run, name=f"gpen {self.name}", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def stop(self) -> None:
         """Say nothing more; what the gpen knows it keeps."""
@@ -76,20 +87,30 @@ class Balancer:
             self._wake.clear()
             if self._stopping:
                 return
-            self._tell(self, *self._round(*self._wanted))
+            try:
+                news = self._round(*self._wanted)
+            except Exception as error:
+                self._look_at = 0.0
+                news = None, f"{self.name}: is not understood: {failure(error)}"
+            self._tell(self, *news)
 
-    def _round(self, plan: Plan, changes: Changes, version: int) -> tuple[Sequence[Row] | None, str]:
+    def _round(self, plan: Plan, changes: Changes, version: int, again: bool = True,
+               ) -> tuple[Sequence[Row] | None, str]:
         """Tell the gpen the plan. Returns its servers as they were seen last, and what is wrong."""
-        chores = [*self._mending, *changes.commands(self._rows)]
-        orders = commands(plan, changes.kept(self._rows), self._limits)
+        chores = [*self._mending, *changes.commands(self._rows, self._by_address)]
+        orders = commands(plan, changes.kept(self._rows), self._limits, self._by_address)
         looking = self.is_writer or bool(chores) or plan != self._told or time.monotonic() >= self._look_at
         if not orders and not looking:
             return self._rows, self._trouble()
         try:
-            unchanged = _refusal(ask(self.target, "\n".join(chores), TIMEOUT).splitlines()) if chores else ""
+            unchanged = _refusal(ask(self.target, chores)) if chores else ""
             self._note_limits(plan, changes)
             seen = self._rows
             untold = self._say(orders, looking)
+            if again and (ELSEWHERE in untold or UNKNOWN in untold):
+                self._by_address = UNKNOWN not in untold
+                self._say((), True)
+                return self._round(plan, changes, version, again=False)
             if self._rows is not seen and not untold:
                 untold = self._mend(plan, changes)
         except LinkError as error:
@@ -107,7 +128,7 @@ class Balancer:
     def _say(self, orders: Sequence[str], looking: bool) -> str:
         """Give these commands, and take the answers to what is asked with them. Returns why a command was refused. The
         servers are looked at as well when the gpen began anew since it was spoken to last."""
-        lines = ask(self.target, "\n".join([*orders, "pid", *self._questions(looking)]), TIMEOUT).splitlines()
+        lines = ask(self.target, [*orders, "pid", *self._questions(looking)])
         if looking:
             self._look(lines)
         pid, known = lines.pop() if lines else "", self._pid
@@ -125,13 +146,13 @@ class Balancer:
         rows = changes.kept(self._rows)
         if plan and plan == self._told:
             self._rivalry.saw(plan, rows, time.monotonic())
-        again = retries(plan, rows)
+        again = retries(plan, rows, self._by_address)
         if again:
-            ask(self.target, "\n".join(again), TIMEOUT)
+            ask(self.target, again)
         if not plan or (self._told and not is_amiss(plan, rows)):
             return ""
         self._note_limits(plan, changes)
-        return self._say(commands(plan, rows, self._limits), True)
+        return self._say(commands(plan, rows, self._limits, self._by_address), True)
 
     def _note_limits(self, plan: Plan, changes: Changes) -> None:
         self._limits |= new_limits(plan, changes.kept(self._rows), self._limits)
@@ -147,15 +168,16 @@ class Balancer:
     def _look(self, lines: list[str]) -> None:
         """Take the answers to the questions from the end of a reply. Raises LinkError when they aren't there."""
         try:
-            self._rows = json.loads(lines.pop())
+            rows = rows_in(lines.pop())
             self.hides_clients = lines.pop().strip() not in PROXIED
             ttl = lines.pop() if self._needs_ttl else None
             modes = lines.pop() if self.is_writer else "{}"
         except (IndexError, ValueError):
             raise LinkError(f"{self.name}: no answer to 'servers json': is it a gpen?") from None
-        self._look_at = time.monotonic() + LOOK
-        with suppress(ValueError):  # one that does not tell its modes gets its plans even so
-            self._misfit = misfit(self.name, json.loads(modes))
+        self._rows, self._look_at = rows, time.monotonic() + LOOK
+        with suppress(ValueError, RecursionError):  # one that does not tell its modes gets its plans even so
+            told = json.loads(modes)
+            self._misfit = misfit(self.name, told) if isinstance(told, dict) else ""
         if ttl is not None:
             self._mend_ttl(ttl)
 
@@ -168,6 +190,17 @@ class Balancer:
                     f"it is {TTL} now")
 
 
+def ask(target: Target, lines: Sequence[str]) -> list[str]:
+    """Send lines to a gpen and return those of its reply. Raises LinkError, also when the reply has no end."""
+    heard, size, deadline = [], 0, time.monotonic() + WHOLE
+    for piece in exchange(target, "\n".join(lines), TIMEOUT, TIMEOUT):
+        heard.append(piece)
+        size += len(piece)
+        if size > MOST or time.monotonic() > deadline:
+            raise LinkError(f"{target.text}: its answer has no end: is it a gpen?")
+    return b"".join(heard).decode("utf-8", "surrogateescape").splitlines()
+
+
 def _refusal(lines: Sequence[str]) -> str:
     """The first line that says that a command was refused."""
-    return next((line for line in lines if line.startswith(REFUSALS)), "")
+    return shortened(next((line for line in lines if line.startswith(REFUSALS)), ""), SHOWN)

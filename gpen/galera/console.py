@@ -9,17 +9,18 @@ import errno
 import json
 import queue
 import socket
-import socketserver
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from gpen.files import Entry
+from gpen.galera.clients import Clients, Handler
 from gpen.model.words import printable
 
 REPLY_TIME = 60.0  # seconds that the watcher may take; a move ends before
 LINE = 4096  # bytes at most
+LONGEST = 1 << 24  # bytes of an answer
 
 Answer = dict[str, Any]
 Handle = Callable[[str, Callable[[Answer], None]], None]
@@ -60,14 +61,12 @@ class Console:
                 entry.remove(self._made)
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server(Clients):
+    address_family = socket.AF_UNIX
     handle: Handle
 
 
-class _Handler(socketserver.StreamRequestHandler):
-    timeout = 5.0
+class _Handler(Handler):
     server: _Server
 
     def handle(self) -> None:
@@ -82,6 +81,9 @@ class _Handler(socketserver.StreamRequestHandler):
             self.wfile.write(json.dumps(answer).encode() + b"\n")
 
 
+_WHO = "does 'gpen-galera watch' run, with this --socket?"
+
+
 def ask(path: str, line: str) -> Answer:
     """Send a line to the watcher that listens at ``path``, and return its answer. Raises ConsoleError."""
     try:
@@ -90,11 +92,13 @@ def ask(path: str, line: str) -> Answer:
             sock.connect(path)
             sock.sendall(line.encode() + b"\n")
             with sock.makefile() as replies:
-                answer = json.loads(replies.readline())
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise ConsoleError(f"{path}: {why}; does 'gpen-galera watch' run, with this --socket?") from None
-    assert isinstance(answer, dict)
+                answer = json.loads(replies.readline(LONGEST))
+    except OSError as error:
+        raise ConsoleError(f"{path}: {error.strerror or error}; {_WHO}") from None
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise ConsoleError(f"{path}: what answers there is no watcher; {_WHO}")
     return {name: _readable(value) for name, value in answer.items()}
 
 

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from gpen.galera.access import Access
+from gpen.galera.log import failure
 from gpen.galera.report import SAID, Choice, Page
 from gpen.model.words import shortened
 
@@ -61,8 +62,11 @@ class Ledger:
                 raise
             number, text = (*error.args, 0, "")[:2]
             return Page() if number in NO_TABLE else self.complaint(number, str(text), _user(connection))
-        choice = Choice(int(row[0]), row[1], tuple(filter(None, row[2].split(","))), row[3]) if row else None
-        return Page(choice, watchers)
+        try:
+            choice = Choice(int(row[0]), row[1], tuple(filter(None, row[2].split(","))), row[3]) if row else None
+            return Page(choice, {str(name): int(version) for name, version in watchers.items()})
+        except (AttributeError, IndexError, TypeError, ValueError):
+            return f"the tables of {self._schema} hold what no watcher has written"
 
     def join(self, connection: Connection) -> None:
         """Take part: from now on the writer is not moved without this watcher. Makes the tables if there are none."""
@@ -137,14 +141,13 @@ def errand(access: Access, node: str, work: Work, tell: Callable[[str], None]) -
     empty text, or what went wrong."""
 
     def run() -> None:
-        import pymysql
-
+        trouble = ""
         try:
             with closing(access.connect(node, SECONDS, SECONDS)) as connection:
                 work(connection)
-            tell("")
-        except (OSError, pymysql.err.Error) as error:
-            tell(" ".join(str(error.args[-1] if error.args else error).split()))
+        except Exception as error:  # whatever PyMySQL makes of what a node says
+            trouble = shortened(" ".join(str(error.args[-1] if error.args else error).split()), SAID) or failure(error)
+        tell(trouble)
 
     thread = threading.Thread(target=run, name=f"errand to {node}", daemon=True)
     thread.start()

@@ -1,17 +1,52 @@
-"""The watcher's log: stderr, a line for each change."""
+"""The watcher's log: stderr, a line for each change; and what nobody expected to go wrong."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
-from gpen.control.reply import timestamp
-from gpen.model.words import printable
+from gpen.model.words import printable, shortened
+
+QUIET = 60.0  # seconds without it, after which a failure is told again
 
 
 def say(line: str) -> None:
     """One line to the log, with the time in UTC; from any thread."""
+    from gpen.control.reply import timestamp
+
     with suppress(OSError, ValueError):
         sys.stderr.write(f"{timestamp(time.time())} {printable(line)}\n")
         sys.stderr.flush()
+
+
+def failure(error: BaseException) -> str:
+    """An exception that nobody expected, in a few words: what it is, and where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f" in {os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno}" if trace else ""
+    return f"{type(error).__name__}{where}: {shortened(' '.join(str(error).split()))}"
+
+
+class Faults:
+    """Work that is done again and again, whatever goes wrong in one piece of it: that is told once, and costs that
+    piece only. For one thread."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, float] = {}
+
+    def attempt(self, what: str, work: Callable[[], object]) -> bool:
+        """Do a piece of work, and return whether it went well."""
+        try:
+            work()
+            return True
+        except Exception as error:
+            text, now = f"{what} failed: {failure(error)}", time.monotonic()
+            last, self._last[text] = self._last.get(text), now
+            if last is None or now - last > QUIET:
+                say(f"{text}; it is tried again, and that is told once")
+            self._last = {text: at for text, at in self._last.items() if now - at <= QUIET}
+            return False

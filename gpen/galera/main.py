@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,14 @@ Arguments = dict[str, Any]
 class UsageError(Exception):
     """The command line is wrong, or names something that can't be used; one line for the user."""
 
+    status = 2
+
+
+class NotYet(UsageError):
+    """Something that is named can't be had now, and may be later: a service manager may try again."""
+
+    status = 1
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run gpen-galera with ``argv``, without the program's name; None: the process's own. Returns the status."""
@@ -34,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         return run(words)
     except UsageError as error:
         complain(str(error))
-        return 2
+        return error.status
     except KeyboardInterrupt:
         return 130
 
@@ -117,14 +126,13 @@ def watch(arguments: Arguments) -> int:
     except ConsoleError as error:
         raise UsageError(str(error)) from None
     on_signals(watcher.stop)
-    failures = stop_on_failure(watcher.stop)
+    tell_of_failures()
     try:
         watcher.run()
     finally:
         console.close()
-    if not failures:
-        say("ended; the gpens keep what they know")
-    return 1 if failures else 0
+    say("ended; the gpens keep what they know")
+    return 0
 
 
 def status(arguments: Arguments) -> int:
@@ -136,8 +144,13 @@ def status(arguments: Arguments) -> int:
 
     from gpen.galera.status import show
 
-    print(json.dumps(answer, indent=2) if arguments["--json"] else show(answer))
-    return 0 if answer["well"] else 1
+    try:
+        shown, well = json.dumps(answer, indent=2) if arguments["--json"] else show(answer), answer["well"]
+    except (KeyError, TypeError, AttributeError):
+        complain(answer.get("error", f"{arguments['--socket']}: what answers there is no watcher of this version"))
+        return 3
+    print(shown)
+    return 0 if well else 1
 
 
 def move(arguments: Arguments) -> int:
@@ -154,8 +167,8 @@ def told(answer: Arguments | None) -> int:
     """Print what came of a request. Returns the status."""
     if answer is None:
         return 3
-    if "error" in answer:
-        complain(answer["error"])
+    if "done" not in answer:
+        complain(str(answer.get("error", "what answers at --socket is no watcher")))
         return 1
     print(answer["done"])
     return 0
@@ -188,8 +201,7 @@ def serve(arguments: Arguments) -> int:
     try:
         server = Server(parse_listen(arguments["LISTEN"]), responder.finding)
     except (OSError, ValueError) as error:
-        raise UsageError(f"{arguments['LISTEN']}: {getattr(error, 'strerror', None) or error}; LISTEN is [HOST:]PORT"
-                         ) from None
+        raise unusable(f"{arguments['LISTEN']}", error, "; LISTEN is [HOST:]PORT") from None
     rights.bind()
     rights.give_up()
     responder.node.start()
@@ -253,7 +265,13 @@ def hear(text: str, wake: Callable[[], None]) -> None:
     try:
         notify.Ear(notify.listening(text), wake)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--listen={text}: {getattr(error, 'strerror', None) or error}") from None
+        raise unusable(f"--listen={text}", error) from None
+
+
+def unusable(what: str, error: Exception, more: str = "") -> UsageError:
+    """Why an address can't be listened on. A name may be known later."""
+    kind = NotYet if isinstance(error, socket.gaierror) else UsageError
+    return kind(f"{what}: {getattr(error, 'strerror', None) or error}{more}")
 
 
 def ask_watcher(arguments: Arguments, line: str) -> Arguments | None:
@@ -301,23 +319,21 @@ def number(arguments: Arguments, name: str) -> float:
     return value
 
 
-def stop_on_failure(stop: Callable[[], None]) -> list[str]:
-    """Call this when a thread fails: without it what is known would grow old, and be told nevertheless. The names of
-    such threads appear in the list that is returned."""
+def tell_of_failures() -> None:
+    """A thread that fails costs itself alone: the watcher begins it again."""
     import threading
 
-    failures: list[str] = []
+    from gpen.galera.log import failure, say
 
-    def fail(failure: threading.ExceptHookArgs) -> None:
-        failures.append(failure.thread.name if failure.thread else "thread")
-        threading.__excepthook__(failure)
-        stop()
+    def tell(failed: threading.ExceptHookArgs) -> None:
+        name = failed.thread.name if failed.thread else "a thread"
+        say(f"{name} failed: {failure(failed.exc_value) if failed.exc_value else failed.exc_type.__name__}")
 
-    threading.excepthook = fail
-    return failures
+    threading.excepthook = tell
 
 
 def on_signals(stop: Callable[[], None]) -> None:
-    """Call this at SIGTERM and SIGINT."""
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: stop())
+    """Call this at SIGTERM, SIGINT and SIGHUP; not at the last where that was ignored from the start (nohup)."""
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, lambda *_: stop())

@@ -1,7 +1,8 @@
 """One node, polled by a thread of its own over one kept connection; so that a node that hangs delays no other.
 
 The thread never gives up on a node that hangs: it waits for the answer, which is old by then, throws it away and asks
-again. Meanwhile ``asked`` tells everybody else how long it has been waiting.
+again. Meanwhile ``asked`` tells everybody else how long it has been waiting. Nor does it give up on one that says what
+no server says, by which PyMySQL fails in any way: what goes wrong is told as any other problem.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.galera.access import USER, Access
 from gpen.galera.ledger import Ledger
-from gpen.galera.report import QUERY, SAID, Grade, Report, grade, read
+from gpen.galera.log import failure
+from gpen.galera.report import QUERY, SAID, Grade, NoGalera, Report, grade, read
 from gpen.model.words import shortened
 
 if TYPE_CHECKING:
@@ -71,6 +74,7 @@ class Node:
         ``ledger``: the tables that hold the choice of the writer, where that is agreed."""
         self.address = address
         self.asked: float | None = None  # when the question was sent that has no answer yet (monotonic)
+        self.answered = 0.0  # when the question was sent whose answer was told last
         self._access = access
         self._interval = interval
         self._timeout = timeout
@@ -79,10 +83,14 @@ class Node:
         self._connection: Connection | None = None
         self._wake = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=f"node {address}", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread.start()
+        """Poll from now on, if that is not done already. Raises RuntimeError when there is no thread to be had."""
+        if self._thread is None or not self._thread.is_alive():
+            thread = threading.Thread(target=self._run, name=f"node {self.address}", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def poke(self) -> None:
         """Poll now."""
@@ -94,7 +102,8 @@ class Node:
         self._wake.set()
 
     def join(self, seconds: float) -> None:
-        self._thread.join(seconds)
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def waiting(self, now: float) -> float:
         """How many seconds the node has owed an answer; 0 while it owes none."""
@@ -106,15 +115,21 @@ class Node:
             began = time.monotonic()
             result, pause = self._poll()
             if result is not None and not self._stopping:
+                self.answered = began
                 self._tell(self.address, result)
-            self._wake.wait(max(0.0, began + pause - time.monotonic()))
-            self._wake.clear()
+            self._rest(began + pause, pause > self._interval)
         self._close()
+
+    def _rest(self, until: float, is_firm: bool) -> None:
+        """Wait; not ``is_firm``: or until somebody pokes."""
+        while not self._stopping:
+            poked = self._wake.wait(max(0.0, until - time.monotonic()))
+            self._wake.clear()
+            if not (poked and is_firm):
+                return
 
     def _poll(self) -> tuple[Report | Problem | None, float]:
         """Ask once. Returns what is to be told, and the seconds until the next time."""
-        import pymysql
-
         self.asked = began = time.monotonic()
         kept = self._connection is not None
         try:
@@ -127,7 +142,7 @@ class Node:
             if time.monotonic() - began > self._timeout:
                 return None, 0.0
             return report, self._interval
-        except (OSError, ValueError, RuntimeError, pymysql.err.Error) as error:
+        except Exception as error:
             self._close()
             if kept:  # a KILL perhaps: what the node is like, a new login tells
                 return None, 0.0
@@ -157,9 +172,14 @@ def silence(timeout: float) -> str:
 
 def explain(error: Exception, user: str, timeout: float) -> Problem:
     """What an error says of the node, in a few words."""
+    import pymysql
+
     cause = getattr(error, "original_exception", None) or error
+    if not isinstance(cause, (OSError, pymysql.err.Error)) and not _lacks_package(cause):
+        return _unexpected(cause)
     if isinstance(cause, (ssl.SSLError, RuntimeError)) or error.args[:1] == (NO_TLS,):
-        return Problem(f"the watcher can't log in: {_quoted(cause.args[-1])}", True, BROKEN_OFF)
+        return Problem(f"the watcher can't log in: {_quoted(cause.args[-1] if cause.args else cause)}", True,
+                       BROKEN_OFF)
     if isinstance(cause, OSError):
         if cause.errno in OWN_TROUBLE:
             return Problem(f"the watcher can't ask: {cause.strerror}", True, RECONNECT)
@@ -167,9 +187,9 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
             return Problem(silence(timeout))
         return Problem(WORDS.get(cause.errno or 0) or str(cause.strerror or cause))
     number = error.args[0] if error.args else 0
-    text = " ".join(str(error.args[1] if len(error.args) > 1 else error).split())
+    text = str(error.args[1] if len(error.args) > 1 else error)
     if number == BLOCKED:
-        return Problem(f"{text} (and raise max_connect_errors there)", True, RECONNECT)
+        return Problem(f"{_quoted(text)} (and raise max_connect_errors there)", True, RECONNECT)
     if number == FULL:
         return Problem(f"full: {_quoted(text)}", True, RECONNECT)
     if number in DENIED:
@@ -181,6 +201,29 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     if number in LOST:
         return Problem(silence(timeout) if "timed out" in text else CUT)
     return Problem("rejects queries" if number == 1047 else _quoted(text))
+
+
+def _lacks_package(error: Exception) -> bool:
+    """Whether PyMySQL lacks a package to log in with."""
+    return isinstance(error, RuntimeError) and "package" in str(error)
+
+
+def _unexpected(error: Exception) -> Problem:
+    """What an exception says that no server and no network accounts for: of the node, when PyMySQL could not read what
+    that said; else of the watcher."""
+    if isinstance(error, NoGalera):
+        return Problem(_quoted(error))
+    if _comes_from("pymysql", error.__traceback__):
+        return Problem(f"it does not speak MySQL's protocol: {failure(error)}")
+    return Problem(f"the watcher can't ask: {failure(error)}", True, RECONNECT)
+
+
+def _comes_from(package: str, trace: TracebackType | None) -> bool:
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").partition(".")[0] == package:
+            return True
+        trace = trace.tb_next
+    return False
 
 
 def _quoted(text: object) -> str:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 
 from gpen.model.address import Address, parse_listen
@@ -35,6 +36,9 @@ Example:
   wsrep_notify_cmd='gpen-galera notify --to balancer1:4570 --to balancer2:4570'
 """
 LOCAL = "127.0.0.1"
+REST = 0.02  # seconds after a datagram: a flood of them wakes no more than 50 times a second
+DRAINED = 1000  # datagrams that are taken for one
+_IP_FREEBIND = 15  # linux/in.h; Python has no name for it before 3.15
 SECONDS = 0.5  # for all, since a name server that does not answer must not hold up the node
 
 
@@ -81,7 +85,8 @@ def listening(text: str) -> Address:
 
 
 class Ear:
-    """Calls ``wake`` for each datagram that comes to an address (from a thread of its own)."""
+    """Calls ``wake`` when datagrams come to an address (from a thread of its own), once for those that come together.
+    """
 
     def __init__(self, address: Address, wake: Callable[[], None]) -> None:
         """Raises OSError when the address can't be had."""
@@ -89,6 +94,7 @@ class Ear:
             address.host, address.port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)[0]
         self._socket = socket.socket(family, kind, protocol)
         try:
+            bind_early(self._socket)
             self._socket.bind(place)
         except OSError:
             self._socket.close()
@@ -97,5 +103,16 @@ class Ear:
 
     def _listen(self, wake: Callable[[], None]) -> None:
         while True:
-            self._socket.recv(64)
-            wake()
+            with suppress(OSError):
+                self._socket.recv(64)
+                with suppress(BlockingIOError):
+                    for _ in range(DRAINED):
+                        self._socket.recv(64, socket.MSG_DONTWAIT)
+                wake()
+            time.sleep(REST)
+
+
+def bind_early(sock: socket.socket) -> None:
+    """Let a socket be bound to an address that this machine gets later: a watcher may start before its network."""
+    with suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)

@@ -6,12 +6,16 @@ simply told the plan of now.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from gpen.model.address import Address
+from gpen.model.words import printable
+
+LONGEST = 500  # characters of a reason that a gpen is told: its lines may have 8192 bytes
 
 Row = Mapping[str, Any]  # of `servers json`
 
@@ -37,6 +41,30 @@ class Order:
 
 
 Plan = Mapping[str, Order]  # by the nodes' addresses
+
+
+_NONE = type(None)
+_TOLD: Mapping[str, tuple[type, ...]] = {
+    "number": (int,), "address": (str, _NONE), "host": (str, _NONE), "port": (int, str, _NONE), "prio": (int,),
+    "state": (str,), "health": (str,), "sessions": (int,)}
+
+
+def rows_in(text: str) -> list[Row]:
+    """The rows that `servers json` has answered. Raises ValueError when these are none."""
+    try:
+        rows = json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets without end") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_server(row) for row in rows):
+        raise ValueError("no list of servers")
+    return rows
+
+
+def _is_server(row: Row) -> bool:
+    """Whether a row holds what is read of one; gpen's two special servers have no number, and are not looked at."""
+    if row.get("number", "") is None:
+        return True
+    return all(name in row and isinstance(row[name], kind) for name, kind in _TOLD.items())
 
 
 def node_of(row: Row) -> str | None:
@@ -91,28 +119,31 @@ class Changes:
     deleted: Collection[int] = ()
     added: Sequence[str] = ()
 
-    def commands(self, rows: Iterable[Row]) -> list[str]:
+    def commands(self, rows: Iterable[Row], by_address: bool = False) -> list[str]:
         """The lines that make the changes, as far as they are not made yet."""
-        return [*(f"no server {row['number']}" for row in rows if row["number"] in self.deleted), *self.added]
+        return [*(f"no server {_which(row, by_address)}" for row in rows if row["number"] in self.deleted), *self.added]
 
     def kept(self, rows: Iterable[Row]) -> list[Row]:
         """The servers that stay: of others nothing can be told."""
         return [row for row in rows if row["number"] not in self.deleted]
 
 
-def commands(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int] | None = None) -> list[str]:
+def commands(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int] | None = None,
+             by_address: bool = False) -> list[str]:
     """The lines that carry out a plan, in an order in which no moment between two is wrong: who loses rank does so
     first, and sessions end when new ones go elsewhere already. ``limits``: the `max` that servers were given before, by
-    their numbers."""
+    their numbers; ``by_address``: the commands name the address as well, so that no server is meant that has got the
+    number of another since they were made."""
     known = _orders(plan, rows)
+    which = {row["number"]: _which(row, by_address) for row, _ in known}
     ranks = [(order.prio, row["number"]) for row, order in known if _is_misplaced(row, order)]
-    lines = [f"server {number} prio {prio}" for prio, number in sorted(ranks, reverse=True)]
-    lines += [f"server {number} max {limit}" for number, limit in new_limits(plan, rows, limits or {}).items()]
+    lines = [f"server {which[number]} prio {prio}" for prio, number in sorted(ranks, reverse=True)]
+    lines += [f"server {which[number]} max {limit}" for number, limit in new_limits(plan, rows, limits or {}).items()]
     for row, order in sorted(known, key=lambda pair: bool(pair[1].up)):
         if order.up is not None:
             health = "up" if order.up else "down"
-            lines.append(f"server {row['number']} health {health} because {_plain(order.reason)}")
-    lines += [f"close server {row['number']}" for row, order in known
+            lines.append(f"server {which[row['number']]} health {health} because {_plain(order.reason)}")
+    lines += [f"close server {which[row['number']]}" for row, order in known
               if order.close and (_has_sessions(row) or _falls(row, order))]
     return lines
 
@@ -124,9 +155,9 @@ def new_limits(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int]) -> di
             and (not 0 < row.get("max", 0) < order.limit or row["max"] == limits.get(row["number"]))}
 
 
-def retries(plan: Plan, rows: Iterable[Row]) -> list[str]:
+def retries(plan: Plan, rows: Iterable[Row], by_address: bool = False) -> list[str]:
     """The lines that have servers tried again at once that were full, and are no worse."""
-    return [f"server {row['number']} blacklist 0" for row, order in _orders(plan, rows)
+    return [f"server {_which(row, by_address)} blacklist 0" for row, order in _orders(plan, rows)
             if order.up and row.get("verdict") == "up" and is_full(row)]
 
 
@@ -182,6 +213,13 @@ class Rivalry:
                 "all watchers of one writer --agree=SCHEMA")
 
 
+def _which(row: Row, by_address: bool) -> str:
+    """How a command names a server."""
+    place = f" at {Address(row['host'], row['port'])}" if by_address and row["host"] else ""
+    return f"{row['number']}{place}"
+
+
 def _plain(reason: str) -> str:
-    """A reason as words that mean nothing to the control language."""
-    return " ".join(reason.replace('"', "'").replace("#", "no.").split()) or "no reason"
+    """A reason as words that mean nothing to the control language, and that no gpen refuses."""
+    words = printable(" ".join(reason.replace('"', "'").replace("#", "no.").split()))
+    return (words if len(words) <= LONGEST else f"{words[:LONGEST]}...") or "no reason"

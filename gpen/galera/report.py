@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NamedTuple
 
-from gpen.model.words import printable
+from gpen.model.words import printable, shortened
 
 _STATUS = ("wsrep_local_state", "wsrep_local_state_comment", "wsrep_ready", "wsrep_cluster_status",
            "wsrep_cluster_state_uuid", "wsrep_cluster_conf_id", "wsrep_cluster_size", "wsrep_local_index",
@@ -26,6 +26,7 @@ QUERY = (
 
 MYSQL_PORT = 3306
 SAID = 300  # characters of a node's error that are quoted
+WORD = 64  # characters of a name or a state
 DONOR, SYNCED = 2, 4  # wsrep_local_state
 NO_INDEX = 1 << 30  # sorts behind every wsrep_local_index
 
@@ -92,6 +93,10 @@ class Report:
         return self.view.members
 
 
+class NoGalera(ValueError):
+    """The node is none of a Galera cluster; one line."""
+
+
 class Grade(Enum):
     """How a node is by its own account: GOOD, a DONOR (works, but lags or stalls), UNFIT (its sessions still work),
     or LOST (what its sessions ask fails or is stale)."""
@@ -103,20 +108,20 @@ class Grade(Enum):
 
 
 def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float = 0.0) -> Report:
-    """The report in the rows that QUERY gave. Raises ValueError when the node is none of a Galera cluster."""
-    said = {name: _text(value) for name, value in rows}
+    """The report in the rows that QUERY gave. Raises NoGalera when the node is none of a Galera cluster."""
+    said = {str(name): _text(value) for name, value in rows}
     missing = [name for name in (*_STATUS, *_VARIABLES) if name not in said]
     if missing:
-        raise ValueError(f"no Galera node: it does not tell {missing[0]}")
+        raise NoGalera(f"no Galera node: it does not tell {missing[0]}")
     return Report(
-        state=_number(said["wsrep_local_state"]), comment=said["wsrep_local_state_comment"] or "no state",
-        ready=_is_on(said["wsrep_ready"]), status=said["wsrep_cluster_status"] or "no cluster",
-        view=View(said["wsrep_cluster_state_uuid"], _number(said["wsrep_cluster_conf_id"]),
+        state=_number(said["wsrep_local_state"]), comment=_word(said["wsrep_local_state_comment"]) or "no state",
+        ready=_is_on(said["wsrep_ready"]), status=_word(said["wsrep_cluster_status"]) or "no cluster",
+        view=View(_word(said["wsrep_cluster_state_uuid"]), _number(said["wsrep_cluster_conf_id"]),
                   _number(said["wsrep_cluster_size"]),
-                  tuple(member.strip() for member in said["wsrep_incoming_addresses"].split(","))),
+                  tuple(printable(member.strip()) for member in said["wsrep_incoming_addresses"].split(","))),
         index=_number(said["wsrep_local_index"], NO_INDEX),
-        queue=_number(said["wsrep_local_recv_queue"]), name=said["wsrep_node_name"],
-        read_only=_is_on(said["read_only"]), rejects=said["wsrep_reject_queries"].upper() or "NONE",
+        queue=_number(said["wsrep_local_recv_queue"]), name=_word(said["wsrep_node_name"]),
+        read_only=_is_on(said["read_only"]), rejects=_word(said["wsrep_reject_queries"]).upper() or "NONE",
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),
         max_connections=_number(said.get("max_connections", "")),
         max_connect_errors=_number(said.get("max_connect_errors", "")),
@@ -147,12 +152,16 @@ def nodes_in(members: Iterable[str]) -> list[str]:
 
 
 def _text(value: object) -> str:
-    """A value in one line, of what can be printed: it will be quoted in commands, in a table and in the log."""
-    return "" if value is None else printable(value if isinstance(value, bytes) else str(value))
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else "" if value is None else str(value)
+
+
+def _word(text: str) -> str:
+    """A name or a state, as it may be quoted in commands, in a table and in the log."""
+    return shortened(text, WORD)
 
 
 def _number(text: str, default: int = -1) -> int:
-    return int(text) if text.isdigit() else default
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else default
 
 
 def _is_on(text: str) -> bool:

@@ -33,7 +33,14 @@ class Requests:
         watcher.after_pass = self._finish_moves
 
     def take(self, line: str, reply: Reply) -> None:
-        self._watcher.post(partial(self._answer, line, reply))
+        self._watcher.post(partial(self._reply, line, reply))
+
+    def _reply(self, line: str, reply: Reply) -> None:
+        try:
+            self._answer(line, reply)
+        except Exception:
+            reply({"error": "the watcher failed at that; its log says how"})
+            raise
 
     def _answer(self, line: str, reply: Reply) -> None:
         command, _, argument = line.partition(" ")

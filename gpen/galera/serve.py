@@ -1,7 +1,7 @@
 """`gpen-galera serve`: what clustercheck does, 200 for a node that is usable and 503 for one that is not.
 
 The node is asked all the time, over one kept connection, so that an answer is there when a request comes, and a node
-that hangs makes nobody wait.
+that hangs makes nobody wait. What was found grows old: without news of the node it is usable no more.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from gpen.galera import notify
 from gpen.galera.access import Access
 from gpen.galera.check import Finding, Rules, judge
+from gpen.galera.clients import Clients, Handler
 from gpen.galera.node import Node, Problem, silence
 from gpen.galera.report import Report
 from gpen.model.address import Address
@@ -28,23 +30,26 @@ class Responder:
         self._rules = rules
         self._timeout = timeout
         self._finding = Finding(False, "not asked yet")
+        self._heard = 0.0
+        self._fresh = interval + 2 * timeout  # seconds that a finding lasts
         self.node = Node(node, access, interval, timeout, self._take)
 
     def _take(self, _: str, news: Report | Problem) -> None:
         self._finding = Finding(False, news.text) if isinstance(news, Problem) else judge(news, self._rules)
+        self._heard = time.monotonic()
 
     def finding(self) -> Finding:
         """How the node is now."""
-        if self.node.waiting(time.monotonic()) >= self._timeout:
+        now = time.monotonic()
+        if self.node.waiting(now) >= self._timeout:
             return Finding(False, silence(self._timeout))
+        if self._finding.usable and now - self._heard > self._fresh:
+            return Finding(False, f"no news of it for {self._fresh:g} s")
         return self._finding
 
 
-class Server(ThreadingHTTPServer):
+class Server(Clients):
     """Answers every request with what ``finding`` tells."""
-
-    daemon_threads = True
-    block_on_close = False
 
     def __init__(self, address: Address, finding: Callable[[], Finding]) -> None:
         """Raises OSError when the address can't be had."""
@@ -54,12 +59,12 @@ class Server(ThreadingHTTPServer):
         self.address_family = family
         super().__init__((str(place[0]), int(place[1])), _Handler)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is none of our business."""
+    def server_bind(self) -> None:
+        notify.bind_early(self.socket)
+        super().server_bind()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    timeout = 10.0
+class _Handler(Handler, BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:

@@ -37,7 +37,8 @@ def is_well(watcher: Watcher) -> bool:
     """Whether every node is usable and every gpen answers."""
     nodes = watcher.cluster.nodes
     return (bool(nodes) and len(watcher.cluster.usable()) == len(nodes)
-            and all(gpen.problem == "" for gpen in watcher.gpens) and not watcher.trouble)
+            and all(gpen.problem == "" for gpen in watcher.gpens) and not watcher.trouble
+            and not watcher.is_failing)
 
 
 def node_row(watcher: Watcher, node: str, now: float) -> Row:

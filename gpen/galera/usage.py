@@ -36,7 +36,8 @@ Examples:
 LOGIN = """\
   --defaults-file=FILE   A my.cnf: its group [client] holds user and password,
                          and the ssl-... options if TLS is wanted. Without it,
-                         GPEN_GALERA_USER and GPEN_GALERA_PASSWORD count.
+                         GPEN_GALERA_USER and GPEN_GALERA_PASSWORD count. A
+                         password that everybody can read is told.
   --ssl-ca=FILE          Use TLS, with nodes whose certificate FILE vouches for.
 """
 CONSOLE = """\
@@ -91,12 +92,16 @@ Options:
   --forget=SEC           Delete the server of a node that is gone for so long
                          [default: 60].
   --listen=ADDRESS       [HOST:]PORT (UDP) where `gpen-galera notify` wakes this
-                         watcher. HOST is 127.0.0.1 unless given.
+                         watcher. HOST is 127.0.0.1 unless given, and may be an
+                         address that this machine gets later.
 {CONSOLE}\
   --verbose              Log every proposal, handover and wake-up as well.
 {HELP}
-SIGTERM and SIGINT end it; what the gpens know they keep.
-Exit status: 0; 1 it failed; 2 wrong usage, or something given can't be used.
+SIGTERM, SIGINT and SIGHUP end it; what the gpens know they keep. A node, a gpen
+or a client that says what nobody understands costs itself alone: that is told,
+and tried again.
+Exit status: 0; 1 the name in --listen is not known, or not yet; 2 wrong usage,
+or something given can't be used.
 
 Examples:
   gpen-galera watch --defaults-file=my.cnf --reader=/run/gpen/reader.ctl
@@ -177,13 +182,15 @@ Examples:
 
 SERVE = f"""\
 Answer HTTP requests for one node: 200 usable, 503 not, and a line that says
-why. One connection to the node is kept; requests cost it nothing.
+why. One connection to the node is kept; requests cost it nothing. What is known
+of the node grows old: without news of it, it is not usable.
 
 Usage:
   gpen-galera serve [options] LISTEN
 
 LISTEN is [HOST:]PORT; clustercheck's port is 9200. Without HOST, all IPv4
-addresses.
+addresses. HOST may be an address that this machine gets later. A client has 5 s
+for its request; there are 64 at a time, and the oldest gives way.
 
 Options:
   --node=NODE            HOST[:PORT], or the /PATH of its socket
@@ -194,7 +201,8 @@ Options:
                          [default: 1].
 {AVAILABLE}\
 {HELP}
-Exit status: 0 after SIGTERM or SIGINT; 2 wrong usage, or LISTEN can't be had.
+Exit status: 0 after SIGTERM, SIGINT or SIGHUP; 1 the name in LISTEN is not
+known, or not yet; 2 wrong usage, or LISTEN can't be had.
 
 Example:
   AVAILABLE_WHEN_DONOR=1 gpen-galera serve --defaults-file=/etc/check.cnf 9200

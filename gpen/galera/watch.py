@@ -26,7 +26,7 @@ from gpen.galera.discover import Discovery
 from gpen.galera.election import Alone, Scene
 from gpen.galera.group import FORGET
 from gpen.galera.ledger import Ledger, Work, errand
-from gpen.galera.log import say
+from gpen.galera.log import Faults, say
 from gpen.galera.node import Node, Problem, silence
 from gpen.galera.plan import LAST_RANK, OTHERS, Changes, Order, Plan, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
@@ -36,6 +36,10 @@ from gpen.model.address import parse_server
 POKES = (0.0, 0.05, 0.1)  # seconds after a notify: a change may show some milliseconds later
 GOODBYE = 0.5  # seconds for the last words to the nodes
 ERRAND = 2.0  # seconds until something is done again of which no outcome was seen
+PAUSE = 0.1  # seconds until the next pass after one that failed
+SLEEP = 0.25  # seconds at least for which a process did not run that stood still: less is a busy machine
+AWAKE = 0.02  # seconds between two looks whether the nodes have answered since this process stood still
+NO_THREAD = "the watcher can't ask: no thread is to be had"
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,9 @@ class Watcher:
         self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer, is_writer))
                       for is_writer, targets in ((False, options.readers), (True, options.writers))
                       for target in targets]
-        self._next_round = self._awake_since = self._began = time.monotonic()
+        self._next_round = self._awake_since = self._began = self._taken = self._slept = time.monotonic()
+        self._faults = Faults()
+        self.is_failing = False  # the last pass failed, by what nobody expected
         self._pokes: list[float] = []
         self._warned: dict[str, int] = {}  # the low limits that the log has told
         self._noted: str | None = None  # the writer of which the log tells
@@ -164,40 +170,70 @@ class Watcher:
 
     def run(self) -> None:
         """Watch until `stop`."""
-        for gpen in self.gpens:
-            gpen.balancer.start()
+        self._tend_threads()
         while not self._stopping:
-            self._take_news()
-            now = time.monotonic()
-            self._poke_nodes(now)
-            self._notice_hangs(now)
-            self._decide(now)
-            self.after_pass()
+            self.is_failing = not self._faults.attempt("a pass", self._pass)
+            if self.is_failing:
+                time.sleep(PAUSE)
         for gpen in self.gpens:
             gpen.balancer.stop()
         for node in self._nodes.values():
             node.stop()
         deadline = time.monotonic() + GOODBYE
-        self._leave_agreement()
+        self._faults.attempt("the goodbye", self._leave_agreement)
         for node in self._nodes.values():
             node.join(max(0.0, deadline - time.monotonic()))
 
     def _stop(self) -> None:
         self._stopping = True
 
+    def _pass(self) -> None:
+        self._take_news()
+        now = time.monotonic()
+        self._poke_nodes(now)
+        self._notice_hangs(now)
+        if now >= self._next_round:
+            self._tend_threads()
+        if self._is_awake(now):
+            self._decide(now)
+        else:
+            self._next_round = now + AWAKE
+        self.after_pass()
+
+    def _tend_threads(self) -> None:
+        """Start the threads that are not there: new ones, those that have failed, and those that could not be had."""
+        for gpen in self.gpens:
+            self._faults.attempt(f"gpen {gpen.name}", gpen.balancer.start)
+        for address, node in self._nodes.items():
+            if not self._faults.attempt(f"node {address}", node.start):
+                self.cluster.failed(address, NO_THREAD, blind=True)
+
     # --- news ---------------------------------------------------------------------------------------------------------
 
     def _take_news(self) -> None:
-        """Wait for news until something else is due, and take all that there is."""
+        """Wait for news until something else is due, and take all that there is by then."""
         due = self._due()
         with suppress(queue.Empty):
-            self._inbox.get(timeout=max(0.001, due - time.monotonic()))()
-            while True:
-                self._inbox.get_nowait()()
-        now = time.monotonic()
-        if now - due > self.options.timeout / 2:  # this process did not run: that nobody answered says nothing
-            self._awake_since = now
-            self.cluster.followed.woke(now)
+            news = self._inbox.get(timeout=max(0.001, due - time.monotonic()))
+            for _ in range(self._inbox.qsize()):
+                self._faults.attempt("news", news)
+                news = self._inbox.get_nowait()
+            self._faults.attempt("news", news)
+        before, self._taken = self._taken, time.monotonic()
+        # This process did not run: that nobody answered says nothing, and what was known is old.
+        late = self._taken - max(due, before)
+        if late > self.options.timeout / 2:
+            self._awake_since = self._taken
+            self.cluster.followed.woke(self._taken)
+        # one that is always late, on a busy machine, tells at every other pass
+        if late > max(SLEEP, self.options.timeout / 2) and self._is_awake(before):
+            self._slept = self._taken
+            self._pokes = [self._taken]
+
+    def _is_awake(self, now: float) -> bool:
+        """Whether all nodes have answered since this process stood still, or had the time to."""
+        return now - self._slept > self.options.timeout or all(
+            node.answered >= self._slept for node in self._nodes.values())
 
     def _due(self) -> float:
         """When the next thing is to be done without any news."""
@@ -262,11 +298,11 @@ class Watcher:
             self.cluster.add(address)
             self._nodes[address] = Node(address, self._access, self.options.interval, self.options.timeout,
                                         self._from_node, self.ledger)
-            self._nodes[address].start()
         for address in set(self._nodes) - wanted:
             self._nodes.pop(address).stop()
             self.cluster.remove(address)
             self._warned.pop(address, None)
+        self._tend_threads()
 
     def _warn_of_blocks(self, address: str) -> None:
         """Tell, once, of a node that may block a gpen, and again when its limit is another one."""

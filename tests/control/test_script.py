@@ -266,3 +266,20 @@ def test_files_that_can_not_be_read(tmp_path: Path) -> None:
     (tmp_path / "outer").write_text("hash\ninclude none.cfg\n")
     with pytest.raises(ScriptError, match=r"outer:2: can't read the file 'none.cfg'"):
         all_of(read_file(f"{tmp_path}/outer"))
+
+
+@pytest.mark.parametrize(("line", "number", "at"), [
+    ("server 1 at 10.0.0.1:80 prio 2", 1, "10.0.0.1:80"), ("no server 1 at [::1]:80", 1, "[::1]:80"),
+    ("server 1 at /run/a health up", 1, "/run/a"), ("server 1 prio 2", 1, None), ("no server 1", 1, None),
+])
+def test_where_a_server_is_to_be(line: str, number: int, at: str | None) -> None:
+    call = parse_line(line)
+    assert call is not None and call["number"] == number
+    assert (str(call["at"]) if call["at"] else None) == at
+
+
+@pytest.mark.parametrize("line", ["server 1 at", "no server 1 at", "no server 1 10.0.0.1", "close server 1 at",
+                                  "server 1 at http://a/ prio 1"])
+def test_where_a_server_is_to_be_is_an_address(line: str) -> None:
+    with pytest.raises(ScriptError):
+        parse_line(line)

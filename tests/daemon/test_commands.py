@@ -251,3 +251,15 @@ def test_a_deleted_server_can_be_closed(gpen: Start, servers: Serve) -> None:
         assert not balancer.ctl("close server 0").startswith("error")
         assert old.recv(1) == b""
     balancer.wait_idle()
+
+
+@pytest.mark.parametrize("line", ["server 0 at {} prio 7", "server 0 at {} health down because x", "no server 0 at {}",
+                                  "close server 0 at {}", "server 0 at {} address 127.0.0.1 port 3"])
+def test_a_command_for_a_server_at_another_address_changes_nothing(gpen: Start, line: str) -> None:
+    front = gpen("-r", servers=["127.0.0.1:1"])
+    before = [{**row, "for": 0} for row in front.json("servers")]
+    name = line.partition(" 0")[0] if line.startswith("no") else line.split()[0]
+    assert front.ctl(line.format("127.0.0.1:2")) == (
+        f"error: {name}: the server with this number is at 127.0.0.1:1, not at 127.0.0.1:2: nothing is changed\n")
+    assert [{**row, "for": 0} for row in front.json("servers")] == before
+    assert not front.ctl(line.format("127.0.0.1:1")).startswith("error")

@@ -222,7 +222,7 @@ class Stub:
             self._wake.wait(0.01)
 
     def _handshake(self) -> bytes:
-        version = f"{self.said['version']}-{self.said['wsrep_node_name']}".encode()
+        version = f"{self.said['version']}-{self.said['wsrep_node_name']}".encode("utf-8", "surrogateescape")
         return (b"\x0a" + version + b"\0" + struct.pack("<I", 1) + b"abcdefgh\0"
                 + struct.pack("<HBHH", _CAPABILITIES & 0xFFFF, _LATIN, 2, _CAPABILITIES >> 16)
                 + bytes([21]) + bytes(10) + b"ijklmnopqrst\0mysql_native_password\0")
