@@ -1,6 +1,7 @@
 """One gpen, told by a thread of its own; so that one that hangs delays no other.
 
-A round is one connection to the control socket: the plan's commands, and at least every second a look at the servers.
+A round is one connection to the control socket: the plan's commands, and a look at the servers: in each round where
+only one of them may be used, at least every second elsewhere.
 What else is to be changed comes before, on a connection of its own, so that its refusal says nothing of the plan.
 """
 
@@ -14,7 +15,7 @@ from contextlib import suppress
 
 from gpen.ctl.link import LinkError, Target, exchange
 from gpen.galera.log import failure, say
-from gpen.galera.plan import Changes, Herald, Plan, Row, misfit, rows_in
+from gpen.galera.plan import Changes, Plan, Rivalry, Row, commands, is_amiss, misfit, new_limits, retries, rows_in
 from gpen.model.words import shortened
 
 TIMEOUT = 2.0  # seconds that a gpen may take to answer, and for each pause in its answer
@@ -40,8 +41,10 @@ class Balancer:
         self.is_writer = is_writer
         self._tell = tell
         self._needs_ttl = needs_ttl
-        self._herald = Herald(by_address=True)
-        self._met = False
+        self._rivalry = Rivalry()
+        self._pid = ""
+        self._limits: dict[int, int] = {}  # the `max` that it was given for its servers
+        self._by_address = True
         self.told = 0  # the newest choice of the writer that it has carried out
         self.hides_clients = True  # without the PROXY protocol its servers see its own address alone
         self.absent = False  # nobody listens at its control socket, so there is no such gpen
@@ -94,24 +97,22 @@ class Balancer:
     def _round(self, plan: Plan, changes: Changes, version: int, again: bool = True,
                ) -> tuple[Sequence[Row] | None, str]:
         """Tell the gpen the plan. Returns its servers as they were seen last, and what is wrong."""
-        if plan and self._rows and not self._met:
-            self._herald.meet(plan, self._rows)
-            self._met = True
-        chores = [*self._mending, *changes.commands(self._rows, self._herald.by_address)]
-        commands = self._herald.commands(plan, changes.kept(self._rows))
-        looking = bool(chores) or plan != self._told or time.monotonic() >= self._look_at
-        if not commands and not looking:
-            return self._rows, self._misfit
+        chores = [*self._mending, *changes.commands(self._rows, self._by_address)]
+        orders = commands(plan, changes.kept(self._rows), self._limits, self._by_address)
+        looking = self.is_writer or bool(chores) or plan != self._told or time.monotonic() >= self._look_at
+        if not orders and not looking:
+            return self._rows, self._trouble()
         try:
             unchanged = _refusal(ask(self.target, chores)) if chores else ""
-            lines = ask(self.target, [*commands, *self._questions(looking)])
-            if looking:
-                self._look(lines)
-            untold = _refusal(lines)
+            self._note_limits(plan, changes)
+            seen = self._rows
+            untold = self._say(orders, looking)
             if again and (ELSEWHERE in untold or UNKNOWN in untold):
-                self._herald.by_address = UNKNOWN not in untold
-                self._look(ask(self.target, self._questions(looking=True)))
+                self._by_address = UNKNOWN not in untold
+                self._say((), True)
                 return self._round(plan, changes, version, again=False)
+            if self._rows is not seen and not untold:
+                untold = self._mend(plan, changes)
         except LinkError as error:
             self.absent = isinstance(error.__context__, (ConnectionRefusedError, FileNotFoundError))
             self._look_at = 0.0
@@ -120,10 +121,44 @@ class Balancer:
         if untold:
             self._look_at = 0.0
         elif self._rows:
-            self._herald.done(plan)
             self._told, self.told = plan, version
         refusal = unchanged or untold
-        return self._rows, f"{self.name}: {refusal}" if refusal else self._misfit
+        return self._rows, f"{self.name}: {refusal}" if refusal else self._trouble()
+
+    def _say(self, orders: Sequence[str], looking: bool) -> str:
+        """Give these commands, and take the answers to what is asked with them. Returns why a command was refused. The
+        servers are looked at as well when the gpen began anew since it was spoken to last."""
+        lines = ask(self.target, [*orders, "pid", *self._questions(looking)])
+        if looking:
+            self._look(lines)
+        pid, known = lines.pop() if lines else "", self._pid
+        if pid != known:
+            self._pid, self._limits = pid, {}
+            if known:
+                say(f"gpen {self.name}: began anew")
+                self._told = {}
+            if not looking:
+                return _refusal(lines) or self._say((), True)
+        return _refusal(lines)
+
+    def _mend(self, plan: Plan, changes: Changes) -> str:
+        """Put right at once what the last look has shown. Returns why a command was refused."""
+        rows = changes.kept(self._rows)
+        if plan and plan == self._told:
+            self._rivalry.saw(plan, rows, time.monotonic())
+        again = retries(plan, rows, self._by_address)
+        if again:
+            ask(self.target, again)
+        if not plan or (self._told and not is_amiss(plan, rows)):
+            return ""
+        self._note_limits(plan, changes)
+        return self._say(commands(plan, rows, self._limits, self._by_address), True)
+
+    def _note_limits(self, plan: Plan, changes: Changes) -> None:
+        self._limits |= new_limits(plan, changes.kept(self._rows), self._limits)
+
+    def _trouble(self) -> str:
+        return self._rivalry.trouble(self.name, time.monotonic()) or self._misfit
 
     def _questions(self, looking: bool) -> list[str]:
         if not looking:

@@ -169,7 +169,7 @@ def told(arguments: Arguments, request: str) -> int:
     if answer is None:
         return 3
     if "done" not in answer:
-        complain(str(answer.get("error", f"{arguments['--socket']}: what answers there is no watcher")))
+        complain(str(answer.get("error", "what answers at --socket is no watcher")))
         return 1
     print(answer["done"])
     return 0
@@ -248,7 +248,7 @@ def watch_options(arguments: Arguments) -> Options:
         keep_old_sessions=arguments["--keep-old-sessions"], agree=arguments["--agree"],
         name=f"{os.uname().nodename}:{os.path.abspath(arguments['--socket'])}",
         discover=arguments["--discover"], floor=int(number(arguments, "--floor")),
-        forget=seconds(arguments, "--forget"),
+        forget=seconds(arguments, "--forget"), reserve=int(number(arguments, "--reserve")),
         max_queue=int(number(arguments, "--max-queue")) if arguments["--max-queue"] else None,
         mapped=mapped, verbose=arguments["--verbose"])
 

@@ -79,10 +79,13 @@ times a second over one kept connection, and tells each gpen over its control so
 (server N health up|down because REASON). The nodes are the servers of the gpens.
 
 A gpen that is given by --reader spreads connections over all usable nodes; one that is given by --writer has one node
-in front, the writer, and the others ranked behind it by prio, so that even without a watcher a dead writer fails over.
+in front, the writer. All its other servers are held down, also those that an operator adds or moves, and ranked behind
+by prio. What was said of a server's health lasts health_ttl seconds (5, where it is not set), so that without a watcher
+a dead writer fails over then.
 
 The watcher may be killed, restarted or stopped at any time: the gpens go on with what they know, for health_ttl
-seconds if that is set, and a watcher that starts takes the writer as it is.
+seconds if that is set, and a watcher that starts takes the writer as it is. A gpen that begins anew, or is reloaded, is
+told all again, and sessions that other servers than the writer have got meanwhile are closed.
 """
 
 _SECTIONS = (
@@ -130,11 +133,23 @@ The first one is the server in front of the first --writer gpen that answers; wh
 is usable, then the one with the lowest wsrep_local_index. It stays until it is not usable, until gpen does not reach it
 for three seconds, until an operator sets it to drain or maint in gpen, or until gpen-galera move. Then the next one
 takes over, and the sessions on the old one are closed (--keep-old-sessions to leave them; those on a server in state
-drain are left anyway). With --failback a preferred node that has been usable for five seconds gets the role back,
-unless an operator has moved it away.
+drain are left anyway). A gpen that has reached no other node since does not have it moved again, and what a gpen said
+last, before it died, counts for five seconds. With --failback a preferred node that has been usable for five seconds
+gets the role back, unless an operator has moved it away.
 
 A node that the watcher is blind to is not made the writer; nor is the writer left for that, since somebody may be
 writing there: only the operator moves it then.
+"""),
+    ("SEVERAL GPENS, SEVERAL WATCHERS", """
+The writer is a node that all gpens of --writer have as a server: status and the log tell which of them lacks one, and a
+move there is refused. Two watchers that are not told to agree, and want different writers at one gpen, are told of in
+status and the log, once one has put another node in front three times in ten seconds.
+"""),
+    ("ROOM", """
+The max of a server is set to the node's max_connections less --reserve, and follows it. A max that is lower already,
+and was not set by this watcher, is an operator's, and stays; give servers one where several gpens share the nodes. A
+node that greets with error 1040 in spite of that is full, not away: the writer does not move for it, gpen's clients
+wait as its setting hold says, it is tried again at once, and status tells it.
 """),
     ("AGREEMENT", """
 With --agree=SCHEMA the choice is the one row of the table SCHEMA.gpen_writer; every watcher of the cluster gets the

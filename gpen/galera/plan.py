@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from gpen.model.address import Address
@@ -21,15 +22,22 @@ Row = Mapping[str, Any]  # of `servers json`
 _NEEDED = {"prio": "writes go to several nodes", "roundrobin": "clients that it remembers stay at the old writer"}
 
 
+OTHERS = ""  # in a plan: the order for the servers that it does not name
+LAST_RANK = 99  # of a server that has no place in the succession
+FULL = "greeted with error 1040:"  # how gpen tells that a node has too many connections
+FOUGHT, WINDOW = 3, 10.0  # another front so many times within so many seconds is no operator's doing
+
+
 @dataclass(frozen=True)
 class Order:
-    """What to do with one server. ``up``: None leaves that to the gpen; ``close``: sessions that it has from before are
-    of no use, and end."""
+    """What to do with one server. ``up``: None says nothing of its health; ``close``: the sessions that it has are of
+    no use, and end; ``limit``: the sessions that it has room for."""
 
     up: bool | None
     reason: str
     prio: int | None = None
     close: bool = False
+    limit: int | None = None
 
 
 Plan = Mapping[str, Order]  # by the nodes' addresses
@@ -65,6 +73,11 @@ def node_of(row: Row) -> str | None:
     host, port = row["address"], row["port"]
     if row["number"] is None or row.get("health") == "empty" or not host or host.startswith("/") or not port:
         return None
+    return _text(host, port)
+
+
+@lru_cache(4096)  # with 50 nodes and 6 gpens this is asked 50,000 times a second
+def _text(host: str, port: int) -> str:
     return str(Address(host, port))
 
 
@@ -73,12 +86,22 @@ def nodes_of(rows: Iterable[Row]) -> set[str]:
 
 
 def front(rows: Iterable[Row]) -> str | None:
-    """The node that gets the connections of a gpen that runs with -O prio: the one with the lowest prio, if it is
-    the only one with that."""
-    ranks = sorted((row["prio"], node) for row in rows if (node := node_of(row)))
-    if not ranks or (len(ranks) > 1 and ranks[0][0] == ranks[1][0]):
-        return None
-    return ranks[0][1]
+    """The node that gets the connections of a gpen that runs with -O prio: the one with the lowest prio, if no other
+    server has that. It may be listed twice."""
+    servers = [row for row in rows if not _is_empty(row)]
+    lowest = min((row["prio"] for row in servers), default=0)
+    first = {node_of(row) for row in servers if row["prio"] == lowest}
+    return first.pop() if len(first) == 1 else None
+
+
+def _is_empty(row: Row) -> bool:
+    """Whether it is a slot without a server, or one of gpen's two special servers."""
+    return row["number"] is None or row.get("health") == "empty"
+
+
+def is_full(row: Row) -> bool:
+    """Whether a server was found to have no room for a connection: it is there, and will have room again."""
+    return row["health"] != "up" and (row.get("reason") or "").startswith(FULL)
 
 
 def misfit(name: str, modes: Mapping[str, Any]) -> str:
@@ -105,40 +128,89 @@ class Changes:
         return [row for row in rows if row["number"] not in self.deleted]
 
 
-class Herald:
-    """Turns plans into commands for one gpen, and remembers which servers' sessions it has ended."""
-
-    def __init__(self, by_address: bool = False) -> None:
-        """``by_address``: the commands name the address as well, so that no server is meant that has got the number
-        of another since they were made."""
-        self.by_address = by_address
-        self._ended: set[str] = set()
-
-    def meet(self, plan: Plan, rows: Sequence[Row]) -> None:
-        """Take a gpen as it is at the first contact: with prios, only the server in front can have sessions that
-        another one should have."""
-        if any(order.prio is not None for order in plan.values()):
-            self._ended = {node for node, order in plan.items() if order.close and order.up} - {front(rows)}
-
-    def commands(self, plan: Plan, rows: Sequence[Row]) -> list[str]:
-        """The lines that carry out a plan, in an order in which no moment between two is wrong: who loses rank does so
-        first, and sessions end when new ones go elsewhere already."""
-        known = [(row, plan[node]) for row in rows if (node := node_of(row)) and node in plan]
-        ranks = [(order.prio, row["number"], _which(row, self.by_address)) for row, order in known
-                 if order.prio is not None and order.prio != row["prio"]]
-        lines = [f"server {which} prio {prio}" for prio, _, which in sorted(ranks, reverse=True)]
-        for row, order in sorted(known, key=lambda pair: bool(pair[1].up)):
-            if order.up is None:
-                continue
+def commands(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int] | None = None,
+             by_address: bool = False) -> list[str]:
+    """The lines that carry out a plan, in an order in which no moment between two is wrong: who loses rank does so
+    first, and sessions end when new ones go elsewhere already. ``limits``: the `max` that servers were given before, by
+    their numbers; ``by_address``: the commands name the address as well, so that no server is meant that has got the
+    number of another since they were made."""
+    known = _orders(plan, rows)
+    which = {row["number"]: _which(row, by_address) for row, _ in known}
+    ranks = [(order.prio, row["number"]) for row, order in known if _is_misplaced(row, order)]
+    lines = [f"server {which[number]} prio {prio}" for prio, number in sorted(ranks, reverse=True)]
+    lines += [f"server {which[number]} max {limit}" for number, limit in new_limits(plan, rows, limits or {}).items()]
+    for row, order in sorted(known, key=lambda pair: bool(pair[1].up)):
+        if order.up is not None:
             health = "up" if order.up else "down"
-            lines.append(f"server {_which(row, self.by_address)} health {health} because {_plain(order.reason)}")
-        lines += [f"close server {_which(row, self.by_address)}" for row, order in known
-                  if order.close and node_of(row) not in self._ended]
-        return lines
+            lines.append(f"server {which[row['number']]} health {health} because {_plain(order.reason)}")
+    lines += [f"close server {which[row['number']]}" for row, order in known
+              if order.close and (_has_sessions(row) or _falls(row, order))]
+    return lines
 
-    def done(self, plan: Plan) -> None:
-        """The commands for this plan have been carried out."""
-        self._ended = {node for node, order in plan.items() if order.close}
+
+def new_limits(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int]) -> dict[int, int]:
+    """The `max` that servers are to have and have not, by number. A lower one is the operator's, and stays."""
+    return {row["number"]: order.limit for row, order in _orders(plan, rows)
+            if order.limit is not None and row.get("max", 0) != order.limit
+            and (not 0 < row.get("max", 0) < order.limit or row["max"] == limits.get(row["number"]))}
+
+
+def retries(plan: Plan, rows: Iterable[Row], by_address: bool = False) -> list[str]:
+    """The lines that have servers tried again at once that were full, and are no worse."""
+    return [f"server {_which(row, by_address)} blacklist 0" for row, order in _orders(plan, rows)
+            if order.up and row.get("verdict") == "up" and is_full(row)]
+
+
+def is_amiss(plan: Plan, rows: Iterable[Row]) -> bool:
+    """Whether servers that were just looked at are ranked otherwise than in the plan, or have sessions that are of no
+    use: the gpen began anew, was reloaded, or somebody has changed a server."""
+    return any(_is_misplaced(row, order) or (order.close and _has_sessions(row)) for row, order in _orders(plan, rows))
+
+
+def _orders(plan: Plan, rows: Iterable[Row]) -> list[tuple[Row, Order]]:
+    """Each server that there is with its order, if it has one."""
+    found = ((row, plan.get(node_of(row) or OTHERS) or plan.get(OTHERS)) for row in rows if not _is_empty(row))
+    return [(row, order) for row, order in found if order is not None]
+
+
+def _is_misplaced(row: Row, order: Order) -> bool:
+    return order.prio is not None and order.prio != row["prio"]
+
+
+def _has_sessions(row: Row) -> bool:
+    return bool(row.get("sessions", 0) > 0)
+
+
+def _falls(row: Row, order: Order) -> bool:
+    """Whether this order takes new connections away from a server: some may have come since it was looked at."""
+    return _is_misplaced(row, order) or (row.get("verdict") == "up" and order.up is False)
+
+
+def full(rows: Iterable[Row]) -> dict[str, str]:
+    """The nodes that have no room at a gpen with these servers, and what is known of that."""
+    return {node: "too many connections (1040)" if is_full(row) else f"{row['sessions']} of {row['max']} sessions"
+            for row in rows if (node := node_of(row)) and (is_full(row) or 0 < row["max"] <= row["sessions"])}
+
+
+class Rivalry:
+    """Whether somebody else, such as another watcher, goes on putting another node in front of a gpen."""
+
+    def __init__(self) -> None:
+        self._seen: list[float] = []
+
+    def saw(self, plan: Plan, rows: Iterable[Row], now: float) -> None:
+        """The servers of a gpen to which this plan had been told already."""
+        used = front(rows)
+        if used is not None and any(order.prio == 0 and node != used for node, order in plan.items()):
+            self._seen.append(now)
+
+    def trouble(self, name: str, now: float) -> str:
+        """What is to be said of it; nothing while there is none."""
+        self._seen = [moment for moment in self._seen if now - moment < WINDOW]
+        if len(self._seen) < FOUGHT:
+            return ""
+        return (f"{name}: somebody else puts another node in front again and again: if that is another watcher, give "
+                "all watchers of one writer --agree=SCHEMA")
 
 
 def _which(row: Row, by_address: bool) -> str:

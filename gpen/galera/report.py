@@ -19,7 +19,7 @@ _STATUS = ("wsrep_local_state", "wsrep_local_state_comment", "wsrep_ready", "wsr
 _MORE_STATUS = ("wsrep_local_recv_queue", "wsrep_flow_control_paused_ns")
 _VARIABLES = ("wsrep_node_name", "read_only", "wsrep_reject_queries", "wsrep_sst_donor_rejects_queries",
               "wsrep_desync", "pxc_maint_mode")
-_BLOCKING = ("max_connect_errors", "skip_name_resolve", "host_cache_size")  # MySQL has them too
+_BLOCKING = ("max_connections", "max_connect_errors", "skip_name_resolve", "host_cache_size")  # MySQL has them too
 
 
 def _show(what: str, names: Iterable[str]) -> str:
@@ -104,6 +104,7 @@ class Report:
     desync: bool
     maintenance: str = ""  # pxc_maint_mode, unless it is DISABLED
     paused_ns: int = -1  # nanoseconds in which flow control held replication up, since the node began; -1: not told
+    max_connections: int = -1  # not told
     max_connect_errors: int = -1  # not told
     blocks: bool = True
     latency: float = 0.0
@@ -147,6 +148,7 @@ def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float 
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),
         maintenance=_word(said["pxc_maint_mode"]).upper() if said["pxc_maint_mode"].upper() != "DISABLED" else "",
         paused_ns=_number(said["wsrep_flow_control_paused_ns"]),
+        max_connections=_number(said["max_connections"]),
         max_connect_errors=_number(said["max_connect_errors"]),
         blocks=not _is_on(said["skip_name_resolve"]) and said["host_cache_size"] != "0", latency=latency, asked=asked)
 

@@ -100,10 +100,14 @@ class Requests:
         if verdict is None or not verdict.usable:
             reason = verdict.reason if verdict else watcher.cluster.problem(target) or "not asked yet"
             raise ValueError(f"{label} can't be the writer: {reason}")
+        lacking = watcher.without(target, now)
+        if lacking:
+            raise ValueError(f"{label} can't be the writer: it is no server of {', '.join(lacking)}, and the writer is "
+                             "one that all gpens of --writer have")
         scene = watcher.scene(now)
         if target not in scene.candidates:
-            raise ValueError(f"{label} can't be the writer: a gpen does not have it as a server, has it in state drain "
-                             "or maint, or does not reach it")
+            raise ValueError(f"{label} can't be the writer: a gpen has it in state drain or maint, or does not "
+                             "reach it")
         if not scene.quorate:
             raise ValueError("this watcher does not hear from most of the nodes, so it does not move the writer")
 

@@ -11,7 +11,7 @@ from typing import Any
 from gpen.galera import blocking
 from gpen.galera.agree import Agreed
 from gpen.galera.console import Answer
-from gpen.galera.plan import front, nodes_of
+from gpen.galera.plan import front, full, nodes_of
 from gpen.galera.watch import Gpen, Watcher
 
 WITHDRAWN = ("drain", "maint")  # the states of servers that an operator has taken out
@@ -56,6 +56,7 @@ def node_row(watcher: Watcher, node: str, now: float) -> Row:
         "since": _wall(verdict.since if verdict else None, now),
         "cluster": report.view.uuid if report else None,
         "blind": "" if blind_since is None else watcher.cluster.problem(node), "blind_since": _wall(blind_since, now),
+        "full": {gpen.name: found for gpen in watcher.gpens if (found := full(gpen.rows).get(node))},
     }
 
 
@@ -100,7 +101,7 @@ def show(answer: Answer) -> str:
     parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "paused", "since"],
                       "simple", disable_numparse=True),
              *_long({row["node"]: row["reason"] for row in answer["nodes"]}),
-             *_blindness(answer["nodes"]), *_clusters(answer), *_limits(answer["nodes"])]
+             *_blindness(answer["nodes"]), *_clusters(answer), *_limits(answer["nodes"]), *_full(answer["nodes"])]
     if answer["agreed"] is not None:
         heir = f", hands over to {answer['heir']}" if answer["heir"] else ""
         parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']}){heir}")
@@ -153,6 +154,13 @@ def _servers(row: Row) -> str:
 def _share(share: float | None) -> str:
     """Of the time, in which flow control held writes up. A watcher of before an upgrade does not tell it."""
     return "-" if share is None else f"{share:.0%}"
+
+
+def _full(rows: Sequence[Row]) -> list[str]:
+    """Where nodes have no room. A watcher of before an upgrade tells none."""
+    lines = [f"{row['node']}: full for gpen {gpen}: {found}: clients wait, or get another node of a --reader"
+             for row in rows for gpen, found in row.get("full", {}).items()]
+    return ["\n".join(lines)] if lines else []
 
 
 def _problem(row: Row) -> str:

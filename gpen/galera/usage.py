@@ -87,6 +87,8 @@ Options:
   --keep-old-sessions    Leave the sessions on the old writer when it moves.
   --agree=SCHEMA         Several watchers have one writer: the choice is a row
                          of the table SCHEMA.gpen_writer.
+  --reserve=N            A node's max_connections less N is the `max` of the
+                         servers, unless they have a lower one [default: 10].
   --discover             Add and delete servers of the gpens, following
                          wsrep_incoming_addresses.
   --map=PAIRS            A=B,A=B...: what calls itself A (HOST[:PORT], of

@@ -6,6 +6,7 @@ something changed and at each interval anyway, so that verdicts don't grow old (
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import secrets
@@ -30,14 +31,13 @@ from gpen.galera.lag import Lag
 from gpen.galera.ledger import Ledger, Work, errand
 from gpen.galera.log import Faults, say
 from gpen.galera.node import Node, Problem, silence
-from gpen.galera.plan import Changes, Order, Plan, Row, front, nodes_of
+from gpen.galera.plan import LAST_RANK, OTHERS, Changes, Order, Plan, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
 from gpen.galera.scout import Scout
-from gpen.galera.writer import Reach, Writer, draining, withdrawn
+from gpen.galera.writer import NEWS, Reach, Writer, common, draining, withdrawn
 from gpen.model.address import parse_server
 
 POKES = (0.0, 0.05, 0.1)  # seconds after a notify: a change may show some milliseconds later
-LAST_RANK = 99  # of a node that was just found
 GOODBYE = 0.5  # seconds for the last words to the nodes
 CLAIM = 1.0  # seconds in which another watcher of this name has noticed that there are two
 ERRAND = 2.0  # seconds until something is done again of which no outcome was seen
@@ -67,6 +67,7 @@ class Options:
     forget: float = 60.0
     max_queue: int | None = None
     mapped: Mapping[str, str] = field(default_factory=dict)  # where nodes are reached, by what they call themselves
+    reserve: int = 10
     verbose: bool = False
 
 
@@ -114,6 +115,7 @@ class Gpen:
     rows: Sequence[Row] = ()
     problem: str | None = None  # None: not asked yet; empty: none
     silent: bool = False  # it could not be reached
+    seen: float = -math.inf  # when its servers were seen last (monotonic)
 
     @property
     def name(self) -> str:
@@ -144,7 +146,7 @@ class Watcher:
         self._discovery = Discovery(options.floor, options.forget)
         self._scout = Scout(access, options.timeout, self.post)
         self._nodes: dict[str, Node] = {}
-        self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer, is_writer and bool(options.agree)))
+        self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer, is_writer))
                       for is_writer, targets in ((False, options.readers), (True, options.writers))
                       for target in targets]
         self._next_round = self._awake_since = self._began = self._taken = self._slept = time.monotonic()
@@ -290,6 +292,7 @@ class Watcher:
 
     def _take_rows(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
         gpen = next(gpen for gpen in self.gpens if gpen.balancer is balancer)
+        problem = problem or self._lack(gpen, rows)
         if problem and problem != gpen.problem:
             say(f"gpen {problem}")
         elif gpen.problem and not problem:
@@ -297,10 +300,19 @@ class Watcher:
         gpen.problem, gpen.silent = problem, rows is None
         if rows is None:
             return
-        gpen.rows = rows
+        gpen.rows, gpen.seen = rows, time.monotonic()
         self._watch_nodes()
         if balancer.is_writer:
             self._reach.saw(gpen.name, gpen.rows, time.monotonic())
+
+    def _lack(self, gpen: Gpen, rows: Sequence[Row] | None) -> str:
+        """What is to be said of a gpen that goes with the writer and misses servers that others of these have."""
+        if not gpen.balancer.is_writer or not rows:
+            return ""
+        others = set().union(*(nodes_of(other.rows) for other in self.heard_gpens(time.monotonic())
+                               if other is not gpen))
+        lacking = sorted(others - nodes_of(rows))
+        return f"{gpen.name}: has no server {', '.join(lacking)}, which so can't be the writer" if lacking else ""
 
     def _watch_nodes(self) -> None:
         """Watch the nodes that are servers of some gpen, and no others."""
@@ -423,6 +435,9 @@ class Watcher:
         if new is None:
             return "the table of the choice is empty"
         verdict = self.cluster.verdict(old)
+        lacking = self.without(old, now)
+        if lacking and old in self._nodes:
+            return f"it is no server of {', '.join(lacking)}"
         if verdict is None or old not in scene.order:
             return "it is no server any more"
         if not verdict.usable:
@@ -510,10 +525,18 @@ class Watcher:
         """The gpens that go with the writer, as far as they have been seen."""
         return [gpen for gpen in self.gpens if gpen.balancer.is_writer and gpen.rows]
 
+    def heard_gpens(self, now: float) -> list[Gpen]:
+        """Those of them whose last word is no old news."""
+        return [gpen for gpen in self.writer_gpens() if now - gpen.seen < NEWS]
+
+    def without(self, node: str, now: float) -> list[str]:
+        """The gpens that would have to go with this writer, and do not have it as a server."""
+        return [gpen.name for gpen in self.heard_gpens(now) if node not in nodes_of(gpen.rows)]
+
     def scene(self, now: float) -> Scene:
         """What the writer is chosen from."""
-        gpens = self.writer_gpens()
-        servers = set().union(*(nodes_of(gpen.rows) for gpen in gpens))
+        gpens = self.heard_gpens(now)
+        servers = common(gpen.rows for gpen in gpens or self.writer_gpens())
         barred = self._reach.cut_off(now).union(*(withdrawn(gpen.rows) for gpen in gpens))
         usable = [node for node in self.cluster.usable() if node in servers]
         blind = [node for node in self.cluster.blind() if node in servers and node not in barred]
@@ -546,42 +569,48 @@ class Watcher:
         verdicts = {node: verdict for node in self.cluster.nodes if (verdict := self.cluster.verdict(node))}
         if gpen.balancer.is_writer:
             return self._writer_plan(gpen, ranks, verdicts, now)
-        return {node: Order(verdict.usable, verdict.reason, close=self._is_lost(verdict))
+        return {node: Order(verdict.usable, verdict.reason, close=self._is_lost(verdict), limit=self._room(node))
                 for node, verdict in verdicts.items()}
 
     def _writer_plan(self, gpen: Gpen, ranks: Sequence[str], verdicts: dict[str, Verdict], now: float) -> Plan:
-        """As long as there is no writer, and so no ranks, only who is down. With a writer nobody ranks level with it,
-        neither a node of which nothing is known."""
+        """As long as there is no writer, and so no ranks, only who is down. Then each server has a rank of its own, and
+        no other than the writer is up, whatever is known of it: also one that the watcher has not seen yet."""
         if not ranks:
             return {node: Order(False, verdict.reason, close=self._is_lost(verdict))
                     for node, verdict in verdicts.items() if not verdict.usable}
-        kept = self.options.keep_old_sessions
+        keeping = self.options.keep_old_sessions
         leaving = draining(gpen.rows)
-        plan = {}
-        for rank, node in enumerate(ranks):
+        plan = {OTHERS: Order(False, f"standby: {self.election.current} is the writer", LAST_RANK, not keeping)}
+        for rank, node in enumerate([*ranks, *sorted(nodes_of(gpen.rows) - set(ranks))]):
             verdict = verdicts.get(node)
             up, reason = self._role(node, verdict, now)
             left = node != self.election.current or bool(self.election.heir)
-            lost = verdict is not None and self._is_lost(verdict)
-            plan[node] = Order(up, reason, rank, lost or (left and not kept and node not in leaving))
+            close = self._is_lost(verdict) or (left and not keeping and node not in leaving)
+            plan[node] = Order(up, reason, rank, close, self._room(node))
         return plan
 
     def _role(self, node: str, verdict: Verdict | None, now: float) -> tuple[bool | None, str]:
-        """Whether a gpen that goes with the writer may use a node: where watchers agree, no other than the writer.
-        None: nothing is known, so the gpen goes by what it sees itself."""
-        reason = verdict.reason if verdict else self.cluster.problem(node)
-        if isinstance(self.election, Alone) or (verdict is not None and not verdict.usable):
-            return (verdict.usable if verdict else None), reason
+        """Whether a gpen that goes with the writer may use a node: no other than the writer. So no client gets to
+        another one when a connect to the writer fails, or the writer is full."""
+        if verdict is not None and not verdict.usable:
+            return False, verdict.reason
         if node != self.election.current:
             return False, f"standby: {self.election.current} is the writer"
         if self.election.heir:
             return False, f"hands over to {self.election.heir}"
         if now < self.election.opens_at:
             return False, "the writer in a moment: all watchers must have seen it"
-        return (True if verdict else None), reason
+        return (True, verdict.reason) if verdict is not None else (None, "")
 
-    def _is_lost(self, verdict: Verdict) -> bool:
-        return verdict.lost and not self.options.keep_sessions
+    def _room(self, node: str) -> int | None:
+        """How many sessions a gpen may have on a node, so that others find room as well."""
+        report = self.cluster.report(node)
+        if report is None or report.max_connections <= 0:
+            return None
+        return max(1, report.max_connections - self.options.reserve)
+
+    def _is_lost(self, verdict: Verdict | None) -> bool:
+        return verdict is not None and verdict.lost and not self.options.keep_sessions
 
     def label(self, address: str | None) -> str:
         """How the log names a node: by its address, and what it calls itself."""

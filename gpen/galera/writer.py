@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from gpen.galera.plan import Row, node_of
+from gpen.galera.plan import Row, is_full, node_of, nodes_of
 
 STEADY = 5.0  # seconds
 CUT_OFF = 3.0  # seconds
+NEWS = 5.0  # seconds for which the last word of a gpen counts that is not heard any more
 
 
 class Writer:
@@ -66,22 +67,37 @@ class Reach:
 
     def __init__(self) -> None:
         self._failing: dict[tuple[str, str], float] = {}  # gpen and node: since when
+        self._seen: dict[str, float] = {}  # gpen: when its servers were seen last
+        self._blamed: dict[str, tuple[str, int]] = {}  # gpen: what it did not reach, and the bytes that it had by then
 
-    def saw(self, gpen: str, rows: Iterable[Row], now: float) -> None:
+    def saw(self, gpen: str, rows: Collection[Row], now: float) -> None:
         """The servers of a gpen that goes with the writer. One that fails there for CUT_OFF seconds, although its
-        verdict is good, can't be reached from there; but when all such servers fail, it is the gpen that is cut off."""
+        verdict is good, can't be reached from there; but when all such servers fail, it is the gpen that is cut off.
+        A node that is full is reached."""
         well = [(node, row) for row in rows if row.get("verdict") == "up" and (node := node_of(row))]
-        failing = {node for node, row in well if row["health"] != "up"}
-        if len(failing) == len(well) > 1:
+        failing = {node for node, row in well if row["health"] != "up" and not is_full(row)}
+        if len(failing) == len({node for node, _ in well}) > 1:
             failing = set()
+        self._seen[gpen] = now
         for key in [key for key in self._failing if key[0] == gpen and key[1] not in failing]:
             del self._failing[key]
+        received = sum(row.get("rx", 0) for row in rows)
         for node in failing:
-            self._failing.setdefault((gpen, node), now)
+            if now - self._failing.setdefault((gpen, node), now) >= CUT_OFF:
+                self._blame(gpen, node, received)
+
+    def _blame(self, gpen: str, node: str, received: int) -> None:
+        """A gpen that leaves one node, and has heard nothing from any other since, is cut off itself: the others of its
+        servers, which are held down, can't tell."""
+        before = self._blamed.get(gpen)
+        if before is None or node == before[0] or received != before[1]:
+            self._blamed[gpen] = node, received
 
     def cut_off(self, now: float) -> set[str]:
-        """The nodes that some gpen has not reached for CUT_OFF seconds."""
-        return {node for (_, node), since in self._failing.items() if now - since >= CUT_OFF}
+        """The nodes that some gpen has not reached for CUT_OFF seconds, as far as it told so itself, and lately."""
+        return {node for (gpen, node), since in self._failing.items()
+                if self._seen[gpen] - since >= CUT_OFF and now - self._seen[gpen] < NEWS
+                and self._blamed[gpen][0] == node}
 
 
 def withdrawn(rows: Iterable[Row]) -> set[str]:
@@ -92,3 +108,9 @@ def withdrawn(rows: Iterable[Row]) -> set[str]:
 def draining(rows: Iterable[Row]) -> set[str]:
     """The nodes whose sessions the operator lets end by themselves."""
     return {node for row in rows if (node := node_of(row)) and row["state"] == "drain"}
+
+
+def common(servers: Iterable[Iterable[Row]]) -> set[str]:
+    """The nodes that all of these gpens have: only they can be the writer of all."""
+    nodes = [nodes_of(rows) for rows in servers]
+    return set.intersection(*nodes) if nodes else set()

@@ -100,7 +100,8 @@ PXC = {  # Percona XtraDB Cluster 8.0 by its documentation: names, spelling and 
 
 def test_percona_xtradb_cluster_tells_what_is_asked() -> None:
     found = read(PXC.items())
-    assert (found.view, found.index, found.name) == (View(PXC["wsrep_cluster_state_uuid"], 13, 3), 2, "pxc2")
+    assert (found.view, found.index, found.name) == (
+        View(PXC["wsrep_cluster_state_uuid"], 13, 3, PXC["wsrep_incoming_addresses"]), 2, "pxc2")
     assert (found.rejects, found.paused_ns, found.max_connect_errors, found.blocks) == ("NONE", 327, 100, True)
     assert grade(found) == (Grade.GOOD, "Synced")
     assert grade(read((PXC | {"read_only": "ON"}).items())) == (Grade.UNFIT, "read_only")

@@ -10,7 +10,23 @@ from gpen.control.script import parse_line
 from gpen.ctl.link import parse_target
 from gpen.galera.access import read_access
 from gpen.galera.discover import Discovery
-from gpen.galera.plan import Changes, Herald, Order, Plan, front, misfit, node_of, nodes_of
+from gpen.galera.plan import (
+    LAST_RANK,
+    OTHERS,
+    WINDOW,
+    Changes,
+    Order,
+    Plan,
+    Rivalry,
+    commands,
+    front,
+    is_amiss,
+    misfit,
+    new_limits,
+    node_of,
+    nodes_of,
+    retries,
+)
 from gpen.galera.watch import Options, Watcher
 
 A, B, C = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"
@@ -37,19 +53,20 @@ def test_the_nodes_of_servers() -> None:
 def test_the_server_in_front_is_the_only_one_with_the_lowest_prio() -> None:
     assert front(ROWS) == A
     assert front([row(0, A, 1), row(1, B, 1), row(2, C, 2)]) is None
+    assert front([row(0, A, 1), row(1, A, 1), row(2, C, 2)]) == A
+    assert front([row(0, A, 1), row(1, C, 1) | {"address": None}, row(2, C, 2)]) is None
     assert front([]) is None
 
 
-def test_verdicts_are_renewed_and_sessions_ended_once() -> None:
-    herald = Herald()
+def test_verdicts_are_renewed_and_sessions_ended_as_long_as_there_are_any() -> None:
     plan: Plan = {A: UP, B: LOST}
     verdicts = ["server 1 health down because non-Primary", "server 0 health up because Synced"]
-    assert herald.commands(plan, ROWS) == [*verdicts, "close server 1"]
-    assert herald.commands(plan, ROWS) == [*verdicts, "close server 1"]  # the first did not get through
-    herald.done(plan)
-    assert herald.commands(plan, ROWS) == verdicts
-    herald.done({A: UP, B: UP})
-    assert herald.commands(plan, ROWS) == [*verdicts, "close server 1"]
+    was_up = [ROWS[0], ROWS[1] | {"verdict": "up"}]
+    assert commands(plan, was_up) == [*verdicts, "close server 1"]  # some may have come since
+    is_down = ROWS[1] | {"verdict": "down", "sessions": 0}
+    assert commands(plan, [ROWS[0], is_down]) == verdicts and not is_amiss(plan, [ROWS[0], is_down])
+    busy = is_down | {"sessions": 1}
+    assert commands(plan, [ROWS[0], busy]) == [*verdicts, "close server 1"] and is_amiss(plan, [ROWS[0], busy])
 
 
 def ranked(*nodes: str, close: bool = True) -> Plan:
@@ -57,29 +74,61 @@ def ranked(*nodes: str, close: bool = True) -> Plan:
 
 
 def test_the_writer_moves_before_the_old_ones_sessions_end() -> None:
-    herald = Herald()
-    herald.meet(ranked(A, B, C), ROWS)
-    herald.done(ranked(A, B, C))
-    assert herald.commands(ranked(B, C, A), ROWS) == [
+    busy = [ROWS[0] | {"sessions": 3}, *ROWS[1:]]
+    assert commands(ranked(B, C, A), busy) == [
         "server 0 prio 2", "server 2 prio 1", "server 1 prio 0",
-        *(f"server {number} health up because Synced" for number in range(3)), "close server 0"]
+        *(f"server {number} health up because Synced" for number in range(3)), "close server 0", "close server 2"]
 
 
-def test_a_watcher_that_comes_ends_no_session() -> None:
-    herald = Herald()
-    herald.meet(ranked(A, B, C), ROWS)
-    assert not [line for line in herald.commands(ranked(A, B, C), ROWS) if line.startswith("close")]
+def test_a_watcher_that_comes_ends_no_session_that_is_in_its_place() -> None:
+    busy = [ROWS[0] | {"sessions": 3}, *ROWS[1:]]
+    assert not is_amiss(ranked(A, B, C), busy)
+    assert not [line for line in commands(ranked(A, B, C), busy) if line.startswith("close")]
 
 
-def test_a_watcher_that_comes_ends_those_on_a_writer_of_before() -> None:
-    herald = Herald()
-    herald.meet(ranked(B, A, C), ROWS)
-    assert [line for line in herald.commands(ranked(B, A, C), ROWS) if line.startswith("close")] == ["close server 0"]
+def test_servers_that_the_plan_does_not_name() -> None:
+    plan = {A: Order(True, "Synced", 0), OTHERS: Order(False, "standby", LAST_RANK, True)}
+    path = row(4, C) | {"address": "/run/m.sock", "port": 0}
+    rows = [ROWS[0], ROWS[1] | {"sessions": 2}, path, row(5, C) | {"health": "empty"}, row(None, B)]
+    assert is_amiss(plan, rows)
+    assert commands(plan, rows) == [
+        "server 4 prio 99", "server 1 prio 99", "server 1 health down because standby",
+        "server 4 health down because standby", "server 0 health up because Synced", "close server 1", "close server 4"]
+
+
+def test_nothing_is_said_of_the_health_of_a_writer_that_is_not_known() -> None:
+    assert commands({A: Order(None, "", 0)}, ROWS) == []
+
+
+@pytest.mark.parametrize(("now", "before", "wanted"), [
+    (0, None, 90), (90, None, None), (90, 90, None), (20, None, None), (200, None, 90), (20, 20, 90), (20, 30, None)])
+def test_how_many_sessions_a_server_may_have(now: int, before: int | None, wanted: int | None) -> None:
+    """A lower max is the operator's, unless it was set here."""
+    limits = {} if before is None else {0: before}
+    found = new_limits({A: Order(True, "Synced", limit=90)}, [ROWS[0] | {"max": now}], limits)
+    assert found == ({} if wanted is None else {0: wanted})
+
+
+def test_a_full_server_is_tried_again() -> None:
+    full = ROWS[0] | {"health": "down", "verdict": "up", "reason": "greeted with error 1040: Too many connections"}
+    assert retries({A: UP}, [full]) == ["server 0 blacklist 0"]
+    assert retries({A: UP}, [full | {"reason": "greeted with error 1129: blocked"}]) == []
+    assert retries({A: LOST}, [full]) == []
+
+
+def test_somebody_else_who_goes_on_putting_another_node_in_front_is_noticed() -> None:
+    rivalry, plan = Rivalry(), ranked(B, A, C)
+    for now in (100.0, 101.0, 102.0):
+        assert rivalry.trouble("/w.ctl", now) == ""
+        rivalry.saw(plan, ROWS, now)
+        rivalry.saw(ranked(A, B, C), ROWS, now)
+    assert rivalry.trouble("/w.ctl", 102.0).startswith("/w.ctl: somebody else puts another node in front again")
+    assert rivalry.trouble("/w.ctl", 102.0 + WINDOW) == ""
 
 
 def test_any_reason_is_a_command() -> None:
     plan = {A: Order(False, 'Host "x" is # blocked;  see\nmanual')}
-    (line,) = Herald().commands(plan, ROWS)
+    (line,) = commands(plan, ROWS)
     assert parse_line(line, "test") is not None
     assert line == "server 0 health down because Host 'x' is no. blocked; see manual"
 
@@ -194,4 +243,4 @@ def test_nothing_is_told_of_a_server_that_is_deleted_and_none_is_deleted_twice()
     changes = Changes([1, 2])
     assert changes.commands(ROWS) == ["no server 1", "no server 2"]
     assert changes.commands(ROWS[:2]) == ["no server 1"]
-    assert Herald().commands({A: UP, B: UP, C: UP}, changes.kept(ROWS)) == ["server 0 health up because Synced"]
+    assert commands({A: UP, B: UP, C: UP}, changes.kept(ROWS)) == ["server 0 health up because Synced"]

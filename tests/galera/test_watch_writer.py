@@ -15,7 +15,7 @@ from gpen.galera.agree import FOUNDING, LEAP, MOMENT, PATIENCE, REST, YIELD, Agr
 from gpen.galera.election import Alone, Scene
 from gpen.galera.identity import Identity
 from gpen.galera.report import Choice, Claim
-from gpen.galera.writer import CUT_OFF, STEADY, Reach, Writer, draining, withdrawn
+from gpen.galera.writer import CUT_OFF, NEWS, STEADY, Reach, Writer, common, draining, withdrawn
 
 A, B, C = NODES = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"
 INDEXES = {A: 2, B: 0, C: 1}
@@ -101,10 +101,49 @@ def test_a_node_that_a_gpen_does_not_reach_is_noticed() -> None:
     reach = Reach()
     reach.saw("gpen", [row(A, "down"), row(B)], 100)
     assert reach.cut_off(100 + CUT_OFF - 0.1) == set()
-    reach.saw("gpen", [row(A, "trial"), row(B)], 102)
+    reach.saw("gpen", [row(A, "trial"), row(B)], 100 + CUT_OFF)
     assert reach.cut_off(100 + CUT_OFF) == {A}
     reach.saw("gpen", [row(A), row(B)], 104)
-    assert reach.cut_off(200) == set()
+    assert reach.cut_off(104) == set()
+
+
+def test_what_a_gpen_said_before_it_died_grows_old() -> None:
+    """And it did not fail for longer than it said so."""
+    reach = Reach()
+    reach.saw("gpen", [row(A, "down"), row(B)], 100)
+    assert reach.cut_off(100 + CUT_OFF) == set()
+    reach.saw("gpen", [row(A, "down"), row(B)], 110)
+    assert reach.cut_off(110 + NEWS - 0.1) == {A}
+    assert reach.cut_off(110 + NEWS) == set()
+
+
+def test_a_gpen_that_reaches_no_other_either_is_cut_off_itself() -> None:
+    reach = Reach()
+
+    def fails_at(node: str, now: float, received: int) -> set[str]:
+        """What is found when a gpen has not reached the writer of now for as long as it takes."""
+        for moment in (now, now + CUT_OFF):
+            rows = [row(each, "down", "up" if each == node else "down") | {"rx": received} for each in NODES]
+            reach.saw("gpen", rows, moment)
+        return reach.cut_off(now + CUT_OFF)
+
+    assert fails_at(A, 100, 10) == {A}
+    assert fails_at(B, 110, 10) == set()
+    assert fails_at(A, 120, 10) == {A}  # should anything else have it the writer again
+    assert fails_at(B, 130, 11) == {B}
+
+
+def test_a_node_that_is_full_is_reached() -> None:
+    reach = Reach()
+    for now in (100, 100 + CUT_OFF):
+        full = row(A, "down") | {"reason": "greeted with error 1040: Too many connections"}
+        reach.saw("gpen", [full, row(B, "down", verdict="down")], now)
+    assert reach.cut_off(100 + CUT_OFF) == set()
+
+
+def test_the_writer_is_one_that_all_gpens_have() -> None:
+    assert common([[row(A), row(B)], [row(B), row(C)]]) == {B}
+    assert common([]) == set()
 
 
 def test_a_gpen_that_reaches_nobody_says_nothing_of_a_node() -> None:
@@ -264,7 +303,8 @@ def test_who_does_not_hear_from_most_nodes_leaves_it() -> None:
 def test_who_cant_see_a_node_neither_proposes_it_nor_to_leave_it() -> None:
     one = agreed()
     one.take_over(A)
-    one.settle(page(B, C, blind=[A]), 100)
+    for now in (100, 100 + FOUNDING):
+        one.settle(page(B, C, blind=[A]), now)
     assert one.proposal == Choice(1, A, (A, B, C)) and one.bearer == B  # the first choice is what is in use
     one = following(Choice(1, A), A, B)
     one.settle(page(B, C, choice=Choice(1, A), blind=[A]), 200)

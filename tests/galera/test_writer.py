@@ -103,7 +103,8 @@ def test_the_writer_dies(cluster: Cluster, writing: Callable[[], Gpen], watcher:
     assert found["writer"] - found["view"] <= soon
     assert found["insert"] - found["view"] <= soon
     return_quietly(cluster, old, new)
-    wait_until(lambda: gpen.server(old.number - 1)["verdict"] == "up", what="the old writer being usable again")
+    wait_until(lambda: gpen.server(old.number - 1)["verdict_reason"].startswith("standby"),
+               what="the old writer being usable again")
     wait_inserts(new, inserts(new) + 2 * RATE)
     writers.stop()
     print(outcome := writers.since(event))
