@@ -113,9 +113,9 @@ unless an operator has moved it away.
 With --agree=SCHEMA the choice is the one row of the table SCHEMA.gpen_writer; every watcher of the cluster gets the
 same option, --prefer and --failback, and has a row in SCHEMA.gpen_watcher. SCHEMA.gpen_instance says which process that
 row belongs to. The tables are made when they are missing. Watchers of before, which do not know the third one, may go
-on beside newer ones: an upgrade, one watcher after the other, needs no change of tables and no other rights. A choice has a version;
-to change it is one UPDATE of the version that was read, and of two at a time Galera certifies one. A watcher that does
-not hear from more than half of the nodes changes nothing.
+on beside newer ones: an upgrade, one watcher after the other, needs no change of tables and no other rights. A choice
+has a version; to change it is one UPDATE of the version that was read, and of two at a time Galera certifies one. A
+watcher that does not hear from more than half of the nodes changes nothing, but ends a handover that has begun.
 
 Each watcher tells its gpens that the writer alone is up. As long as somebody could still write on the old writer (a
 move, a donor, drain), it is left in steps: the choice names an heir; each watcher takes the old writer away from its
