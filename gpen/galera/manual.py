@@ -133,7 +133,7 @@ watcher that knows no choice does not fill a table while one on the list does; s
 A watcher is called by the machine's name and its --socket. When two are called so (cloned machines), the one that comes
 second says so, takes no part, and gives its gpens no writer; start it with another --socket. A watcher that was started
 takes part a second later, and one that has just come to the list leaves no writer that works for two seconds. One that
-did not run for two seconds or more uses no writer before it has read which it is.
+did not run for four times --interval or more uses no writer before it has read which it is.
 
 A watcher that is ended by a signal takes itself off the list; one that was killed stays on it until it is started
 again with the same --socket, or until an operator sets its row to active = 0. A gpen without a watcher goes by its own

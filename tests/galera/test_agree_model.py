@@ -215,6 +215,9 @@ class World:
                 if each.state == "dead" and self.now >= each.until:
                     self.tell(f"{node} is back")
                     each.state, each.position = "well", len(self.log) - 1
+            for party in self.parties:  # one that nobody tells leaves a dead writer by itself
+                if party.using and self.nodes[party.using].state == "dead" and not party.rules(self.now):
+                    party.using = None
             for party in self.random.sample(self.parties, len(self.parties)):
                 if party.runs(self.now) and (self.now + party.phase) % INTERVAL < TICK:
                     party.look(self.now)
@@ -257,9 +260,6 @@ def node_dies(world: World) -> None:
         node = world.random.choice(alive)
         world.tell(f"{node} dies")
         world.nodes[node].state, world.nodes[node].until = "dead", world.now + AWAY + world.random.uniform(0, 5)
-        for party in world.parties:
-            if party.using == node and not party.rules(world.now):
-                party.using = None
 
 
 def node_hangs(world: World) -> None:
