@@ -10,8 +10,9 @@ of several proposals Galera certifies one. The newest version counts, and these 
    writer stays what it is: better there than on two nodes.
 3. A writer on which nobody can write, for it has left the cluster, refuses, or is gone, is left at once. Should it be a
    member even so, the new one is used after a while, when every watcher has read of it.
-4. Who does not hear from more than half of the cluster's nodes proposes nothing; who can't see a node (it may not log
-   in there, say) neither proposes it nor proposes to leave it, but by the operator's word.
+4. Who does not hear from more than half of the cluster's nodes proposes nothing but the end of a handover (e); who
+   can't see a node (it may not log in there, say) neither proposes it nor proposes to leave it, but by the operator's
+   word.
 5. Who follows a writer on which nobody can write is agreed as well: the first usable one of the choice's succession.
    The gpens have their servers ranked so, and one whose watcher is dead goes there by itself, health_ttl seconds
    later. The succession changes with the writer only, and keeps its order but for what the operator prefers.
@@ -154,9 +155,10 @@ class Agreed:
 
     def woke(self, slept: float, now: float) -> None:
         """This process did not run for so many seconds: what it knows is old, and the others may not have waited."""
-        if slept >= YIELD or now - slept < self._waits_until:
+        is_long = slept >= 2 * self._handover
+        if is_long or now - slept < self._waits_until:
             self._sleepy_until = now + self._handover
-        if slept >= YIELD and self.identity is not None:
+        if is_long and self.identity is not None:
             self.identity.woke()
 
     def move(self, target: str) -> None:

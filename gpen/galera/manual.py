@@ -155,9 +155,9 @@ wait as its setting hold says, it is tried again at once, and status tells it.
 With --agree=SCHEMA the choice is the one row of the table SCHEMA.gpen_writer; every watcher of the cluster gets the
 same option, --prefer and --failback, and has a row in SCHEMA.gpen_watcher. SCHEMA.gpen_instance says which process that
 row belongs to. The tables are made when they are missing. Watchers of before, which do not know the third one, may go
-on beside newer ones: an upgrade, one watcher after the other, needs no change of tables and no other rights. A choice has a version;
-to change it is one UPDATE of the version that was read, and of two at a time Galera certifies one. A watcher that does
-not hear from more than half of the nodes changes nothing.
+on beside newer ones: an upgrade, one watcher after the other, needs no change of tables and no other rights. A choice
+has a version; to change it is one UPDATE of the version that was read, and of two at a time Galera certifies one. A
+watcher that does not hear from more than half of the nodes changes nothing, but ends a handover that has begun.
 
 Each watcher tells its gpens that the writer alone is up. As long as somebody could still write on the old writer (a
 move, a donor, drain), it is left in steps: the choice names an heir; each watcher takes the old writer away from its
@@ -175,7 +175,7 @@ watcher that knows no choice does not fill a table while one on the list does; s
 A watcher is called by the machine's name and its --socket. When two are called so (cloned machines), the one that comes
 second says so, takes no part, and gives its gpens no writer; start it with another --socket. A watcher that was started
 takes part a second later, and one that has just come to the list leaves no writer that works for two seconds. One that
-did not run for two seconds or more uses no writer before it has read which it is.
+did not run for four times --interval or more uses no writer before it has read which it is.
 
 A watcher that is ended by a signal takes itself off the list; one that was killed stays on it until it is started
 again with the same --socket, or until an operator sets its row to active = 0. A gpen without a watcher goes by its own

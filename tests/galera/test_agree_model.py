@@ -27,7 +27,7 @@ from gpen.galera.identity import Identity
 from gpen.galera.report import Choice, Claim
 from gpen.galera.writer import Writer
 
-WORLDS = 400
+WORLDS = 240
 NODES = ("10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306")
 INTERVAL, HANDOVER, CLAIMED = 0.25, 0.5, 1.0  # seconds
 TICK = 0.05
@@ -54,6 +54,13 @@ class Tables:
     def join(self, name: str, instance: str) -> None:
         self.watchers[name] = -abs(self.watchers.get(name, self.retired.pop(name, 0)))
         self.claims[name] = Claim(self.claims.get(name, Claim()).number + 1, instance)
+
+    @property
+    def newest(self) -> int:
+        return max(map(abs, [*self.watchers.values(), *self.retired.values()]), default=0)
+
+    def forget_watchers(self) -> None:
+        self.watchers, self.retired = {}, {}
 
     def confirm(self, name: str, version: int) -> None:
         if self.watchers.get(name, version) < version:
@@ -169,7 +176,7 @@ class World:
             self.log.append((now, tables))
 
     def send(self, what: Callable[[Tables], None], now: float) -> None:
-        """A write takes a moment, and may be lost; as long as no node takes it, it is."""
+        """A write takes a moment, and may be lost; where no node takes it, it is."""
         if self.random.random() >= self.loses:
             self.flying.append((now + self.random.choice((0.01, 0.03, 0.3)), what))
 
@@ -186,8 +193,7 @@ class World:
             order=party.one.order({node: index for index, node in enumerate(self.nodes)}, heard), candidates=heard,
             present=members, writable=members, choices=known, watchers=watchers,
             blank=bool(pages) and not known, quorate=2 * len(heard) > len(members), told=party.told,
-            newest=max((abs(version) for page in pages for version in [*page.watchers.values(), *page.retired.values()]),
-                       default=0),
+            newest=max((page.newest for page in pages), default=0),
             claim=max((page.claims.get(party.name, Claim()) for page in pages), default=None))
 
     def _page(self, node: Node, now: float) -> Tables:
@@ -209,6 +215,9 @@ class World:
                 if each.state == "dead" and self.now >= each.until:
                     self.tell(f"{node} is back")
                     each.state, each.position = "well", len(self.log) - 1
+            for party in self.parties:  # one that nobody tells leaves a dead writer by itself
+                if party.using and self.nodes[party.using].state == "dead" and not party.rules(self.now):
+                    party.using = None
             for party in self.random.sample(self.parties, len(self.parties)):
                 if party.runs(self.now) and (self.now + party.phase) % INTERVAL < TICK:
                     party.look(self.now)
@@ -238,8 +247,8 @@ class World:
         return not party.is_off
 
     def tale(self) -> str:
-        parties = [f"{party.name} {party.instance[:4]} {'runs' if party.runs(self.now) else 'hangs'} uses {party.using} by "
-                   f"{party.one.version} {party.one._choice} {party.one.trouble}" for party in self.parties]
+        parties = [f"{party.name} {party.instance[:4]} {'runs' if party.runs(self.now) else 'hangs'} "
+                   f"uses {party.using} by choice {party.one.version}, {party.one.trouble}" for party in self.parties]
         choices = [f"{at:.2f} {tables.choice and tables.choice._replace(succession=())} {tables.watchers}"
                    for at, tables in self.log[-12:]]
         return "\n".join([f"at {self.now:.2f}", *self.story[-12:], *choices, *parties])
@@ -251,9 +260,6 @@ def node_dies(world: World) -> None:
         node = world.random.choice(alive)
         world.tell(f"{node} dies")
         world.nodes[node].state, world.nodes[node].until = "dead", world.now + AWAY + world.random.uniform(0, 5)
-        for party in world.parties:
-            if party.using == node and not party.rules(world.now):
-                party.using = None
 
 
 def node_hangs(world: World) -> None:
@@ -325,7 +331,7 @@ def choice_is_lost(world: World) -> None:
 
 def list_is_lost(world: World) -> None:
     world.tell("gpen_watcher is emptied")
-    world.change(lambda tables: (tables.watchers.clear(), tables.retired.clear()) and None, world.now)
+    world.change(Tables.forget_watchers, world.now)
 
 
 def all_is_lost(world: World) -> None:

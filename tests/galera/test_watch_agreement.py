@@ -1,4 +1,4 @@
-"""Watchers that agree, as processes before nodes made of answers: lost tables, a shared name, failback, a hanging heir."""
+"""Watchers that agree, as processes before stub nodes: lost tables, a shared name, failback, an heir that hangs."""
 
 from __future__ import annotations
 
