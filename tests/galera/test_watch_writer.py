@@ -304,7 +304,7 @@ def test_who_cant_see_a_node_neither_proposes_it_nor_to_leave_it() -> None:
     one = agreed()
     one.take_over(A)
     for now in (100, 100 + FOUNDING):
-        one.settle(page(B, C, blind=[A]), now)
+        one.settle(page(B, C, blind=[A], watchers={"w1": 0, "w2": 0}), now)
     assert one.proposal == Choice(1, A, (A, B, C)) and one.bearer == B  # the first choice is what is in use
     one = following(Choice(1, A), A, B)
     one.settle(page(B, C, choice=Choice(1, A), blind=[A]), 200)
