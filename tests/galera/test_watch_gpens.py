@@ -115,8 +115,11 @@ def strays_and_is_cut(front: Gpen) -> bool:
     """Have a session on the second node, unless the watcher puts the gpen right before it is there; see it end."""
     front.ctl("server 1 prio 0 health up", "server 0 prio 9 health down")
     with session(front) as wrong:
-        if node_of(wrong) != "node1":
-            return False
+        try:
+            if node_of(wrong) != "node1":
+                return False
+        except pymysql.err.OperationalError:
+            return True  # it was quick
         wait_until(lambda: is_cut(wrong), what="its end")
         return True
 
