@@ -128,6 +128,7 @@ def run(options: Options) -> int:
 
 def serve(options: Options, detached: process.Detached | None) -> int:
     """Open all, let go of rights, and collect until a signal comes; returns the exit status. Raises StartError."""
+    signals = signals_as_bytes()  # before anything is made that they would leave behind
     process.bind_rights(options.process)
     syslog = process.syslog(NAME) if detached is not None else None  # while /dev/log is in sight
     jail = process.Jail()
@@ -136,7 +137,7 @@ def serve(options: Options, detached: process.Detached | None) -> int:
         with listening(options.place) as sock, contextlib.closing(opened(options.log)) as output:
             jail = process.confine(options.process, [*(pid_file.made() if pid_file else ()), *output.made()])
             output.confined(jail, options.process.user)
-            collector = Collector(sock, output, jail, options.limit)
+            collector = Collector(sock, output, jail, options.limit, signals)
             if detached is not None and syslog is not None:
                 process.tell(syslog)
                 detached.quiet()
@@ -177,13 +178,14 @@ def opened(path: str | None) -> Output:
 class Collector:
     """Takes datagrams and signals, one after the other, until TERM or INT."""
 
-    def __init__(self, sock: socket.socket, output: Output, jail: process.Jail, limit: int) -> None:
-        """``jail`` is where the log is found again, ``limit`` how many requests are held. Takes the signals over."""
+    def __init__(self, sock: socket.socket, output: Output, jail: process.Jail, limit: int, signals: int) -> None:
+        """``jail`` is where the log is found again, ``limit`` how many requests are held, ``signals`` where they come
+        as bytes."""
         self._socket = sock
         self._output = output
         self._jail = jail
         self._merger = Merger(limit)
-        self._signals = signals_as_bytes()
+        self._signals = signals
 
     def run(self) -> int:
         """Collect until a signal says to end, and return the exit status."""

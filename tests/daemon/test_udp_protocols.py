@@ -135,7 +135,7 @@ def stopped(directory: Path) -> Iterator[None]:
 def overflow(sent: int) -> int:
     """How many queries may be lost in the name servers' own sockets, which hold 280, while a busy machine does not run
     them. Whoever is blacklisted by mistake loses more."""
-    return sent // 50
+    return sent // 20
 
 
 def health(balancer: Gpen) -> list[str]:

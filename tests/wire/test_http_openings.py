@@ -41,7 +41,7 @@ def states(balancer: Gpen) -> list[str]:
 
 def ending(balancer: Gpen) -> str:
     """How the session ended that ended last."""
-    wait_until(lambda: balancer.log, what="a line in the log")
+    wait_until(lambda: balancer.log.endswith("\n"), what="a line in the log")
     return balancer.log.splitlines()[-1].partition(" down ")[2].split()[1]
 
 
