@@ -235,6 +235,16 @@ def open_to_all(directory: Path) -> None:
         parent.chmod(parent.stat().st_mode | 0o055)
 
 
+def home_of(user: int, directory: Path) -> Path:
+    """A directory of this user's, in one of ours that everybody can reach."""
+    open_to_all(directory)
+    directory.chmod(0o755)
+    home = directory / "home"
+    home.mkdir()
+    os.chown(home, user, user)
+    return home
+
+
 def run_gpen(*arguments: str, directory: Path | None = None, wrapper: Sequence[str] = (),
              ) -> subprocess.CompletedProcess[str]:
     """Run gpen to its end: for what it refuses, or answers at once."""

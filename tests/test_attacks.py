@@ -21,7 +21,7 @@ from gpen.galera.console import Console, ConsoleError
 from gpen.model.address import Address
 from gpen.wire.sock import ListenError, listen_at_path
 from tests.attacker import NOBODY, attacking
-from tests.harness import PATIENCE, needs_root, open_to_all
+from tests.harness import PATIENCE, home_of, needs_root, open_to_all
 
 pytestmark = needs_root
 ATTACK_SECONDS = 1.0
@@ -33,12 +33,7 @@ Try = Callable[[str], None]
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A directory of nobody's."""
-    open_to_all(tmp_path)
-    tmp_path.chmod(0o755)
-    home = tmp_path / "home"
-    home.mkdir()
-    os.chown(home, NOBODY, NOBODY)
-    return home
+    return home_of(NOBODY, tmp_path)
 
 
 @pytest.fixture

@@ -232,23 +232,6 @@ def attempt(parse: Callable[[], Call | None]) -> Iterator[Step]:
         yield call
 
 
-def all_of(steps: Iterable[Step]) -> list[Call]:
-    """The commands of a script. Raises ScriptErrors, with all that is wrong."""
-    calls, errors = [], Errors()
-    for step in steps:
-        if isinstance(step, Call):
-            calls.append(step)
-        else:
-            errors.add(step)
-    errors.raise_all()
-    return calls
-
-
-def parse_lines(lines: Iterable[str], name: str) -> list[Call]:
-    """Read a script of configuring commands; ``include`` is followed. Raises ScriptErrors."""
-    return all_of(read_lines(lines, name))
-
-
 def read_lines(lines: Iterable[str], name: str) -> Iterator[Step]:
     """Read a script of configuring commands, line by line; ``include`` is followed."""
     return _Reader().lines(lines, name, ())

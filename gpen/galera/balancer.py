@@ -35,12 +35,11 @@ class Balancer:
     """Brings plans to the gpen at ``target``, and tells its servers, None when it can't be reached, and what is wrong,
     if anything (from its own thread)."""
 
-    def __init__(self, target: Target, is_writer: bool, tell: Tell, needs_ttl: bool = False) -> None:
-        """``needs_ttl``: its verdicts must not outlive the watchers (`health_ttl`)."""
+    def __init__(self, target: Target, is_writer: bool, tell: Tell) -> None:
+        """``is_writer``: it goes with the writer, and its verdicts must not outlive the watchers (`health_ttl`)."""
         self.target = target
         self.is_writer = is_writer
         self._tell = tell
-        self._needs_ttl = needs_ttl
         self._rivalry = Rivalry()
         self._pid = ""
         self._limits: dict[int, int] = {}  # the `max` that it was given for its servers
@@ -163,14 +162,14 @@ class Balancer:
     def _questions(self, looking: bool) -> list[str]:
         if not looking:
             return []
-        return [*["mode json"] * self.is_writer, *["health_ttl"] * self._needs_ttl, "proxy_protocol", "servers json"]
+        return [*["mode json", "health_ttl"] * self.is_writer, "proxy_protocol", "servers json"]
 
     def _look(self, lines: list[str]) -> None:
         """Take the answers to the questions from the end of a reply. Raises LinkError when they aren't there."""
         try:
             rows = rows_in(lines.pop())
             self.hides_clients = lines.pop().strip() not in PROXIED
-            ttl = lines.pop() if self._needs_ttl else None
+            ttl = lines.pop() if self.is_writer else None
             modes = lines.pop() if self.is_writer else "{}"
         except (IndexError, ValueError):
             raise LinkError(f"{self.name}: no answer to 'servers json': is it a gpen?") from None

@@ -22,7 +22,6 @@ from gpen.galera.report import Grade, Report, View, grade
 
 POLICIES = ("avoid", "use", "never")
 DROPPED = "the others' group is without it"
-ANYWHERE = ("", "AUTO")  # members that do not tell their address
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,6 @@ class Verdict:
 class _Node:
     name: str = ""  # wsrep_node_name
     uuid: str = ""  # of its cluster, as it said last
-    member: str = ""  # its own place in wsrep_incoming_addresses, as it said last
     report: Report | None = None
     problem: str = ""  # why there is no report
     blind: bool = False  # the problem is the watcher's own, and says nothing about the node
@@ -115,7 +113,7 @@ class Cluster:
     def blind(self) -> list[str]:
         """The nodes that the watcher can't see: what it thinks of them is of before. Not those that the others'
         group is without."""
-        return [address for address, node in self._nodes.items() if node.blind and not self._is_dropped(node)]
+        return [address for address, node in self._nodes.items() if node.blind and not self._is_dropped(address)]
 
     def blind_since(self, address: str) -> float | None:
         """Since when the watcher can't see a node; None: it can."""
@@ -134,7 +132,6 @@ class Cluster:
         node = self._nodes[address]
         node.name, node.report, node.problem, node.blind = report.name, report, "", False
         node.uuid = report.view.uuid
-        node.member = report.members[report.index] if report.index < len(report.members) else ""
         self._places.saw(address, report)
 
     def failed(self, address: str, problem: str, blind: bool = False) -> None:
@@ -164,7 +161,7 @@ class Cluster:
                            [report for report, suspect in primary if suspect],
                            {node.uuid for node in seen.values() if node.report or node.blind}, now)
         for address, node in seen.items():
-            node.found = self._find(node, now)
+            node.found = self._find(address, node, now)
             if node.found and node.found[0] is Grade.GOOD and address in self.lagging:
                 node.found = Grade.LAGGING, self.lagging[address]
         usable = {Grade.GOOD, *([Grade.DONOR] if self._donor == "use" else [])}
@@ -207,13 +204,13 @@ class Cluster:
     def _may_be_in(self, address: str, members: Collection[str]) -> bool:
         return self._places.may_include(address, members, self._nodes)
 
-    def _find(self, node: _Node, now: float) -> tuple[Grade, str] | None:
+    def _find(self, address: str, node: _Node, now: float) -> tuple[Grade, str] | None:
         """How a node is; None: nothing is known, and never was."""
         if node.report is None:
             node.agrees_since = None
             if not node.blind:
                 return Grade.UNFIT, node.problem
-            gone = self._is_dropped(node) and self.followed.told_for(now) >= GRACE
+            gone = self._is_dropped(address) and self.followed.told_for(now) >= GRACE
             return (Grade.LOST, DROPPED) if gone else node.found
         found, reason = grade(node.report)
         agrees = node.in_primary and node.report.view == self.view
@@ -228,14 +225,11 @@ class Cluster:
             node.suspect = False
         return found, reason
 
-    def _is_dropped(self, node: _Node) -> bool:
+    def _is_dropped(self, address: str) -> bool:
         """Whether the followed group is without a node that was of its cluster."""
-        return (self.view is not None and node.uuid == self.view.uuid and node.member not in ANYWHERE
-                and node.member not in self._members())
-
-    def _members(self) -> tuple[str, ...]:
-        return next((node.report.members for node in self._nodes.values()
-                     if node.report is not None and node.report.view == self.view), ())
+        view = self.view
+        return view is not None and self._nodes[address].uuid == view.uuid and self._places.is_missing(
+            address, view.members.split(","))
 
 
 def _since(start: float | None, holds: bool, now: float) -> float | None:

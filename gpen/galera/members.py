@@ -47,6 +47,11 @@ class Members:
             return called
         return next((address for address, own in self._own.items() if own == called), self._mapped.get(called, called))
 
+    def is_missing(self, address: str, members: Iterable[str]) -> bool:
+        """Whether a node that has told what it calls itself is none of these members, as these call themselves."""
+        own = self._own.get(address, "")
+        return bool(own) and own not in [str(place_of(member)) for member in members]
+
     def may_include(self, address: str, addresses: Collection[str], nodes: Collection[str]) -> bool:
         """Whether a node may be one of the members at these addresses: it is known as one, or may be one of those that
         none of the ``nodes`` is known as."""

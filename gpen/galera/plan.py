@@ -21,7 +21,6 @@ Row = Mapping[str, Any]  # of `servers json`
 
 _NEEDED = {"prio": "writes go to several nodes", "roundrobin": "clients that it remembers stay at the old writer"}
 
-
 OTHERS = ""  # in a plan: the order for the servers that it does not name
 LAST_RANK = 99  # of a server that has no place in the succession
 FULL = "greeted with error 1040:"  # how gpen tells that a node has too many connections
@@ -41,7 +40,6 @@ class Order:
 
 
 Plan = Mapping[str, Order]  # by the nodes' addresses
-
 
 _NONE = type(None)
 _TOLD: Mapping[str, tuple[type, ...]] = {

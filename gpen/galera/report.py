@@ -135,14 +135,14 @@ def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float 
     if missing:
         raise NoGalera(f"no Galera node: it does not tell {missing[0]}")
     said = dict.fromkeys((*_MORE_STATUS, *_VARIABLES, *_BLOCKING), "") | said
+    members = printable(said["wsrep_incoming_addresses"])
     return Report(
         state=_number(said["wsrep_local_state"]), comment=_word(said["wsrep_local_state_comment"]) or "no state",
         ready=_is_on(said["wsrep_ready"]), status=_word(said["wsrep_cluster_status"]) or "no cluster",
         view=View(_word(said["wsrep_cluster_state_uuid"]), _number(said["wsrep_cluster_conf_id"]),
-                  _number(said["wsrep_cluster_size"]),
-                  said["wsrep_incoming_addresses"]),
+                  _number(said["wsrep_cluster_size"]), members),
         index=_number(said["wsrep_local_index"], NO_INDEX),
-        members=tuple(printable(member.strip()) for member in said["wsrep_incoming_addresses"].split(",")),
+        members=tuple(member.strip() for member in members.split(",")),
         queue=_number(said["wsrep_local_recv_queue"]), name=_word(said["wsrep_node_name"]),
         read_only=_is_on(said["read_only"]), rejects=_word(said["wsrep_reject_queries"]).upper() or "NONE",
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),

@@ -99,9 +99,11 @@ def show(answer: Answer) -> str:
     gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", _servers(row),
               row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
     parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "paused", "since"],
-                      "simple", disable_numparse=True),
-             *_long({row["node"]: row["reason"] for row in answer["nodes"]}),
-             *_blindness(answer["nodes"]), *_clusters(answer), *_limits(answer["nodes"]), *_full(answer["nodes"])]
+                      "simple", disable_numparse=True)]
+    rows = answer["nodes"]
+    notes = (_long({row["node"]: row["reason"] for row in rows}), _blindness(rows), _clusters(answer), _limits(rows),
+             _full(rows))
+    parts += ["\n".join(lines) for lines in notes if lines]
     if answer["agreed"] is not None:
         heir = f", hands over to {answer['heir']}" if answer["heir"] else ""
         parts.append(f"agreed writer: {answer['writer'] or 'none yet'} (choice {answer['agreed']}){heir}")
@@ -109,7 +111,8 @@ def show(answer: Answer) -> str:
         parts.append(f"agreement: {answer['trouble']}")
     parts.append(tabulate(gpens, ["gpen", "kind", "answers", "servers up", "sessions", "in front"], "simple",
                           disable_numparse=True))
-    parts += _long({row["gpen"]: _problem(row) for row in answer["gpens"]})
+    problems = _long({row["gpen"]: _problem(row) for row in answer["gpens"]})
+    parts += ["\n".join(problems)] * bool(problems)
     return "\n\n".join(parts)
 
 
@@ -120,9 +123,8 @@ def _usable(row: Row) -> str:
 
 def _blindness(rows: Sequence[Row]) -> list[str]:
     """The nodes that the watcher can't see."""
-    lines = [f"{row['node']}: this watcher is blind to it since {_clock(row['blind_since'])}, and keeps what it knew "
-             f"then: {row['blind']}" for row in rows if row.get("blind")]
-    return ["\n".join(lines)] if lines else []
+    return [f"{row['node']}: this watcher is blind to it since {_clock(row['blind_since'])}, and keeps what it knew "
+            f"then: {row['blind']}" for row in rows if row.get("blind")]
 
 
 def _clusters(answer: Answer) -> list[str]:
@@ -140,8 +142,7 @@ def _limits(rows: Sequence[Row]) -> list[str]:
             note = "" if row["blocks"] else " (without effect: it remembers no hosts)"
             text = row["warning"] or f"max_connect_errors is {row['max_connect_errors']}{note}"
             nodes.setdefault(text, []).append(row["node"])
-    lines = [f"{', '.join(names)}: {text}" for text, names in nodes.items()]
-    return ["\n".join(lines)] if lines else []
+    return [f"{', '.join(names)}: {text}" for text, names in nodes.items()]
 
 
 def _servers(row: Row) -> str:
@@ -158,9 +159,8 @@ def _share(share: float | None) -> str:
 
 def _full(rows: Sequence[Row]) -> list[str]:
     """Where nodes have no room. A watcher of before an upgrade tells none."""
-    lines = [f"{row['node']}: full for gpen {gpen}: {found}: clients wait, or get another node of a --reader"
-             for row in rows for gpen, found in row.get("full", {}).items()]
-    return ["\n".join(lines)] if lines else []
+    return [f"{row['node']}: full for gpen {gpen}: {found}: clients wait, or get another node of a --reader"
+            for row in rows for gpen, found in row.get("full", {}).items()]
 
 
 def _problem(row: Row) -> str:
@@ -174,8 +174,7 @@ def _short(text: str) -> str:
 
 def _long(texts: Mapping[str, str]) -> list[str]:
     """What `_short` cuts, whole: a line each."""
-    lines = [f"{name}: {text}" for name, text in texts.items() if len(text) > CELL]
-    return ["\n".join(lines)] if lines else []
+    return [f"{name}: {text}" for name, text in texts.items() if len(text) > CELL]
 
 
 def _clock(moment: float | None) -> str:

@@ -146,7 +146,7 @@ class Watcher:
         self._discovery = Discovery(options.floor, options.forget)
         self._scout = Scout(access, options.timeout, self.post)
         self._nodes: dict[str, Node] = {}
-        self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer, is_writer))
+        self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer))
                       for is_writer, targets in ((False, options.readers), (True, options.writers))
                       for target in targets]
         self._next_round = self._awake_since = self._began = self._taken = self._slept = time.monotonic()

@@ -16,6 +16,7 @@ log = logging.getLogger("gpen")
 QUIET = 60.0  # seconds without it, after which a fault is told again
 OVER = 5.0  # seconds without it, after which a trouble has ended: it may come and go with each session
 
+
 class Seldom:
     """What may come very often, and is told at first, and then once in QUIET seconds."""
 

@@ -13,10 +13,11 @@ from hypothesis.strategies import SearchStrategy
 
 from gpen.control.configuration import Configuration
 from gpen.control.draft import Draft
-from gpen.control.script import ScriptError, all_of, parse_lines, read_file, read_lines
+from gpen.control.script import ScriptError, read_file, read_lines
 from gpen.model import kinds
 from gpen.model.server import STATES
 from gpen.model.settings import SETTINGS, Setting, quote
+from tests.scripts import all_of, parse_lines
 
 SERVER_FIELDS = ("number", "name", "address", "max", "hard", "weight", "prio", "acl", "state")
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 
 from gpen.control.configuration import Configuration
-from gpen.control.script import ScriptError, parse_lines, read_lines
+from gpen.control.script import ScriptError, read_lines
 from gpen.control.sources import Sources
 from gpen.model.settings import SETTINGS
 from tests.control.test_configuration import scripts, state_of
+from tests.scripts import parse_lines
 
 
 class Running:

@@ -13,13 +13,12 @@ from gpen.control.script import (
     Call,
     ScriptError,
     UnknownCommand,
-    all_of,
     parse_line,
-    parse_lines,
     read_file,
     words_of,
 )
 from gpen.model.settings import quote
+from tests.scripts import all_of, parse_lines
 
 
 def parsed(line: str) -> Call:

@@ -16,7 +16,7 @@ import pytest
 from gpen.rights import NET_BIND_SERVICE, OF_ROOT
 from tests.attacker import NOBODY, attacking
 from tests.daemon.conftest import ctl
-from tests.harness import COMMAND, ROOT, Gpen, Server, naming, needs_root, open_to_all, run_gpen, wait_until
+from tests.harness import COMMAND, ROOT, Gpen, Server, home_of, naming, needs_root, open_to_all, run_gpen, wait_until
 from tests.netlog.programs import GPENLOGD
 
 Start = Callable[..., Gpen]
@@ -46,12 +46,7 @@ def server(servers: Serve) -> Server:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A directory of nobody's."""
-    open_to_all(tmp_path)
-    tmp_path.chmod(0o755)
-    home = tmp_path / "home"
-    home.mkdir()
-    os.chown(home, NOBODY, NOBODY)
-    return home
+    return home_of(NOBODY, tmp_path)
 
 
 # --- rights -----------------------------------------------------------------------------------------------------------

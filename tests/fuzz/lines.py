@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gpen.control.commands import COMMANDS
 from gpen.control.configuration import Configuration
-from gpen.control.script import Call, ScriptError, parse_line, parse_lines, read_file, read_lines
+from gpen.control.script import Call, ScriptError, parse_line, read_file, read_lines
 from gpen.control.sources import Sources
 from gpen.model.address import Address, ServerSpec, network_address, parse_listen
 from gpen.model.check import Check
@@ -25,6 +25,7 @@ from tests.control.test_configuration import acl_lines, server_lines, settings_l
 from tests.fuzz.kind import Balanced, Trial
 from tests.fuzz.mutations import BYTES, cuts, pieces, spoiled
 from tests.harness import PATIENCE, Gpen, Server, connect, echo, pair_of, read_all
+from tests.scripts import parse_lines
 
 WORDS = ("", '"', "\\", '""', '"a b"', "#", "no", "json", "address", "port", "default", "because", "country", "exec",
          "-1", "0", "00", "1e9", "nan", "inf", "0x10", "2147483648", "9" * 20, "\u0663", "\x1b[31m", "\0", "\x7f",

@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pymysql
+import pytest
 from pymysql.connections import Connection
 from pymysql.cursors import Cursor
 
@@ -118,6 +120,19 @@ def missing() -> str:
     if not provider():
         absent.append("libgalera_smm.so")
     return f"{', '.join(absent)}: not installed (mariadb-server, galera-4, rsync, lsof)" if absent else ""
+
+
+@contextlib.contextmanager
+def home() -> Iterator[Path]:
+    """A directory for files of servers, which the user mysql can reach; where there are none, the test is skipped."""
+    if reason := missing():
+        pytest.skip(reason)
+    directory = Path(tempfile.mkdtemp(prefix="gpen-galera-"))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
 
 
 def provider() -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.galera.cluster import NODES, Cluster, missing
+from tests.galera.cluster import NODES, Cluster, home
 from tests.galera.load import Load
 from tests.galera.watcher import Watcher
 from tests.harness import PATIENCE, Gpen, wait_until
@@ -21,16 +19,9 @@ FRONT = ("-r", "-O", "mysql", "-O", "greeting 1", "-O", "hold 10")
 
 @pytest.fixture(scope="session")
 def galera() -> Iterator[Cluster]:
-    """The cluster of the session, with its files in a directory that the user mysql can reach."""
-    if reason := missing():
-        pytest.skip(reason)
-    directory = Path(tempfile.mkdtemp(prefix="gpen-galera-"))
-    directory.chmod(0o755)
-    try:
-        with Cluster(directory / "cluster") as cluster:
-            yield cluster
-    finally:
-        shutil.rmtree(directory)
+    """The cluster of the session."""
+    with home() as directory, Cluster(directory / "cluster") as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ the limit, and what the README has for a remedy is one."""
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from tests.galera.cluster import missing
+from tests.galera.cluster import home
 from tests.galera.lone import LIMIT, Lone, log_in
 from tests.galera.test_traces import opened
 from tests.galera.watcher import COMMAND, Watcher, credentials
@@ -32,15 +30,8 @@ CHECKS = 300
 
 @pytest.fixture(scope="module")
 def lone() -> Iterator[Lone]:
-    if reason := missing():
-        pytest.skip(reason)
-    directory = Path(tempfile.mkdtemp(prefix="gpen-lone-"))
-    directory.chmod(0o755)
-    try:
-        with Lone(directory / "server") as server:
-            yield server
-    finally:
-        shutil.rmtree(directory)
+    with home() as directory, Lone(directory / "server") as server:
+        yield server
 
 
 @pytest.fixture
