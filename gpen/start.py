@@ -34,6 +34,7 @@ def start(name: str, module: str) -> int:
     if sys.version_info < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
         return _complain(name, f"needs Python {oldest} or newer; this is {sys.version.split()[0]}")
+    _fill_standard_streams()
     _speak_utf8()
     try:
         program = importlib.import_module(module)
@@ -56,7 +57,7 @@ def run(name: str, main: Callable[[], int]) -> int:
         try:
             return main()
         finally:
-            if sys.stdout is not None and not sys.stdout.closed:
+            if not sys.stdout.closed:
                 sys.stdout.flush()
     except OSError as error:
         if error.errno not in OUTPUT_ERRORS or error.filename is not None:
@@ -81,6 +82,17 @@ def _remedy(package: str) -> str:
 
 def _numbers(version: object) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", str(version))[:2]]
+
+
+def _fill_standard_streams() -> None:
+    """Whoever was started without stdin, stdout or stderr would give that number to the next file it opens."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
 def _speak_utf8() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpen.start import PACKAGES
+from tests.harness import wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"gpen": "bin/gpen", "gpenctl": "bin/gpenctl", "gpenlog": "bin/gpenlog", "gpenlogd": "bin/gpenlogd",
@@ -110,3 +111,23 @@ def test_a_standard_output_that_takes_nothing(name: str, unbuffered: str) -> Non
                             text=True, timeout=30, check=False)
     assert [(done.returncode, done.stderr) for done in (*told, closed)] == [
         (1, f"{name}: standard output: No space left on device\n"), (0, ""), (0, "")]
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_watcher_without_standard_streams(closed: str, tmp_path: Path) -> None:
+    """As some init scripts start it; what it opens must not take their numbers, nor must it end at its first line."""
+    program = [sys.executable, "-W", "error", str(ROOT / PROGRAMS["gpen-galera"])]
+    environment = {**os.environ, "GPEN_GALERA_USER": "watcher", "GPEN_GALERA_PASSWORD": ""}
+    watch = [*program, "watch", "--reader=./none.ctl", "--socket=watcher"]
+    with subprocess.Popen(["sh", "-c", f'exec "$@" {closed}', "sh", *watch], cwd=tmp_path, env=environment) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or (tmp_path / "watcher").exists(), what="its socket")
+            links = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in range(3)]
+            assert not [link for link in links if "socket:" in link]
+            status = subprocess.run([*program, "status", "--socket=watcher", "--json"], cwd=tmp_path, timeout=30,
+                                    capture_output=True, check=False)
+            assert (status.returncode, status.stderr) == (1, b"")  # its gpen is not there
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()

@@ -161,10 +161,7 @@ def wants_color(when: str, terminal: bool) -> bool:
 
 
 def settle_streams() -> None:
-    """Let bytes that are no UTF-8 pass unchanged into a pipe; a stream that was closed is an empty one."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, closefd=False))
+    """Let bytes that are no UTF-8 pass unchanged into a pipe."""
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -38,7 +38,6 @@ class StartError(Exception):
 
 def begin() -> None:
     """Begin from a known state, whatever the parent has left; to be called first, by a process that is all ours."""
-    _fill_standard_streams()
     _close_inherited(sys.argv)
     _take_signals()
     for name in [name for name in os.environ if name.startswith("GEVENT")]:  # another loop, another resolver
@@ -47,17 +46,6 @@ def begin() -> None:
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CPU, resource.RLIMIT_NPROC):
         hard = resource.getrlimit(limit)[1]
         resource.setrlimit(limit, (hard, hard))
-
-
-def _fill_standard_streams() -> None:
-    """Whoever was started without stdin, stdout or stderr would give that number to the next file it opens."""
-    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(fd, mode, closefd=False))
 
 
 def _close_inherited(words: Iterable[str]) -> None:
