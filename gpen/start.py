@@ -9,6 +9,7 @@ import errno
 import importlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 
@@ -82,6 +83,14 @@ def _remedy(package: str) -> str:
 
 def _numbers(version: object) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", str(version))[:2]]
+
+
+def unblock_signals() -> None:
+    """No signal is blocked any more, and no alarm set, whatever the parent has left: for programs that go on, once they
+    handle signals."""
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _fill_standard_streams() -> None:

@@ -113,15 +113,25 @@ def test_a_standard_output_that_takes_nothing(name: str, unbuffered: str) -> Non
         (1, f"{name}: standard output: No space left on device\n"), (0, ""), (0, "")]
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_watcher_without_standard_streams(closed: str, tmp_path: Path) -> None:
-    """As some init scripts start it; what it opens must not take their numbers, nor must it end at its first line."""
+CLOSED = tuple(f"for fd in {fds}: os.close(fd)" for fds in ("(0,)", "(1,)", "(2,)", "(0, 1, 2)"))
+BLOCKED = "signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())"
+ALARM = "signal.setitimer(signal.ITIMER_REAL, 3)"
+
+
+@pytest.mark.parametrize("left", [*CLOSED, BLOCKED, ALARM])
+def test_what_a_parent_leaves_to_a_watcher(left: str, tmp_path: Path) -> None:
+    """Closed streams, whose numbers nothing that it opens may take; blocked signals, an alarm: it serves, and ends by
+    TERM only."""
     program = [sys.executable, "-W", "error", str(ROOT / PROGRAMS["gpen-galera"])]
     environment = {**os.environ, "GPEN_GALERA_USER": "watcher", "GPEN_GALERA_PASSWORD": ""}
-    watch = [*program, "watch", "--reader=./none.ctl", "--socket=watcher"]
-    with subprocess.Popen(["sh", "-c", f'exec "$@" {closed}', "sh", *watch], cwd=tmp_path, env=environment) as process:
+    parent = f"import os, signal, sys\n{left}\nos.execvp(sys.argv[1], sys.argv[1:])"
+    watch = [sys.executable, "-c", parent, *program, "watch", "--reader=./none.ctl", "--socket=watcher"]
+    with subprocess.Popen(watch, cwd=tmp_path, env=environment) as process:
         try:
             wait_until(lambda: process.poll() is not None or (tmp_path / "watcher").exists(), what="its socket")
+            if left == ALARM:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(3.5)
             links = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in range(3)]
             assert not [link for link in links if "socket:" in link]
             status = subprocess.run([*program, "status", "--socket=watcher", "--json"], cwd=tmp_path, timeout=30,

@@ -22,6 +22,7 @@ from gpen import rights
 from gpen.files import Account, Entry
 from gpen.model.settings import Settings
 from gpen.model.words import printable
+from gpen.start import unblock_signals
 
 log = logging.getLogger("gpen")
 
@@ -67,8 +68,6 @@ def _take_signals() -> None:
     """No signal is blocked, and none ignored (SIGCHLD, so that programs can be waited for; SIGTERM, by nohup's kin) but
     those that Python ignores; and no alarm is set. Until the balancer takes signals HUP and USR1 mean nothing yet, TERM
     and INT end the start in good order."""
-    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
-        signal.setitimer(timer, 0)
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
@@ -76,7 +75,7 @@ def _take_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(1))
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    unblock_signals()
 
 
 class Detached:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpen import __version__
 from gpen.galera import notify
 from gpen.model.words import printable
-from gpen.start import check_package
+from gpen.start import check_package, unblock_signals
 
 if TYPE_CHECKING:
     from gpen.galera.access import Access
@@ -344,3 +344,4 @@ def on_signals(stop: Callable[[], None]) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, lambda *_: stop())
+    unblock_signals()
