@@ -17,14 +17,6 @@ import pytest
 from tests.certificates import Certificates, make_certificates
 from tests.harness import LOCAL, Gpen, Server, family_of
 
-# Two clusters of three nodes are what two processors carry; each has half of the work. One server alone is light.
-CLUSTERS = {
-    "first": ("test_events.py", "test_clients.py", "test_chaos_galera.py"),
-    "second": ("test_writer.py", "test_watch_nodes.py", "test_watch_moves.py", "test_watch_one.py", "test_traces.py"),
-    "lone": ("test_blocking.py",),
-}
-
-
 OTHERS = ("GPEN", "AVAILABLE_WHEN_", "MYSQL_", "MARIADB_", "NO_COLOR", "COLUMNS", "LINES", "PYTHONUNBUFFERED")
 
 # How long an example takes says nothing on a busy machine. CI takes the same examples each time, `make campaign` a
@@ -87,13 +79,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Side by side each test is a piece of work of its own, but for those that share a cluster: they begin first."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Scheduling(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0].rpartition("/")[2]
-            return next((name for name, files in CLUSTERS.items() if file in files), nodeid)
+    """Who runs what, where tests run side by side."""
+    from tests.scheduling import Scheduling
 
     return Scheduling(config, log)
 

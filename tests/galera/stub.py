@@ -101,7 +101,8 @@ class Tables:
                 return Error(number, f"{error}: {statement}")
 
     def close(self) -> None:
-        self._base.close()
+        with self._lock:  # a session may be asking: SQLite's module then uses what is freed
+            self._base.close()
 
 
 def _sqlite(statement: str) -> str:
