@@ -8,17 +8,19 @@ A tour of the sources, in the order in which they are best read:
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back; ``draft.py``
    is what they change as long as it does not count, ``validation.py`` whether that makes sense together,
    ``configuration.py`` what counts, ``difference.py`` what HUP changes
-4. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
+4. ``proto/protocol.py``   what a session asks of what its client and server speak; ``mysql.py``, ``http.py`` and what
+   they need, ``proxy_header.py`` and ``client_hello.py``: bytes in, bytes and verdicts out
+5. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
    ``poller.py`` says when; ``listener.py`` and ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a
    server, ``check.py`` asks whether that is well; ``tls.py`` and ``http.py`` are sides of a session that speak more
    than bytes; ``flow.py``, ``datagram.py`` and ``loops.py`` are UDP; ``turns.py`` lets long work leave others time,
    ``faults.py`` lets what goes on for ever survive what fails
-5. ``daemon/balancer.py``  owns all of these and runs the commands; ``process.py`` makes it a daemon
-6. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;
+6. ``daemon/balancer.py``  owns all of these and runs the commands; ``process.py`` makes it a daemon
+7. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;
    ``netlog/``: gpenlog and gpenlogd
-7. ``files.py`` and ``rights.py``: how all of them make, write and give away files, and what they may do once they serve
+8. ``files.py`` and ``rights.py``: how all of them make, write and give away files, and what they may do once they serve
 
-Imports run daemon -> control, wire -> model, never back (tests/test_laws.py holds this).
+Imports run daemon -> control, wire -> proto -> model, never back (tests/test_laws.py holds this).
 """
 
 __version__ = "0.1.0"

@@ -19,9 +19,10 @@ SCREEN = 60  # lines
 # What a room may import of gpen, itself included.
 ROOMS = {
     "model": {"model"},
+    "proto": {"proto", "model"},
     "control": {"control", "model"},
-    "wire": {"wire", "model"},
-    "daemon": {"daemon", "control", "wire", "model"},
+    "wire": {"wire", "proto", "model"},
+    "daemon": {"daemon", "control", "wire", "proto", "model"},
     "ctl": {"control", "model"},  # gpenctl starts at once: without gevent
     "netlog": {"netlog", "daemon", "control", "model"},
     "galera": {"control", "model", "ctl"},  # the watcher is a client of the control socket like any other
@@ -73,8 +74,8 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 @each_file
-def test_model_and_control_can_not_switch_greenlets(path: Path) -> None:
-    if room_of(path) in ("model", "control"):
+def test_what_is_pure_can_not_switch_greenlets(path: Path) -> None:
+    if room_of(path) in ("model", "proto", "control"):
         assert not {name.split(".")[0] for name in imports_of(path)} & IMPURE
 
 
@@ -83,9 +84,9 @@ def test_the_model_needs_the_standard_library_only() -> None:
     assert foreign <= set(sys.stdlib_module_names) | {"gpen"}
 
 
-def test_the_model_has_no_clock_of_its_own() -> None:
+def test_model_and_protocols_have_no_clock_of_their_own() -> None:
     for path in FILES:
-        if room_of(path) == "model":
+        if room_of(path) in ("model", "proto"):
             assert not {name.split(".")[0] for name in imports_of(path)} & {"time", "datetime"}, path
 
 
@@ -97,6 +98,7 @@ def test_the_model_has_no_clock_of_its_own() -> None:
     ("gpen.control.configuration", ("gevent", "greenlet", "socket")),
     ("gpen.control.reply", ("gevent", "greenlet", "socket")),
     ("gpen.model.pool", ("gevent", "greenlet", "socket")),
+    ("gpen.proto.protocols", ("gevent", "greenlet", "socket")),
 ])
 def test_what_is_loaded(module: str, absent: tuple[str, ...]) -> None:
     code = f"import sys, {module}; sys.exit(' '.join(set({absent!r}) & set(sys.modules)) or None)"

@@ -62,6 +62,7 @@ from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.model.settings import SETTINGS, Settings
 from gpen.model.words import counted, shortened
+from gpen.proto.protocols import protocol_of
 from gpen.wire import sock as sockets
 from gpen.wire.control import ControlServer
 from gpen.wire.conversation import Conversation, Some, Watch
@@ -115,6 +116,7 @@ class Balancer:
         self.started = time.time()
         self.session_log: AnyLog | None = None
         self.tls: Terminator | None = None
+        self.protocol = protocol_of(self.settings)
         self._countries = Countries(self.pool, self.clients)
         self.control = None
         self.hold = Hold(self)
@@ -640,6 +642,7 @@ class Balancer:
             self.loops.changed()
         self.listener.tune(settings)
         self.listener.resume()
+        self.protocol = protocol_of(settings)
         process.set_debug(settings.debug)
         if "control_mode" in changed:
             self._set_control_mode()

@@ -19,12 +19,14 @@ from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.model.words import shortened
+from gpen.proto.protocol import ServerFirst
+from gpen.proto.proxy_header import local_header
 from gpen.wire.dial import await_greeting, reach
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, FOR_EVER, Poller
 from gpen.wire.program import Children, Flood, Program
-from gpen.wire.proxy import local_header
 from gpen.wire.sock import LOCAL_ERRORS, PROHIBITIONS, Socket, cause_of, connect
 
+_GREETING = ServerFirst()  # all that check greeting knows: it is refused with mysql
 _MOST = 65536  # bytes of an answer that are looked at
 _PIECE = 16384
 _SHOWN = 40  # characters
@@ -92,7 +94,7 @@ class Prober:
 
     def _await_greeting(self, endpoint: Endpoint) -> str:
         with contextlib.closing(self._connected(endpoint)) as sock:
-            await_greeting(sock, self._settings, self._poller, FOR_EVER)
+            await_greeting(sock, _GREETING, self._poller, FOR_EVER)
         return "greeted"
 
     def _ask(self, check: Check, endpoint: Endpoint) -> str:

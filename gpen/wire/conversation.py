@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
+import typing
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from gpen.model.address import UNIX, Endpoint, bracketed
 from gpen.model.client import Client, ClientTable
@@ -14,6 +15,7 @@ from gpen.model.ending import Ending
 from gpen.model.pool import Lease, Pool
 from gpen.model.server import Server
 from gpen.model.settings import Settings
+from gpen.proto.protocol import Protocol
 from gpen.wire import sock as sockets
 from gpen.wire.faults import Troubles
 from gpen.wire.poller import Poller
@@ -31,7 +33,7 @@ Some = TypeVar("Some", bound="Conversation")
 Watch = Callable[[str, memoryview], None]  # whence (client, server), and the bytes
 
 
-class Front(Protocol):
+class Front(typing.Protocol):
     """What conversations need of their balancer."""
 
     settings: Settings
@@ -42,6 +44,7 @@ class Front(Protocol):
     hold: Hold
     loops: Loops
     tls: Terminator | None  # where clients speak TLS
+    protocol: Protocol  # what they and the servers say
     troubles: Troubles
     sessions: dict[int, Conversation]
     dialing: int  # sessions that are being connected to a server

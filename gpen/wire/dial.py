@@ -15,23 +15,24 @@ import gevent
 
 from gpen.model.address import Endpoint
 from gpen.model.settings import Settings
-from gpen.wire import mysql
+from gpen.proto.protocol import Protocol
 from gpen.wire.poller import EPOLLIN, Poller
 from gpen.wire.sock import Socket, abort, connect, has_ended
 
 _PIECE_PAUSE = 0.01
 
 
-def dial(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float, header: bytes = b"") -> Socket:
-    """A connection to a server within so many seconds, and its greeting within those of the settings. ``header`` is
-    what it gets first. Switches greenlets.
+def dial(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float, protocol: Protocol,
+         header: bytes = b"") -> Socket:
+    """A connection to a server within so many seconds, and its greeting, if by its protocol it speaks first, within
+    those of the settings. ``header`` is what it gets first. Switches greenlets.
 
     Raises OSError, with EPROTO when the server was reached but did not greet as it should.
     """
     sock = reach(endpoint, settings, poller, seconds, header)
     try:
-        if settings.greeting or settings.mysql:
-            await_greeting(sock, settings, poller, settings.greeting or settings.timeout)
+        if protocol.server_speaks_first:
+            await_greeting(sock, protocol, poller, settings.greeting or settings.timeout)
     except BaseException:
         # A frozen MariaDB counts each of those who gave it up as a connection without a login when it goes on, and may
         # block our address; not who has left with a reset.
@@ -52,27 +53,27 @@ def reach(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float
     return sock
 
 
-def await_greeting(sock: Socket, settings: Settings, poller: Poller, seconds: float) -> None:
+def await_greeting(sock: Socket, protocol: Protocol, poller: Poller, seconds: float) -> None:
     """Wait until the server has spoken; what it said stays in the socket. Switches greenlets. Raises OSError."""
     deadline, ended = time.monotonic() + seconds, False
     while True:
         if not poller.wait(sock.fileno(), EPOLLIN, deadline - time.monotonic()):
             raise OSError(errno.EPROTO, f"no first byte within {seconds:g} s")
         try:
-            greeting = sock.recv(mysql.GREETING_BYTES, _socket.MSG_PEEK)
+            greeting = sock.recv(protocol.first_bytes, _socket.MSG_PEEK)
         except BlockingIOError:
             continue  # it was woken by an event of an earlier socket with the same number
         except ConnectionError:
             raise OSError(errno.EPROTO, "reset before its first byte") from None
         if not greeting:
             raise OSError(errno.EPROTO, "closed before its first byte")
-        if not settings.mysql or mysql.is_whole(greeting):
+        if protocol.is_whole(greeting):
             break
         if ended or time.monotonic() >= deadline:
             raise OSError(errno.EPROTO, f"no whole greeting, but {len(greeting)} bytes")
         ended = has_ended(sock)  # then it is looked at once more: the rest may have come with the end
         if not ended:
             gevent.sleep(_PIECE_PAUSE)
-    refusal = mysql.refusal(greeting) if settings.mysql else None
+    refusal = protocol.refusal(greeting)
     if refusal is not None:
         raise OSError(errno.EPROTO, refusal)

@@ -1,7 +1,7 @@
 """HTTP mode: every request of a client gets X-Forwarded-For and X-Forwarded-Proto, and what is ambiguous is refused.
 
 Only the server's side of a session differs from that of a plain one, so the client's may speak TLS. What is sent to
-it is written anew (requests.py); what comes from it passes as it is and is watched (responses.py).
+it is written anew (proto/http_requests.py); what comes from it passes as it is, watched (proto/http_responses.py).
 
 One request at a time goes to the server: the next one waits for the end of the response. So only the response to a
 WebSocket's request can make of what follows it a plain stream of bytes, and until then nothing that follows is taken
@@ -19,17 +19,14 @@ import _socket
 import time
 from contextlib import suppress
 from functools import partial
-from http import HTTPStatus
 from typing import Any, NoReturn, Protocol
 
+from gpen.proto.http import HttpOpening, late
+from gpen.proto.http_requests import Bytes
+from gpen.proto.protocol import Opening, Refused
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, FOR_EVER, Poller
 from gpen.wire.relay import End, Relay
-from gpen.wire.requests import Bytes, Forwarded, Refused, Requests
-from gpen.wire.responses import Responses
 
-__all__ = ["TIMEOUT", "Forwarded", "HttpEnd", "HttpRelay", "Opening", "Refused", "page"]
-
-TIMEOUT = 408  # the status of a request whose head does not come in time
 _PIECE = 65536  # most bytes of a client that are read at once while it has no server: what it sends with its first head
 
 
@@ -41,48 +38,29 @@ class HttpRelay(Relay, Protocol):
         0, nothing, because its answer has begun. May return before that is done."""
 
 
-class Opening:
-    """What a client says before it gets a server: the head of its first request, and all that came with it. So no
-    server is troubled by who says nothing, or nothing that it may say.
+def read_opening(opening: Opening, client: End, poller: Poller, seconds: float) -> bool:
+    """Read what a client says before it gets a server, within so many seconds (0: for ever); False when it ends before
+    that. Switches greenlets.
 
-    ``heard`` is all of it as it came.
+    Raises Refused, with TIMEOUT when time is over, and OSError when the client is gone.
     """
-
-    __slots__ = ("heard", "out", "requests", "responses", "rest")
-
-    def __init__(self, forwarded: Forwarded, most: int) -> None:
-        """``most`` bytes are the limit of a request's head."""
-        self.responses = Responses()
-        self.requests = Requests(forwarded, most, self.responses)
-        self.heard = bytearray()
-        self.out: Bytes = b""  # what the server gets of it: the head, when that is whole
-        self.rest: Bytes = b""  # what was not looked at yet
-
-    def read(self, client: End, poller: Poller, seconds: float) -> bool:
-        """Read it, within so many seconds (0: for ever); False when the client ends before that. Switches greenlets.
-
-        Raises Refused, with TIMEOUT when time is over, and OSError when the client is gone.
-        """
-        deadline = time.monotonic() + (seconds or FOR_EVER)
-        view = poller.view[:_PIECE]
-        while (left := deadline - time.monotonic()) > 0:
-            try:
-                count = client.receive(view)
-            except BlockingIOError:
-                poller.wait(client.fd, EPOLLIN, left)
-                continue
-            if not count:
-                return False
-            client.received += count
-            client.active = poller.now
-            self.heard += view[:count]
-            self.out, self.rest = self.requests.read(bytes(view[:count]))
-            if self.out:
-                return True
-            if self.requests.whole:  # blank lines, and they may be many
-                self.heard.clear()
-            poller.wait(client.fd, EPOLLIN, 0)  # no longer: what TLS holds already is told by no event
-        raise _late(seconds)
+    deadline = time.monotonic() + (seconds or FOR_EVER)
+    view = poller.view[:_PIECE]
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            count = client.receive(view)
+        except BlockingIOError:
+            poller.wait(client.fd, EPOLLIN, left)
+            continue
+        if not count:
+            return False
+        client.received += count
+        client.active = poller.now
+        opening.take(bytes(view[:count]))
+        if opening.is_whole:
+            return True
+        poller.wait(client.fd, EPOLLIN, 0)  # no longer: what TLS holds already is told by no event
+    raise late(seconds)
 
 
 class HttpEnd(End):
@@ -96,7 +74,7 @@ class HttpEnd(End):
 
     _relay: HttpRelay
 
-    def __init__(self, sock: Any, poller: Poller, relay: HttpRelay, opening: Opening) -> None:
+    def __init__(self, sock: Any, poller: Poller, relay: HttpRelay, opening: HttpOpening) -> None:
         super().__init__(sock, poller, relay)
         self._responses = opening.responses
         self._requests = opening.requests
@@ -106,7 +84,7 @@ class HttpEnd(End):
         self._send = self._take
         self._recv_into = self._watched
 
-    def begin(self, opening: Opening) -> None:
+    def begin(self, opening: HttpOpening) -> None:
         """Ask the server what the client has asked. Both sides have been started."""
         try:
             self._put(opening.out)
@@ -117,7 +95,7 @@ class HttpEnd(End):
     def tend(self, now: float, seconds: float) -> None:
         """Refuse a request whose head began so many seconds ago (0: never)."""
         if self._head_begun and 0 < seconds <= now - self._head_begun:
-            self._refuse(_late(seconds))
+            self._refuse(late(seconds))
 
     # --- toward the server ----------------------------------------------------------------------------------------
 
@@ -269,15 +247,3 @@ class HttpEnd(End):
     def _forget(self) -> None:
         super()._forget()
         self._responses.close()
-
-
-def _late(seconds: float) -> Refused:
-    return Refused(TIMEOUT, f"no whole header within {seconds:g} s (http_head_timeout)")
-
-
-def page(status: int) -> bytes:
-    """A whole response of this status, which closes the connection."""
-    phrase = HTTPStatus(status).phrase
-    body = f"<!DOCTYPE html>\n<title>{status} {phrase}</title>\n<h1>{status} {phrase}</h1>\n"
-    return (f"HTTP/1.1 {status} {phrase}\r\nContent-Type: text/html\r\nContent-Length: {len(body)}\r\n"
-            f"Connection: close\r\n\r\n{body}").encode()

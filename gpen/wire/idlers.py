@@ -15,12 +15,12 @@ import gevent
 
 from gpen.model.client import Client
 from gpen.model.pool import Spare
+from gpen.proto.proxy_header import local_header
 from gpen.wire import sock as sockets
 from gpen.wire.conversation import Front
 from gpen.wire.dial import dial
 from gpen.wire.faults import Faults
 from gpen.wire.poller import EPOLLIN
-from gpen.wire.proxy import local_header
 
 log = logging.getLogger("gpen")
 
@@ -107,7 +107,7 @@ class _Idler:
         front, settings = self._front, self._front.settings
         assert lease.endpoint is not None
         try:
-            sock = dial(lease.endpoint, settings, front.poller, settings.timeout,
+            sock = dial(lease.endpoint, settings, front.poller, settings.timeout, front.protocol,
                         local_header(settings.proxy_protocol))
         except OSError as error:
             self._unreached(error)

@@ -1,102 +1,15 @@
-"""The PROXY protocol (HAProxy's proxy-protocol.txt, versions 1 and 2): who a connection is really from.
-
-A header stands in front of the first byte of a connection. We write one to servers, and read it from clients that are
-proxies themselves.
-"""
+"""PROXY protocol headers on the wire: read from who may send one, and kept out from all others."""
 
 from __future__ import annotations
 
 import _socket
-import contextlib
-import ipaddress
-import struct
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-from gpen.model.words import shortened
+from gpen.proto.proxy_header import MOST, SIGNATURE, V1, HeaderError, HeaderReader, Route
 from gpen.wire.poller import EPOLLIN, Poller
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from gpen.wire.relay import End
-
-SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
-V1 = b"PROXY "
-_V1_MOST = 107  # bytes of a header of version 1, its end included
-_V2_MOST = 16384  # bytes behind the first 16 of version 2
-_SHORTEST = 15  # "PROXY UNKNOWN\r\n"; version 2 begins with 16 bytes
-_LOCAL, _PROXY = 0x20, 0x21
-_STREAM4, _STREAM6, _UNIX = 0x11, 0x21, 0x31
-_UNIX_PATH = 108
-_ADDRESS_BYTES = {0: 0, 1: 12, 2: 36, 3: 216}  # by the family: unspecified, IPv4, IPv6, unix
-_DATAGRAM = 2  # the last of the protocols: unspecified, stream, datagram
-_TLV_HEAD, _CRC32C, _SSL, _SSL_HEAD = 3, 0x03, 0x20, 5
-
-
-def _crc_of(byte: int) -> int:
-    for _ in range(8):
-        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-    return byte
-
-
-_CRC = tuple(map(_crc_of, range(256)))
-
-
-class Route(NamedTuple):
-    """Where a connection comes from and where it went to. The host of a unix socket is empty, its path the name."""
-
-    source: str
-    source_port: int
-    destination: str
-    destination_port: int
-    path: str = ""  # of the unix socket that was connected to
-
-
-class HeaderError(Exception):
-    """The client's header is missing, malformed or late: says which."""
-
-
-# --- to servers -------------------------------------------------------------------------------------------------------
-
-
-def header(version: str, route: Route) -> bytes:
-    """The header, ``v1`` or ``v2``, that tells a server this route."""
-    if not route.source or not route.destination:
-        return b"PROXY UNKNOWN\r\n" if version == "v1" else _v2(_PROXY, _UNIX, _unix_pair(route.path))
-    source, destination = _family(route.source, route.destination)
-    if version == "v1":
-        return f"PROXY TCP{source.version} {source} {destination} {route.source_port} " \
-               f"{route.destination_port}\r\n".encode()
-    family = _STREAM4 if source.version == 4 else _STREAM6
-    ports = struct.pack("!HH", route.source_port, route.destination_port)
-    return _v2(_PROXY, family, source.packed + destination.packed + ports)
-
-
-def local_header(version: str) -> bytes:
-    """The header of a connection that is our own, not a client's: a check's. Empty for ``off``."""
-    if version == "off":
-        return b""
-    return b"PROXY UNKNOWN\r\n" if version == "v1" else _v2(_LOCAL, 0, b"")
-
-
-def _v2(command: int, family: int, addresses: bytes) -> bytes:
-    return SIGNATURE + struct.pack("!BBH", command, family, len(addresses)) + addresses
-
-
-def _unix_pair(path: str) -> bytes:
-    return bytes(_UNIX_PATH) + path.encode("utf-8", "surrogateescape")[:_UNIX_PATH].ljust(_UNIX_PATH, b"\0")
-
-
-def _family(source: str, destination: str) -> Any:
-    """Both addresses in one family: an IPv4 one beside an IPv6 one is mapped."""
-    pair = [ipaddress.ip_address(text.partition("%")[0]) for text in (source, destination)]
-    if pair[0].version != pair[1].version:
-        pair = [ipaddress.ip_address(f"::ffff:{ip}") if ip.version == 4 else ip for ip in pair]
-    return pair
-
-
-# --- from clients -----------------------------------------------------------------------------------------------------
+from gpen.wire.relay import End
 
 
 def read_header(sock: Any, poller: Poller, seconds: float) -> Route | None:
@@ -104,169 +17,19 @@ def read_header(sock: Any, poller: Poller, seconds: float) -> Route | None:
 
     None when it says that the connection is the proxy's own (LOCAL, UNKNOWN). Raises HeaderError.
     """
-    reader = _Reader(sock, poller, time.monotonic() + seconds)
-    start = reader.read(_SHORTEST, _check_start)
-    try:
-        return _read_v1(reader, start) if start.startswith(V1) else _read_v2(reader, start)
-    except ValueError as error:
-        raise HeaderError(f"malformed: {shortened(str(error))}") from None
-
-
-class _Reader:
-    """Takes exact numbers of bytes from a non-blocking socket until the deadline."""
-
-    def __init__(self, sock: Any, poller: Poller, deadline: float) -> None:
-        self._sock, self._poller, self._deadline = sock, poller, deadline
-
-    def read(self, count: int, check: Callable[[bytes], None] = lambda data: None) -> bytes:
-        """So many bytes; ``check`` may object to the first of them before the rest is here."""
-        data = b""
-        while len(data) < count:
-            data += self._receive(count - len(data))
-            check(data)
-        return data
-
-    def read_line(self, start: bytes, most: int) -> bytes:
-        """What is left of a line that begins with ``start``, its end included."""
-        while not start.endswith(b"\n"):
-            if len(start) >= most:
-                raise HeaderError(f"malformed: no line end within {most} bytes")
-            ahead = self._receive(most - len(start), _socket.MSG_PEEK)
-            line = ahead[: ahead.find(b"\n") + 1] or ahead
-            start += self._receive(len(line))
-        return start
-
-    def _receive(self, count: int, flags: int = 0) -> bytes:
-        while True:
-            try:
-                data: bytes = self._sock.recv(count, flags)
-            except BlockingIOError:
-                if not self._poller.wait(self._sock.fileno(), EPOLLIN, self._deadline - time.monotonic()):
-                    raise HeaderError("late: it did not come in time") from None
-                continue
-            except OSError as error:
-                raise HeaderError(f"missing: {error.strerror}") from None
-            if not data:
+    reader, deadline = HeaderReader(), time.monotonic() + seconds
+    while not reader.is_whole:
+        try:
+            ahead = sock.recv(MOST, _socket.MSG_PEEK)
+            if not ahead:
                 raise HeaderError("missing: the connection ended before it was whole")
-            return data
-
-
-def _check_start(data: bytes) -> None:
-    if data[: len(V1)] != V1[: len(data)] and data[: len(SIGNATURE)] != SIGNATURE[: len(data)]:
-        raise HeaderError("missing: the first bytes are none")
-
-
-def _read_v1(reader: _Reader, start: bytes) -> Route | None:
-    line = reader.read_line(start, _V1_MOST)
-    if not line.endswith(b"\r\n"):
-        raise ValueError("the line ends without a carriage return")
-    if not line.isascii():
-        raise ValueError("the line has bytes that are not ASCII")
-    words = line[:-2].decode().split(" ")
-    if words[1] == "UNKNOWN":
-        return None
-    if len(words) != 6 or words[1] not in ("TCP4", "TCP6"):
-        raise ValueError("expected PROXY TCP4|TCP6|UNKNOWN and two addresses and ports")
-    version = 4 if words[1] == "TCP4" else 6
-    source, destination = (_address(word, version) for word in words[2:4])
-    return Route(_plain(source), _port(words[4]), _plain(destination), _port(words[5]))
-
-
-def _address(word: str, version: int) -> Any:
-    """Raises ValueError, in words that hold the word as it came: Python's own have it escaped already."""
-    with contextlib.suppress(ValueError):
-        if (address := ipaddress.ip_address(word)).version == version:
-            return address
-    raise ValueError(f"'{word}' is not an IPv{version} address")
-
-
-def _plain(address: Any) -> str:
-    """The text of an address; an IPv4 one that is written as IPv6 is IPv4, for access lists and memory."""
-    if getattr(address, "scope_id", None):
-        raise ValueError("an address has a scope, which means nothing elsewhere")
-    return str(getattr(address, "ipv4_mapped", None) or address)
-
-
-def _port(word: str) -> int:
-    if not (word.isascii() and word.isdigit()) or word != str(int(word)) or int(word) > 65535:
-        raise ValueError(f"'{word}' is not a port")
-    return int(word)
-
-
-def _read_v2(reader: _Reader, start: bytes) -> Route | None:
-    head = start + reader.read(1)
-    command, family, length = struct.unpack("!BBH", head[len(SIGNATURE) :])
-    if command not in (_LOCAL, _PROXY):
-        raise ValueError(f"version and command are {command:#04x}")
-    if length > _V2_MOST:
-        raise ValueError(f"it is longer than {_V2_MOST} bytes")
-    body = reader.read(length)
-    if command == _LOCAL:
-        return None  # whatever it holds: "the receiver must accept [...] and discard the protocol block"
-    size = _ADDRESS_BYTES.get(family >> 4)
-    if size is None or family & 15 > _DATAGRAM:
-        raise ValueError(f"address family and protocol are {family:#04x}")
-    if length < size:
-        raise ValueError("the addresses are cut off")
-    _check_extensions(head, body, size)
-    return _route(family, body)
-
-
-def _route(family: int, body: bytes) -> Route | None:
-    """Where a connection comes from and goes to; None where that is no stream: the connection's own address counts."""
-    if family == _UNIX:
-        return Route("", 0, "", 0, body[_UNIX_PATH : 2 * _UNIX_PATH].rstrip(b"\0").decode("utf-8", "surrogateescape"))
-    if family not in (_STREAM4, _STREAM6):
-        return None
-    size = 4 if family == _STREAM4 else 16
-    source, destination = (_plain(ipaddress.ip_address(body[i : i + size])) for i in (0, size))
-    source_port, destination_port = struct.unpack("!HH", body[2 * size : 2 * size + 4])
-    return Route(source, source_port, destination, destination_port)
-
-
-def _check_extensions(head: bytes, body: bytes, start: int) -> None:
-    """What stands behind the addresses is TLVs, each of them whole, and the checksum is right if there is one. Raises
-    ValueError."""
-    sums = []
-    for kind, at, size in _tlvs(body, start):
-        if kind == _CRC32C:
-            sums.append((at, at + size))
-        elif kind == _SSL:
-            if size < _SSL_HEAD:
-                raise ValueError("a TLV of TLS is cut off")
-            for _ in _tlvs(body[: at + size], at + _SSL_HEAD):
-                pass
-    if sums:
-        _check_sums(head, body, sums)
-
-
-def _tlvs(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
-    """The TLVs from there on: type, where the value begins, and how many bytes that has. Raises ValueError when one is
-    not whole."""
-    while at < len(data):
-        size = int.from_bytes(data[at + 1 : at + _TLV_HEAD], "big")
-        if at + _TLV_HEAD + size > len(data):
-            raise ValueError("a TLV is longer than what it is in")
-        yield data[at], at + _TLV_HEAD, size
-        at += _TLV_HEAD + size
-
-
-def _check_sums(head: bytes, body: bytes, places: Sequence[tuple[int, int]]) -> None:
-    """CRC32c over all of the header, with zeros in the place of the sum itself. Raises ValueError."""
-    zeroed = bytearray(body)
-    for start, end in places:
-        zeroed[start:end] = bytes(end - start)
-    wanted = crc32c(head + zeroed).to_bytes(4, "big")
-    if any(body[start:end] != wanted for start, end in places):
-        raise ValueError("its checksum is wrong")
-
-
-def crc32c(data: bytes) -> int:
-    """The CRC of Castagnoli's polynomial (RFC 3720, 12.1)."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC[(crc ^ byte) & 255] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
+            sock.recv(reader.take(ahead))
+        except BlockingIOError:
+            if not poller.wait(sock.fileno(), EPOLLIN, deadline - time.monotonic()):
+                raise HeaderError("late: it did not come in time") from None
+        except OSError as error:
+            raise HeaderError(f"missing: {error.strerror}") from None
+    return reader.route
 
 
 def guard(end: End, refuse: Callable[[], None]) -> None:

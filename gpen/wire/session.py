@@ -25,13 +25,15 @@ from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL, Lease
 from gpen.model.server import Server
-from gpen.model.words import counted
-from gpen.wire import mysql, proxy
+from gpen.proto import proxy_header
+from gpen.proto.http import TIMEOUT, HttpOpening
+from gpen.proto.protocol import Farewell, Opening, Refused
+from gpen.wire import proxy
 from gpen.wire import sock as sockets
 from gpen.wire.conversation import Conversation, Front, Watch
 from gpen.wire.dial import dial
 from gpen.wire.dummy import answer
-from gpen.wire.http import TIMEOUT, Forwarded, HttpEnd, Opening, Refused, page
+from gpen.wire.http import HttpEnd, read_opening
 from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP
 from gpen.wire.relay import End, Tap
 from gpen.wire.tls import HandshakeError, Terminator, TlsEnd
@@ -62,11 +64,12 @@ class Session(Conversation):
     """One TCP client with its server."""
 
     __slots__ = ("_announced", "_greenlet", "_held", "_kept_alive", "_lingers", "_opening", "_pause", "_problem",
-                 "_relaying", "_route", "_status", "down", "stalled", "up")
+                 "_protocol", "_relaying", "_route", "_status", "down", "stalled", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
         address, port = (normalize(peer[0]), peer[1]) if isinstance(peer, tuple) else (UNIX, 0)
         super().__init__(id, front, address, port)
+        self._protocol = front.protocol  # to the end, whatever becomes of the settings
         self.down = End(sock, front.poller, self)
         self.up: End | None = None
         self.stalled = (0, 0.0)
@@ -76,10 +79,10 @@ class Session(Conversation):
         self._held = 0.0  # since when it waits for a server, or did
         self._pause = _FIRST_PAUSE
         self._problem = ""  # why it did not get to a server last
-        self._route: proxy.Route | None = None
+        self._route: proxy_header.Route | None = None
         self._announced = False
-        self._opening: Opening | None = None  # of HTTP, until a server gets it
-        self._status = 0  # of HTTP, that refuses the client's request
+        self._opening: Opening | None = None  # until a server gets it
+        self._status = 0  # the protocol's, where it refuses what the client says
         self._lingers = False  # whether its last words need time to arrive
 
     # --- what others ask ------------------------------------------------------------------------------------------
@@ -107,8 +110,8 @@ class Session(Conversation):
 
     @property
     def _is_listening(self) -> bool:
-        """Whether the client has yet to say what it wants, in the head of its first HTTP request."""
-        return self._opening is not None and not self._opening.out
+        """Whether the client has yet to say what it wants, where a server waits for that."""
+        return self._opening is not None and not self._opening.is_whole
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -218,7 +221,8 @@ class Session(Conversation):
             return Ending.TLS
         if settings.dummy:
             return answer(self.down, front.poller, settings.idle_timeout)
-        if settings.http and (ending := self._listen()) is not None:
+        self._opening = self._protocol.opening(self.address, "http" if self.secured is None else "https")
+        if self._opening is not None and (ending := self._listen(self._opening)) is not None:
             return ending
         front.dialing += 1
         try:
@@ -237,7 +241,7 @@ class Session(Conversation):
         self._announced = True
         try:
             self._route = proxy.read_header(self.down.sock, front.poller, _HEADER_SECONDS)
-        except proxy.HeaderError as error:
+        except proxy_header.HeaderError as error:
             log.info("session %d: PROXY protocol header of %s: %s", self.id, self.peername, error)
             return False
         if self._route is not None:
@@ -256,14 +260,12 @@ class Session(Conversation):
         self.down = TlsEnd(self.down.sock, front.poller, self, channel)
         return True
 
-    def _listen(self) -> Ending | None:
-        """Learn what the client wants, of HTTP, before a server is troubled; why the session ends, if it does not say
-        so as it should."""
-        settings, down = self._front.settings, self.down
-        scheme = "http" if self.secured is None else "https"
-        self._opening = opening = Opening(Forwarded(self.address, scheme), settings.http_header_max)
+    def _listen(self, opening: Opening) -> Ending | None:
+        """Learn what the client wants before a server is troubled; why the session ends, if it does not say so as it
+        should."""
+        down = self.down
         try:
-            if opening.read(down, self._front.poller, settings.http_head_timeout):
+            if read_opening(opening, down, self._front.poller, self._front.settings.http_head_timeout):
                 return None
         except Refused as refused:
             return self._turned_away(refused.status, str(refused))
@@ -333,9 +335,8 @@ class Session(Conversation):
     def _client_left(self, events: int) -> None:
         """The client has ended its side, or all. One that spoke may wait for an answer behind a half-close; one that
         said nothing, or would not speak first, is gone."""
-        settings, down = self._front.settings, self.down
-        has_spoken = self._opening is not None or (
-            not (settings.greeting or settings.mysql) and down.has_spoken())
+        down = self.down
+        has_spoken = self._opening is not None or (not self._protocol.server_speaks_first and down.has_spoken())
         if not events & (EPOLLERR | EPOLLHUP) and has_spoken:
             self._front.poller.change(down.fd, 0)
         else:
@@ -355,7 +356,7 @@ class Session(Conversation):
             share = (deadline - time.monotonic()) / len(endpoints)
             self.endpoint = endpoint = endpoints.pop(0)
             try:
-                sock = dial(endpoint, front.settings, front.poller, share, header)
+                sock = dial(endpoint, front.settings, front.poller, share, self._protocol, header)
                 if problem is not None and endpoint in server.endpoints:
                     front.pool.prefer(server, endpoint)
                 self.endpoint = endpoint
@@ -377,13 +378,13 @@ class Session(Conversation):
         version = self._front.settings.proxy_protocol
         if version == "off":
             return b""
-        return proxy.header(version, self._route or self._own_route())
+        return proxy_header.header(version, self._route or self._own_route())
 
-    def _own_route(self) -> proxy.Route:
+    def _own_route(self) -> proxy_header.Route:
         name = self.down.sock.getsockname()
         if not isinstance(name, tuple):
-            return proxy.Route("", 0, "", 0, name)
-        return proxy.Route(self.address, self._port, normalize(name[0]), name[1])
+            return proxy_header.Route("", 0, "", 0, name)
+        return proxy_header.Route(self.address, self._port, normalize(name[0]), name[1])
 
     def _unreached(self, lease: Lease, error: OSError | Condemned) -> Ending:
         """Pass the verdict on a failed connect: the server's fault, or this machine's, or known already."""
@@ -411,7 +412,7 @@ class Session(Conversation):
             self._ask(self._opening)
         elif front.settings.accept_proxy != "off" and not self._announced:
             proxy.guard(down, self._refuse_header)
-        if front.settings.greeting or front.settings.mysql:
+        if self._protocol.server_speaks_first:
             up.ready(EPOLLIN)  # from now on the client has a server: nothing comes in between
         if self._relaying:
             down.wake()
@@ -423,11 +424,11 @@ class Session(Conversation):
 
     def _server_end(self, sock: Any) -> End:
         poller, opening = self._front.poller, self._opening
-        return End(sock, poller, self) if opening is None else HttpEnd(sock, poller, self, opening)
+        return HttpEnd(sock, poller, self, opening) if isinstance(opening, HttpOpening) else End(sock, poller, self)
 
     def _ask(self, opening: Opening) -> None:
         """Give a server what the client said before it had one."""
-        assert isinstance(self.up, HttpEnd)
+        assert isinstance(self.up, HttpEnd) and isinstance(opening, HttpOpening)
         if self.down.tap is not None:
             self.down.tap(self.down, memoryview(opening.heard))
         self.up.begin(opening)
@@ -439,7 +440,7 @@ class Session(Conversation):
 
     def _turned_away(self, status: int, reason: str) -> Ending:
         """Note what the client is to be told; how the session ends."""
-        log.debug("session %d: HTTP request of %s refused (%d): %s", self.id, self.peername, status, reason)
+        log.debug("session %d: request of %s refused (%d): %s", self.id, self.peername, status, reason)
         self._status = status
         return Ending.REQUEST_TIMEOUT if status == TIMEOUT else Ending.BAD_REQUEST
 
@@ -512,7 +513,8 @@ class Session(Conversation):
     def _say_goodbye(self) -> None:
         words = self._last_words()
         self.down.say(words)
-        self._lingers = bool(words and (self._front.settings.http or self._status)) and not self._is_one_of_many
+        # a client that is silent until its server speaks has sent nothing that could bring a reset about
+        self._lingers = bool(words) and not (self._protocol.server_speaks_first or self._is_one_of_many)
 
     @property
     def _is_one_of_many(self) -> bool:
@@ -521,24 +523,14 @@ class Session(Conversation):
 
     def _last_words(self) -> bytes:
         """What a client is told that gets no server, or asked for what it can't have."""
-        settings = self._front.settings
+        ending = self.ending
+        if ending is None or (self.up is not None and not self._status):
+            return b""
         if self._is_unknown and self._front.tls is not None:
             return b""  # it would take them for TLS
-        if settings.http or self._status:
-            return self._http_page()
-        return self._mysql_error() if settings.mysql and self.up is None else b""
-
-    def _http_page(self) -> bytes:
-        match self.ending:
-            case Ending.BAD_REQUEST | Ending.REQUEST_TIMEOUT if self._status:
-                return page(self._status)
-            case Ending.DENIED:
-                return page(403)
-            case Ending.CLIENT_MAX:
-                return page(429)
-            case Ending.NO_SERVER | Ending.CONNECT_FAILED | Ending.LOCAL | Ending.SHUTDOWN if self.up is None:
-                return page(503)
-        return b""
+        waited = self.finished - self._held if self._held else 0.0
+        return self._protocol.farewell(Farewell(ending, self.address, self._others, waited, self._problem,
+                                                self._front.pool.is_crowded, self._status))
 
     def _linger(self) -> None:
         """Read what the client still sends, for a moment: to close with unread bytes is to reset, and that may overtake
@@ -555,28 +547,6 @@ class Session(Conversation):
                 pass
         except OSError:
             return  # gone
-
-    def _mysql_error(self) -> bytes:
-        seconds = self.finished - self._held if self._held else 0.0
-        waited = f"; waited {seconds:.0f} s" if seconds >= 1 else ""
-        match self.ending:
-            case Ending.NO_SERVER if self._front.pool.is_crowded():
-                return mysql.error(mysql.TOO_MANY_CONNECTIONS, f"gpen: all servers are full{waited}")
-            case Ending.CONNECT_FAILED if mysql.says(self._problem, mysql.TOO_MANY_CONNECTIONS):
-                return mysql.error(mysql.TOO_MANY_CONNECTIONS, f"gpen: all servers are full{waited}")
-            case Ending.NO_SERVER | Ending.CONNECT_FAILED:
-                return mysql.error(mysql.UNKNOWN_COMMAND, f"gpen: no server is usable{waited}")
-            case Ending.DENIED:
-                return mysql.error(mysql.HOST_NOT_ALLOWED, f"gpen: {self.address} may not connect here")
-            case Ending.CLIENT_MAX:
-                sessions = counted(self._others, "session")
-                return mysql.error(mysql.TOO_MANY_USER_CONNECTIONS,
-                                   f"gpen: {self.address} has {sessions} already (client_max)")
-            case Ending.LOCAL:
-                return mysql.error(mysql.TOO_MANY_CONNECTIONS, "gpen: no server can be reached from here for now")
-            case Ending.SHUTDOWN:
-                return mysql.error(mysql.SHUTTING_DOWN, "gpen: shutting down")
-        return b""
 
 
 def next_pause(pause: float) -> float:

@@ -25,9 +25,9 @@ from typing import Any
 
 from gpen.model.settings import Settings
 from gpen.model.words import shortened
+from gpen.proto.client_hello import protocols_in
 from gpen.wire.contexts import TlsError, contexts_by_name, main_context, reason_of
 from gpen.wire.conversation import Secured
-from gpen.wire.hello import protocols_in
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
 from gpen.wire.relay import End, Relay
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gpen.wire.proxy import crc32c
+from gpen.proto.proxy_header import crc32c
 from tests.harness import Gpen, Server, connect, echo, naming, read_all, wait_until
 
 Start = Callable[..., Gpen]

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from gpen.wire.requests import Forwarded, Refused, Requests
-from gpen.wire.responses import Responses
+from gpen.proto.http_requests import Forwarded, Requests
+from gpen.proto.http_responses import Responses
+from gpen.proto.protocol import Refused
 from tests.fuzz import http_reference as reference
 from tests.fuzz.http_reference import Message
 from tests.fuzz.kind import Balanced, Trial

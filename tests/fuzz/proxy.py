@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from gpen.wire.proxy import HeaderError, read_header
+from gpen.proto.proxy_header import HeaderError
+from gpen.wire.proxy import read_header
 from tests.fuzz.kind import Balanced, Trial
 from tests.fuzz.lines import serves
 from tests.fuzz.mutations import BYTES, cuts, pieces, spoiled

@@ -517,7 +517,7 @@ def test_a_malformed_request(http: Start, cut: int) -> None:
     balancer.wait_idle()
     assert recorder.connections == [[added(get("/a")), added(get("/b"))]]
     assert ending(balancer) == "bad-request"
-    assert "HTTP request of 127.0.0.1:" in balancer.stderr and "refused (400): a malformed header" in balancer.stderr
+    assert "request of 127.0.0.1:" in balancer.stderr and "refused (400): a malformed header" in balancer.stderr
 
 
 def test_a_malformed_request_behind_a_large_answer(http: Start) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from tests.certificates import Certificates
 from tests.harness import Gpen, Server, hold, read_all, refusing, reset, wait_until
+from tests.proto.test_http_requests import SMUGGLING
 from tests.tlsclient import TlsClient, trusting
 from tests.wire.http_peers import ADDED, OK, Recorder, added, get, read_exactly, read_response
-from tests.wire.test_http_requests import SMUGGLING
 
 Start = Callable[..., Gpen]
 Servers = Callable[..., Server]

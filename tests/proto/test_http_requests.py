@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpen.wire.requests import Forwarded, Refused, Requests
+from gpen.proto.http_requests import Forwarded, Requests
+from gpen.proto.protocol import Refused
 
 ADDED = b"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\n\r\n"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpen.wire.hello import protocols_in
+from gpen.proto.client_hello import protocols_in
 
 names = st.lists(st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=255), min_size=1,
                  max_size=20)

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpen.wire import requests as subject
-from gpen.wire.requests import Forwarded, Refused, Requests
+from gpen.proto import http_requests as subject
+from gpen.proto.http_requests import Forwarded, Requests
+from gpen.proto.protocol import Refused
 from tests.harness import Gpen, Server, wait_until
 from tests.wire.http_peers import OK, get, read_exactly, read_response
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeAlias
 
 from gpen.model.words import shortened
+from gpen.proto.protocol import Refused
 
 with suppress(ImportError):  # an extra: without it the balancer refuses the setting http
     from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -52,14 +53,6 @@ class Forwarded(NamedTuple):
 
     address: str
     scheme: str
-
-
-class Refused(Exception):
-    """A request that no server shall see, or not to its end; ``status`` is HTTP's word for why."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
 
 
 class Asked(Protocol):
