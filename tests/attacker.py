@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NOBODY = 65534
-SECONDS = 20.0  # then it ends by itself
+SECONDS = 100.0  # then it ends by itself
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +36,7 @@ from tests.servers import (
 
 __all__ = ["COMMAND", "LOCAL", "PATIENCE", "ROOT", "Gpen", "Serve", "Server", "SilentServer", "address_of", "connect",
            "echo", "family_of", "free_port", "hold", "knowing", "naming", "needs_root", "open_to_all", "pair_of",
-           "read_all", "refusing", "reset", "run_gpen", "seeing", "sending", "wait_until"]
+           "read_all", "refusing", "reset", "run_gpen", "seeing", "sending", "started", "wait_until"]
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-W", "error", str(ROOT / "bin" / "gpen")]
@@ -53,6 +53,17 @@ def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE, what: st
             raise AssertionError(f"{what} did not come true within {seconds:g} s")
         time.sleep(0.01)
     return answer
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """A process that the test has to end; if it fails before, or the process does not end, it is killed."""
+    with subprocess.Popen(command, **options) as process:
+        try:
+            yield process
+            process.wait(PATIENCE)
+        finally:
+            process.kill()
 
 
 def read_all(sock: socket.socket) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpen.start import PACKAGES
-from tests.harness import wait_until
+from tests.harness import started, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"gpen": "bin/gpen", "gpenctl": "bin/gpenctl", "gpenlog": "bin/gpenlog", "gpenlogd": "bin/gpenlogd",
@@ -126,7 +126,7 @@ def test_what_a_parent_leaves_to_a_watcher(left: str, tmp_path: Path) -> None:
     environment = {**os.environ, "GPEN_GALERA_USER": "watcher", "GPEN_GALERA_PASSWORD": ""}
     parent = f"import os, signal, sys\n{left}\nos.execvp(sys.argv[1], sys.argv[1:])"
     watch = [sys.executable, "-c", parent, *program, "watch", "--reader=./none.ctl", "--socket=watcher"]
-    with subprocess.Popen(watch, cwd=tmp_path, env=environment) as process:
+    with started(watch, cwd=tmp_path, env=environment) as process:
         try:
             wait_until(lambda: process.poll() is not None or (tmp_path / "watcher").exists(), what="its socket")
             if left == ALARM:

@@ -47,7 +47,7 @@ from gpen.control.sources import Sources
 from gpen.control.validation import notes
 from gpen.daemon import janitor, ownaddress, process
 from gpen.daemon.checks import Checks, unusable
-from gpen.daemon.countries import Countries, open_countries
+from gpen.daemon.countries import Countries, open_countries, prepare_for_chroot
 from gpen.daemon.lines import STDOUT
 from gpen.daemon.names import Names, Place
 from gpen.daemon.queries import Queries
@@ -158,6 +158,7 @@ class Balancer:
         self._countries.adopt(open_countries(settings, self.jail))
         if settings.chroot:
             self._resolver.prepare_for_chroot(settings.timeout)
+            prepare_for_chroot()
         assert settings.listen is not None
         self.listener = self._listener(settings.listen, settings)
         places = list(self.names.places(self._sources.said, answers))

@@ -6,6 +6,7 @@ import logging
 import os
 import stat
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from gpen.control.script import ScriptError
 from gpen.daemon.process import Jail
@@ -13,7 +14,7 @@ from gpen.model.client import ClientTable
 from gpen.model.pool import Pool
 from gpen.model.settings import Settings
 
-with suppress(ImportError):  # an extra; now, for a chroot may hide it later
+if TYPE_CHECKING:
     import maxminddb
 
 log = logging.getLogger("gpen")
@@ -48,12 +49,17 @@ class Countries:
         code = country.get("iso_code") if isinstance(country, dict) else None
         return code if isinstance(code, str) else ""
 
-
     def _tell_damage(self, address: str, error: Exception) -> None:
         """Once for each database."""
         if not self._is_damaged:
             log.error("geoip_db: damaged, no country for %s (and others): %s", address, error)
             self._is_damaged = True
+
+
+def prepare_for_chroot() -> None:
+    """Load what reads databases, if it is installed, while it can be found: geoip_db may be set later."""
+    with suppress(ImportError):
+        import maxminddb  # noqa: F401
 
 
 def open_countries(settings: Settings, jail: Jail) -> maxminddb.Reader | None:
@@ -64,6 +70,8 @@ def open_countries(settings: Settings, jail: Jail) -> maxminddb.Reader | None:
     """
     if not settings.geoip_db:
         return None
+    import maxminddb  # only when it is used: it is an extra, and takes 20 ms of a start
+
     path = jail.path(settings.geoip_db)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):

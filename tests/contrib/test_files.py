@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.contrib.service import CONTRIB, ROOT, Service, runs, told_of_units, wait_for, with_our_programs
-from tests.harness import needs_root, open_to_all, run_gpen
+from tests.harness import needs_root, open_to_all, run_gpen, started
 
 UNITS = CONTRIB / "systemd"
 
@@ -81,7 +81,7 @@ def test_logrotate_makes_gpen_open_a_new_log(service: Service, tmp_path: Path) -
     with service.configuration("a").open("a") as file:
         file.write(f"log {logs}/a.log\n")
     assert service("start", "a").returncode == 0
-    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as stranger:
+    with started([sys.executable, "-c", "import signal; signal.pause()"]) as stranger:
         (service.run_directory / "stale.pid").write_text(f"{stranger.pid}\n")
         serve_and_rotate(service, logs, tmp_path)
         assert stranger.poll() is None

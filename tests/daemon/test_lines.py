@@ -16,7 +16,7 @@ import pytest
 from gpen.daemon.lines import LineFile
 from tests.daemon.conftest import ctl
 from tests.daemon.test_parent import left
-from tests.harness import COMMAND, Gpen, Server, connect, naming, needs_root, open_to_all, pair_of, wait_until
+from tests.harness import COMMAND, Gpen, Server, connect, naming, needs_root, open_to_all, pair_of, started, wait_until
 from tests.netlog.programs import GPENLOGD, listening_on
 
 Start = Callable[..., Gpen]
@@ -92,7 +92,7 @@ def test_standard_output_in_the_background(tmp_path: Path, server: Server) -> No
 
 def test_a_pipe_that_nobody_reads_delays_nobody(tmp_path: Path, server: Server) -> None:
     ours, theirs = os.pipe()
-    with subprocess.Popen([*COMMAND, "-f", "-C", "./gpen.ctl", "-l", "-", "-O", "check connect", "127.0.0.1:0",
+    with started([*COMMAND, "-f", "-C", "./gpen.ctl", "-l", "-", "-O", "check connect", "127.0.0.1:0",
                            server.address], cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE) as process:
         os.close(theirs)
         visit(tmp_path / "gpen.ctl")
@@ -111,7 +111,7 @@ def test_a_pipe_that_nobody_reads_delays_nobody(tmp_path: Path, server: Server) 
 
 @needs_root
 def test_standard_output_keeps_its_owner(tmp_path: Path, server: Server) -> None:
-    with (tmp_path / "out").open("w") as out, subprocess.Popen(
+    with (tmp_path / "out").open("w") as out, started(
             [*COMMAND, "-f", "-u", "nobody", "-C", "./gpen.ctl", "-l", "-", "127.0.0.1:0", server.address],
             cwd=tmp_path, stdout=out) as process:
         visit(tmp_path / "gpen.ctl")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.conftest import ctl
-from tests.harness import COMMAND, Gpen, Server, connect, naming, needs_root, pair_of, wait_until
+from tests.harness import COMMAND, Gpen, Server, connect, naming, needs_root, pair_of, started, wait_until
 from tests.netlog.programs import GPENLOGD
 
 Start = Callable[..., Gpen]
@@ -175,7 +175,7 @@ def test_environment(gpen: Start, servers: Serve, tmp_path: Path, environment: d
                                    "for n in (1, 2, 15, 17): signal.signal(n, signal.SIG_IGN)"])
 def test_gpenlogd_as_well(tmp_path: Path, state: str) -> None:
     command = [*left(state), *GPENLOGD, "-f", "-l", "out", "-p", "pid", "127.0.0.1:0"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+    with started(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
         wait_until(lambda: all((tmp_path / name).exists() for name in ("pid", "out"))
                    and (tmp_path / "pid").read_text() and sockets_of(process.pid))
         assert stat.S_IMODE((tmp_path / "out").stat().st_mode) & 0o600 == 0o600

@@ -24,6 +24,7 @@ from tests.harness import (
     read_all,
     run_gpen,
     seeing,
+    started,
     wait_until,
 )
 
@@ -119,7 +120,7 @@ def test_end_by_signal(gpen: Start, servers: Serve, number: signal.Signals) -> N
 @pytest.fixture
 def starting(servers: Serve, nowhere: dict[str, Path], tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A gpen that is in the midst of its start, with its pid file written and a name that is being looked up."""
-    with subprocess.Popen([*seeing(nowhere), *COMMAND, "-f", "-t", "3", "-p", "gpen.pid", "-C", "./gpen.ctl",
+    with started([*seeing(nowhere), *COMMAND, "-f", "-t", "3", "-p", "gpen.pid", "-C", "./gpen.ctl",
                            "127.0.0.1:0", servers(hold).address, "slow.test:80"], cwd=tmp_path, text=True,
                           stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         wait_until(lambda: (tmp_path / "gpen.pid").exists() and (tmp_path / "gpen.pid").read_text())
@@ -301,9 +302,9 @@ def test_nobody_reads_stderr(servers: Serve, tmp_path: Path) -> None:
     """A pipe that is full costs lines, and neither clients nor the end by TERM; what was lost is told."""
     place = servers(naming("a")).address
     command = [*COMMAND, "-f", "-dd", "-C", str(tmp_path / "c"), "127.0.0.1:0", place]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    with started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
-        wait_until((tmp_path / "c").exists)
+        wait_until(lambda: b" listens on " in process.stderr.readline())
         address = pair_of(ctl(tmp_path / "c", "listen").strip())
         for _ in range(400):
             with connect(address) as sock:

@@ -16,7 +16,19 @@ import pytest
 from gpen.rights import NET_BIND_SERVICE, OF_ROOT
 from tests.attacker import NOBODY, attacking
 from tests.daemon.conftest import ctl
-from tests.harness import COMMAND, ROOT, Gpen, Server, home_of, naming, needs_root, open_to_all, run_gpen, wait_until
+from tests.harness import (
+    COMMAND,
+    ROOT,
+    Gpen,
+    Server,
+    home_of,
+    naming,
+    needs_root,
+    open_to_all,
+    run_gpen,
+    started,
+    wait_until,
+)
 from tests.netlog.programs import GPENLOGD
 
 Start = Callable[..., Gpen]
@@ -107,7 +119,7 @@ def test_where_the_kernel_forbids_it(gpen: Start, server: Server) -> None:
 @pytest.mark.parametrize("options", [(), ("-u", "nobody")], ids=["root", "user"])
 def test_gpenlogd(tmp_path: Path, options: tuple[str, ...]) -> None:
     open_to_all(tmp_path)
-    with subprocess.Popen([*GPENLOGD, "-f", *options, "-p", "pid", "-l", "log", "127.0.0.1:0"], cwd=tmp_path,
+    with started([*GPENLOGD, "-f", *options, "-p", "pid", "-l", "log", "127.0.0.1:0"], cwd=tmp_path,
                           stderr=subprocess.PIPE) as collector:
         assert collector.stderr is not None and b"listens on" in collector.stderr.readline()
         needed = () if options else OF_ROOT
@@ -123,7 +135,7 @@ def test_gpenlogd(tmp_path: Path, options: tuple[str, ...]) -> None:
                                      ("serve", "127.0.0.1:0", "--node=127.0.0.1:1")], ids=lambda command: command[0])
 def test_gpen_galera(tmp_path: Path, command: tuple[str, ...]) -> None:
     pytest.importorskip("pymysql")
-    with subprocess.Popen([sys.executable, str(ROOT / "contrib" / "galera" / "gpen-galera"), *command], cwd=tmp_path,
+    with started([sys.executable, str(ROOT / "contrib" / "galera" / "gpen-galera"), *command], cwd=tmp_path,
                           env=os.environ | {"GPEN_GALERA_USER": "watcher"}, stderr=subprocess.DEVNULL) as process:
         wait_until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) > 1)
         told = rights_of(process.pid)
@@ -242,7 +254,7 @@ def test_starts_under_attack(home: Path, server: Server) -> None:
     victim.chmod(0o600)
     with attacking(home / "ctl", victim):
         for _ in range(5):
-            with subprocess.Popen([*COMMAND, "-f", "-u", "nobody", "-C", str(home / "ctl"), "-O", "control_mode 0666",
+            with started([*COMMAND, "-f", "-u", "nobody", "-C", str(home / "ctl"), "-O", "control_mode 0666",
                                    "127.0.0.1:0", server.address], stderr=subprocess.PIPE, text=True) as process:
                 assert process.stderr is not None
                 told = process.stderr.readline()
