@@ -34,17 +34,18 @@ from gpen.control.script import (
 from gpen.control.sources import Sources
 from gpen.control.validation import notes
 from gpen.daemon import ownaddress, process
-from gpen.daemon.balancer import (
-    Balancer,
+from gpen.daemon.balancer import Balancer
+from gpen.daemon.changes import (
     check_completeness,
     check_directory,
     check_extras,
     check_programs,
     check_user,
     checks_of,
-    make_terminator,
 )
+from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import open_countries
+from gpen.daemon.front import make_terminator
 from gpen.daemon.names import Names
 from gpen.daemon.sessionlog import AnyLog
 from gpen.model.address import network_address, parse_listen, parse_server
@@ -274,7 +275,7 @@ def _check(draft: Draft, errors: Errors) -> None:
 def check_outside(configuration: Configuration, sources: Sources, errors: Errors) -> None:
     """Look at what the configuration names: hosts, services, programs, certificates, databases; what is wrong is
     gathered."""
-    settings, outside, resolver = configuration.settings, process.Jail(), Resolver()
+    settings, outside, resolver = configuration.settings, Chroot(), Resolver()
     names = Names(configuration.pool, settings, resolver)
     answers: Mapping[str, Answer] = {}
     with errors.gathered():
@@ -332,17 +333,17 @@ def _serve(balancer: Balancer, detached: process.Detached | None) -> int:
         process.raise_descriptor_limit(settings)
         try:
             balancer.open()
-            balancer.jail = process.confine(settings, _made_by(pid_file, balancer.session_log))
+            process.confine(settings, _made_by(pid_file, balancer.front.session_log), balancer.chroot)
         except BaseException:
             balancer.close()  # or the socket files of those that are open stay behind
             raise
-        if balancer.session_log is not None:
-            balancer.session_log.confined(balancer.jail, settings.user)
+        if balancer.front.session_log is not None:
+            balancer.front.session_log.confined(balancer.chroot, settings.user)
         balancer.serve(lambda: _announce(balancer, detached, syslog))
         log.info("gpen ended")
     finally:
         if pid_file is not None:
-            pid_file.remove(balancer.jail)
+            pid_file.remove(balancer.chroot)
     return 0
 
 
@@ -352,7 +353,7 @@ def _announce(balancer: Balancer, detached: process.Detached | None, syslog: log
         process.tell(syslog)
         detached.quiet()
         detached.report(0)
-    log.info("gpen %s listens on %s", __version__, balancer.listen_address)
+    log.info("gpen %s listens on %s", __version__, balancer.front.address)
 
 
 def _made_by(*owners: process.PidFile | AnyLog | None) -> list[int]:

@@ -142,7 +142,7 @@ def test_a_client_s_sessions_are_counted_in_and_out_in_one_place_each() -> None:
     places = {(path.relative_to(PACKAGE).as_posix(), function.name, call.rpartition(".")[2])
               for path in FILES for function in functions(path) for call in calls_in(function)
               if re.search(r"clients\.(touch|leave)$", call)}
-    assert places == {("wire/conversation.py", "_admit", "touch"), ("daemon/balancer.py", "forget", "leave")}
+    assert places == {("wire/conversation.py", "_admit", "touch"), ("daemon/front.py", "forget", "leave")}
 
 
 def test_places_are_counted_in_the_pool_only() -> None:

@@ -16,23 +16,22 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
 
-from gpen.daemon.process import Jail
+from gpen.daemon.chroot import Chroot
 from gpen.model.address import Address, Endpoint
 from gpen.model.check import Check
+from gpen.model.pool import Pool
 from gpen.model.server import Server
+from gpen.model.settings import Settings
 from gpen.wire.check import CheckFailed, KeptAway, Prober
-from gpen.wire.faults import Faults
+from gpen.wire.faults import Faults, Troubles
 from gpen.wire.turns import gently
-
-if TYPE_CHECKING:
-    from gpen.daemon.balancer import Balancer
 
 log = logging.getLogger("gpen")
 
@@ -45,14 +44,20 @@ _PAUSE = 0.1  # seconds, behind a check that failed by gpen's own fault
 class Checks:
     """The checkers of all servers that are checked."""
 
-    def __init__(self, balancer: Balancer) -> None:
-        self._balancer = balancer
+    def __init__(self, pool: Pool, settings: Settings, prober: Callable[[Server], Prober], troubles: Troubles,
+                 turned: Callable[[], object]) -> None:
+        """``prober`` makes what checks a server; ``turned`` is called when one may be used again, or no more."""
+        self.pool = pool
+        self.settings = settings
+        self.prober = prober
+        self.troubles = troubles
+        self.turned = turned
         self._checkers: dict[Server, Checker] = {}
         self._faults = Faults()
 
     def tend_all(self) -> None:
         """As ``tend``, for all servers: the janitor calls it each second, for a client may have found a server down."""
-        self.tend([*self._checkers, *self._balancer.pool.servers.values()])
+        self.tend([*self._checkers, *self.pool.servers.values()])
 
     def tend(self, servers: Iterable[Server]) -> None:
         """Begin and end what the configuration asks for, and look whether these servers are checked as they shall be.
@@ -67,16 +72,16 @@ class Checks:
         checker = self._checkers.get(server)
         if self._is_checked(server):
             if checker is None:
-                checker = self._checkers[server] = Checker(server, self._balancer, self._faults)
+                checker = self._checkers[server] = Checker(server, self, self._faults)
             checker.tend()
         elif checker is not None:
             self._checkers.pop(server).stop()
             if not server.deleted:
-                self._balancer.pool.withdraw(server, _SOURCE, "unchecked", "is dropped: its check is off")
-                self._balancer.resume()
+                self.pool.withdraw(server, _SOURCE, "unchecked", "is dropped: its check is off")
+                self.turned()
 
     def _is_checked(self, server: Server) -> bool:
-        check = server.check or self._balancer.settings.check
+        check = server.check or self.settings.check
         return check.kind != "off" and not (server.deleted or server.is_empty)
 
     def close(self) -> None:
@@ -101,13 +106,14 @@ class _Plan(NamedTuple):
 class Checker:
     """Checks one server for ever, in a greenlet of its own."""
 
-    def __init__(self, server: Server, balancer: Balancer, faults: Faults) -> None:
+    def __init__(self, server: Server, checks: Checks, faults: Faults) -> None:
         self._server = server
         self._faults = faults
-        self._balancer = balancer
-        self._settings = balancer.settings
-        self._prober = Prober(server, balancer.settings, balancer.poller, balancer.children,
-                              lambda path: balancer.jail.path(path))
+        self._pool = checks.pool
+        self._settings = checks.settings
+        self._troubles = checks.troubles
+        self._turned = checks.turned
+        self._prober = checks.prober(server)
         self._good = self._bad = 0  # in a row
         self._checked = 0.0  # the slot of the last one, in seconds
         self._plan = self._planned()
@@ -177,9 +183,9 @@ class Checker:
         except _Outdated:
             return
         except KeptAway as failure:
-            if self._balancer.pool.keeps_away(server, str(failure)):
+            if self._pool.keeps_away(server, str(failure)):
                 self._good = self._bad = 0
-                self._balancer.troubles.tell(f"servers can't be checked, by no fault of theirs: {failure}")
+                self._troubles.tell(f"servers can't be checked, by no fault of theirs: {failure}")
                 return
             up, reason = False, str(failure)
         except CheckFailed as failure:
@@ -210,9 +216,9 @@ class Checker:
         """Count, and pass or renew the verdict. A server of which nothing is known is up with its first good check."""
         server, settings = self._server, self._settings
         if reason != server.kept_away and self._plan.check.kind != "exec":  # a program goes its own ways
-            self._balancer.pool.reached(server, "" if up else reason)
+            self._pool.reached(server, "" if up else reason)
         if not up:
-            self._balancer.pool.on_unwell(server)
+            self._pool.on_unwell(server)
         verdict = server.verdicts.get(_SOURCE)
         self._good, self._bad = (self._good + 1, 0) if up else (0, self._bad + 1)
         turns = up if verdict is None else verdict.up != up
@@ -225,12 +231,12 @@ class Checker:
         if (self._good if up else self._bad) < needed:
             log.debug("server %s %s: check: %s", server.name, server.shown, reason)
             return
-        self._balancer.pool.judge(server, _SOURCE, up, reason)
+        self._pool.judge(server, _SOURCE, up, reason)
         if turns:
             level = logging.DEBUG if up and verdict is None else logging.INFO  # at the start, to be well is no news
             word = "up" if up else "down"
             log.log(level, "server %s %s: %s by its check: %s", server.name, server.shown, word, reason)
-            self._balancer.resume()
+            self._turned()
 
 
 def next_slot(now: float, number: int, period: float) -> float:
@@ -238,11 +244,11 @@ def next_slot(now: float, number: int, period: float) -> float:
     return now + (number * _GOLDEN - now / period) % 1 * period
 
 
-def unusable(check: Check, jail: Jail) -> str | None:
+def unusable(check: Check, chroot: Chroot) -> str | None:
     """Why the program of a check can't be run; None when it can, or there is none."""
     if check.kind != "exec":
         return None
-    program = jail.path(check.command[0])
+    program = chroot.path(check.command[0])
     if not check.program.isprintable():
         return f"exec: {check.program!r} has characters that can't be printed"
     if not os.path.isfile(program):

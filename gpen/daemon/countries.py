@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gpen.control.script import ScriptError
-from gpen.daemon.process import Jail
+from gpen.daemon.chroot import Chroot
 from gpen.model.client import ClientTable
 from gpen.model.pool import Pool
 from gpen.model.settings import Settings
@@ -62,7 +62,7 @@ def prepare_for_chroot() -> None:
         import maxminddb  # noqa: F401
 
 
-def open_countries(settings: Settings, jail: Jail) -> maxminddb.Reader | None:
+def open_countries(settings: Settings, chroot: Chroot) -> maxminddb.Reader | None:
     """The database of these settings; None without one. Raises ScriptError.
 
     It is read into memory: a mapped file that is written over would take gpen with it. A lookup then takes 8 us instead
@@ -72,7 +72,7 @@ def open_countries(settings: Settings, jail: Jail) -> maxminddb.Reader | None:
         return None
     import maxminddb  # only when it is used: it is an extra, and takes 20 ms of a start
 
-    path = jail.path(settings.geoip_db)
+    path = chroot.path(settings.geoip_db)
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ScriptError(f"geoip_db: '{path}' is not a regular file")

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import gevent
 
 from gpen.control.script import Call
+from gpen.daemon.sessions import Sessions
 from gpen.model.ending import Ending
+from gpen.model.pool import Pool
 from gpen.model.server import Server
 from gpen.model.words import counted
 from gpen.wire.conversation import Conversation
-
-if TYPE_CHECKING:
-    from gpen.daemon.balancer import Balancer
 
 TELL_SECONDS = 1.0
 LOOK_SECONDS = 0.1  # 10,000 sessions take about a millisecond
@@ -23,7 +21,7 @@ CLOSE_SECONDS = 5.0
 _CLOSED = (Ending.KILLED, Ending.SERVER_DOWN, Ending.SHUTDOWN)
 
 
-def drain(balancer: Balancer, call: Call) -> Iterator[str]:
+def drain(pool: Pool, sessions: Sessions, call: Call) -> Iterator[str]:
     """Set a server's state to drain; yield a line a second while it has sessions, and at last what became of them.
 
     The server is followed as it is now: deleted or moved meanwhile, the sessions that it had are still waited for;
@@ -33,19 +31,19 @@ def drain(balancer: Balancer, call: Call) -> Iterator[str]:
     Switches greenlets. Raises ScriptError when there is no such server, when sessions are left at the end, or when
     somebody takes the server back.
     """
-    server = balancer.pool.servers.get(call["number"])
+    server = pool.servers.get(call["number"])
     if server is None:
-        known = ", ".join(map(str, sorted(balancer.pool.servers))) or "none"
+        known = ", ".join(map(str, sorted(pool.servers))) or "none"
         raise call.error(f"there is no server {call['number']} (known: {known})")
-    balancer.pool.set_state(server, "drain")
-    return _Drain(balancer, server, call).report()
+    pool.set_state(server, "drain")
+    return _Drain(sessions, server, call).report()
 
 
 class _Drain:
     """The sessions that a server had when its drain began."""
 
-    def __init__(self, balancer: Balancer, server: Server, call: Call) -> None:
-        self._balancer = balancer
+    def __init__(self, sessions: Sessions, server: Server, call: Call) -> None:
+        self._sessions = sessions
         self._server = server
         self._call = call
         self._total = -1
@@ -84,7 +82,7 @@ class _Drain:
             raise self._call.error(f"server {self._call['number']} was set back to ready; it is in use again")
         if server.total != self._total:  # at the beginning, and if it was ready for a moment
             self._total = server.total
-            self._seen.update(session for session in self._balancer.sessions.values()
+            self._seen.update(session for session in self._sessions
                               if _is_on(session, server) and session.lease and not session.lease.is_elsewhere)
             self._left = list(self._seen)
         self._left = [session for session in self._left if _is_on(session, server)]

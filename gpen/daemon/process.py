@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from typing import Any, TextIO
 
 from gpen import rights
+from gpen.daemon.chroot import Chroot
 from gpen.files import Account, Entry
 from gpen.model.settings import Settings
 from gpen.model.words import printable
@@ -118,34 +119,6 @@ def detach() -> Detached:
     return Detached(writing)
 
 
-class Jail:
-    """Where a file is found after the chroot: what was named from outside and lies inside has a shorter name there."""
-
-    def __init__(self, root: str | None = None) -> None:
-        self._root = os.path.realpath(root) if root else None
-        self._start = _working_directory()
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether there is a chroot."""
-        return self._root is not None
-
-    def path(self, path: str) -> str:
-        """The name to open a file by; the same that was given when there is no chroot, or it lies outside."""
-        if self._root is None:
-            return path
-        whole = os.path.normpath(os.path.join(self._start, path))
-        return whole.removeprefix(self._root) if whole.startswith(f"{self._root}/") else path
-
-
-def _working_directory() -> str:
-    """Where relative names begin. In a directory that was deleted no file can be made or found, by whatever name."""
-    try:
-        return os.getcwd()
-    except OSError:
-        return "/"
-
-
 class PidFile:
     """The pid file, locked as long as gpen runs. Raises StartError when another instance holds it."""
 
@@ -160,7 +133,7 @@ class PidFile:
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
         except BaseException as error:  # also TERM, which comes as soon as somebody has read the pid
-            self.remove(Jail())
+            self.remove(Chroot())
             if isinstance(error, OSError):
                 raise StartError(f"can't write the pid file '{path}': {error.strerror}") from None
             raise
@@ -205,10 +178,10 @@ class PidFile:
         """Its descriptor, if it was not there before."""
         return [self._fd] if self._is_made else []
 
-    def remove(self, jail: Jail) -> None:
+    def remove(self, chroot: Chroot) -> None:
         """Take the file away; where it can't be reached or removed any more, leave it empty."""
         try:
-            with Entry(jail.path(self.path), follow=False) as entry:
+            with Entry(chroot.path(self.path), follow=False) as entry:
                 is_removed = entry.remove(os.fstat(self._fd))
         except OSError:
             is_removed = False
@@ -272,21 +245,17 @@ def bind_rights(settings: Settings) -> None:
     rights.bind(() if user_to_be(settings) else rights.OF_ROOT)
 
 
-def confine(settings: Settings, made: Iterable[int]) -> Jail:
+def confine(settings: Settings, made: Iterable[int], chroot: Chroot) -> None:
     """Enter the chroot, become the user and give up what is left of root's rights, for good; what root has ``made``
-    (descriptors of files) is given to the user.
-
-    Returns where files are found from then on. Raises StartError.
+    (descriptors of files) is given to the user. ``chroot`` tells where files are found from then on. Raises StartError.
     """
-    jail = Jail(settings.chroot)
     account = pwd.getpwnam(settings.user) if settings.user else None
     try:
         if account and os.geteuid() == 0:
             for fd in made:
                 os.fchown(fd, account.pw_uid, account.pw_gid)
         if settings.chroot:
-            os.chroot(settings.chroot)
-            os.chdir("/")
+            chroot.enter(settings.chroot)
         if account and (account.pw_uid != os.geteuid() or os.geteuid() == 0):
             os.initgroups(account.pw_name, account.pw_gid)
             os.setgid(account.pw_gid)
@@ -295,7 +264,6 @@ def confine(settings: Settings, made: Iterable[int]) -> Jail:
         what = f"chroot '{settings.chroot}'" if settings.chroot else f"user '{settings.user}'"
         raise StartError(f"can't change to {what}: {error.strerror}: this needs root") from None
     rights.give_up()
-    return jail
 
 
 def tell_on_stderr() -> None:

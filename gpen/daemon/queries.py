@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gpen.control import help, reply
+from gpen.control.configuration import Configuration
 from gpen.control.script import Call
 from gpen.daemon.drain import drain
+from gpen.daemon.front import Front
 from gpen.daemon.sessionlog import tls_fields
+from gpen.daemon.sessions import Sessions
 from gpen.daemon.status import status_page
 from gpen.model.client import Client
 from gpen.model.ending import Ending
@@ -26,9 +29,6 @@ from gpen.model.words import counted
 from gpen.wire.conversation import Conversation
 from gpen.wire.turns import gently
 
-if TYPE_CHECKING:
-    from gpen.daemon.balancer import Balancer
-
 Row = dict[str, Any]
 
 # pen's bits of a connection's state, as `connection N` answers them
@@ -36,12 +36,18 @@ _CONNECTING, _CONNECTED, _CLOSED_UP, _CLOSED_DOWN = 1, 2, 4, 8
 
 
 class Queries:
-    """The commands that change no configuration, on one Balancer."""
+    """The commands that change no configuration."""
 
-    def __init__(self, balancer: Balancer) -> None:
-        self._balancer = balancer
-        self._pool = balancer.pool
-        self._settings = balancer.settings
+    def __init__(self, configuration: Configuration, sessions: Sessions, front: Front,
+                 stop: Callable[[], object]) -> None:
+        """``stop`` ends gpen."""
+        self._configuration = configuration
+        self._pool = configuration.pool
+        self._settings = configuration.settings
+        self._clients = configuration.clients
+        self._sessions = sessions
+        self._front = front
+        self._stop = stop
 
     def servers(self, call: Call) -> Iterator[Row]:
         live, agreed = self._live_by_server(), self._live_tls()
@@ -51,7 +57,7 @@ class Queries:
 
     def sessions(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
-        return (_session_row(session, now) for session in list(self._balancer.sessions.values()))
+        return (_session_row(session, now) for session in self._sessions)
 
     def recent(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
@@ -59,9 +65,8 @@ class Queries:
         for session in self._live():
             if session.client is not None:
                 live.setdefault(session.client.number, []).append(session)
-        seen = takewhile(lambda client: now - client.last <= call["seconds"], list(self._balancer.clients))
-        clients = self._balancer.clients
-        return (_client_row(client, live.get(client.number, ()), clients.sessions_of(client.address), now)
+        seen = takewhile(lambda client: now - client.last <= call["seconds"], list(self._clients))
+        return (_client_row(client, live.get(client.number, ()), self._clients.sessions_of(client.address), now)
                 for client in seen)
 
     def events(self, call: Call) -> list[Row]:
@@ -70,7 +75,7 @@ class Queries:
     def explain(self, call: Call) -> Row:
         settings, pool, address = self._settings, self._pool, call["address"]
         now = time.monotonic()
-        client = self._balancer.clients.glimpse(address, now, settings.tracking)
+        client = self._clients.glimpse(address, now, settings.tracking)
         turned_away = self._turned_away(client)
         if turned_away is not None:
             server, why = turned_away
@@ -85,7 +90,7 @@ class Queries:
             "server": server.label if server else None,
             "server_address": server.shown if server else None,
             "why": why,
-            "sessions": self._balancer.clients.sessions_of(address),
+            "sessions": self._clients.sessions_of(address),
             "others": [{"server": other.label, "address": other.shown,
                         "why_not": why if turned_away and other.name not in SPECIAL else
                         self._why_not(other, server, client, now)} for other in gently(others)],
@@ -95,7 +100,7 @@ class Queries:
         """Where a client goes that no server of number would get, whatever these can take, and why; None for others."""
         settings, pool = self._settings, self._pool
         denied, abuse = not pool.permits(settings.client_acl, client), pool.special.get("abuse")
-        sessions, most = self._balancer.clients.sessions_of(client.address), settings.client_max
+        sessions, most = self._clients.sessions_of(client.address), settings.client_max
         if 0 < most <= sessions and (abuse is not None or not denied):
             return None, f"it has {counted(sessions, 'session')} already, and client_max is {most}"
         return (abuse, f"access list {settings.client_acl} (client_acl) denies it") if denied else None
@@ -105,7 +110,7 @@ class Queries:
 
     def connection(self, call: Call) -> Row:
         number = call["number"]
-        session = self._balancer.sessions.get(number)
+        session = self._sessions.get(number)
         row: Row = {"connection": number}
         if session is None:
             if number < self._settings.conn_max:
@@ -120,19 +125,19 @@ class Queries:
 
     def socket(self, call: Call) -> str:
         fd = call["number"]
-        owner = next((session.id for session in self._balancer.sessions.values() if fd in session.descriptors), -1)
+        owner = next((session.id for session in self._sessions if fd in session.descriptors), -1)
         return f"Socket {fd} belongs to connection {owner}\n"
 
     def close(self, call: Call) -> str:
         if "server" in call.arguments:
             number = call["server"]
-            call.refuse_elsewhere(self._balancer.configuration.address_of(number))
-            closing = self._balancer.close_sessions(number)
+            call.refuse_elsewhere(self._configuration.address_of(number))
+            closing = self._sessions.close_number(number)
             if not closing and number not in self._pool.servers:
                 raise call.error(f"there is no server {number}, nor a session of a deleted one")
             return f"Closing {closing} connections of server {number}\n"
         number = call["number"]
-        session = self._balancer.sessions.get(number)
+        session = self._sessions.get(number)
         if session is not None:
             session.stop(Ending.KILLED)
         elif number >= self._settings.conn_max:
@@ -140,7 +145,7 @@ class Queries:
         return f"Forcibly closing connection {number}\n"
 
     def drain(self, call: Call) -> Iterator[str]:
-        return drain(self._balancer, call)
+        return drain(self._pool, self._sessions, call)
 
     def status(self, call: Call) -> str:
         return status_page(self)
@@ -162,18 +167,18 @@ class Queries:
     def exit(self, call: Call) -> str | None:
         if not self._settings.exit_enabled:
             return "Exit is not enabled; restart with -X flag\n"
-        self._balancer.stop()
+        self._stop()
         return None
 
     # --- what the status page asks as well ------------------------------------------------------------------------
 
     def summary(self) -> Row:
         """The figures at the head of the status page."""
-        balancer = self._balancer
-        return {"listen": balancer.listen_address, "sessions": len(balancer.sessions), "held": len(balancer.hold),
-                "looped": balancer.loops.dropped, "conn_max": self._settings.conn_max, "clients": len(balancer.clients),
-                "clients_max": self._settings.clients_max, "total": balancer.total, "started": balancer.started,
-                "rule": self._pool.rule.name, "protocol": self._protocol(), "endings": dict(balancer.endings)}
+        front, sessions = self._front, self._sessions
+        return {"listen": front.address, "sessions": len(sessions), "held": len(front.hold),
+                "looped": front.loops.dropped, "conn_max": self._settings.conn_max, "clients": len(self._clients),
+                "clients_max": self._settings.clients_max, "total": sessions.total, "started": sessions.started,
+                "rule": self._pool.rule.name, "protocol": self._protocol(), "endings": dict(sessions.endings)}
 
     def _protocol(self) -> str:
         settings = self._settings
@@ -192,12 +197,12 @@ class Queries:
             "rx": server.rx + sum(session.from_server for session in live),
             "total": server.total, "failures": server.failures,
             **_verdict_fields(server, now), "check": str(server.check or self._settings.check),
-            "held": len(self._balancer.hold), "looped": self._balancer.loops.dropped,
+            "held": len(self._front.hold), "looped": self._front.loops.dropped,
         }
 
     def _live(self) -> Iterator[Conversation]:
         """The sessions that are not over. One whose last words are on their way has its bytes added up already."""
-        return (session for session in self._balancer.sessions.values() if not session.finished)
+        return (session for session in self._sessions if not session.finished)
 
     def _live_by_server(self) -> dict[int, list[Conversation]]:
         """The sessions that run, by server: by its identity, for a number may have been given to another one since.
@@ -231,10 +236,10 @@ class Queries:
 
     def _patience(self) -> str:
         """What becomes of a client that no server can take."""
-        settings, held = self._settings, len(self._balancer.hold)
+        settings, held = self._settings, len(self._front.hold)
         if not settings.hold:
             return ""
-        if not self._balancer.hold.has_room():
+        if not self._front.hold.has_room():
             return f"; it would be closed: hold_max is reached, {held} waiting"
         return f"; it would wait up to {settings.hold:g} s" + (f", {held} before it" if held else "")
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from gpen.control.reply import timestamp
+from gpen.daemon.chroot import Chroot
 from gpen.daemon.lines import LineFile
-from gpen.daemon.process import Jail
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
 from gpen.model.words import printable
@@ -38,13 +38,13 @@ class SessionLog:
         """The file's descriptor, if gpen has made it: the user that gpen becomes must be able to open it again."""
         return self._file.made()
 
-    def confined(self, jail: Jail, user: str | None) -> None:
+    def confined(self, chroot: Chroot, user: str | None) -> None:
         """gpen has become this user: tell what that means for rotation."""
-        self._file.warn_of_reopening(jail.path(self.path), user)
+        self._file.warn_of_reopening(chroot.path(self.path), user)
 
-    def reopen(self, jail: Jail) -> None:
+    def reopen(self, chroot: Chroot) -> None:
         """Take up the file of that name, for rotation; when that fails the old one stays. Raises OSError."""
-        self._file.reopen(jail.path(self.path))
+        self._file.reopen(chroot.path(self.path))
 
     def write(self, line: str) -> None:
         """Append a line, to which its end is added. A full disk costs the lines, not the sessions, and is told once."""
@@ -111,10 +111,10 @@ class NetworkLog:
         """No file."""
         return []
 
-    def reopen(self, jail: Jail) -> None:
+    def reopen(self, chroot: Chroot) -> None:
         """There is nothing to rotate here."""
 
-    def confined(self, jail: Jail, user: str | None) -> None:
+    def confined(self, chroot: Chroot, user: str | None) -> None:
         """That means nothing here."""
 
     def write(self, line: str) -> None:

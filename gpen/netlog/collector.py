@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from gpen import __version__
 from gpen.daemon import process
+from gpen.daemon.chroot import Chroot
 from gpen.model.address import bracketed, parse_listen
 from gpen.model.settings import Settings
 from gpen.netlog.arguments import FAILED, USAGE, Place, UsageError, complain, find, read
@@ -131,13 +132,13 @@ def serve(options: Options, detached: process.Detached | None) -> int:
     signals = signals_as_bytes()  # before anything is made that they would leave behind
     process.bind_rights(options.process)
     syslog = process.syslog(NAME) if detached is not None else None  # while /dev/log is in sight
-    jail = process.Jail()
+    chroot = Chroot()
     pid_file = process.PidFile(options.process.pid_file) if options.process.pid_file else None
     try:
         with listening(options.place) as sock, contextlib.closing(opened(options.log)) as output:
-            jail = process.confine(options.process, [*(pid_file.made() if pid_file else ()), *output.made()])
-            output.confined(jail, options.process.user)
-            collector = Collector(sock, output, jail, options.limit, signals)
+            process.confine(options.process, [*(pid_file.made() if pid_file else ()), *output.made()], chroot)
+            output.confined(chroot, options.process.user)
+            collector = Collector(sock, output, chroot, options.limit, signals)
             if detached is not None and syslog is not None:
                 process.tell(syslog)
                 detached.quiet()
@@ -147,7 +148,7 @@ def serve(options: Options, detached: process.Detached | None) -> int:
             return collector.run()
     finally:
         if pid_file is not None:
-            pid_file.remove(jail)
+            pid_file.remove(chroot)
 
 
 def listening(place: Place) -> socket.socket:
@@ -178,12 +179,12 @@ def opened(path: str | None) -> Output:
 class Collector:
     """Takes datagrams and signals, one after the other, until TERM or INT."""
 
-    def __init__(self, sock: socket.socket, output: Output, jail: process.Jail, limit: int, signals: int) -> None:
-        """``jail`` is where the log is found again, ``limit`` how many requests are held, ``signals`` where they come
+    def __init__(self, sock: socket.socket, output: Output, chroot: Chroot, limit: int, signals: int) -> None:
+        """``chroot`` is where the log is found again, ``limit`` how many requests are held, ``signals`` where they come
         as bytes."""
         self._socket = sock
         self._output = output
-        self._jail = jail
+        self._chroot = chroot
         self._merger = Merger(limit)
         self._signals = signals
 
@@ -212,7 +213,7 @@ class Collector:
                 came = set(os.read(self._signals, 64))
                 if came & {signal.SIGTERM, signal.SIGINT}:
                     return
-                self._output.reopen(self._jail)
+                self._output.reopen(self._chroot)
             if self._socket.fileno() in ready:
                 self._take(BATCH)
 

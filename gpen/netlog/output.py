@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from gpen.daemon.chroot import Chroot
 from gpen.daemon.lines import STDOUT, LineFile
-from gpen.daemon.process import Jail
 
 log = logging.getLogger("gpen")
 
@@ -23,17 +23,17 @@ class Output:
         """The file's descriptor, if gpenlogd has made it: the user that it becomes must be able to open it again."""
         return self._file.made()
 
-    def confined(self, jail: Jail, user: str | None) -> None:
+    def confined(self, chroot: Chroot, user: str | None) -> None:
         """gpenlogd has become this user: tell what that means for rotation."""
         if self._path:
-            self._file.warn_of_reopening(jail.path(self._path), user)
+            self._file.warn_of_reopening(chroot.path(self._path), user)
 
-    def reopen(self, jail: Jail) -> None:
+    def reopen(self, chroot: Chroot) -> None:
         """Take up the file of that name, for rotation; when that fails the old one stays, and that is told."""
         if not self._path:
             return
         try:
-            self._file.reopen(jail.path(self._path))
+            self._file.reopen(chroot.path(self._path))
         except OSError as error:
             log.error("can't reopen the log '%s': %s; the old one stays", self._path, error.strerror)
 

@@ -46,7 +46,6 @@ class Front(typing.Protocol):
     tls: Terminator | None  # where clients speak TLS
     protocol: Protocol  # what they and the servers say
     troubles: Troubles
-    sessions: dict[int, Conversation]
     dialing: int  # sessions that are being connected to a server
 
     def begin(self, make: Callable[[int], Some]) -> Some:
@@ -54,6 +53,9 @@ class Front(typing.Protocol):
 
     def no_room(self) -> bool:
         """Whether none may begin now."""
+
+    def oldest(self) -> Conversation:
+        """The one that began before all others; there is one."""
 
     def watch(self, session: Conversation) -> Watch | None:
         """What shall see the bytes of this session, if anything."""
@@ -208,6 +210,11 @@ class Conversation:
     def is_connecting(self) -> bool:
         """Whether it has yet to find its server, and can still go to another."""
         return not self.connected
+
+    @property
+    def ending_of_condemned(self) -> Ending | None:
+        """How it ends when a verdict takes its server down; None when it goes on."""
+        return Ending.SERVER_DOWN if self._front.settings.on_down == "close" else None
 
     @property
     def is_where_its_server_is(self) -> bool:

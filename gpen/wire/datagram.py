@@ -99,7 +99,7 @@ class DatagramListener:
         longest = [flow for flow in islice(self.flows.values(), LOOK) if not flow.finished]
         idle = [flow for flow in longest if not flow.is_needed(now)] or longest
         # without any, all are of the listener before
-        victim = idle[0] if idle else next(iter(self._front.sessions.values()))
+        victim = idle[0] if idle else self._front.oldest()
         try:
             victim.stop(Ending.EVICTED)
         except Exception:

@@ -30,13 +30,13 @@ class Scene(NamedTuple):
     def begin_flow(self) -> Flow:
         """What a client's datagram begins."""
         balancer = self.balancer
-        host, _, port = balancer.listener.bound_to.rpartition(":")
-        before = balancer.total
+        host, _, port = balancer.front.listener.bound_to.rpartition(":")
+        before = balancer.sessions.total
         with client((host, int(port))) as sock, gevent.Timeout(20):
             sock.send(b"x")
-            while balancer.total == before:
+            while balancer.sessions.total == before:
                 gevent.sleep(0.001)
-        return cast(Flow, list(balancer.sessions.values())[-1])
+        return cast(Flow, list(balancer.sessions)[-1])
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def scene() -> Iterator[Scene]:
         configuration.adopt(sources.given)
         balancer = Balancer(configuration, sources)
         balancer.open()
-        assert isinstance(balancer.listener, DatagramListener)
-        balancer.listener.start()
+        assert isinstance(balancer.front.listener, DatagramListener)
+        balancer.front.listener.start()
         yield Scene(balancer, server)
         balancer.close()
 
@@ -63,7 +63,7 @@ def test_a_flow_that_has_ended_is_left_alone(scene: Scene) -> None:
             gevent.sleep(0.001)
     flow.tend(flow.finished + 2)
     flow.tend(flow.finished + 1000)
-    assert (flow.ending, scene.balancer.endings) == (Ending.CONNECT_FAILED, {"connect-failed": 1})
+    assert (flow.ending, scene.balancer.sessions.endings) == (Ending.CONNECT_FAILED, {"connect-failed": 1})
 
 
 def test_one_that_fails_costs_no_other(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
@@ -76,7 +76,7 @@ def test_one_that_fails_costs_no_other(scene: Scene, caplog: pytest.LogCaptureFi
             gevent.sleep(0.01)
     broken.lease = None  # which can't be
     with caplog.at_level(logging.ERROR, "gpen"):
-        janitor._tend_sessions(scene.balancer)
+        janitor.tend_sessions(scene.balancer.sessions)
     assert broken.ending is Ending.ERROR
     assert f"session {broken.id} of {broken.peername} failed" in caplog.text
     assert (other.ending, pool.servers[0].is_down) == (None, False)

@@ -1,0 +1,315 @@
+"""Changes of the configuration: each is made whole or not at all, one after the other.
+
+A change is carried out on a draft, names are resolved, sockets and files are opened; only then, in one step without a
+switch, is the draft adopted. So nobody ever sees half a change, and a change costs what it changes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from importlib.util import find_spec
+from itertools import chain
+
+from gevent.lock import BoundedSemaphore
+
+from gpen.control import reply
+from gpen.control.configuration import Configuration
+from gpen.control.draft import Draft
+from gpen.control.script import Call, Errors, ScriptError, Step, read_file, read_lines
+from gpen.control.sources import Sources
+from gpen.control.validation import notes
+from gpen.daemon import ownaddress, process
+from gpen.daemon.checks import unusable
+from gpen.daemon.chroot import Chroot
+from gpen.daemon.countries import Countries, open_countries
+from gpen.daemon.front import Front, Prepared
+from gpen.daemon.names import Names, Place
+from gpen.files import write_whole
+from gpen.model.check import Check
+from gpen.model.server import Server
+from gpen.model.settings import Settings
+from gpen.wire import sock as sockets
+from gpen.wire.turns import gently
+
+log = logging.getLogger("gpen")
+
+EXTRAS = (("http", "httptools", "http"), ("geoip_db", "maxminddb", "geoip"))  # setting, its package, and who brings it
+WITH_ALL_CHECKS = ("check", "check_interval")  # settings that concern every server's check
+
+TakenUp = Callable[[Draft, Sequence[Server]], None]
+
+
+class Changes:
+    """What changes the configuration that is in force."""
+
+    def __init__(self, configuration: Configuration, sources: Sources, command_line: str, front: Front, names: Names,
+                 countries: Countries, chroot: Chroot, in_thread: Callable[..., OSError | None],
+                 taken_up: TakenUp) -> None:
+        """``sources`` is where the configuration came from; ``command_line`` stands in the head of what ``write``
+        saves, which is done ``in_thread``. ``taken_up`` is called, and may switch, when a draft has come in force that
+        concerns these servers, which may be deleted."""
+        self._configuration = configuration
+        self._settings = configuration.settings
+        self._pool = configuration.pool
+        self._sources = sources
+        self._command_line = command_line
+        self._front = front
+        self._names = names
+        self._countries = countries
+        self._chroot = chroot
+        self._in_thread = in_thread
+        self._taken_up = taken_up
+        self._changing = BoundedSemaphore()
+        self._is_hung_up = False
+        self._told: set[str] = set()
+
+    def apply(self, steps: Iterable[Step]) -> None:
+        """Carry out configuring commands, all or none. Switches greenlets.
+
+        Raises ScriptError, sockets.ListenError or OSError, with nothing changed.
+        """
+        with self._changing:
+            draft = Draft(self._configuration)
+            draft.run_all(steps)
+            self._commit(draft)
+
+    def _commit(self, draft: Draft) -> None:
+        """Put a draft in force, all of it or nothing. Switches greenlets. Raises as ``apply`` does."""
+        self._check(draft)
+        answers = self._names.resolve(draft)
+        places = list(gently(self._names.places(draft, answers)))
+        has_database = draft.settings.geoip_db != self._settings.geoip_db
+        with ExitStack() as undo:
+            database = open_countries(draft.settings, self._chroot) if has_database else None
+            prepared = self._front.prepare(draft.settings, undo)
+            self._refuse_ourselves(draft, places, prepared)
+            self._front.prepare_log(draft.settings, prepared, undo)  # last, for it may make a file
+            if prepared.listener is not None:
+                prepared.listener.start()  # nobody comes yet: from here on nothing switches
+            undo.pop_all()
+        touched = [self._pool.servers[number] for number in draft.deleted]
+        self._configuration.adopt(draft)
+        self._names.adopt(answers, places)
+        self._front.adopt(prepared)
+        if prepared.listener is not None:
+            self._names.adopt_again()
+        if has_database:
+            self._countries.adopt(database)
+        touched += [self._pool.servers[number] for number in draft.servers]
+        self.tell_notes(self._pool.all_servers() if draft.values or draft.lists else
+                        [server for server in touched if not server.deleted])
+        self._taken_up(draft, touched)
+
+    def _check(self, draft: Draft) -> None:
+        """Raises ScriptError for what can't work."""
+        old, new = self._settings, draft.settings
+        if new.listen is None:
+            raise ScriptError("no listen: gpen needs an address to listen on")
+        draft.check()
+        check_extras(new)
+        check_programs(_new_checks(draft), self._chroot)
+        if new.web_stats != old.web_stats:
+            check_directory("web_stats", new.web_stats and self._chroot.path(new.web_stats))
+
+    def _refuse_ourselves(self, draft: Draft, places: Sequence[Place], prepared: Prepared) -> None:
+        """Raises ScriptErrors when a server is gpen itself: one at a new place, or with a new listener any."""
+        listener = prepared.listener
+        new = draft.new_addresses() if listener is not None else ()
+        others = _places(server for server in self._pool.all_servers() if listener is not None
+                         and server.label not in new and server.label not in draft.deleted)
+        ownaddress.refuse(chain(places, others), (listener or self._front.listener).endpoint, draft.origin_of,
+                          self._chroot.path)
+
+    def tell_notes(self, servers: Iterable[Server]) -> None:
+        """Say once what has no effect, or means something else now, in the configuration and at these servers."""
+        for about, words in notes(self._configuration, servers):
+            if about not in self._told:
+                self._told.add(about)
+                log.warning("%s", words)
+
+    # --- the file -------------------------------------------------------------------------------------------------
+
+    def write(self, call: Call) -> None:
+        """Save the configuration so that it starts the same gpen; the file appears whole or not at all. Switches
+        greenlets."""
+        path = call["file"] or self._sources.file
+        if path is None:
+            raise call.error("no FILE given, and gpen was started without -F")
+        with self._changing:
+            head = [f"# Generated by gpen at {reply.timestamp(time.time())}", f"# {self._command_line}"]
+            lines = list(gently(chain(head, self._configuration.dump(self._sources.given))))
+            text = "".join(f"{line}\n" for line in lines)
+            error = self._in_thread(_written, (self._chroot.path(path), text))  # a disk may take its time
+            if error is not None:
+                raise call.error(f"can't write '{path}': {error.strerror}")
+            if self._is_our_file(path):
+                self._sources.said = self._sources.read(gently(read_lines(lines, path)))
+
+    def _is_our_file(self, path: str) -> bool:
+        """Whether this is the file of -F, by whatever name."""
+        file = self._sources.file
+        return file is not None and (os.path.realpath(self._chroot.path(path))
+                                     == os.path.realpath(self._chroot.path(file)))
+
+    def hang_up(self) -> None:
+        """HUP: reload; what there is to tell has been told then. One that waits for its turn does for all that come
+        meanwhile. Switches greenlets."""
+        if self._is_hung_up:
+            return
+        self._is_hung_up = True
+        with suppress(ScriptError):
+            self.reload()
+
+    def reload(self) -> str:
+        """What HUP does: reopen the log, read certificates and the country database again, and carry out what has
+        changed in the file of -F, whole or not at all. Switches greenlets.
+
+        Returns what was changed, a line each. What was wrong is told and remembered as an event. Raises ScriptErrors
+        when nothing of the file was changed.
+        """
+        errors = Errors()
+        with self._changing:
+            self._is_hung_up = False
+            changes = self._reload_file(errors)
+            self._renew(errors)
+        if errors:
+            lines = errors.told()
+            self._pool.note_own("reload failed", lines[0] + (f" (and {len(lines) - 1} more)" if lines[1:] else ""))
+            for line in lines:
+                log.error("reload: %s", line)
+        if changes is None:
+            log.error("reload: nothing of '%s' was changed", self._sources.file)
+            errors.raise_all()
+            raise AssertionError("a reload failed without an error")
+        for line in gently(changes):
+            log.info("reload: %s", line)
+        if self._sources.file and not changes:
+            log.info("reload: '%s': nothing has changed", self._sources.file)
+        told = changes or ["nothing has changed"]
+        return "".join([*map(reply.error, errors.told()), *(f"{line}\n" for line in told)])
+
+    def _reload_file(self, errors: Errors) -> list[str] | None:
+        """Carry out what has changed in the file of -F, and return it; None when nothing was changed for something is
+        wrong."""
+        file = self._sources.file
+        try:
+            said = self._sources.read(gently(read_file(file, self._chroot.path) if file else ()))
+            self._check_start(said)
+            difference = self._sources.difference(said, self._configuration)
+            changes = list(gently(difference.find()))
+            self._commit(difference.draft)
+        except ScriptError as error:
+            errors.add(error)
+        except sockets.ListenError as error:
+            errors.add(ScriptError(str(error)))
+        except OSError as error:
+            errors.add(ScriptError(f"'{error.filename or ''}': {error.strerror}"))
+        else:
+            self._sources.said = said
+            return changes + difference.waiting
+        return None
+
+    def _check_start(self, said: Draft) -> None:
+        """Raises ScriptErrors for what has changed in the file and would keep gpen from starting with it."""
+        errors, old, new = Errors(), self._sources.said.settings, said.settings
+        with errors.gathered():
+            check_completeness(said)
+        with errors.gathered():
+            said.check()
+        if (new.user, new.chroot) != (old.user, old.chroot) and not self._chroot.is_entered:
+            with errors.gathered():
+                check_user(new)
+        if new.pid_file != old.pid_file:
+            with errors.gathered():
+                check_directory("pid_file", new.pid_file and self._chroot.path(new.pid_file))
+        errors.raise_all()
+
+    def _renew(self, errors: Errors) -> None:
+        """Take up the log, certificates, keys and the country database as they are now; what is broken leaves the old
+        in force, and keeps nothing else from changing. Names are looked up again beside."""
+        self._names.refresh_all()
+        front = self._front
+        try:
+            if front.session_log is not None:
+                front.session_log.reopen(self._chroot)
+        except OSError as error:
+            errors.add(ScriptError(f"can't reopen the log '{self._settings.log}': {error.strerror}; the old file "
+                                   "stays"))
+        try:
+            front.renew_certificates()
+        except ScriptError as error:
+            errors.add(ScriptError(f"{error}; the old certificates stay in force"))
+        try:
+            self._countries.adopt(open_countries(self._settings, self._chroot))
+        except ScriptError as error:
+            errors.add(ScriptError(f"{error}; the old database stays in force"))
+
+
+def _written(path: str, text: str) -> OSError | None:
+    """Write a file, and return why it can't be: what a thread raises, gevent tells on stderr."""
+    try:
+        write_whole(path, text)
+    except OSError as error:
+        return error
+    return None
+
+
+def _places(servers: Iterable[Server]) -> Iterator[Place]:
+    """Where servers are that are known."""
+    return ((server.label, server.address, server.endpoints) for server in servers)
+
+
+def checks_of(configuration: Configuration) -> set[Check]:
+    """The checks that are made."""
+    own = {server.check for server in configuration.pool.servers.values() if server.check is not None}
+    return {configuration.settings.check, *own}
+
+
+def _new_checks(draft: Draft) -> set[Check]:
+    """The checks that a draft brings."""
+    given = {fields.get("check") for fields in draft.servers.values()} | {draft.values.get("check")}
+    return {check for check in given if check is not None}
+
+
+def check_programs(checks: set[Check], chroot: Chroot) -> None:
+    """Raises ScriptError when the program of a check can't be run."""
+    for check in checks:
+        reason = unusable(check, chroot)
+        if reason is not None:
+            raise ScriptError(f"check: {reason}")
+
+
+def check_extras(settings: Settings) -> None:
+    """Raises ScriptError when a setting needs a package that is not installed."""
+    for name, module, extra in EXTRAS:
+        if settings.get(name) and sys.modules.get(module) is None and find_spec(module) is None:
+            raise ScriptError(f"{name}: needs the package {module}: pip install 'gpen[{extra}]'")
+
+
+def check_completeness(draft: Draft) -> None:
+    """Raises ScriptError when there is nothing to do."""
+    settings = draft.settings
+    if not settings.listen:
+        raise ScriptError("no address to listen on: give LISTEN, or a file (-F) with 'listen'; see gpen --help")
+    if not (any(True for _ in draft.numbers()) or settings.emergency or settings.dummy or settings.control):
+        raise ScriptError("no server: give at least one SERVER, or a file (-F) with 'server 0 address ...'")
+
+
+def check_user(settings: Settings) -> None:
+    """Raises ScriptError when the user or the directory of the chroot does not exist."""
+    try:
+        process.check_user(settings)
+    except process.StartError as error:
+        raise ScriptError(str(error)) from None
+
+
+def check_directory(name: str, path: str | None) -> None:
+    """Raises ScriptError when the file of this setting has no directory to be in."""
+    directory = os.path.dirname(path or "") or "."
+    if not os.path.isdir(directory):
+        raise ScriptError(f"{name}: the directory '{directory}' does not exist")

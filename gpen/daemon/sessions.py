@@ -1,0 +1,82 @@
+"""The register: all sessions and flows that are, by their numbers, and what those came to that are over."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count, takewhile
+
+from gpen.model.ending import Ending
+from gpen.model.server import Server
+from gpen.wire.conversation import Conversation, Some
+
+
+class Sessions:
+    """``live`` are those that are, in the order in which they began; it is changed here only. ``total`` is how many
+    there ever were, and ``endings`` how often each Ending was; ``most`` is how many the limit of descriptors allows."""
+
+    def __init__(self, most: int) -> None:
+        self.live: dict[int, Conversation] = {}
+        self.total = 0
+        self.endings: Counter[str] = Counter()
+        self.started = time.time()
+        self.most = most
+        self._ids = count()
+
+    def __len__(self) -> int:
+        return len(self.live)
+
+    def __iter__(self) -> Iterator[Conversation]:
+        """Those of this moment; they may end meanwhile."""
+        return iter(list(self.live.values()))
+
+    def get(self, number: int) -> Conversation | None:
+        """The one of this number, if it is."""
+        return self.live.get(number)
+
+    def begun_since(self, number: int) -> list[Conversation]:
+        """Those that began after the one of this number, the newest first."""
+        return list(takewhile(lambda session: session.id > number, reversed(self.live.values())))
+
+    def begin(self, make: Callable[[int], Some]) -> Some:
+        """Make a session or flow of a fresh number, and count it."""
+        session = make(next(self._ids))
+        self.live[session.id] = session
+        self.total += 1
+        return session
+
+    def forget(self, session: Conversation) -> bool:
+        """It is no session any more; whether it was one."""
+        return self.live.pop(session.id, None) is not None
+
+    # --- those of a server ----------------------------------------------------------------------------------------
+
+    def close_number(self, number: int) -> int:
+        """End all sessions of the servers that have or had this number, wherever these were then; returns how many they
+        are. Clients that are just being connected go to another."""
+        leases = [(session, session.lease) for session in self
+                  if session.lease is not None and session.lease.server.number == number]
+        for session, lease in leases:
+            session.leave(lease, Ending.KILLED)
+        return len(leases)
+
+    def close_at(self, server: Server) -> None:
+        """The same for the sessions of one server, at the address where it is now."""
+        for session in self:
+            lease = session.lease
+            if lease is not None and lease.server is server and not lease.is_elsewhere:
+                session.leave(lease, Ending.KILLED)
+
+    def condemned(self, server: Server) -> None:
+        """A verdict has taken a server down. Clients that are just being connected to it go to another; what becomes of
+        the others says on_down."""
+        for session in self:
+            if session.lease is not None and session.server is server and session.is_where_its_server_is:
+                session.leave(session.lease, session.ending_of_condemned)
+
+    def follow_servers(self) -> None:
+        """Clients that are just being connected to where a server was get another place: there, or elsewhere."""
+        for session in self:
+            if session.is_connecting and session.lease is not None and session.lease.is_outdated:
+                session.leave(session.lease)
