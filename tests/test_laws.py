@@ -6,7 +6,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +71,41 @@ def test_imports_run_one_way(path: Path) -> None:
     if room in ROOMS:
         assert rooms_imported(path) <= ROOMS[room] | {room}
         assert not {name for name in imports_of(path) if re.match(r"gpen\.cli\b", name)}
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
+def loaded_by(path: Path) -> set[str]:
+    """The modules of gpen that a file imports when it is imported itself, or later, but not for its types."""
+    known, found = {module_of(file) for file in FILES}, set()
+    for node in unless(tree_of(path), is_for_types):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & known or {node.module or ""}
+    return found & known - {module_of(path)}
+
+
+def unless(node: ast.AST, is_left_out: Callable[[ast.AST], bool]) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if not is_left_out(child):
+            yield child
+            yield from unless(child, is_left_out)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_no_circle_of_modules() -> None:
+    """Each can be understood after those that it imports. For types alone, two may name each other."""
+    left = {module_of(path): loaded_by(path) for path in FILES}
+    while ready := {module for module, needed in left.items() if not needed & left.keys()}:
+        left = {module: needed for module, needed in left.items() if module not in ready}
+    assert not left
 
 
 @each_file

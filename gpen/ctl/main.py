@@ -10,8 +10,9 @@ import sys
 from docopt import DocoptExit, docopt
 
 from gpen import __version__
+from gpen.ctl.command import run
 from gpen.ctl.link import LinkError, parse_target
-from gpen.ctl.show import UsageError, View, complain, run, seconds
+from gpen.ctl.show import UsageError, View, complain, seconds
 
 USAGE = """\
 Ask and steer a running gpen (or pen) over its control socket.

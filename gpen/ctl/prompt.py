@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gpen.ctl.command import run
 from gpen.ctl.link import LinkError, meet
-from gpen.ctl.show import UsageError, View, complain, out, run, show_reply
+from gpen.ctl.show import UsageError, View, complain, out, show_reply
 from gpen.ctl.watch import watch
 
 PROMPT = "gpen> "

@@ -1,4 +1,4 @@
-"""One command of gpenctl: ask the daemon, show what it says in the form the user wants."""
+"""What the daemon says, in the form the user wants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from typing import Any, NamedTuple
 
 from gpen.ctl.link import Target, ask, meet
-from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, records, table
+from gpen.ctl.tables import parse_plain, records
 from gpen.model.words import printable
 
 
@@ -47,31 +47,6 @@ class View(NamedTuple):
     def width(self) -> int:
         """Columns of the terminal; 0, that is any, in a pipe."""
         return shutil.get_terminal_size().columns if self.terminal else 0
-
-
-def run(line: str, view: View) -> int:
-    """Send `line`, show the reply. The exit status: 0, or 1 when the daemon said error. Raises LinkError."""
-    words = line.split() or [""]
-    if refusal := refused(view):
-        return show_reply(refusal, view)
-    if words[0] == "drain":
-        from gpen.ctl.progress import drain
-
-        return drain(line, view)
-    if view.format == "plain" or words[0] not in COLUMNS:
-        return show_reply(ask(view.target, line, view.timeout), view)
-    reply, value = fetch(line, view)
-    if value is None:
-        return show_reply(reply, view)
-    if view.format == "json":
-        out(reply if is_json(reply) else json.dumps(value), view)
-    elif view.format == "csv":
-        out(csv_text(words[0], value), view)
-    elif words[0] == "help":
-        out(explained(value, view.width), view)
-    else:
-        out(table(words[0], value, view.width, view.color), view, painted=True)
-    return 0
 
 
 def explained(value: Any, width: int) -> str:

@@ -1,0 +1,33 @@
+"""One command of gpenctl: ask the daemon, and show what it says."""
+
+from __future__ import annotations
+
+import json
+
+from gpen.ctl.link import ask
+from gpen.ctl.progress import drain
+from gpen.ctl.show import View, explained, fetch, is_json, out, refused, show_reply
+from gpen.ctl.tables import COLUMNS, csv_text, table
+
+
+def run(line: str, view: View) -> int:
+    """Send `line`, show the reply. The exit status: 0, or 1 when the daemon said error. Raises LinkError."""
+    words = line.split() or [""]
+    if refusal := refused(view):
+        return show_reply(refusal, view)
+    if words[0] == "drain":
+        return drain(line, view)
+    if view.format == "plain" or words[0] not in COLUMNS:
+        return show_reply(ask(view.target, line, view.timeout), view)
+    reply, value = fetch(line, view)
+    if value is None:
+        return show_reply(reply, view)
+    if view.format == "json":
+        out(reply if is_json(reply) else json.dumps(value), view)
+    elif view.format == "csv":
+        out(csv_text(words[0], value), view)
+    elif words[0] == "help":
+        out(explained(value, view.width), view)
+    else:
+        out(table(words[0], value, view.width, view.color), view, painted=True)
+    return 0
