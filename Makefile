@@ -48,13 +48,13 @@ lint: $(VENV)/.test
 
 # what is made from the command table: man pages and shell completion
 man: $(VENV)/.base
-	$(PY) -m gpen.control.manual gpen > man/gpen.1
-	$(PY) -m gpen.control.manual gpenctl > man/gpenctl.1
+	$(PY) -m gpen.docs.manual gpen > man/gpen.1
+	$(PY) -m gpen.docs.manual gpenctl > man/gpenctl.1
 	$(PY) -m gpen.galera.manual > man/gpen-galera.1
 	$(PY) -m gpen.netlog.manual gpenlog > man/gpenlog.1
 	$(PY) -m gpen.netlog.manual gpenlogd > man/gpenlogd.1
-	$(PY) -m gpen.control.completion bash > contrib/completion/gpen.bash
-	$(PY) -m gpen.control.completion zsh > contrib/completion/_gpen
+	$(PY) -m gpen.docs.completion bash > contrib/completion/gpen.bash
+	$(PY) -m gpen.docs.completion zsh > contrib/completion/_gpen
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "gpen needs Python 3.10 or newer: make PYTHON=python3.11"; exit 1; }

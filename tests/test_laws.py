@@ -20,12 +20,13 @@ SCREEN = 60  # lines
 ROOMS = {
     "model": {"model"},
     "proto": {"proto", "model"},
+    "docs": {"docs", "control", "model"},
     "control": {"control", "model"},
     "wire": {"wire", "proto", "model"},
     "daemon": {"daemon", "control", "wire", "proto", "model"},
     "ctl": {"control", "model"},  # gpenctl starts at once: without gevent
-    "netlog": {"netlog", "daemon", "control", "model"},
-    "galera": {"control", "model", "ctl"},  # the watcher is a client of the control socket like any other
+    "netlog": {"netlog", "daemon", "docs", "control", "model"},
+    "galera": {"docs", "control", "model", "ctl"},  # the watcher is a client of the control socket like any other
 }
 IMPURE = {"gevent", "greenlet", "socket", "_socket", "ssl", "select", "selectors", "asyncio", "threading"}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gpen.control.commands import COMMANDS, OPTIONS
-from gpen.control.manual import gpen_page, gpenctl_page
+from gpen.docs.manual import gpen_page, gpenctl_page
 from gpen.netlog.manual import gpenlog_page, gpenlogd_page
 
 MAN = Path(__file__).resolve().parent.parent / "man"

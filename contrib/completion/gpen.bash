@@ -1,5 +1,5 @@
 # Completion of gpen and gpenctl in bash, made from gpen's command table by
-#   python -m gpen.control.completion bash
+#   python -m gpen.docs.completion bash
 
 _gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client_acl client_max clients_max close conn_max connection control control_access control_acl control_mode debug delayed_forward drain dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting half_closed_timeout hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include keepalive kqueue leastconn listen log log_format mode multi_accept mysql name_refresh on_down peek pending_max pid pid_file poll prio proxy_protocol random recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path status stay stubborn tcp_fastclose tcp_nodelay timeout tracking udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight write"
 

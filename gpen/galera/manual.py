@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from gpen import __version__
-from gpen.control import roff
+from gpen.docs import roff
 from gpen.galera.usage import USAGES
 
 DATE = "November 2026"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from gpen import __version__
-from gpen.control import roff
+from gpen.docs import roff
 from gpen.netlog import collector, sender
 
 DATE = "November 2026"

@@ -116,8 +116,8 @@ def test_a_new_rule_is_one_row(gpen: Start, three: list[Server], with_a_new_rule
     assert "highest\n" in (tmp_path / "written").read_text()
 
 
-@pytest.mark.parametrize("program", [("gpen.control.completion", "bash"), ("gpen.control.completion", "zsh"),
-                                     ("gpen.control.manual", "gpen"), ("gpen.control.manual", "gpenctl")])
+@pytest.mark.parametrize("program", [("gpen.docs.completion", "bash"), ("gpen.docs.completion", "zsh"),
+                                     ("gpen.docs.manual", "gpen"), ("gpen.docs.manual", "gpenctl")])
 def test_what_is_printed_knows_it_too(program: tuple[str, str], with_a_new_rule: tuple[str, ...]) -> None:
     done = subprocess.run([*with_a_new_rule, sys.executable, "-m", *program], capture_output=True, text=True,
                           check=True)

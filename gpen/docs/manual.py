@@ -1,7 +1,7 @@
 """The man pages, made from the tables: options, commands, settings and endings can't drift from the program.
 
-    python -m gpen.control.manual gpen > man/gpen.1
-    python -m gpen.control.manual gpenctl > man/gpenctl.1
+    python -m gpen.docs.manual gpen > man/gpen.1
+    python -m gpen.docs.manual gpenctl > man/gpenctl.1
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from gpen import __version__
-from gpen.control import roff, texts
 from gpen.control.commands import COMMANDS, OPTIONS, Command
 from gpen.control.help import GROUPS, group_of
+from gpen.docs import roff, texts
 from gpen.model.ending import Ending
 from gpen.model.settings import SETTINGS
 
@@ -65,7 +65,7 @@ def gpenctl_page() -> str:
 
 
 def _page(title: str, name: str, purpose: str, sections: Iterable[tuple[str, list[str]]]) -> str:
-    lines = [r".\" made by gpen.control.manual from the command table: change it there",
+    lines = [r".\" made by gpen.docs.manual from the command table: change it there",
              f'.TH {title} 1 "{DATE}" "gpen {__version__}" "User Commands"', ".SH NAME", rf"{name} \- {purpose}"]
     for heading, body in sections:
         lines += [f'.SH "{heading}"', *body]

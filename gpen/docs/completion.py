@@ -1,7 +1,7 @@
 """Shell completion for gpen and gpenctl, made from the command table.
 
-    python -m gpen.control.completion bash > contrib/completion/gpen.bash
-    python -m gpen.control.completion zsh > contrib/completion/_gpen
+    python -m gpen.docs.completion bash > contrib/completion/gpen.bash
+    python -m gpen.docs.completion zsh > contrib/completion/_gpen
 
 Both scripts hold the same shell function ``_gpen_after``, which knows what may follow the words of a
 command. What this version lacks (``Setting.missing``) is not offered.
@@ -121,7 +121,7 @@ def _fill(template: str, **pieces: str) -> str:
 # --- bash ---------------------------------------------------------------------------------------------------
 
 _BASH = r"""# Completion of gpen and gpenctl in bash, made from gpen's command table by
-#   python -m gpen.control.completion bash
+#   python -m gpen.docs.completion bash
 
 _gpen_names="@names@"
 
@@ -238,7 +238,7 @@ def _value_function(name: str, options: Iterable[Option]) -> str:
 
 _ZSH = r"""#compdef gpen gpenctl
 # Completion of gpen and gpenctl in zsh, made from gpen's command table by
-#   python -m gpen.control.completion zsh
+#   python -m gpen.docs.completion zsh
 
 @after@
 
