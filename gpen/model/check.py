@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gpen.model.words import quote
 
-USAGE = "off|connect|greeting|send STRING expect STRING|exec PROGRAM"
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.?)", re.DOTALL)
 _ESCAPED = {"r": b"\r", "n": b"\n", "t": b"\t", "0": b"\0", "\\": b"\\"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """``kind`` is off, connect, greeting, send or exec; the rest is what it needs, as it was written."""
+    """``kind`` is one of KINDS; the rest is what it needs, as it was written."""
 
     kind: str = "off"
     send: str = ""
@@ -50,18 +50,15 @@ class Check:
 
 
 OFF = Check()
+Take = Callable[[Sequence[str]], tuple[Check, Sequence[str]]]
 
 
 def take_check(words: Sequence[str]) -> tuple[Check, Sequence[str]]:
     """Read a check from the first words, and return it with the words behind it. Raises ValueError."""
     kind, *rest = words or [""]
-    if kind in ("off", "connect", "greeting"):
-        return Check(kind), rest
-    if kind == "send":
-        return _sending(rest)
-    if kind == "exec":
-        return _executing(rest)
-    raise ValueError(f"'{kind}' is not a check: expected {USAGE}")
+    if kind not in KINDS:
+        raise ValueError(f"'{kind}' is not a check: expected {USAGE}")
+    return KINDS[kind].take(rest)
 
 
 def parse_check(words: Sequence[str]) -> Check:
@@ -70,6 +67,11 @@ def parse_check(words: Sequence[str]) -> Check:
     if rest:
         raise ValueError(f"'{rest[0]}' is too much: expected {USAGE}")
     return check
+
+
+def _bare(kind: str) -> Take:
+    """A kind that needs nothing else."""
+    return lambda words: (Check(kind), words)
 
 
 def _sending(words: Sequence[str]) -> tuple[Check, Sequence[str]]:
@@ -106,3 +108,21 @@ def _unescaped(text: str) -> bytes:
         pieces += [text[position : match.start()].encode(), _ESCAPED.get(code) or bytes.fromhex(code[1:])]
         position = match.end()
     return b"".join([*pieces, text[position:].encode()])
+
+
+class Kind(NamedTuple):
+    """One kind of check: its usage, and what reads the words behind its name, and returns those behind it."""
+
+    usage: str
+    take: Take
+
+
+# what each of them does is in wire/check.py
+KINDS: dict[str, Kind] = {
+    "off": Kind("off", _bare("off")),
+    "connect": Kind("connect", _bare("connect")),
+    "greeting": Kind("greeting", _bare("greeting")),
+    "send": Kind("send STRING expect STRING", _sending),
+    "exec": Kind("exec PROGRAM", _executing),
+}
+USAGE = "|".join(kind.usage for kind in KINDS.values())

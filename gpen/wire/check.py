@@ -75,24 +75,22 @@ class Prober:
         raise problem or CheckFailed(f"its address {self._server.address} is not resolved")
 
     def _attempt(self, check: Check, endpoint: Endpoint) -> str:
-        if check.kind == "exec":
-            return self._execute(check, endpoint)
         try:
-            if check.kind == "connect":
-                return self._knock(endpoint)
-            return self._await_greeting(endpoint) if check.kind == "greeting" else self._ask(check, endpoint)
+            return _PROBES[check.kind](self, check, endpoint)
         except OSError as error:
+            if check.kind == "exec":
+                raise  # it was this machine that could not run it
             if error.errno in LOCAL_ERRORS:
                 raise
             failure = KeptAway if error.errno in PROHIBITIONS else CheckFailed
             raise failure(cause_of(error)) from None
 
-    def _knock(self, endpoint: Endpoint) -> str:
+    def _knock(self, check: Check, endpoint: Endpoint) -> str:
         """Half a handshake. MySQL counts a client that connects and goes away as an error, and may block it."""
         connect(endpoint, self._settings, self._poller, FOR_EVER, unseen=True).close()
         return "listens"
 
-    def _await_greeting(self, endpoint: Endpoint) -> str:
+    def _await_greeting(self, check: Check, endpoint: Endpoint) -> str:
         with contextlib.closing(self._connected(endpoint)) as sock:
             await_greeting(sock, _GREETING, self._poller, FOR_EVER)
         return "greeted"
@@ -162,6 +160,11 @@ class Prober:
         is_path = endpoint.family == _socket.AF_UNIX
         return passed | {"GPEN_ADDRESS": str(endpoint), "GPEN_HOST": "" if is_path else endpoint.host,
                          "GPEN_PORT": "" if is_path else str(endpoint.port), "GPEN_SERVER": self._server.name}
+
+
+# by the kinds of model/check.py
+_PROBES: dict[str, Callable[[Prober, Check, Endpoint], str]] = {
+    "connect": Prober._knock, "greeting": Prober._await_greeting, "send": Prober._ask, "exec": Prober._execute}
 
 
 def _shown(data: bytes) -> str:
