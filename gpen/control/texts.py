@@ -41,11 +41,11 @@ that is on: {_ORDER}; without any, the next one in turn. What is not chosen in t
 A server is passed over while it is blacklisted, found down by a check or by 'server N health', full, drained (by
 'server N state' or 'server N health'), or while its own access list denies the client. When a connection is refused,
 reset, unreachable or times out, or when the server does not speak within greeting seconds, the server is blacklisted
-(-b) and the rule chooses again among the others. After the blacklist time one connection is the trial that decides whether the server is back; the others do
-not wait for it. While no other server can take a client, that trial comes a second after the failure already, and
-again each second; not where a command has blacklisted the server. When none is left, the emergency server (-e) is
-tried; then the client waits for hold seconds, if that is set, and is closed. A failure of this machine (no
-descriptors, no ports) is held against no server.
+(-b) and the rule chooses again among the others. After the blacklist time one connection is the trial that decides
+whether the server is back; the others do not wait for it. While no other server can take a client, that trial comes a
+second after the failure already, and again each second; not where a command has blacklisted the server. When none is
+left, the emergency server (-e) is tried; then the client waits for hold seconds, if that is set, and is closed. A
+failure of this machine (no descriptors, no ports) is held against no server.
 
 With -s the first choice is the only one. A remembered server that can't take the client closes it. Else the rule
 chooses among the servers that are not down, blacklisted or drained (hash: among all), and one that is full or denies

@@ -2,8 +2,8 @@
 
 Two axes that never touch: ``state`` is the operator's word (ready, drain, maint), health is what was observed. A server
 is down while a verdict of a check or of ``server N health`` says so, or while it is blacklisted after a connect that
-failed; then one connection is its trial. It drains while the worst verdict is ``drain``: it gets no clients, as one
-that is down, but those that it has are served well, and stay.
+failed; then one connection is its trial. It drains while the worst verdict is ``drain``: it gets no clients, but those
+that it has are served well, and stay.
 """
 
 from __future__ import annotations
