@@ -14,7 +14,7 @@ The nodes that may be used are those of the group that is followed (group.py). T
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gpen.galera.group import GRACE, Followed
 from gpen.galera.members import Members
@@ -254,4 +254,4 @@ def _verdict(found: Grade, reason: str, usable: Collection[Grade], now: float) -
 def _differ(old: Verdict | None, new: Verdict | None) -> bool:
     if old is None or new is None:
         return old is not new
-    return replace(old, since=0.0) != replace(new, since=0.0)
+    return (old.word, old.reason, old.lost) != (new.word, new.reason, new.lost)

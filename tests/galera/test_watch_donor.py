@@ -141,13 +141,16 @@ def test_status_and_the_log_say_so(group: Group, gpen: Start, watcher: Start) ->
 
 
 @pytest.mark.parametrize("options", [(), ("--agree", "agreed")])
+@pytest.mark.parametrize(("said", "reason"), [
+    (DONOR, "Donor/Desynced"), ({"pxc_maint_mode": "MAINTENANCE"}, "pxc_maint_mode is MAINTENANCE")])
 def test_a_writer_that_becomes_a_donor_is_left_with_all_its_sessions(
-        group: Group, gpen: Start, watcher: Start, connect: Connect, options: tuple[str, ...]) -> None:
+        group: Group, gpen: Start, watcher: Start, connect: Connect, options: tuple[str, ...], said: dict[str, str],
+        reason: str) -> None:
     front, _ = writing(group, gpen, watcher, *options)
     session = connect(front)
     assert node_of(session) == "node0"
-    group.nodes[0].said.update(DONOR)
-    wait_until(lambda: health(front)[:2] == [("down", "Donor/Desynced"), ("up", "Synced")], what="the writer moving")
+    group.nodes[0].said.update(said)
+    wait_until(lambda: health(front)[:2] == [("down", reason), ("up", "Synced")], what="the writer moving")
     wait_until(lambda: is_closed(session), what="the session's end")
     assert node_of(connect(front)) == "node1"
 
