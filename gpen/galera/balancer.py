@@ -25,7 +25,7 @@ SHOWN = 200  # characters of a refusal
 ELSEWHERE, UNKNOWN = ", not at ", "'at' is not one of"  # a server that moved since the last look; a gpen of before `at`
 # a gpen of before `health drain`, and what its user can do
 NO_DRAIN = "'drain' is not up, down or unknown", ("it is older than this watcher and does not know 'health drain', so "
-                                                  "a donor there is used as before: restart it as this version")
+                                                  "a donor there gets clients still: restart it with this version")
 LOOK = 1.0  # seconds between two looks at the servers
 TTL = 5  # seconds that verdicts last where they must not outlive the watchers
 REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's

@@ -121,8 +121,8 @@ The sessions on a node that left the primary component, is not ready, rejects qu
 for all that they ask there fails. Those on a node that serves, but shall get no new ones, go on: on a donor, until it
 has caught up (Donor/Desynced, then Joined), on one in maintenance, and on one that lags; gpen is told drain, not down,
 so that its setting on_down does not count. Those on a read_only node or one that does not answer are left to on_down:
-keep, its default, keeps them, close ends them. A gpen of before, which does not know drain, is told of in status and
-the log, and uses such a node as before.
+keep, its default, keeps them, close ends them. A gpen of before, which does not know drain, is named in status and
+the log, and gives such a node clients still.
 
 In a gpen of --writer the writer drains likewise, as long as no other node can follow it. Once one does, the sessions on
 the old one are closed as ever, drained or not.

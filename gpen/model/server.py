@@ -140,9 +140,9 @@ class Server:
 
     def weigh(self) -> None:
         """Draw the conclusion from all verdicts."""
-        word, reason = (self.verdict[1].word, self.verdict[1].reason) if self.verdict else ("", "")
-        self.condemned = reason if word == "down" else ""
-        self.drained = reason if word == "drain" else ""
+        _, verdict = self.verdict or ("", None)
+        self.condemned = verdict.reason if verdict and verdict.word == "down" else ""
+        self.drained = verdict.reason if verdict and verdict.word == "drain" else ""
 
     @property
     def standing(self) -> str:

@@ -47,7 +47,9 @@ def test_a_verdict_with_its_reason_and_time(balancer: Gpen) -> None:
 
 
 def test_where_drain_is_shown(balancer: Gpen) -> None:
-    assert balancer.ctl("server 0 health drain because Donor/Desynced") == ""
+    port = balancer.server(0)["port"]
+    assert "not at 127.0.0.1:1" in balancer.ctl("server 0 at 127.0.0.1:1 health drain")
+    assert balancer.ctl(f"server 0 at 127.0.0.1:{port} health drain because Donor/Desynced") == ""
     assert verdict(balancer, 0)[:3] == ("drain", "command", "Donor/Desynced")
     row = balancer.server(0)
     assert (row["health"], row["reason"], row["state"]) == ("drain", "Donor/Desynced", "ready")
