@@ -69,11 +69,11 @@ class Sessions:
                 session.leave(lease, Ending.KILLED)
 
     def condemned(self, server: Server) -> None:
-        """A verdict has taken a server down. Clients that are just being connected to it go to another; what becomes of
-        the others says on_down."""
+        """A verdict gives a server no clients any more. Those that are just being connected to it go to another. One
+        that is down loses its sessions as well, if on_down says so."""
         for session in self:
             if session.lease is not None and session.server is server and session.is_where_its_server_is:
-                session.leave(session.lease, session.ending_of_condemned)
+                session.leave(session.lease, session.ending_of_condemned if server.condemned else None)
 
     def follow_servers(self) -> None:
         """Clients that are just being connected to where a server was get another place: there, or elsewhere."""

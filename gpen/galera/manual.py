@@ -76,7 +76,7 @@ _DESCRIPTION = """
 A MariaDB server accepts connections and answers SELECT 1 while it is desynced, read only, or cut off from its cluster,
 so a balancer that looks at connections alone sends clients where they fail. gpen-galera watch asks every node, four
 times a second over one kept connection, and tells each gpen over its control socket which of its servers are up
-(server N health up|down because REASON). The nodes are the servers of the gpens.
+(server N health up|drain|down because REASON). The nodes are the servers of the gpens.
 
 A gpen that is given by --reader spreads connections over all usable nodes; one that is given by --writer has one node
 in front, the writer. All its other servers are held down, also those that an operator adds or moves, and ranked behind
@@ -118,9 +118,14 @@ second its writes waited; the log tells of it from a tenth on, with the longest 
 serves is older than elsewhere, and the writer moves away from it.
 
 The sessions on a node that left the primary component, is not ready, rejects queries or is of another group are closed,
-for all that they ask there fails. Those on a donor, a read_only node, one in maintenance or one that does not answer
-are left to gpen's setting on_down: keep, its default, keeps them; close ends them, also those on the donor of a node
-that comes back.
+for all that they ask there fails. Those on a node that serves, but shall get no new ones, go on: on a donor, until it
+has caught up (Donor/Desynced, then Joined), on one in maintenance, and on one that lags; gpen is told drain, not down,
+so that its setting on_down does not count. Those on a read_only node or one that does not answer are left to on_down:
+keep, its default, keeps them, close ends them. A gpen of before, which does not know drain, is named in status and
+the log, and gives such a node clients still.
+
+In a gpen of --writer the writer drains likewise, as long as no other node can follow it. Once one does, the sessions on
+the old one are closed as ever, drained or not.
 """),
     ("OTHER ADDRESSES", """
 What nodes call themselves (wsrep_incoming_addresses) is often not what gpen connects to: behind NAT, in containers. A
@@ -160,12 +165,12 @@ has a version; to change it is one UPDATE of the version that was read, and of t
 watcher that does not hear from more than half of the nodes changes nothing, but ends a handover that has begun.
 
 Each watcher tells its gpens that the writer alone is up. As long as somebody could still write on the old writer (a
-move, a donor, drain), it is left in steps: the choice names an heir; each watcher takes the old writer away from its
-gpens, closes the sessions there and confirms; when all have confirmed the heir is the writer. gpen's setting hold lets
-clients wait for that, a quarter to three quarters of a second. When a watcher or one of its gpens hangs and does not
-confirm within two seconds, the writer stays what it is, and status, move and the log name the one that is late. A
-writer that is dead, cut off or refuses is left at once, whoever hangs, for the next usable node of the succession that
-the choice names: by --prefer, then as it was agreed before, first by wsrep_local_index.
+move, a donor, maintenance, drain), it is left in steps: the choice names an heir; each watcher takes the old writer
+away from its gpens, closes the sessions there and confirms; when all have confirmed the heir is the writer. gpen's
+setting hold lets clients wait for that, a quarter to three quarters of a second. When a watcher or one of its gpens
+hangs and does not confirm within two seconds, the writer stays what it is, and status, move and the log name the one
+that is late. A writer that is dead, cut off or refuses is left at once, whoever hangs, for the next usable node of the
+succession that the choice names: by --prefer, then as it was agreed before, first by wsrep_local_index.
 
 What an operator has moved stays where it is, whichever watcher was asked: --failback of none of them undoes it. Tables
 that were emptied, dropped, or played back from a backup change nothing that is in use: a second later who has followed

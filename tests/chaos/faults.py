@@ -15,8 +15,8 @@ from tests.harness import Gpen, Server, free_port, pair_of, wait_until
 KEPT = 3  # a server is back in its place when so many other things were done
 LONGEST_STOP = 0.25  # seconds
 # how often each is done for a hundred reloads
-SHARES = {"stop": 20, "move": 10, "drain": 10, "verdict": 10, "listen": 6, "blacklist": 6, "close session": 6,
-          "verdict that closes": 3, "maint": 3, "close server": 2}
+SHARES = {"stop": 20, "move": 10, "drain": 10, "verdict": 10, "verdict that drains": 6, "listen": 6, "blacklist": 6,
+          "close session": 6, "verdict that closes": 3, "maint": 3, "close server": 2}
 CUTS = ("close session", "close server", "maint", "verdict that closes")
 
 
@@ -137,6 +137,11 @@ class Faults:
     def _verdict(self) -> None:
         if (number := self._victim()) is not None:
             self._tell("on_down keep", f"server {number} health down because of chaos")
+            self._for_a_while(number, f"server {number} health up")
+
+    def _verdict_that_drains(self) -> None:
+        if (number := self._victim()) is not None:
+            self._tell("on_down close", f"server {number} health drain because of chaos", "on_down keep")
             self._for_a_while(number, f"server {number} health up")
 
     def _blacklist(self) -> None:

@@ -67,6 +67,7 @@ class Report:
 
 _NAMES = {"stop": "stopped and continued", "move": "servers moved", "drain": "servers drained",
           "verdict": "verdicts: sessions go on", "verdict that closes": "verdicts: sessions end",
+          "verdict that drains": "verdicts: no new sessions",
           "listen": "listener moved", "blacklist": "servers blacklisted", "maint": "servers in maintenance",
           "close session": "sessions closed", "close server": "servers closed"}
 

@@ -157,6 +157,8 @@ def test_what_is_done_to_servers_is_done_once_and_undone() -> None:
     assert running.reload(*SERVERS) == ["server 0 blacklist 0", "server 1 health unknown"]
     assert [server.is_down for server in pool.servers.values()] == [False, False]
     assert not pool.servers[1].verdicts
+    assert running.reload(*SERVERS, "server 1 health drain because busy") == ["server 1 health drain because busy"]
+    assert pool.servers[1].drained == "busy"
 
 
 def test_settings_of_the_start_wait_for_it() -> None:

@@ -60,7 +60,8 @@ near = st.builds(lambda number, last, rest: f"server {number} address 127.0.0.{l
                  st.integers(1, 9), st.sampled_from((" port 1", " port 1 max 3", " prio 2", " weight 0 port 9", ":7")))
 fields = st.builds(lambda number, words: f"server {number} {words}", st.integers(0, 4), st.sampled_from((
     "max 5", "hard 1", "weight 3", "prio 9", "acl 3", "state drain", "state ready", "state maint", "blacklist 1",
-    "health up", "health down because it rains", "health unknown", "check connect", "check default", "port 0")))
+    "health up", "health drain because it is busy", "health down because it rains", "health unknown", "check connect",
+    "check default", "port 0")))
 lines = st.one_of(spoiled_lines(), near, fields, st.text(max_size=40).map(lambda text: text.replace("\n", "\v")))
 scripts = st.lists(lines, min_size=1, max_size=6)
 

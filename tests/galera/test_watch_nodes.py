@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pymysql
 import pytest
 
 from gpen.ctl.link import parse_target
 from gpen.galera.balancer import Balancer
 from gpen.galera.plan import Changes, Order
-from tests.galera.cluster import Cluster, Node
+from tests.galera.cluster import WATCHER, Cluster, Node
 from tests.galera.watcher import COMMAND, Watcher
 from tests.harness import Gpen, wait_until
 
@@ -97,8 +98,30 @@ def test_a_notify_is_heard_at_once(cluster: Cluster, gpen: Start, watcher: Start
     wait_up(front)
     with node.desynced():
         assert command("notify", "--to", place, "--status", "donor", "--index", "1").returncode == 0
-        wait_until(lambda: verdicts(front) == ["up", "down", "up"], 10, "the donor being left")
+        wait_until(lambda: verdicts(front) == ["up", "drain", "up"], 10, "the donor being left")
         assert reasons(front)[1] == "Donor/Desynced"
+
+
+def test_a_session_outlives_the_donor_s_work(cluster: Cluster, gpen: Start, watcher: Start) -> None:
+    """A real state transfer, with all the states that a donor goes through, before a gpen with on_down close."""
+    donor, joiner = cluster.nodes[1:]
+    front = gpen("-r", "-O", "on_down close", servers=addresses(cluster))
+    judge = watcher("--reader", front.control)
+    wait_up(front)
+    joiner.stop()
+    joiner.wipe()
+    joiner.wait_forgotten()
+    front.ctl("server 0 state drain")
+    session = pymysql.connect(host=front.address[0], port=front.address[1], user=WATCHER[0], password=WATCHER[1])
+    with session, session.cursor() as cursor:
+        joiner.launch(f"--wsrep-sst-donor={donor.name}")
+        wait_until(lambda: front.server(1)["health"] == "drain", what="the donor draining")
+        joiner.wait_synced()
+        wait_up(front)
+        cursor.execute("SELECT @@wsrep_node_name")
+        assert cursor.fetchone() == (donor.name,)
+    assert f"{donor.address} ({donor.name}): up -> drain: Donor/Desynced" in judge.stderr
+    assert f"{donor.address} ({donor.name}): drain -> down" not in judge.stderr
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:

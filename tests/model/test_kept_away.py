@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gpen.model.server import Server
 from tests.model.world import World
 
@@ -86,10 +88,11 @@ def test_the_emergency_server_says_nothing_of_the_others() -> None:
     assert own_events(world) == ["cut off"] and not keep_away(world, 0)
 
 
-def test_servers_that_gpen_would_not_use_do_not_count() -> None:
+@pytest.mark.parametrize("word", ["down", "drain"])
+def test_servers_that_gpen_would_not_use_do_not_count(word: str) -> None:
     world = World(4)
     world.pool.set_state(world.server(2), "maint")
-    world.pool.judge(world.server(3), "command", False, "donor")
+    world.pool.judge(world.server(3), "command", word, "donor")
     assert keep_away(world, 0) and not keep_away(world, 1)
 
 
@@ -106,7 +109,7 @@ def test_verdicts_of_checks_that_were_kept_away_are_dropped() -> None:
     for number, reason in enumerate(("permission denied", "donor")):
         world.pool.keeps_away(world.server(number), "permission denied")
         if number == 0:
-            world.pool.judge(world.server(0), "check", False, reason)
+            world.pool.judge(world.server(0), "check", "down", reason)
     assert world.server(0).verdict is None and health(world) == ["up", "up"]
 
 
