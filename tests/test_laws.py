@@ -181,12 +181,29 @@ def test_a_client_s_sessions_are_counted_in_and_out_in_one_place_each() -> None:
     assert places == {("wire/conversation.py", "_admit", "touch"), ("daemon/front.py", "forget", "leave")}
 
 
-def test_places_are_counted_in_the_pool_only() -> None:
-    """``sessions`` of a server changes nowhere but in model/pool.py."""
-    changed = {path.name for path in FILES for node in ast.walk(tree_of(path))
-               if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Attribute)
-               and node.target.attr == "sessions"}
-    assert changed == {"pool.py"}
+COUNTED_BY_LEASES = ("sessions", "total", "sx", "rx", "spares")
+
+
+def changes_of_servers() -> Iterator[tuple[str, str]]:
+    """Which file sets or counts what of a server."""
+    for path in FILES:
+        if room_of(path) in ("model", "wire", "daemon", "control"):
+            for node in ast.walk(tree_of(path)):
+                targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+                for target in [part for target in targets for part in getattr(target, "elts", [target])]:
+                    if isinstance(target, ast.Attribute) and re.search(r"(^|\.)_?(server|other|emergency)$",
+                                                                       ast.unparse(target.value)):
+                        yield path.relative_to(PACKAGE).as_posix(), target.attr
+
+
+def test_servers_are_changed_by_the_pool_only() -> None:
+    """By the pool and what it is made of; where clients are served or people ask, a server is looked at."""
+    changed = set(changes_of_servers())
+    assert {file for file, _ in changed} == {f"model/{name}.py" for name in (
+        "pool", "health", "lease", "events", "scheduler")}
+    assert {file for file, name in changed if name in COUNTED_BY_LEASES} == {"model/lease.py"}
+    assert {file for file, name in changed if name in ("down_until", "blamed", "reason", "is_silent", "kept_away")} == {
+        "model/health.py"}
 
 
 # --- what somebody else has said -------------------------------------------------------------------------------------

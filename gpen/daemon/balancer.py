@@ -90,8 +90,8 @@ class Balancer:
         }, self.front.hold.stir)
         self._janitor: Any = None
         self._stopping = Event()
-        pool.on_condemned = self.sessions.condemned
-        pool.on_unwell = self.names.refresh
+        pool.health.on_condemned = self.sessions.condemned
+        pool.health.on_unwell = self.names.refresh
         pool.on_moved = self.front.loops.changed
         pool.is_ourselves = self._is_ourselves
 
@@ -224,7 +224,7 @@ class Balancer:
             ("the limit of sessions", self._renew_limit),
             ("names", self.names.tend),
             ("idlers", lambda: self.idlers.tend(2 * (self.sessions.most - len(self.sessions)))),
-            ("verdicts", self.pool.expire),
+            ("verdicts", self.pool.health.expire),
             ("troubles", self.troubles.tend),
             ("checks", self.checks.tend_all),
             ("children", self._children.reap),

@@ -179,7 +179,8 @@ class Changes:
             self._renew(errors)
         if errors:
             lines = errors.told()
-            self._pool.note_own("reload failed", lines[0] + (f" (and {len(lines) - 1} more)" if lines[1:] else ""))
+            more = f" (and {len(lines) - 1} more)" if lines[1:] else ""
+            self._pool.events.note_own("reload failed", lines[0] + more)
             for line in lines:
                 log.error("reload: %s", line)
         if changes is None:

@@ -77,7 +77,7 @@ class Checks:
         elif checker is not None:
             self._checkers.pop(server).stop()
             if not server.deleted:
-                self.pool.withdraw(server, _SOURCE, "unchecked", "is dropped: its check is off")
+                self.pool.health.withdraw(server, _SOURCE, "unchecked", "is dropped: its check is off")
                 self.turned()
 
     def _is_checked(self, server: Server) -> bool:
@@ -183,7 +183,7 @@ class Checker:
         except _Outdated:
             return
         except KeptAway as failure:
-            if self._pool.keeps_away(server, str(failure)):
+            if self._pool.health.keeps_away(server, str(failure)):
                 self._good = self._bad = 0
                 self._troubles.tell(f"servers can't be checked, by no fault of theirs: {failure}")
                 return
@@ -216,9 +216,9 @@ class Checker:
         """Count, and pass or renew the verdict. A server of which nothing is known is up with its first good check."""
         server, settings = self._server, self._settings
         if reason != server.kept_away and self._plan.check.kind != "exec":  # a program goes its own ways
-            self._pool.reached(server, "" if up else reason)
+            self._pool.health.reached(server, "" if up else reason)
         if not up:
-            self._pool.on_unwell(server)
+            self._pool.health.on_unwell(server)
         verdict = server.verdicts.get(_SOURCE)
         self._good, self._bad = (self._good + 1, 0) if up else (0, self._bad + 1)
         word = "up" if up else "down"
@@ -232,7 +232,7 @@ class Checker:
         if (self._good if up else self._bad) < needed:
             log.debug("server %s %s: check: %s", server.name, server.shown, reason)
             return
-        self._pool.judge(server, _SOURCE, word, reason)
+        self._pool.health.judge(server, _SOURCE, word, reason)
         if turns:
             level = logging.DEBUG if up and verdict is None else logging.INFO  # at the start, to be well is no news
             log.log(level, "server %s %s: %s by its check: %s", server.name, server.shown, word, reason)

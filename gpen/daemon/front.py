@@ -294,7 +294,7 @@ class Front:
         if more is not None:
             most = self.settings.client_max
             cause = f"{address} has {counted(others, 'session')} already, and client_max is {most}{more}"
-            self.pool.note_own("refused", cause)
+            self.pool.events.note_own("refused", cause)
             log.warning("refused: %s", cause)
 
     def resume(self) -> None:

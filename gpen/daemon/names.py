@@ -273,7 +273,7 @@ class Names:
             self._pool.resolved(server, self._endpoints(server.address))
             changed |= server.endpoints is not before and (bool(before) or was_missing)
             if was_missing and not before:
-                self._pool.note(server, "resolved", f"'{name.host}' is {server.shown_host}")
+                self._pool.events.note(server, "resolved", f"'{name.host}' is {server.shown_host}")
         network_log = self._network_log(name)
         if network_log is not None:
             port = self._resolver.port(network_log.address, datagrams=True)

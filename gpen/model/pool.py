@@ -1,4 +1,4 @@
-"""The pool: owns the servers, reserves places on them, and keeps the verdict on each.
+"""The pool: owns the servers, and reserves places on them (lease.py) by what is known of each (health.py).
 
 Invariants, in every state that a caller can see:
 - a server's ``sessions`` is the number of its open leases, and its ``load``, those of them that are clients' and where
@@ -13,24 +13,22 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpen.model.acl import LISTS, AccessList
 from gpen.model.address import SPEC_OPTIONS, Address, Endpoint, ServerSpec
 from gpen.model.client import Client
+from gpen.model.events import Events
+from gpen.model.health import Health, seconds_told
+from gpen.model.lease import Lease, Spare, dismiss_spares, has_all, make_way
 from gpen.model.scheduler import ROUND_ROBIN, RULES, Rule, Turns
-from gpen.model.server import FIELDS, Server, Verdict
+from gpen.model.server import FIELDS, Server
 from gpen.model.settings import Settings
-from gpen.model.silence import Silence, hold_against
-from gpen.model.words import printable
 
-EVENTS_KEPT = 1000
 RETRY_SECONDS = 1.0
 BY_COMMAND = "by a command"
-BLACKLISTED = "blacklisted by a command"
 SPECIAL = ("emergency", "abuse")
 _flags: Callable[[Settings], Sequence[bool]] = attrgetter(*(rule.name for rule in RULES))
 
@@ -42,115 +40,6 @@ Choice = tuple[Server | None, Rule | None, Server | None]
 _NOBODY: Choice = (None, None, None)
 
 
-class Event(NamedTuple):
-    """One change of a server's state, or of gpen itself: wall clock time in seconds, the server, what happened, and
-    why."""
-
-    time: float
-    server: int | str | None
-    event: str
-    cause: str
-
-
-class Lease:
-    """A place on a server, counted as soon as there is one. Ends with exactly one ``release`` or ``fail``."""
-
-    __slots__ = ("_address", "_endpoints", "_pool", "is_open", "server")
-
-    def __init__(self, pool: Pool, server: Server) -> None:
-        self._pool = pool
-        self._address = server.address
-        self._endpoints = server.endpoints
-        self.server = server
-        self.is_open = True
-        server.sessions += 1
-        server.total += 1
-        if server.down_until:
-            server.trial = self
-
-    @property
-    def is_outdated(self) -> bool:
-        """Whether the server is elsewhere by now, or gone, or has got an address that was not there to be tried: what
-        this place has seen says nothing of that."""
-        server = self.server
-        return (server.deleted or server.address is not self._address
-                or not set(server.endpoints) <= set(self._endpoints))
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether the server has been given another address since."""
-        return self.server.address is not self._address and self.server.address != self._address
-
-    def connected(self) -> None:
-        """The server accepted the connection, or replied: if this was its trial, it is won. Older connections prove
-        nothing, but whoever replies is not silent."""
-        if self.server.kept_away or self._pool.is_cut_off:
-            self._pool.reached(self.server)
-        if (self.server.trial is self or self.server.is_silent) and not self.is_outdated:
-            self._pool.restore(self.server, "a connection succeeded")
-
-    def unanswered(self, silence: Silence, asked: float, patience: float = 0.0) -> bool:
-        """A flow ends that has got no reply from there to what it asked at ``asked``, where one was due; see
-        silence.py. Returns whether its client should be free to go elsewhere."""
-        return hold_against(self._pool, self, silence, asked, self._pool._clock(), patience)
-
-    def release(self) -> None:
-        """Give the place back: the session is over, or the attempt ended without a verdict on the server."""
-        if not self.is_open:
-            raise RuntimeError("a lease was given back twice")
-        self.is_open = False
-        server = self.server
-        server.sessions -= 1
-        if server.beside:
-            self._leave_side(server)
-        if server.trial is self:
-            server.trial = None
-
-    def _leave_side(self, server: Server) -> None:
-        """If this place is one that limits don't count, there is one less of these."""
-        if self.is_elsewhere:
-            server.beside -= 1
-            server.elsewhere[self._address] -= 1
-            if not server.elsewhere[self._address]:
-                del server.elsewhere[self._address]
-
-    def fail(self, cause: str, is_kept_away: bool = False) -> bool:
-        """Give the place back, and hold against the server that it could not be reached: unless gpen ``is_kept_away``
-        from it by this machine, and from all others. Returns whether the server is to blame."""
-        self.release()
-        if self.is_outdated:
-            return True  # but the new place is not
-        if not is_kept_away:
-            self._pool.reached(self.server, cause)
-        elif self._pool.keeps_away(self.server, cause):
-            return False
-        self._pool.blame(self.server, cause)
-        return True
-
-
-class Spare(Lease):
-    """The place of an idler, which counts for no limit: as soon as a client needs it, or there is no reason for it, the
-    idler gives way. ``endpoint`` is where that is, or will be."""
-
-    __slots__ = ("_give_way", "endpoint")
-
-    def __init__(self, pool: Pool, server: Server, give_way: Callable[[], object]) -> None:
-        """``give_way`` ends the idler's connection and gives the place back, at once and without a switch."""
-        super().__init__(pool, server)
-        self._give_way = give_way
-        self.endpoint = server.endpoints[0] if server.endpoints else None
-        server.spares.append(self)
-        server.beside += 1
-
-    def give_way(self) -> None:
-        """End the idler."""
-        self._give_way()
-
-    def _leave_side(self, server: Server) -> None:
-        server.spares.remove(self)
-        server.beside -= 1
-
-
 class Pool:
     """The servers by number, and the two special ones (emergency, abuse) by name."""
 
@@ -160,16 +49,13 @@ class Pool:
         self.acls = [AccessList() for _ in range(LISTS)]
         self.servers: dict[int, Server] = {}
         self.special: dict[str, Server] = {}
-        self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+        self.events = Events(clock, wall)
+        self.health = Health(settings, self.events, clock, lambda: self._order)
         self.turns = Turns()
-        self.is_cut_off = False  # this machine keeps gpen from all servers
-        self.on_condemned: Callable[[Server], object] = lambda server: None  # a verdict says: no clients
-        self.on_unwell: Callable[[Server], object] = lambda server: None  # called when anything says so of it
         self.on_moved: Callable[[], object] = lambda: None  # called when endpoints of servers have come or gone
         self.is_ourselves: Callable[[Endpoint], bool] = lambda endpoint: False  # whether gpen itself listens there
         self.country_of: Callable[[str], str] = lambda address: ""  # the country of an address, where it is known
-        self._clock = clock
-        self._wall = wall
+        self.now = clock
         self._order: list[Server] = []
         self._places: list[Server] = []  # without the slots that are empty
 
@@ -181,7 +67,7 @@ class Pool:
         ``tried`` are the servers that failed this client already; with any of them, a stubborn pool gives up.
         Does not switch greenlets.
         """
-        server, rule, chosen = self.choose(client, self._clock(), port, tried)
+        server, rule, chosen = self.choose(client, self.now(), port, tried)
         if rule is not None and chosen is not None:
             rule.advance(self.turns, chosen)
         return None if server is None else self._lease(server)
@@ -193,13 +79,13 @@ class Pool:
 
     def _lease(self, server: Server) -> Lease:
         if server.spares:
-            _make_way(server)
+            make_way(server)
         return Lease(self, server)
 
     def reserve_spare(self, client: Client, give_way: Callable[[], object]) -> Spare | None:
         """A place for an idler, which calls itself this client, on a server that has room for one more; see Spare."""
-        full = [server for server in self.all_servers() if _has_all(server) or server.trial is not None]
-        server, rule, chosen = self.choose(client, self._clock(), tried=() if self.settings.stubborn else full)
+        full = [server for server in self.all_servers() if has_all(server) or server.trial is not None]
+        server, rule, chosen = self.choose(client, self.now(), tried=() if self.settings.stubborn else full)
         if server is None or server in full:
             return None
         if rule is not None and chosen is not None:
@@ -212,10 +98,10 @@ class Pool:
         for server in self.all_servers():
             while server.spares and 0 < server.max < server.load + len(server.spares):
                 server.spares[-1].give_way()
-        emergency, now = self.special.get("emergency"), self._clock()
+        emergency, now = self.special.get("emergency"), self.now()
         if emergency is not None and emergency.spares and any(
                 self._unavailable(server, now) is None for server in self._places):
-            _dismiss_spares(emergency)
+            dismiss_spares(emergency)
 
     def choose(self, client: Client, now: float, port: int = 0, tried: Collection[Server] = ()) -> Choice:
         """What ``reserve`` would do, without doing it; but dice that a rule throws are thrown.
@@ -300,9 +186,9 @@ class Pool:
         if server.state != "ready":
             return f"its state is {server.state}"
         if server.condemned:
-            return f"down for {_told_for(server, now):.0f} s: {server.condemned}"
+            return f"down for {seconds_told(server, now):.0f} s: {server.condemned}"
         if server.drained:
-            return f"draining for {_told_for(server, now):.0f} s: {server.drained}"
+            return f"draining for {seconds_told(server, now):.0f} s: {server.drained}"
         if server.down_until and not desperate:
             if now < server.down_until and not impatient:
                 return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
@@ -319,7 +205,7 @@ class Pool:
 
     def has_room(self) -> bool:
         """Whether some client could be taken: by a server that is not full, or that is due; or in an emergency."""
-        now, stubborn = self._clock(), self.settings.stubborn
+        now, stubborn = self.now(), self.settings.stubborn
         emergency = self.special.get("emergency")
         return any(server.load < max(server.max, server.hard) or not server.max for server in self._places
                    if self._unavailable(server, now, not stubborn and self._is_due(server, now)) is None) or (
@@ -328,13 +214,13 @@ class Pool:
     def has_decided(self, tried: Collection[Server] = ()) -> bool:
         """Whether a client that was refused a place need not ask again: a stubborn pool chooses once, as long as there
         is a server to choose."""
-        now = self._clock()
+        now = self.now()
         return self.settings.stubborn and (
             bool(tried) or any(self._unavailable(server, now) is None for server in self._places))
 
     def has_substitute(self, server: Server) -> bool:
         """Whether another server, which answers flows of UDP, could take the clients of this one."""
-        now, rule, settings = self._clock(), self.rule, self.settings
+        now, rule, settings = self.now(), self.rule, self.settings
         if settings.stubborn and (rule.is_personal or not settings.roundrobin):
             return False  # they go nowhere else
         return any(other is not server and not (other.is_down or other.unanswered or other.is_full)
@@ -343,7 +229,7 @@ class Pool:
 
     def is_crowded(self) -> bool:
         """Whether servers are well, but full."""
-        now = self._clock()
+        now = self.now()
         return any(server.is_full and self._unavailable(server, now) is None for server in self._places)
 
     def permits(self, number: int, client: Client) -> bool:
@@ -356,158 +242,6 @@ class Pool:
             client.country = self.country_of(client.address)
         return client.country
 
-    # --- verdicts -------------------------------------------------------------------------------------------------
-
-    def blame(self, server: Server, cause: str, is_silent: bool = False) -> None:
-        """The server could not be reached, or is silent: leave it alone for the blacklist time. Special servers are
-        always tried."""
-        server.failures += 1
-        now = self._clock()
-        if server.blamed == math.inf and now < server.down_until:
-            self._blame_besides(server, cause, now)
-            return
-        server.reason = cause
-        self.on_unwell(server)
-        if server.name in SPECIAL or server.deleted:
-            return
-        _dismiss_spares(server)
-        if not server.is_down:
-            self.note(server, "down", f"{cause}; blacklisted for {self.settings.blacklist:g} s")
-        server.blamed = now
-        server.down_until = now + self.settings.blacklist
-        server.is_silent = is_silent
-
-    def _blame_besides(self, server: Server, cause: str, now: float) -> None:
-        """A command has said for how long the server is left alone: what is found meanwhile is told, once, and changes
-        nothing."""
-        if server.reason == BLACKLISTED:
-            server.reason = f"{BLACKLISTED}; meanwhile {cause}"
-            self.tell(server, "failed", f"{cause}; stays {BLACKLISTED}, for {server.down_until - now:.0f} s more")
-            self.on_unwell(server)
-
-    def blacklist(self, server: Server, duration: float) -> None:
-        """Blacklist a server for so many seconds by command; 0 takes it off the list."""
-        if duration:
-            server.trial = None
-            server.blamed = math.inf
-            server.down_until = self._clock() + duration
-            server.reason = BLACKLISTED
-            server.is_silent = False
-            _dismiss_spares(server)
-            self.note(server, "down", f"blacklisted by a command for {duration:g} s")
-            self.on_unwell(server)
-        elif server.down_until:
-            self.restore(server, "taken off the blacklist by a command")
-
-    def restore(self, server: Server, cause: str) -> None:
-        """The server is not blacklisted any more."""
-        self._clear(server)
-        if not server.condemned:
-            self.note(server, server.standing, server.drained or cause)
-
-    def _clear(self, server: Server) -> None:
-        server.down_until = 0.0
-        server.trial = None
-        server.reason = ""
-        server.is_silent = False
-        server.excuse(self._clock())
-        server.kept_away = ""
-
-    def keeps_away(self, server: Server, cause: str) -> bool:
-        """This machine has kept gpen from a server: by a route, its firewall, an interface that is down. Whether it
-        keeps gpen from all that it would use: then none is to blame, nor those that were before. Of one alone nobody
-        knows whether others could be reached, and it is."""
-        server.kept_away = cause
-        if not self.is_cut_off:
-            ready = [other for other in self._places if other.state == "ready"
-                     and (other.kept_away or not (other.condemned or other.drained))]
-            if len(ready) > 1 and all(other.kept_away for other in ready):
-                self.is_cut_off = True
-                self.note_own("cut off", f"this machine keeps gpen from all servers: {cause}")
-                for other in ready:
-                    self._acquit(other)
-        return self.is_cut_off
-
-    def _acquit(self, server: Server) -> None:
-        verdict = server.verdicts.get("check")
-        if verdict is not None and verdict.word == "down" and verdict.reason == server.kept_away:
-            self.withdraw(server, "check", "unchecked", "is dropped: this machine keeps gpen from all servers")
-        if server.down_until and server.reason == server.kept_away:
-            self.restore(server, "this machine keeps gpen from all servers")
-
-    def reached(self, server: Server, problem: str = "") -> None:
-        """A server was reached, or a ``problem`` was found that is none of this machine's. If it has kept gpen from
-        all, it does so no more."""
-        server.kept_away = ""
-        if self.is_cut_off and server.name not in SPECIAL:
-            self.is_cut_off = False
-            self.note_own("connected", f"server {server.name}{f': {problem}' if problem else ' was reached'}")
-            for other in self._places:
-                other.kept_away = ""
-
-    def judge(self, server: Server, source: str, word: str, reason: str) -> None:
-        """A verdict on the server, one of VERDICTS, by ``source`` (command, check). One that turns to up also ends a
-        blacklist, unless a command made that and a check thinks better of it; one that is only renewed does not, for a
-        client's connect may know better."""
-        old = server.verdicts.get(source)
-        turned = old is None or old.word != word
-        now = self._clock()
-        since, began = (self._wall(), now) if old is None or turned else (old.since, old.began)
-        server.verdicts[source] = Verdict(word, printable(reason), since, began, now)
-        before = server.standing
-        if turned and word == "up" and (source == "command" or server.blamed != math.inf):
-            self._clear(server)
-        self._weigh(server, before, reason)
-        if word == "down":
-            self.on_unwell(server)
-
-    def withdraw(self, server: Server, source: str, event: str, cause: str) -> None:
-        """The verdict of this source counts no more."""
-        if source in server.verdicts:
-            before = server.standing
-            verdict = server.verdicts.pop(source)
-            self.note(server, event, f"the verdict {verdict.word} ({verdict.reason}) {cause}")
-            self._weigh(server, before, "no verdict says otherwise")
-
-    def expire(self) -> None:
-        """Drop the verdicts of commands that were not renewed for health_ttl seconds."""
-        ttl, now = self.settings.health_ttl, self._clock()
-        for server in self.servers.values() if ttl else ():
-            verdict = server.verdicts.get("command")
-            if verdict is not None and now - verdict.renewed >= ttl:
-                self.withdraw(server, "command", "expired", f"was not renewed for {ttl:g} s")
-
-    def _weigh(self, server: Server, before: str, cause: str) -> None:
-        """Draw the conclusion from all verdicts; ``before`` them it stood so."""
-        was = _word(server)
-        server.weigh()
-        word, reason = _word(server), server.condemned or server.drained or cause
-        if server.standing != before:
-            self.note(server, server.standing, reason)
-        elif server.down_until and word != was and (server.blamed == math.inf or "drain" in (word, was)):
-            stays = server.reason if server.blamed == math.inf else f"blacklisted: {server.reason}"
-            self.tell(server, "judged", f"{word}: {reason}; stays {stays}")
-        if word not in (was, "up"):
-            _dismiss_spares(server)
-            self.on_condemned(server)
-
-    def note(self, server: Server, event: str, cause: str) -> None:
-        """Remember a change of a server's state for ``events``."""
-        self._date(server)
-        self.tell(server, event, cause)
-
-    def tell(self, server: Server, event: str, cause: str) -> None:
-        """Remember for ``events`` what does not change the server's state."""
-        self.events.append(Event(self._wall(), server.label, event, printable(cause)))
-
-    def note_own(self, event: str, cause: str) -> None:
-        """Remember for ``events`` what has happened to gpen itself."""
-        self.events.append(Event(self._wall(), None, event, printable(cause)))
-
-    def _date(self, server: Server) -> None:
-        """Something about the server is so from now on."""
-        server.since, server.changed = self._wall(), self._clock()
-
     # --- the operator's changes -----------------------------------------------------------------------------------
 
     def add(self, number: int, address: Address) -> Server:
@@ -516,7 +250,7 @@ class Pool:
         server.address = address
         self.servers[number] = server
         self._arrange(server)
-        self.note(server, "added", str(address))
+        self.events.note(server, "added", str(address))
         return server
 
     def configure(self, server: Server, fields: Mapping[str, Any], cause: str = BY_COMMAND) -> None:
@@ -533,58 +267,58 @@ class Pool:
         """Do what a command asks for: ``blacklist`` it for so many seconds, or give a verdict on its ``health``: one of
         VERDICTS (or unknown: no verdict any more), and why."""
         if "blacklist" in actions:
-            self.blacklist(server, actions["blacklist"])
+            self.health.blacklist(server, actions["blacklist"])
         if "health" in actions:
             word, reason = actions["health"]
             if word == "unknown":
-                self.withdraw(server, "command", "withdrawn", "is withdrawn by a command")
+                self.health.withdraw(server, "command", "withdrawn", "is withdrawn by a command")
             else:
-                self.judge(server, "command", word, reason)
+                self.health.judge(server, "command", word, reason)
 
     def delete(self, number: int, cause: str = BY_COMMAND) -> Server:
         """Take a server away: it gets no new sessions, the old ones go on. Raises KeyError."""
         server = self.servers.pop(number)
         server.deleted = True
-        _dismiss_spares(server)
+        dismiss_spares(server)
         self._arrange(server)
         self.on_moved()
-        self.note(server, "deleted", cause)
+        self.events.note(server, "deleted", cause)
         return server
 
     def move(self, server: Server, address: Address) -> None:
         """Give a server another address: what was known of the place where it was counts no more."""
         if address == server.address:
             return
-        _dismiss_spares(server)
+        dismiss_spares(server)
         was_empty, old, server.address = server.is_empty, server.address, address
         _count_elsewhere(server, old)
         if server.is_empty:
             event, cause = "emptied", f"by a command; it was {old}"
         else:
             event, cause = ("filled", str(address)) if was_empty else ("moved", f"from {old} to {address}")
-        self.note(server, event, cause)
+        self.events.note(server, event, cause)
         server.endpoints = ()
         server.silences = {}
         self.on_moved()
         server.verdicts.clear()
         server.weigh()
-        self._clear(server)
+        self.health.forget(server)
         self._arrange(server)
 
     def set_state(self, server: Server, state: str, cause: str = BY_COMMAND) -> None:
         """The operator's word on a server: ready, drain or maint."""
         if server.state != state:
             server.state = state
-            self.note(server, state, cause)
+            self.events.note(server, state, cause)
             if state != "ready":
-                _dismiss_spares(server)
+                dismiss_spares(server)
 
     def set_special(self, name: str, spec: ServerSpec | None) -> None:
         """Set or unset the emergency or the abuse server. One that stays where it is keeps its counters."""
         server = self.special.get(name)
         if server is not None and (spec is None or server.address != spec.address):
             server.deleted = True
-            _dismiss_spares(server)
+            dismiss_spares(server)
             del self.special[name]
             self.on_moved()
         if spec is None:
@@ -593,7 +327,7 @@ class Pool:
         if server is None:
             server = self.special[name] = Server(name)
             server.address = spec.address
-            self._date(server)
+            self.events.date(server)
         for option in SPEC_OPTIONS:
             setattr(server, option, spec.options.get(option, FIELDS[option]))
 
@@ -630,26 +364,26 @@ class Pool:
             if old:
                 self._note_move(server, old, has_moved=old[0] not in stay, has_more=bool(fresh))
         if found and not others:
-            self.judge(server, "address", "down", f"its name means gpen itself, {found[0]}")
+            self.health.judge(server, "address", "down", f"its name means gpen itself, {found[0]}")
         else:
-            self.withdraw(server, "address", "resolved", "counts no more")
+            self.health.withdraw(server, "address", "resolved", "counts no more")
 
     def _note_move(self, server: Server, old: Sequence[Endpoint], has_moved: bool, has_more: bool) -> None:
         cause = f"from {_listed(old)} to {_listed(server.endpoints)}: '{server.address.host}' was looked up again"
         if has_moved or (has_more and server.is_down):
             self._forget_observed(server)
-            self.note(server, "moved" if has_moved else "resolved", cause)
+            self.events.note(server, "moved" if has_moved else "resolved", cause)
         else:
-            self.tell(server, "resolved", cause)
+            self.events.tell(server, "resolved", cause)
 
     def _forget_observed(self, server: Server) -> None:
         """What checks and connects have found where the server was counts no more."""
         server.verdicts = {source: verdict for source, verdict in server.verdicts.items() if source == "command"}
         server.weigh()
-        server.excuse(self._clock())
+        server.excuse(self.now())
         server.trial = None
         if server.blamed != math.inf:
-            self._clear(server)
+            self.health.forget(server)
 
     def _arrange(self, server: Server) -> None:
         """Put a server where it belongs now, in the order of the numbers, or take it out."""
@@ -668,42 +402,12 @@ def _keep(servers: list[Server], server: Server, belongs: bool) -> None:
         del servers[index]
 
 
-def _has_all(server: Server) -> bool:
-    """Whether it has as many places as its max allows, counting those of idlers."""
-    return 0 < server.max <= server.load + len(server.spares)
-
-
-def _make_way(server: Server) -> None:
-    """A client takes a place on this server: an idler gives way that is its trial, or without whom there is no room."""
-    if isinstance(server.trial, Spare):
-        server.trial.give_way()
-    if _has_all(server) and server.spares:
-        server.spares[-1].give_way()
-
-
-def _dismiss_spares(server: Server) -> None:
-    """End the idlers there: they have no reason any more."""
-    for spare in tuple(server.spares):
-        spare.give_way()
-
-
 def _count_elsewhere(server: Server, old: Address) -> None:
     """The server has left that address: its sessions there are none of the new one's, unless it had that before."""
     here, back = server.load, server.elsewhere.pop(server.address, 0)
     if here:
         server.elsewhere[old] = here
     server.beside += here - back
-
-
-def _word(server: Server) -> str:
-    """What the verdicts come to; up without any."""
-    return "down" if server.condemned else "drain" if server.drained else "up"
-
-
-def _told_for(server: Server, now: float) -> float:
-    """For how many seconds a verdict has said what the worst one says."""
-    word = _word(server)
-    return now - min(verdict.began for verdict in server.verdicts.values() if verdict.word == word)
 
 
 def _listed(endpoints: Sequence[Endpoint]) -> str:

@@ -15,7 +15,7 @@ from gpen.model.check import Check
 from gpen.model.silence import Silence
 
 if TYPE_CHECKING:
-    from gpen.model.pool import Lease, Spare
+    from gpen.model.lease import Lease, Spare
 
 STATES = ("ready", "drain", "maint")
 VERDICTS = ("up", "drain", "down")  # what can be said of a server; the worst one counts, and is the last here

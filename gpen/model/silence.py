@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 from gpen.model.address import Endpoint
 
 if TYPE_CHECKING:
-    from gpen.model.pool import Lease, Pool
+    from gpen.model.lease import Lease
+    from gpen.model.pool import Pool
     from gpen.model.server import Server
 
 
@@ -80,10 +81,10 @@ def hold_against(pool: Pool, lease: Lease, silence: Silence, asked: float, now: 
     best = min((*server.endpoints[1:], *server.endpoints[:1]), key=lambda other: server.silence_at(other).flows)
     pool.prefer(server, best)
     if server.silence_at(best).flows < limit and not is_trial:
-        pool.tell(server, "silent", f"{cause} at {silence.endpoint}; {best} is used from now on")
+        pool.events.tell(server, "silent", f"{cause} at {silence.endpoint}; {best} is used from now on")
     elif server.is_special or pool.has_substitute(server):
         server.excuse(now)
-        pool.blame(server, cause, is_silent=True)
+        pool.health.blame(server, cause, is_silent=True)
     else:
         _begin_anew(pool, server, silence, cause, now)
         return True
@@ -93,9 +94,9 @@ def hold_against(pool: Pool, lease: Lease, silence: Silence, asked: float, now: 
 def _begin_anew(pool: Pool, server: Server, silence: Silence, cause: str, now: float) -> None:
     if now - silence.told >= pool.settings.blacklist:  # else whoever sends garbage could fill the list of events
         silence.told = now
-        pool.tell(server, "silent", f"{cause}; it stays, for no other server that answers can take its clients")
+        pool.events.tell(server, "silent", f"{cause}; it stays, for no other server that answers can take its clients")
     for other in pool.all_servers():
         if other.is_silent:
-            pool.restore(other, "no other server answers")
+            pool.health.restore(other, "no other server answers")
         other.excuse(now)
-    pool.on_unwell(server)
+    pool.health.on_unwell(server)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from gpen.model.address import UNIX, Endpoint, bracketed
 from gpen.model.client import Client, ClientTable
 from gpen.model.ending import Ending
-from gpen.model.pool import Lease, Pool
+from gpen.model.lease import Lease
+from gpen.model.pool import Pool
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.proto.protocol import Protocol
@@ -278,5 +279,4 @@ class Conversation:
             return
         if lease.is_open:  # else the server has ended its side before
             lease.release()
-        lease.server.sx += self.to_server
-        lease.server.rx += self.from_server
+        lease.moved(self.to_server, self.from_server)

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from gpen.model.address import normalize
 from gpen.model.ending import Ending
-from gpen.model.pool import SPECIAL, Lease
+from gpen.model.lease import Lease
+from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.model.silence import Silence
 from gpen.wire import sock as sockets
@@ -277,8 +278,7 @@ class Flow(Conversation):
             self.server = server = lease.server
             self._dialed = time.monotonic()
             self.chosen = self.chosen or self._dialed
-            server.sx -= self.to_server  # the flow's counters are added to each of its servers: see _unreached
-            server.rx -= self.from_server
+            lease.moved(-self.to_server, -self.from_server)  # all of them are added at each of its servers: _unreached
             self._untried = list(server.endpoints)
             error = self._connect()
             if error is None:
@@ -387,8 +387,7 @@ class Flow(Conversation):
         self.lease = None
         if not lease.is_outdated:  # else the client may have it where it is now
             self._tried.append(server)
-        server.sx += self.to_server
-        server.rx += self.from_server
+        lease.moved(self.to_server, self.from_server)
         if error is None:
             lease.release()
             return Ending.NO_SERVER

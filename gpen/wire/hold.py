@@ -14,7 +14,7 @@ import gevent
 from gevent.hub import get_hub
 
 from gpen.model.client import Client
-from gpen.model.pool import Lease
+from gpen.model.lease import Lease
 
 if TYPE_CHECKING:
     from gpen.wire.conversation import Front

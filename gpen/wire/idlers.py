@@ -14,7 +14,7 @@ from typing import Any
 import gevent
 
 from gpen.model.client import Client
-from gpen.model.pool import Spare
+from gpen.model.lease import Spare
 from gpen.proto.proxy_header import local_header
 from gpen.wire import sock as sockets
 from gpen.wire.conversation import Front
@@ -133,7 +133,7 @@ class _Idler:
         except OSError as error:
             log.debug("idler of server %s: %s", lease.server.name, error.strerror)
         self.end()
-        self._front.pool.on_unwell(lease.server)
+        self._front.pool.health.on_unwell(lease.server)
 
     def _unreached(self, error: OSError) -> None:
         lease = self._leave()

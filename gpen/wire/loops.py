@@ -84,7 +84,7 @@ class Loops:
         cause = (f"from {bracketed(place[0])}:{place[1]}, {whose}: such datagrams would go round for ever; they are "
                  f"forged, or {means}")
         log.warning("dropped a datagram %s; that is told once", cause)
-        self._pool.note_own("dropped", cause)
+        self._pool.events.note_own("dropped", cause)
 
 
 def place_of(sockaddr: Any) -> Place:

@@ -23,7 +23,8 @@ from gevent.hub import get_hub
 from gpen.model.address import UNIX, normalize
 from gpen.model.client import Client
 from gpen.model.ending import Ending
-from gpen.model.pool import SPECIAL, Lease
+from gpen.model.lease import Lease
+from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.proto import proxy_header
 from gpen.proto.http import TIMEOUT, HttpOpening

@@ -69,7 +69,7 @@ def test_a_flow_that_has_ended_is_left_alone(scene: Scene) -> None:
 def test_one_that_fails_costs_no_other(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     pool = scene.balancer.pool
     broken = scene.begin_flow()
-    pool.blacklist(pool.servers[0], 1e-9)
+    pool.health.blacklist(pool.servers[0], 1e-9)
     other = scene.begin_flow()
     for flow in (broken, other):
         while time.monotonic() < flow.connected + REFUSAL_SECONDS:  # then silence is consent

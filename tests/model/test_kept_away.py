@@ -92,14 +92,14 @@ def test_the_emergency_server_says_nothing_of_the_others() -> None:
 def test_servers_that_gpen_would_not_use_do_not_count(word: str) -> None:
     world = World(4)
     world.pool.set_state(world.server(2), "maint")
-    world.pool.judge(world.server(3), "command", word, "donor")
+    world.pool.health.judge(world.server(3), "command", word, "donor")
     assert keep_away(world, 0) and not keep_away(world, 1)
 
 
 def test_a_blacklist_by_command_stays() -> None:
     world = World(2)
     keep_away(world, 0)
-    world.pool.blacklist(world.server(0), 100)
+    world.pool.health.blacklist(world.server(0), 100)
     keep_away(world, 1)
     assert health(world) == ["down", "up"]
 
@@ -107,9 +107,9 @@ def test_a_blacklist_by_command_stays() -> None:
 def test_verdicts_of_checks_that_were_kept_away_are_dropped() -> None:
     world = World(2)
     for number, reason in enumerate(("permission denied", "donor")):
-        world.pool.keeps_away(world.server(number), "permission denied")
+        world.pool.health.keeps_away(world.server(number), "permission denied")
         if number == 0:
-            world.pool.judge(world.server(0), "check", "down", reason)
+            world.pool.health.judge(world.server(0), "check", "down", reason)
     assert world.server(0).verdict is None and health(world) == ["up", "up"]
 
 

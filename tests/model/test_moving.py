@@ -94,25 +94,25 @@ def test_flows_of_the_old_address_count_no_more() -> None:
 
 def test_the_verdict_of_a_check_goes_and_that_of_a_command_stays() -> None:
     world, server = named(A)
-    world.pool.judge(server, "check", "down", "refused")
-    world.pool.judge(server, "command", "down", "Donor/Desynced")
+    world.pool.health.judge(server, "check", "down", "refused")
+    world.pool.health.judge(server, "command", "down", "Donor/Desynced")
     world.pool.resolved(server, [B])
     assert (list(server.verdicts), server.condemned) == (["command"], "Donor/Desynced")
-    world.pool.judge(server, "command", "up", "Synced")
+    world.pool.health.judge(server, "command", "up", "Synced")
     assert not server.is_down
 
 
 def test_what_the_operator_said_stays() -> None:
     world, server = named(A)
     world.pool.set_state(server, "drain")
-    world.pool.blacklist(server, 100)
+    world.pool.health.blacklist(server, 100)
     world.pool.resolved(server, [B])
     assert (server.state, server.down_until, server.reason) == ("drain", 1100, "blacklisted by a command")
 
 
 def test_the_address_in_use_is_preferred_as_long_as_it_is_there() -> None:
     world, server = named(A, B)
-    world.pool.judge(server, "check", "up", "listens")
+    world.pool.health.judge(server, "check", "up", "listens")
     world.pool.resolved(server, [C, A])
     assert server.endpoints == (A, C)
     assert list(server.verdicts) == ["check"], "it was passed on this address"
@@ -157,15 +157,15 @@ def test_a_move_by_command_leaves_nothing_behind() -> None:
 def test_who_is_told_that_a_server_is_not_well() -> None:
     world, server = named(A)
     told: list[Server] = []
-    world.pool.on_unwell = told.append
+    world.pool.health.on_unwell = told.append
     world.reserve().fail("refused")
-    world.pool.judge(server, "command", "down", "Joined")
-    world.pool.judge(server, "command", "down", "Joined")  # still
-    world.pool.blacklist(server, 10)
+    world.pool.health.judge(server, "command", "down", "Joined")
+    world.pool.health.judge(server, "command", "down", "Joined")  # still
+    world.pool.health.blacklist(server, 10)
     assert told == [server] * 4
-    world.pool.judge(server, "command", "up", "Synced")
-    world.pool.blacklist(server, 0)
+    world.pool.health.judge(server, "command", "up", "Synced")
+    world.pool.health.blacklist(server, 0)
     assert len(told) == 4
     emergency = world.special("emergency")
-    world.pool.blame(emergency, "refused")
+    world.pool.health.blame(emergency, "refused")
     assert told[4:] == [emergency]

@@ -129,7 +129,7 @@ def test_its_server_is_gone() -> None:
     for make_gone in (lambda world: world.pool.delete(2),
                       lambda world: world.pool.set_state(world.server(2), "drain"),
                       fill,
-                      lambda world: world.pool.blacklist(world.server(2), 60)):
+                      lambda world: world.pool.health.blacklist(world.server(2), 60)):
         world = World(3)
         client = returning(world.server(2))
         make_gone(world)
@@ -182,7 +182,7 @@ def test_the_emergency_server_is_the_last() -> None:
     assert world.refused(tried=[emergency]), "it is tried once"
     lease.fail("connection refused")
     assert world.reserve().server is emergency, "but never blacklisted"
-    world.pool.blacklist(world.server(1), 0)
+    world.pool.health.blacklist(world.server(1), 0)
     assert world.reserve().server.number == 1
 
 
@@ -234,7 +234,7 @@ def test_a_full_server_has_its_turn_in_a_stubborn_pool() -> None:
     world.acl(3, "deny 192.0.2.0/24")
     world.server(1).acl = 3
     assert turns_of(world, 7) == "0-20-20", "so has one that denies the client"
-    world.pool.blacklist(world.server(1), 60)
+    world.pool.health.blacklist(world.server(1), 60)
     assert turns_of(world, 4) == "2020", "but not one that is not there"
 
 
@@ -326,7 +326,7 @@ def test_it_is_chosen_by_the_rule_and_before_the_emergency_server() -> None:
 def test_what_a_command_blacklisted_is_left_alone() -> None:
     world = World(1)
     early = world.reserve()
-    world.pool.blacklist(world.server(0), 600)
+    world.pool.health.blacklist(world.server(0), 600)
     world.clock.now += 100
     assert world.refused()
     early.fail("connection refused")
@@ -343,7 +343,7 @@ def test_what_a_command_blacklisted_is_left_alone() -> None:
 def test_other_refusals_hold() -> None:
     for forbid in (lambda world: world.pool.set_state(world.server(0), "drain"), fill,
                    lambda world: world.acl(0, "deny 192.0.2.1"),
-                   lambda world: world.pool.judge(world.server(0), "check", "down", "silent"),
+                   lambda world: world.pool.health.judge(world.server(0), "check", "down", "silent"),
                    lambda world: world.settings.set("stubborn", True)):
         world = World(1)
         down(world, 0)
@@ -360,7 +360,7 @@ def test_other_refusals_hold() -> None:
 def test_nobody_is_sent_to_an_empty_slot(rule: str, none: Address) -> None:
     world = World(3, **({rule: True} if rule else {}))
     client, lease = returning(world.server(1)), world.reserve(returning(world.server(1)))
-    world.pool.judge(world.server(1), "check", "down", "silent")
+    world.pool.health.judge(world.server(1), "check", "down", "silent")
     world.pool.move(world.server(1), none)
     world.pool.resolved(world.server(1), [endpoint("127.0.0.1")])
     assert 1 not in [*world.numbers(0, clients=CLIENTS), world.reserve(client).server.number]
@@ -433,7 +433,7 @@ def test_a_long_session_does_not_stay_a_trial() -> None:
 def test_only_the_trial_ends_a_blacklist() -> None:
     world = World(1)
     early = world.reserve()
-    world.pool.blacklist(world.server(0), 60)
+    world.pool.health.blacklist(world.server(0), 60)
     early.connected()
     assert world.server(0).health(world.clock()) == "down", "a connection from before says nothing of it"
 
@@ -441,10 +441,10 @@ def test_only_the_trial_ends_a_blacklist() -> None:
 def test_the_operators_word_counts_more_than_a_trial() -> None:
     world = on_trial()
     trial = world.reserve()
-    world.pool.blacklist(world.server(0), 60)
+    world.pool.health.blacklist(world.server(0), 60)
     trial.connected()
     assert world.server(0).health(world.clock()) == "down"
-    world.pool.blacklist(world.server(0), 0)
+    world.pool.health.blacklist(world.server(0), 0)
     assert world.server(0).health(world.clock()) == "up"
     trial.release()
 
@@ -504,7 +504,7 @@ def test_events() -> None:
     told = [(event.time, event.server, event.event) for event in world.pool.events]
     assert told == [(1000.0, 0, "added"), (2000.0, 0, "down"), (2031.0, 0, "up"), (2031.0, 0, "drain"),
                     (2031.0, 0, "deleted")]
-    assert world.pool.events[1].cause == "connection refused; blacklisted for 30 s"
+    assert list(world.pool.events)[1].cause == "connection refused; blacklisted for 30 s"
 
 
 def test_a_deleted_server_ends_its_sessions_in_peace() -> None:

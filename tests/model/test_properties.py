@@ -13,7 +13,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from gpen.model.address import Address
 from gpen.model.client import Client, ClientTable
-from gpen.model.pool import RETRY_SECONDS, Choice, Lease, Spare
+from gpen.model.lease import Lease, Spare
+from gpen.model.pool import RETRY_SECONDS, Choice
 from gpen.model.scheduler import ROUND_ROBIN
 from gpen.model.server import STATES, VERDICTS, Server
 from tests.model.world import World, endpoint
@@ -170,7 +171,7 @@ class PoolMachine(RuleBasedStateMachine):
     def blacklist(self, number: int, duration: float) -> None:
         server = self.pool.servers.get(number)
         if server is not None:
-            self.pool.blacklist(server, duration)
+            self.pool.health.blacklist(server, duration)
             expected = "down" if duration or server.condemned else "up"
             assert server.health(self.world.clock()) == ("empty" if server.is_empty else expected)
 
@@ -196,7 +197,7 @@ class PoolMachine(RuleBasedStateMachine):
     def verdict(self, number: int, source: str, word: str) -> None:
         server = self.pool.servers.get(number)
         if server is not None:
-            self.pool.judge(server, source, word, "seen")
+            self.pool.health.judge(server, source, word, "seen")
             worst = max(VERDICTS.index(verdict.word) for verdict in server.verdicts.values())
             assert (bool(server.condemned), bool(server.drained)) == (worst == 2, worst == 1)
 

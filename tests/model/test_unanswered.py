@@ -8,7 +8,7 @@ import pytest
 
 from gpen.model.address import Address, Endpoint
 from gpen.model.client import Client
-from gpen.model.pool import Lease
+from gpen.model.lease import Lease
 from gpen.model.server import Server
 from gpen.model.silence import Silence
 from tests.model.world import World, endpoint
@@ -207,10 +207,10 @@ def give_no_weight(world: World, server: Server) -> None:
 
 
 ABSENT: dict[str, Callable[[World, Server], object]] = {
-    "verdict": lambda world, server: world.pool.judge(server, "check", "down", "tests"),
-    "refused": lambda world, server: world.pool.blame(server, "refused"),
-    "trial": lambda world, server: (world.pool.blame(server, "refused"), setattr(server, "down_until", 1000.0)),
-    "command": lambda world, server: world.pool.blacklist(server, 600),
+    "verdict": lambda world, server: world.pool.health.judge(server, "check", "down", "tests"),
+    "refused": lambda world, server: world.pool.health.blame(server, "refused"),
+    "trial": lambda world, server: (world.pool.health.blame(server, "refused"), setattr(server, "down_until", 1000.0)),
+    "command": lambda world, server: world.pool.health.blacklist(server, 600),
     "drain": lambda world, server: world.pool.set_state(server, "drain"),
     "maint": lambda world, server: world.pool.set_state(server, "maint"),
     "full": occupy, "acl": keep_clients_away, "weight": give_no_weight,

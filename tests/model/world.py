@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from gpen.model.acl import parse_entry
 from gpen.model.address import Address, Endpoint, ServerSpec
 from gpen.model.client import Client
-from gpen.model.pool import Lease, Pool
+from gpen.model.lease import Lease
+from gpen.model.pool import Pool
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 

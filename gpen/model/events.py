@@ -1,0 +1,55 @@
+"""What has happened to servers and to gpen itself, for the command events."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from gpen.model.server import Server
+from gpen.model.words import printable
+
+EVENTS_KEPT = 1000
+
+
+class Event(NamedTuple):
+    """One change of a server's state, or of gpen itself: wall clock time in seconds, the server, what happened, and
+    why."""
+
+    time: float
+    server: int | str | None
+    event: str
+    cause: str
+
+
+class Events:
+    """The last of them, from the oldest to the newest."""
+
+    def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
+        """``clock`` gives seconds that never jump, ``wall`` the time of day in seconds since 1970."""
+        self._clock = clock
+        self.wall = wall
+        self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
+
+    def __iter__(self) -> Iterator[Event]:
+        return iter(self._events)
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def note(self, server: Server, event: str, cause: str) -> None:
+        """Remember a change of a server's state."""
+        self.date(server)
+        self.tell(server, event, cause)
+
+    def tell(self, server: Server, event: str, cause: str) -> None:
+        """Remember what does not change the server's state."""
+        self._events.append(Event(self.wall(), server.label, event, printable(cause)))
+
+    def note_own(self, event: str, cause: str) -> None:
+        """Remember what has happened to gpen itself."""
+        self._events.append(Event(self.wall(), None, event, printable(cause)))
+
+    def date(self, server: Server) -> None:
+        """Something about the server is so from now on."""
+        server.since, server.changed = self.wall(), self._clock()

@@ -1,0 +1,200 @@
+"""The health of servers: what was observed of each, and what leads from one state to another.
+
+A server is in one of these states, beside the operator's word on it (ready, drain, maint). The first that holds counts:
+
+    empty        its slot has no address           nobody goes there
+    down         a verdict says so                 nobody; on_down says what becomes of its sessions
+    drained      a verdict says drain, none down   nobody new; its sessions go on
+    blacklisted  until its time is over            nobody; when no other can serve, one connection a second tries
+    trial        its blacklist is over             one connection, which decides
+    up           otherwise                         everybody
+
+What leads from one to another, whoever says it (a client's connect, a check, a command, gpen-galera):
+
+    a connect fails, or flows get no reply         up, trial -> blacklisted for the setting blacklist
+    ... of the trial                               trial -> blacklisted anew
+    the trial connects, or is answered             trial -> up
+    server N blacklist S, or 0                     any -> blacklisted, or not any more
+    a verdict up, drain or down                    the worst of all sources counts: up, drained or down; one that turns
+                                                   to up ends a blacklist, but not a command's where a check says it
+    a verdict grows old (health_ttl), is withdrawn as if it had never been
+    a new address, or its name means another place as if nothing had been observed; a command's verdict stays where
+                                                   it was the name that moved
+    this machine keeps gpen from all servers       those that were blamed for it are up again
+
+Special servers (emergency, abuse) are never blacklisted: they are tried whatever is known.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from gpen.model.events import Events
+from gpen.model.lease import dismiss_spares
+from gpen.model.server import Server, Verdict
+from gpen.model.settings import Settings
+from gpen.model.words import printable
+
+BLACKLISTED = "blacklisted by a command"
+
+
+class Health:
+    """Who alone moves servers from state to state."""
+
+    def __init__(self, settings: Settings, events: Events, clock: Callable[[], float],
+                 servers: Callable[[], Sequence[Server]]) -> None:
+        """``clock`` gives seconds that never jump, ``servers`` all that have a number."""
+        self.is_cut_off = False  # this machine keeps gpen from all servers
+        self.on_condemned: Callable[[Server], object] = lambda server: None  # called when a verdict keeps clients away
+        self.on_unwell: Callable[[Server], object] = lambda server: None  # called when anything says so of it
+        self._settings = settings
+        self._events = events
+        self._clock = clock
+        self._servers = servers
+
+    def blame(self, server: Server, cause: str, is_silent: bool = False) -> None:
+        """The server could not be reached, or is silent: leave it alone for the blacklist time. Special servers are
+        always tried."""
+        server.failures += 1
+        now = self._clock()
+        if server.blamed == math.inf and now < server.down_until:
+            self._blame_besides(server, cause, now)
+            return
+        server.reason = cause
+        self.on_unwell(server)
+        if server.is_special or server.deleted:
+            return
+        dismiss_spares(server)
+        if not server.is_down:
+            self._events.note(server, "down", f"{cause}; blacklisted for {self._settings.blacklist:g} s")
+        server.blamed = now
+        server.down_until = now + self._settings.blacklist
+        server.is_silent = is_silent
+
+    def _blame_besides(self, server: Server, cause: str, now: float) -> None:
+        """A command has said for how long the server is left alone: what is found meanwhile is told, once, and changes
+        nothing."""
+        if server.reason == BLACKLISTED:
+            server.reason = f"{BLACKLISTED}; meanwhile {cause}"
+            self._events.tell(server, "failed",
+                              f"{cause}; stays {BLACKLISTED}, for {server.down_until - now:.0f} s more")
+            self.on_unwell(server)
+
+    def blacklist(self, server: Server, duration: float) -> None:
+        """Blacklist a server for so many seconds by command; 0 takes it off the list."""
+        if duration:
+            server.trial = None
+            server.blamed = math.inf
+            server.down_until = self._clock() + duration
+            server.reason = BLACKLISTED
+            server.is_silent = False
+            dismiss_spares(server)
+            self._events.note(server, "down", f"blacklisted by a command for {duration:g} s")
+            self.on_unwell(server)
+        elif server.down_until:
+            self.restore(server, "taken off the blacklist by a command")
+
+    def restore(self, server: Server, cause: str) -> None:
+        """The server is not blacklisted any more."""
+        self.forget(server)
+        if not server.condemned:
+            self._events.note(server, server.standing, server.drained or cause)
+
+    def forget(self, server: Server) -> None:
+        """What connects have found, and whom that has blacklisted, counts no more."""
+        server.down_until = 0.0
+        server.trial = None
+        server.reason = ""
+        server.is_silent = False
+        server.excuse(self._clock())
+        server.kept_away = ""
+
+    def keeps_away(self, server: Server, cause: str) -> bool:
+        """This machine has kept gpen from a server: by a route, its firewall, an interface that is down. Whether it
+        keeps gpen from all that it would use: then none is to blame, nor those that were before. Of one alone nobody
+        knows whether others could be reached, and it is."""
+        server.kept_away = cause
+        if not self.is_cut_off:
+            ready = [other for other in self._servers() if other.state == "ready" and not other.is_empty
+                     and (other.kept_away or not (other.condemned or other.drained))]
+            if len(ready) > 1 and all(other.kept_away for other in ready):
+                self.is_cut_off = True
+                self._events.note_own("cut off", f"this machine keeps gpen from all servers: {cause}")
+                for other in ready:
+                    self._acquit(other)
+        return self.is_cut_off
+
+    def _acquit(self, server: Server) -> None:
+        verdict = server.verdicts.get("check")
+        if verdict is not None and verdict.word == "down" and verdict.reason == server.kept_away:
+            self.withdraw(server, "check", "unchecked", "is dropped: this machine keeps gpen from all servers")
+        if server.down_until and server.reason == server.kept_away:
+            self.restore(server, "this machine keeps gpen from all servers")
+
+    def reached(self, server: Server, problem: str = "") -> None:
+        """A server was reached, or a ``problem`` was found that is none of this machine's. If it has kept gpen from
+        all, it does so no more."""
+        server.kept_away = ""
+        if self.is_cut_off and not server.is_special:
+            self.is_cut_off = False
+            self._events.note_own("connected", f"server {server.name}{f': {problem}' if problem else ' was reached'}")
+            for other in self._servers():
+                other.kept_away = ""
+
+    def judge(self, server: Server, source: str, word: str, reason: str) -> None:
+        """A verdict on the server, one of VERDICTS, by ``source`` (command, check). One that turns to up also ends a
+        blacklist, unless a command made that and a check thinks better of it; one that is only renewed does not, for a
+        client's connect may know better."""
+        old = server.verdicts.get(source)
+        turned = old is None or old.word != word
+        now = self._clock()
+        since, began = (self._events.wall(), now) if old is None or turned else (old.since, old.began)
+        server.verdicts[source] = Verdict(word, printable(reason), since, began, now)
+        before = server.standing
+        if turned and word == "up" and (source == "command" or server.blamed != math.inf):
+            self.forget(server)
+        self._weigh(server, before, reason)
+        if word == "down":
+            self.on_unwell(server)
+
+    def withdraw(self, server: Server, source: str, event: str, cause: str) -> None:
+        """The verdict of this source counts no more."""
+        if source in server.verdicts:
+            before = server.standing
+            verdict = server.verdicts.pop(source)
+            self._events.note(server, event, f"the verdict {verdict.word} ({verdict.reason}) {cause}")
+            self._weigh(server, before, "no verdict says otherwise")
+
+    def expire(self) -> None:
+        """Drop the verdicts of commands that were not renewed for health_ttl seconds."""
+        ttl, now = self._settings.health_ttl, self._clock()
+        for server in self._servers() if ttl else ():
+            verdict = server.verdicts.get("command")
+            if verdict is not None and now - verdict.renewed >= ttl:
+                self.withdraw(server, "command", "expired", f"was not renewed for {ttl:g} s")
+
+    def _weigh(self, server: Server, before: str, cause: str) -> None:
+        """Draw the conclusion from all verdicts; ``before`` them it stood so."""
+        was = verdict_word(server)
+        server.weigh()
+        word, reason = verdict_word(server), server.condemned or server.drained or cause
+        if server.standing != before:
+            self._events.note(server, server.standing, reason)
+        elif server.down_until and word != was and (server.blamed == math.inf or "drain" in (word, was)):
+            stays = server.reason if server.blamed == math.inf else f"blacklisted: {server.reason}"
+            self._events.tell(server, "judged", f"{word}: {reason}; stays {stays}")
+        if word not in (was, "up"):
+            dismiss_spares(server)
+            self.on_condemned(server)
+
+
+def verdict_word(server: Server) -> str:
+    """What the verdicts come to; up without any."""
+    return "down" if server.condemned else "drain" if server.drained else "up"
+
+
+def seconds_told(server: Server, now: float) -> float:
+    """For how many seconds a verdict has said what the worst one says."""
+    word = verdict_word(server)
+    return now - min(verdict.began for verdict in server.verdicts.values() if verdict.word == word)
