@@ -190,7 +190,7 @@ def changes_of_servers() -> Iterator[tuple[str, str]]:
         if room_of(path) in ("model", "wire", "daemon", "control"):
             for node in ast.walk(tree_of(path)):
                 targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-                for target in [part for target in targets for part in getattr(target, "elts", [target])]:
+                for target in [part for whole in targets for part in getattr(whole, "elts", [whole])]:
                     if isinstance(target, ast.Attribute) and re.search(r"(^|\.)_?(server|other|emergency)$",
                                                                        ast.unparse(target.value)):
                         yield path.relative_to(PACKAGE).as_posix(), target.attr
