@@ -80,9 +80,9 @@ def faulty(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.mark.parametrize("place", [
-    "daemon.janitor:_renew_limit", "daemon.names:Names.tend", "wire.idlers:Idlers.tend", "model.pool:Pool.expire",
-    "daemon.checks:Checks.tend_all", "wire.program:Children.reap", "daemon.janitor:_tend_sessions",
-    "daemon.janitor:_evict_excess", "wire.hold:Hold.stir"])
+    "daemon.balancer:Balancer._renew_limit", "daemon.names:Names.tend", "wire.idlers:Idlers.tend",
+    "model.health:Health.expire", "daemon.checks:Checks.tend_all", "wire.program:Children.reap",
+    "daemon.janitor:tend_sessions", "daemon.front:Front.evict_excess", "wire.hold:Hold.stir"])
 def test_the_janitor_goes_on(faulty: Start, servers: Serve, place: str) -> None:
     balancer = faulty(place, "-O", "idle_timeout 1", LOCAL, servers(hold).address)
     with balancer.failing(), contextlib.ExitStack() as stack:
@@ -91,7 +91,7 @@ def test_the_janitor_goes_on(faulty: Start, servers: Serve, place: str) -> None:
         if place == "wire.hold:Hold.stir":
             return  # whatever ends fails by it
         sock = stack.enter_context(balancer.gpen.connect())
-        if not place.endswith("_tend_sessions"):
+        if not place.endswith(":tend_sessions"):
             assert sock.recv(1) == b"", "it was idle"
         assert balancer.tracebacks == 1
     with balancer.gpen.connect() as sock:
@@ -109,7 +109,7 @@ def test_one_session_that_can_not_be_tended_costs_no_other(faulty: Start, server
 
 @pytest.mark.parametrize("place", [
     "wire.session:Session._last_words", "wire.session:Session._settle_accounts", "wire.session:Session._close",
-    "wire.relay:End.close", "wire.relay:End.half_close", "daemon.balancer:Balancer.ended"])
+    "wire.relay:End.close", "wire.relay:End.half_close", "daemon.front:Front.ended"])
 def test_a_session_that_can_not_be_closed(faulty: Start, servers: Serve, place: str) -> None:
     balancer = faulty(place, LOCAL, servers(naming("A")).address)
     with balancer.failing():
@@ -125,7 +125,7 @@ def test_a_session_that_can_not_be_closed(faulty: Start, servers: Serve, place: 
 @pytest.mark.parametrize("place", [
     "model.client:ClientTable.touch", "model.client:ClientTable.stick", "model.pool:Pool.permits",
     "model.pool:Pool.reserve", "wire.conversation:Conversation._settle_accounts", "wire.session:Session._relay",
-    "wire.session:Session._close", "wire.session:Session._exceeds_client_max", "daemon.balancer:Balancer.ended"])
+    "wire.session:Session._close", "wire.session:Session._exceeds_client_max", "daemon.front:Front.ended"])
 def test_a_session_that_fails_counts_no_more(faulty: Start, servers: Serve, place: str) -> None:
     """A client may have as many as before."""
     balancer = faulty(place, "-O", "client_max 3", LOCAL, servers(naming("A")).address)
@@ -141,7 +141,7 @@ def test_a_session_that_fails_counts_no_more(faulty: Start, servers: Serve, plac
 
 @pytest.mark.parametrize("place", [
     "wire.flow:Flow._disconnect", "wire.flow:Flow._judge", "wire.flow:Flow._close", "wire.flow:Flow.stop",
-    "wire.datagram:DatagramListener._close_if_unused", "daemon.balancer:Balancer.ended"])
+    "wire.datagram:DatagramListener._close_if_unused", "daemon.front:Front.ended"])
 def test_flows_that_can_not_be_closed_give_way(faulty: Start, place: str) -> None:
     with datagrams.DatagramServer(datagrams.echo) as server, contextlib.ExitStack() as stack:
         balancer = faulty(place, "-U", "-O", "conn_max 10", LOCAL, server.address)
@@ -178,7 +178,7 @@ def test_the_checks_go_on(faulty: Start, servers: Serve, place: str) -> None:
 @pytest.mark.parametrize("error", ['RuntimeError("on purpose")', 'OSError(errno.ENOMEM, "no memory")',
                                    'OSError(errno.EBADF, "bad")', "MemoryError()"])
 @pytest.mark.parametrize("place", ["wire.poller:Poller._pass", "wire.listener:Listener.full",
-                                   "wire.workers:Workers.start", "daemon.balancer:Balancer._begin"])
+                                   "wire.workers:Workers.start", "daemon.front:Front._begin"])
 def test_the_poller_goes_on(faulty: Start, servers: Serve, place: str, error: str) -> None:
     balancer = faulty(place, LOCAL, servers(naming("A")).address, error=error)
     address = balancer.gpen.address
