@@ -134,7 +134,7 @@ class Ledger:
                                    "name) VALUES (%s, %s, %s, %s, 'writer')", values)
                 else:
                     cursor.execute(f"UPDATE {self._schema}.gpen_writer SET writer = %s, heir = %s, succession = %s, "
-                                   "version = %s WHERE version = %s", (*values, before))
+                                   "version = %s WHERE name = 'writer' AND version = %s", (*values, before))
         except pymysql.err.OperationalError as error:
             if error.args[0] not in OUTRUN:
                 raise

@@ -39,6 +39,7 @@ ACCOUNT = {
     **dict.fromkeys((1820, 1862), "ALTER USER ... IDENTIFIED BY ... PASSWORD EXPIRE NEVER"),
     **dict.fromkeys((4151, 3118, 3955), "ALTER USER ... ACCOUNT UNLOCK"),
     4150: "FLUSH PRIVILEGES: there were max_password_errors wrong passwords",
+    1969: "ALTER USER ... WITH MAX_STATEMENT_TIME 0",
     **dict.fromkeys((1203, 1226), "ALTER USER ... WITH MAX_USER_CONNECTIONS 0 MAX_QUERIES_PER_HOUR 0 "
                                   "MAX_CONNECTIONS_PER_HOUR 0"),
     **dict.fromkeys((1251, 1275, 1524, 2049, 2059, 2061), "ALTER USER ... IDENTIFIED VIA mysql_native_password"),

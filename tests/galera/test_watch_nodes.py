@@ -89,6 +89,21 @@ def test_a_watcher_whose_session_is_killed_only_logs_in_again(cluster: Cluster, 
     assert verdicts(front) == ["up"] * 3
 
 
+def test_a_limit_of_the_time_of_statements_is_none_of_the_watchers(
+        cluster: Cluster, gpen: Start, watcher: Start) -> None:
+    node = cluster.nodes[0]
+    node.sql("ALTER USER watcher@'%' WITH MAX_STATEMENT_TIME 0.00001")  # nearly every question takes longer
+    try:
+        front = gpen("-r", servers=addresses(cluster))
+        judge = watcher("--reader", front.control)
+        wait_up(front)
+        asked = questions(node)
+        wait_until(lambda: questions(node) > asked + 8, what="some polls")
+    finally:
+        node.sql("ALTER USER watcher@'%' WITH MAX_STATEMENT_TIME 0")
+    assert "down" not in judge.stderr and "blind" not in judge.stderr
+
+
 def test_a_notify_is_heard_at_once(cluster: Cluster, gpen: Start, watcher: Start) -> None:
     """A watcher that asks every 20 s sees what a notify tells it to see."""
     node, place = cluster.nodes[1], f"{cluster.net}1:4571"
