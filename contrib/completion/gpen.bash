@@ -52,7 +52,7 @@ _gpen_after() {
         "server "*" blacklist") ;;
         "server "*" state") echo "ready drain maint" ;;
         "server "*" check") ;;
-        "server "*" health") echo "up down" ;;
+        "server "*" health") echo "up drain down" ;;
         "server "*) echo "at address port max hard weight prio acl blacklist state check health" ;;
         "servers "*" json") ;;
         "servers "*) echo "json" ;;

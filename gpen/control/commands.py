@@ -17,7 +17,7 @@ from gpen.model.acl import parse_country, parse_entry
 from gpen.model.address import UNSPECIFIED, Address, parse_host, parse_port
 from gpen.model.check import take_check
 from gpen.model.kinds import ACL, FILE, TEXT, one_of, seconds, whole
-from gpen.model.server import STATES
+from gpen.model.server import STATES, VERDICTS
 from gpen.model.settings import SETTINGS, Setting
 
 ACCESS = ("view", "operate", "admin")
@@ -110,18 +110,18 @@ def _check(words: Sequence[str]) -> tuple[Any, Sequence[str]]:
     return (None, words[1:]) if words[0] == "default" else take_check(words)
 
 
-def _health(words: Sequence[str]) -> tuple[tuple[bool | None, str], Sequence[str]]:
-    """``up|down [because WORDS...]``, which goes to the end of the line, or ``unknown``."""
+def _health(words: Sequence[str]) -> tuple[tuple[str, str], Sequence[str]]:
+    """``up|drain|down [because WORDS...]``, which goes to the end of the line, or ``unknown``."""
     word, *rest = words
     if word == "unknown":
-        return (None, ""), rest
-    if word not in ("up", "down"):
-        raise ValueError(f"'{word}' is not up, down or unknown")
+        return (word, ""), rest
+    if word not in VERDICTS:
+        raise ValueError(f"'{word}' is not {', '.join(VERDICTS)} or unknown")
     if rest[:1] != ["because"]:
-        return (word == "up", "by a command"), rest
+        return (word, "by a command"), rest
     if not rest[1:]:
         raise ValueError("because: expected WORDS")
-    return (word == "up", TEXT.parse(" ".join(rest[1:]))), []
+    return (word, TEXT.parse(" ".join(rest[1:]))), []
 
 
 def _address(words: Sequence[str]) -> tuple[Address, Sequence[str]]:
@@ -256,14 +256,15 @@ _COMMANDS = [
     # servers
     Command("server", "server N [at ADDRESS] [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] "
             "[blacklist SECONDS] [state ready|drain|maint] [check CHECK|default] "
-            "[health up|down [because WORDS...]|unknown]",
+            "[health up|drain|down [because WORDS...]|unknown]",
             "Change server N; a new N with an address (HOST, HOST:PORT or /PATH) makes a new server. max and hard "
             "limit its sessions, but for those whose server's side has ended (0 = no limit; hard is for clients that "
             "return to it); blacklist leaves it alone for "
             "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. check "
             "is how it is checked, in the words of the setting check; default takes that. health is a verdict from "
-            "outside: down gives it no new sessions, up also ends a blacklist, unknown withdraws it; write does not "
-            "save it. 'no server N' deletes it: its sessions go on, the numbers of the others stay. Address 0.0.0.0, "
+            "outside: down gives it no new sessions, and on_down says what becomes of those that it has; drain keeps "
+            "them, whatever on_down says; up also ends a blacklist, unknown withdraws it; write does not save it. "
+            "'no server N' deletes it: its sessions go on, the numbers of the others stay. Address 0.0.0.0, "
             "or port 0, empties its slot, as in pen: the same, but servers still lists it until it gets another "
             "address. With another address, the sessions at the old one go on, and no verdict, maint or drain of the "
             "server means them, nor do max and hard count them; clients that are just being connected go to the new "

@@ -18,7 +18,7 @@ from gpen.model.server import FIELDS
 from gpen.model.settings import SETTINGS
 
 SHOWN_ENTRIES, COMPARED_ENTRIES = 5, 1000  # comparing 1,000 takes about a millisecond
-_UNDONE = {"blacklist": 0, "health": (None, "")}
+_UNDONE = {"blacklist": 0, "health": ("unknown", "")}
 _MISSING = object()
 
 
@@ -131,5 +131,5 @@ def _news(now: Sequence[Entry], current: Sequence[Entry]) -> str:
 def _action(value: Any) -> str:
     if not isinstance(value, tuple):
         return f"{value:g}"
-    up, reason = value
-    return "unknown" if up is None else f"{'up' if up else 'down'} because {reason}"
+    word, reason = value
+    return f"{word} because {reason}" if reason else str(word)

@@ -38,14 +38,14 @@ A client that client_acl denies gets the abuse server (-B), or is closed. Else, 
 the server that it used last, as long as that is remembered (-c, -T). A new client gets a server by the first of these
 that is on: {_ORDER}; without any, the next one in turn. What is not chosen in turn moves no turn.
 
-A server is passed over while it is blacklisted, found down by a check or by 'server N health', full, drained, or
-while its own access list denies the client. When a connection is refused, reset, unreachable or times out, or when
-the server does not speak within greeting seconds, the server is blacklisted (-b) and the rule chooses again among the
-others. After the blacklist time one connection is the trial that decides whether the server is back; the others do
-not wait for it. While no other server can take a client, that trial comes a second after the failure already, and
-again each second; not where a command has blacklisted the server. When none is left, the emergency server (-e) is
-tried; then the client waits for hold seconds, if that is set, and is closed. A failure of this machine (no
-descriptors, no ports) is held against no server.
+A server is passed over while it is blacklisted, found down by a check or by 'server N health', full, drained (by
+'server N state' or 'server N health'), or while its own access list denies the client. When a connection is refused,
+reset, unreachable or times out, or when the server does not speak within greeting seconds, the server is blacklisted
+(-b) and the rule chooses again among the others. After the blacklist time one connection is the trial that decides
+whether the server is back; the others do not wait for it. While no other server can take a client, that trial comes a
+second after the failure already, and again each second; not where a command has blacklisted the server. When none is
+left, the emergency server (-e) is tried; then the client waits for hold seconds, if that is set, and is closed. A
+failure of this machine (no descriptors, no ports) is held against no server.
 
 With -s the first choice is the only one. A remembered server that can't take the client closes it. Else the rule
 chooses among the servers that are not down, blacklisted or drained (hash: among all), and one that is full or denies
@@ -81,9 +81,12 @@ a client of the control port includes may do what that client may.
 
 HEALTH = """
 Beside the blacklist, which needs a client to find out, a server's health is what a check (the settings check and
-check_...) or somebody outside ('server N health up|down because ...') says of it: down, it gets no new clients; those
-that are just being connected to it go to another; on_down says what becomes of its sessions. health_ttl drops the
-word of somebody outside who has fallen silent.
+check_...) or somebody outside ('server N health up|drain|down because ...') says of it: down, it gets no new clients;
+those that are just being connected to it go to another; on_down says what becomes of its sessions. drain is the word
+for one that serves well what it has, but shall get no more (a database that is busy as a donor, say): as down, but its
+sessions go on, whatever on_down says. Of a check and somebody outside the worse counts; events calls it drained, where
+drain is what an operator did with 'server N state'. health_ttl drops the word of somebody outside who has fallen
+silent.
 
 A server that this machine keeps gpen from has failed like any other: a route of kind blackhole, prohibit, unreachable
 or throw, a firewall that refuses what goes out, a family of addresses that is off. Only where a route or the firewall

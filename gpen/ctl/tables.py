@@ -135,7 +135,7 @@ def check(server: Record) -> str:
 
 # The tables
 
-HEALTH_COLORS = {"up": "32", "down": "31", "trial": "33", "drain": "33", "maint": "33"}
+HEALTH_COLORS = {"up": "32", "down": "31", **dict.fromkeys(("trial", "drain", "drained", "maint"), "33")}
 
 
 def health_color(cell: str) -> str:

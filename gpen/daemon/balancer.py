@@ -405,8 +405,9 @@ class Balancer:
                 session.leave(lease, Ending.KILLED)
 
     def _condemned(self, server: Server) -> None:
-        """A verdict has taken a server down. Clients that are just being connected to it go to another."""
-        ending = Ending.SERVER_DOWN if self.settings.on_down == "close" else None
+        """A verdict gives a server no clients any more. Those that are just being connected to it go to another. One
+        that is down loses its sessions as well, if on_down says so."""
+        ending = Ending.SERVER_DOWN if server.condemned and self.settings.on_down == "close" else None
         for session in list(self.sessions.values()):
             if session.lease is not None and session.server is server and session.is_where_its_server_is:
                 session.leave(session.lease, ending)

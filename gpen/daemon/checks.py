@@ -134,7 +134,7 @@ class Checker:
     def _planned(self) -> _Plan:
         server, interval = self._server, self._settings.check_interval
         verdict = server.verdicts.get(_SOURCE)
-        is_well = verdict is not None and verdict.up and not (self._bad or server.is_down)
+        is_well = verdict is not None and verdict.word == "up" and not (self._bad or server.is_down)
         period = interval if is_well and self._checked > 0 else interval / FASTER
         return _Plan(server.check or self._settings.check, server.address, frozenset(server.endpoints), period)
 
@@ -215,7 +215,8 @@ class Checker:
             self._balancer.pool.on_unwell(server)
         verdict = server.verdicts.get(_SOURCE)
         self._good, self._bad = (self._good + 1, 0) if up else (0, self._bad + 1)
-        turns = up if verdict is None else verdict.up != up
+        word = "up" if up else "down"
+        turns = up if verdict is None else verdict.word != word
         if verdict is None:
             needed = 1 if up else settings.check_fall
         elif turns:
@@ -225,10 +226,9 @@ class Checker:
         if (self._good if up else self._bad) < needed:
             log.debug("server %s %s: check: %s", server.name, server.shown, reason)
             return
-        self._balancer.pool.judge(server, _SOURCE, up, reason)
+        self._balancer.pool.judge(server, _SOURCE, word, reason)
         if turns:
             level = logging.DEBUG if up and verdict is None else logging.INFO  # at the start, to be well is no news
-            word = "up" if up else "down"
             log.log(level, "server %s %s: %s by its check: %s", server.name, server.shown, word, reason)
             self._balancer.resume()
 

@@ -185,7 +185,7 @@ class Queries:
         return {
             "number": server.number, "name": server.name, "address": server.shown_host, "host": _host(server),
             "port": server.shown_port, "state": server.state, "health": server.health(now),
-            "reason": server.condemned or server.reason, "since": round(server.since, 3),
+            "reason": server.why(now), "since": round(server.since, 3),
             "for": round(now - server.changed, 1), "blacklisted": round(max(server.down_until - now, 0), 1),
             "sessions": server.sessions, "max": server.max, "hard": server.hard, "weight": server.weight,
             "prio": server.prio, "acl": server.acl, "sx": server.sx + sum(session.to_server for session in live),
@@ -264,7 +264,7 @@ def _verdict_fields(server: Server, now: float) -> Row:
     if server.verdict is None:
         return dict.fromkeys(("verdict", "verdict_by", "verdict_reason", "verdict_since", "verdict_for"))
     source, verdict = server.verdict
-    return {"verdict": "up" if verdict.up else "down", "verdict_by": source, "verdict_reason": verdict.reason,
+    return {"verdict": verdict.word, "verdict_by": source, "verdict_reason": verdict.reason,
             "verdict_since": round(verdict.since, 3), "verdict_for": round(now - verdict.began, 1)}
 
 

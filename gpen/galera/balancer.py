@@ -23,6 +23,9 @@ WHOLE = 10.0  # seconds for a whole answer: who says a byte a second says nothin
 MOST = 1 << 24  # bytes of an answer: a server takes about 600
 SHOWN = 200  # characters of a refusal
 ELSEWHERE, UNKNOWN = ", not at ", "'at' is not one of"  # a server that moved since the last look; a gpen of before `at`
+# a gpen of before `health drain`, and what its user can do
+NO_DRAIN = "'drain' is not up, down or unknown", ("it is older than this watcher and does not know 'health drain', so "
+                                                  "a donor there is used as before: restart it as this version")
 LOOK = 1.0  # seconds between two looks at the servers
 TTL = 5  # seconds that verdicts last where they must not outlive the watchers
 REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's
@@ -121,7 +124,7 @@ class Balancer:
             self._look_at = 0.0
         elif self._rows:
             self._told, self.told = plan, version
-        refusal = unchanged or untold
+        refusal = unchanged or (NO_DRAIN[1] if NO_DRAIN[0] in untold else untold)
         return self._rows, f"{self.name}: {refusal}" if refusal else self._trouble()
 
     def _say(self, orders: Sequence[str], looking: bool) -> str:

@@ -14,24 +14,32 @@ The nodes that may be used are those of the group that is followed (group.py). T
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpen.galera.group import GRACE, Followed
 from gpen.galera.members import Members
 from gpen.galera.report import Grade, Report, View, grade
 
+SERVING = (Grade.LAGGING, Grade.DONOR, Grade.MAINTENANCE)  # their sessions are served, whether they get new ones or not
 POLICIES = ("avoid", "use", "never")
 DROPPED = "the others' group is without it"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is thought of a node. ``lost``: what its sessions ask there fails or is stale, so they are of no use."""
+    """What is thought of a node. ``lost``: what its sessions ask there fails or is stale, so they are of no use;
+    ``drains``: it gets no new ones, but serves those that it has."""
 
     usable: bool
     reason: str
     lost: bool = False
     since: float = 0.0
+    drains: bool = False
+
+    @property
+    def word(self) -> str:
+        """As a gpen is told it."""
+        return "up" if self.usable else "drain" if self.drains else "down"
 
 
 @dataclass
@@ -187,7 +195,7 @@ class Cluster:
         members, blind = self.members(), self.blind()
         return [address for address, node in self._nodes.items()
                 if (node.suspect and node.report is None and self._may_be_in(address, members)) or address in blind
-                or (node.report is not None and grade(node.report)[0] in (Grade.GOOD, Grade.DONOR))]
+                or (node.report is not None and grade(node.report)[0] in (Grade.GOOD, *SERVING))]
 
     def members(self) -> list[str]:
         """The addresses of the followed group's nodes: where they are reached, or as the cluster itself tells them
@@ -240,10 +248,10 @@ def _since(start: float | None, holds: bool, now: float) -> float | None:
 
 
 def _verdict(found: Grade, reason: str, usable: Collection[Grade], now: float) -> Verdict:
-    return Verdict(found in usable, reason, found is Grade.LOST, now)
+    return Verdict(found in usable, reason, found is Grade.LOST, now, found in SERVING and found not in usable)
 
 
 def _differ(old: Verdict | None, new: Verdict | None) -> bool:
     if old is None or new is None:
         return old is not new
-    return (old.usable, old.reason, old.lost) != (new.usable, new.reason, new.lost)
+    return replace(old, since=0.0) != replace(new, since=0.0)

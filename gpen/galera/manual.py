@@ -76,7 +76,7 @@ _DESCRIPTION = """
 A MariaDB server accepts connections and answers SELECT 1 while it is desynced, read only, or cut off from its cluster,
 so a balancer that looks at connections alone sends clients where they fail. gpen-galera watch asks every node, four
 times a second over one kept connection, and tells each gpen over its control socket which of its servers are up
-(server N health up|down because REASON). The nodes are the servers of the gpens.
+(server N health up|drain|down because REASON). The nodes are the servers of the gpens.
 
 A gpen that is given by --reader spreads connections over all usable nodes; one that is given by --writer has one node
 in front, the writer. All its other servers are held down, also those that an operator adds or moves, and ranked behind
@@ -118,9 +118,14 @@ second its writes waited; the log tells of it from a tenth on, with the longest 
 serves is older than elsewhere, and the writer moves away from it.
 
 The sessions on a node that left the primary component, is not ready, rejects queries or is of another group are closed,
-for all that they ask there fails. Those on a donor, a read_only node, one in maintenance or one that does not answer
-are left to gpen's setting on_down: keep, its default, keeps them; close ends them, also those on the donor of a node
-that comes back.
+for all that they ask there fails. Those on a node that serves, but shall get no new ones, go on: on a donor, until it
+has caught up (Donor/Desynced, then Joined), on one in maintenance, and on one that lags; gpen is told drain, not down,
+so that its setting on_down does not count. Those on a read_only node or one that does not answer are left to on_down:
+keep, its default, keeps them, close ends them. A gpen of before, which does not know drain, is told of in status and
+the log, and uses such a node as before.
+
+In a gpen of --writer the writer drains likewise, as long as no other node can follow it. Once one does, the sessions on
+the old one are closed as ever, drained or not.
 """),
     ("OTHER ADDRESSES", """
 What nodes call themselves (wsrep_incoming_addresses) is often not what gpen connects to: behind NAT, in containers. A

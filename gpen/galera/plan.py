@@ -30,13 +30,15 @@ FOUGHT, WINDOW = 3, 10.0  # another front so many times within so many seconds i
 @dataclass(frozen=True)
 class Order:
     """What to do with one server. ``up``: None says nothing of its health; ``close``: the sessions that it has are of
-    no use, and end; ``limit``: the sessions that it has room for."""
+    no use, and end; ``limit``: the sessions that it has room for; ``drains``: not up, but the sessions that it has are
+    to go on, whatever the gpen does with those of a server that is down."""
 
     up: bool | None
     reason: str
     prio: int | None = None
     close: bool = False
     limit: int | None = None
+    drains: bool = False
 
 
 Plan = Mapping[str, Order]  # by the nodes' addresses
@@ -139,7 +141,7 @@ def commands(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int] | None =
     lines += [f"server {which[number]} max {limit}" for number, limit in new_limits(plan, rows, limits or {}).items()]
     for row, order in sorted(known, key=lambda pair: bool(pair[1].up)):
         if order.up is not None:
-            health = "up" if order.up else "down"
+            health = "up" if order.up else "drain" if order.drains else "down"
             lines.append(f"server {which[row['number']]} health {health} because {_plain(order.reason)}")
     lines += [f"close server {which[row['number']]}" for row, order in known
               if order.close and (_has_sessions(row) or _falls(row, order))]

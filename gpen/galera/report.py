@@ -33,7 +33,7 @@ QUERY = f'{_show("STATUS", (*_STATUS, *_MORE_STATUS))}; {_show("VARIABLES", (*_V
 MYSQL_PORT = 3306
 SAID = 300  # characters of a node's error that are quoted
 WORD = 64  # characters of a name or a state
-DONOR, SYNCED = 2, 4  # wsrep_local_state
+DONOR, JOINED, SYNCED = 2, 3, 4  # wsrep_local_state
 NO_INDEX = 1 << 30  # sorts behind every wsrep_local_index
 
 
@@ -117,13 +117,15 @@ class NoGalera(ValueError):
 
 
 class Grade(Enum):
-    """How a node is by its own account: GOOD, a DONOR (works, but lags or stalls), UNFIT (its sessions still work),
-    or LOST (what its sessions ask fails or is stale). A good one that LAGGING names is behind the others by more than
-    the operator wants."""
+    """How a node is by its own account: GOOD, a DONOR (works, but lags or stalls; or was one, and catches up), in
+    MAINTENANCE (works, but is to get no new clients), UNFIT (its sessions work in part, or nobody knows), or LOST (what
+    its sessions ask fails or is stale). A good one that LAGGING names is behind the others by more than the operator
+    wants."""
 
     GOOD = auto()
     LAGGING = auto()
     DONOR = auto()
+    MAINTENANCE = auto()
     UNFIT = auto()
     LOST = auto()
 
@@ -163,12 +165,12 @@ def grade(report: Report) -> tuple[Grade, str]:
         return Grade.LOST, f"rejects queries ({report.rejects})"
     if report.state == DONOR and report.donor_rejects and not report.desync:
         return Grade.LOST, "donor that rejects queries"
-    if report.state not in (DONOR, SYNCED):
+    if report.state not in (DONOR, JOINED, SYNCED):
         return Grade.UNFIT, report.comment
-    if report.maintenance:
-        return Grade.UNFIT, f"pxc_maint_mode is {report.maintenance}"
     if report.read_only:
         return Grade.UNFIT, "read_only"
+    if report.maintenance:
+        return Grade.MAINTENANCE, f"pxc_maint_mode is {report.maintenance}"
     return (Grade.GOOD if report.state == SYNCED else Grade.DONOR), report.comment
 
 

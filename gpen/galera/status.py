@@ -14,7 +14,7 @@ from gpen.galera.console import Answer
 from gpen.galera.plan import front, full, nodes_of
 from gpen.galera.watch import Gpen, Watcher
 
-WITHDRAWN = ("drain", "maint")  # the states of servers that an operator has taken out
+WITHDRAWN = ("drain", "maint")  # servers that an operator has taken out, or a verdict so that their sessions go on
 CELL = 36  # characters of a text in a table; a longer one is told below as well
 
 Row = dict[str, Any]
@@ -77,7 +77,7 @@ def _gpen_row(gpen: Gpen) -> Row:
         "gpen": gpen.name, "kind": "writer" if gpen.balancer.is_writer else "reader",
         "problem": "not asked yet" if gpen.problem is None else gpen.problem,
         "servers": len(servers), "up": sum(row["health"] == "up" and row["state"] == "ready" for row in servers),
-        **{state: sum(row["state"] == state for row in servers) for state in WITHDRAWN},
+        **{word: sum(word in (row["state"], row["health"]) for row in servers) for word in WITHDRAWN},
         "sessions": sum(row["sessions"] for row in servers),
         "front": front(gpen.rows) if gpen.balancer.is_writer else None,
     }
@@ -146,9 +146,9 @@ def _limits(rows: Sequence[Row]) -> list[str]:
 
 
 def _servers(row: Row) -> str:
-    """How many servers of a gpen can get a client, and how many an operator has taken out. A watcher of before an
-    upgrade does not tell these."""
-    withdrawn = [f", {row[state]} {state}" for state in WITHDRAWN if row.get(state)]
+    """How many servers of a gpen can get a client, and how many were taken out otherwise than as down. A watcher of
+    before an upgrade does not tell these."""
+    withdrawn = [f", {row[word]} {word}" for word in WITHDRAWN if row.get(word)]
     return f"{row['up']} of {row['servers']}{''.join(withdrawn)}"
 
 

@@ -569,7 +569,8 @@ class Watcher:
         verdicts = {node: verdict for node in self.cluster.nodes if (verdict := self.cluster.verdict(node))}
         if gpen.balancer.is_writer:
             return self._writer_plan(gpen, ranks, verdicts, now)
-        return {node: Order(verdict.usable, verdict.reason, close=self._is_lost(verdict), limit=self._room(node))
+        return {node: Order(verdict.usable, verdict.reason, None, self._is_lost(verdict), self._room(node),
+                            verdict.drains)
                 for node, verdict in verdicts.items()}
 
     def _writer_plan(self, gpen: Gpen, ranks: Sequence[str], verdicts: dict[str, Verdict], now: float) -> Plan:
@@ -580,14 +581,25 @@ class Watcher:
                     for node, verdict in verdicts.items() if not verdict.usable}
         keeping = self.options.keep_old_sessions
         leaving = draining(gpen.rows)
-        plan = {OTHERS: Order(False, f"standby: {self.election.current} is the writer", LAST_RANK, not keeping)}
+        plan = {OTHERS: Order(False, f"standby: {self.election.current} is the writer", LAST_RANK, not keeping,
+                              drains=keeping)}
         for rank, node in enumerate([*ranks, *sorted(nodes_of(gpen.rows) - set(ranks))]):
             verdict = verdicts.get(node)
             up, reason = self._role(node, verdict, now)
             left = node != self.election.current or bool(self.election.heir)
-            close = self._is_lost(verdict) or (left and not keeping and node not in leaving)
-            plan[node] = Order(up, reason, rank, close, self._room(node))
+            kept = keeping or node in leaving
+            close = self._is_lost(verdict) or (left and not kept)
+            plan[node] = Order(up, reason, rank, close, self._room(node), self._drains(verdict, left, kept))
         return plan
+
+    @staticmethod
+    def _drains(verdict: Verdict | None, left: bool, kept: bool) -> bool:
+        """Whether a node that is not to be used may keep its sessions all the same, which might write there: the
+        writer, until it is ``left``, if it serves them; another one if they are to be ``kept``, by the operator's word,
+        and it does not fail."""
+        if left:
+            return kept and (verdict is None or verdict.usable or verdict.drains)
+        return verdict is not None and verdict.drains
 
     def _role(self, node: str, verdict: Verdict | None, now: float) -> tuple[bool | None, str]:
         """Whether a gpen that goes with the writer may use a node: no other than the writer. So no client gets to
@@ -619,4 +631,4 @@ class Watcher:
 
 
 def _word(verdict: Verdict | None) -> str:
-    return "unknown" if verdict is None else "up" if verdict.usable else "down"
+    return "unknown" if verdict is None else verdict.word

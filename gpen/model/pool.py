@@ -163,7 +163,7 @@ class Pool:
         self.events: deque[Event] = deque(maxlen=EVENTS_KEPT)
         self.turns = Turns()
         self.is_cut_off = False  # this machine keeps gpen from all servers
-        self.on_condemned: Callable[[Server], object] = lambda server: None  # called when a verdict takes a server down
+        self.on_condemned: Callable[[Server], object] = lambda server: None  # a verdict says: no clients
         self.on_unwell: Callable[[Server], object] = lambda server: None  # called when anything says so of it
         self.on_moved: Callable[[], object] = lambda: None  # called when endpoints of servers have come or gone
         self.is_ourselves: Callable[[Endpoint], bool] = lambda endpoint: False  # whether gpen itself listens there
@@ -300,7 +300,9 @@ class Pool:
         if server.state != "ready":
             return f"its state is {server.state}"
         if server.condemned:
-            return f"down for {now - self._condemned_since(server):.0f} s: {server.condemned}"
+            return f"down for {_told_for(server, now):.0f} s: {server.condemned}"
+        if server.drained:
+            return f"draining for {_told_for(server, now):.0f} s: {server.drained}"
         if server.down_until and not desperate:
             if now < server.down_until and not impatient:
                 return f"blacklisted for {server.down_until - now:.0f} s more: {server.reason}"
@@ -309,9 +311,6 @@ class Pool:
         if not server.endpoints:
             return "its slot is empty" if server.is_empty else f"its address {server.address} is not resolved"
         return None
-
-    def _condemned_since(self, server: Server) -> float:
-        return min(verdict.began for verdict in server.verdicts.values() if not verdict.up)
 
     def _is_due(self, server: Server, now: float) -> bool:
         """Whether this server is blacklisted, but failed long enough ago to be tried by one connection when no other
@@ -404,7 +403,7 @@ class Pool:
         """The server is not blacklisted any more."""
         self._clear(server)
         if not server.condemned:
-            self.note(server, "up", cause)
+            self.note(server, server.standing, server.drained or cause)
 
     def _clear(self, server: Server) -> None:
         server.down_until = 0.0
@@ -421,7 +420,7 @@ class Pool:
         server.kept_away = cause
         if not self.is_cut_off:
             ready = [other for other in self._places if other.state == "ready"
-                     and (other.kept_away or not other.condemned)]
+                     and (other.kept_away or not (other.condemned or other.drained))]
             if len(ready) > 1 and all(other.kept_away for other in ready):
                 self.is_cut_off = True
                 self.note_own("cut off", f"this machine keeps gpen from all servers: {cause}")
@@ -431,7 +430,7 @@ class Pool:
 
     def _acquit(self, server: Server) -> None:
         verdict = server.verdicts.get("check")
-        if verdict is not None and not verdict.up and verdict.reason == server.kept_away:
+        if verdict is not None and verdict.word == "down" and verdict.reason == server.kept_away:
             self.withdraw(server, "check", "unchecked", "is dropped: this machine keeps gpen from all servers")
         if server.down_until and server.reason == server.kept_away:
             self.restore(server, "this machine keeps gpen from all servers")
@@ -446,29 +445,29 @@ class Pool:
             for other in self._places:
                 other.kept_away = ""
 
-    def judge(self, server: Server, source: str, up: bool, reason: str) -> None:
-        """A verdict on the server by ``source`` (command, check). One that turns to up also ends a blacklist, unless a
-        command made that and a check thinks better of it; one that is only renewed does not, for a client's connect may
-        know better."""
+    def judge(self, server: Server, source: str, word: str, reason: str) -> None:
+        """A verdict on the server, one of VERDICTS, by ``source`` (command, check). One that turns to up also ends a
+        blacklist, unless a command made that and a check thinks better of it; one that is only renewed does not, for a
+        client's connect may know better."""
         old = server.verdicts.get(source)
-        turned = old is None or old.up != up
+        turned = old is None or old.word != word
         now = self._clock()
         since, began = (self._wall(), now) if old is None or turned else (old.since, old.began)
-        server.verdicts[source] = Verdict(up, printable(reason), since, began, now)
-        was_down = server.is_down
-        if turned and up and (source == "command" or server.blamed != math.inf):
+        server.verdicts[source] = Verdict(word, printable(reason), since, began, now)
+        before = server.standing
+        if turned and word == "up" and (source == "command" or server.blamed != math.inf):
             self._clear(server)
-        self._weigh(server, was_down, reason)
-        if not up:
+        self._weigh(server, before, reason)
+        if word == "down":
             self.on_unwell(server)
 
     def withdraw(self, server: Server, source: str, event: str, cause: str) -> None:
         """The verdict of this source counts no more."""
         if source in server.verdicts:
-            was_down = server.is_down
+            before = server.standing
             verdict = server.verdicts.pop(source)
-            self.note(server, event, f"the verdict {'up' if verdict.up else 'down'} ({verdict.reason}) {cause}")
-            self._weigh(server, was_down, "no verdict says otherwise")
+            self.note(server, event, f"the verdict {verdict.word} ({verdict.reason}) {cause}")
+            self._weigh(server, before, "no verdict says otherwise")
 
     def expire(self) -> None:
         """Drop the verdicts of commands that were not renewed for health_ttl seconds."""
@@ -478,16 +477,17 @@ class Pool:
             if verdict is not None and now - verdict.renewed >= ttl:
                 self.withdraw(server, "command", "expired", f"was not renewed for {ttl:g} s")
 
-    def _weigh(self, server: Server, was_down: bool, cause: str) -> None:
-        """Draw the conclusion from all verdicts."""
-        was_condemned = bool(server.condemned)
-        server.condemned = _condemning(server)
-        if server.is_down != was_down:
-            self.note(server, "down" if server.is_down else "up", server.condemned or cause)
-        elif server.down_until and server.blamed == math.inf and bool(server.condemned) != was_condemned:
-            self.tell(server, "judged", f"{'down' if server.condemned else 'up'}: {server.condemned or cause}; stays "
-                                         f"{server.reason}")
-        if server.condemned and not was_condemned:
+    def _weigh(self, server: Server, before: str, cause: str) -> None:
+        """Draw the conclusion from all verdicts; ``before`` them it stood so."""
+        was = _word(server)
+        server.weigh()
+        word, reason = _word(server), server.condemned or server.drained or cause
+        if server.standing != before:
+            self.note(server, server.standing, reason)
+        elif server.down_until and word != was and (server.blamed == math.inf or "drain" in (word, was)):
+            stays = server.reason if server.blamed == math.inf else f"blacklisted: {server.reason}"
+            self.tell(server, "judged", f"{word}: {reason}; stays {stays}")
+        if word not in (was, "up"):
             _dismiss_spares(server)
             self.on_condemned(server)
 
@@ -530,16 +530,16 @@ class Pool:
                 setattr(server, name, value)
 
     def act(self, server: Server, actions: Mapping[str, Any]) -> None:
-        """Do what a command asks for: ``blacklist`` it for so many seconds, or give a verdict on its ``health``: up or
-        not (None: no verdict any more), and why."""
+        """Do what a command asks for: ``blacklist`` it for so many seconds, or give a verdict on its ``health``: one of
+        VERDICTS (or unknown: no verdict any more), and why."""
         if "blacklist" in actions:
             self.blacklist(server, actions["blacklist"])
         if "health" in actions:
-            up, reason = actions["health"]
-            if up is None:
+            word, reason = actions["health"]
+            if word == "unknown":
                 self.withdraw(server, "command", "withdrawn", "is withdrawn by a command")
             else:
-                self.judge(server, "command", up, reason)
+                self.judge(server, "command", word, reason)
 
     def delete(self, number: int, cause: str = BY_COMMAND) -> Server:
         """Take a server away: it gets no new sessions, the old ones go on. Raises KeyError."""
@@ -567,7 +567,7 @@ class Pool:
         server.silences = {}
         self.on_moved()
         server.verdicts.clear()
-        server.condemned = ""
+        server.weigh()
         self._clear(server)
         self._arrange(server)
 
@@ -630,7 +630,7 @@ class Pool:
             if old:
                 self._note_move(server, old, has_moved=old[0] not in stay, has_more=bool(fresh))
         if found and not others:
-            self.judge(server, "address", False, f"its name means gpen itself, {found[0]}")
+            self.judge(server, "address", "down", f"its name means gpen itself, {found[0]}")
         else:
             self.withdraw(server, "address", "resolved", "counts no more")
 
@@ -645,7 +645,7 @@ class Pool:
     def _forget_observed(self, server: Server) -> None:
         """What checks and connects have found where the server was counts no more."""
         server.verdicts = {source: verdict for source, verdict in server.verdicts.items() if source == "command"}
-        server.condemned = _condemning(server)
+        server.weigh()
         server.excuse(self._clock())
         server.trial = None
         if server.blamed != math.inf:
@@ -695,9 +695,15 @@ def _count_elsewhere(server: Server, old: Address) -> None:
     server.beside += here - back
 
 
-def _condemning(server: Server) -> str:
-    """Why a verdict says that the server is down; empty when none does."""
-    return next((verdict.reason for verdict in server.verdicts.values() if not verdict.up), "")
+def _word(server: Server) -> str:
+    """What the verdicts come to; up without any."""
+    return "down" if server.condemned else "drain" if server.drained else "up"
+
+
+def _told_for(server: Server, now: float) -> float:
+    """For how many seconds a verdict has said what the worst one says."""
+    word = _word(server)
+    return now - min(verdict.began for verdict in server.verdicts.values() if verdict.word == word)
 
 
 def _listed(endpoints: Sequence[Endpoint]) -> str:

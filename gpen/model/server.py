@@ -2,7 +2,8 @@
 
 Two axes that never touch: ``state`` is the operator's word (ready, drain, maint), health is what was observed. A server
 is down while a verdict of a check or of ``server N health`` says so, or while it is blacklisted after a connect that
-failed; then one connection is its trial.
+failed; then one connection is its trial. It drains while the worst verdict is ``drain``: it gets no clients, but those
+that it has are served well, and stay.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gpen.model.pool import Lease, Spare
 
 STATES = ("ready", "drain", "maint")
+VERDICTS = ("up", "drain", "down")  # what can be said of a server; the worst one counts, and is the last here
 # what is configured of a server besides its address, with the defaults
 FIELDS: dict[str, Any] = {"max": 0, "hard": 0, "weight": 1, "prio": 0, "acl": 0, "state": "ready", "check": None}
 
@@ -25,7 +27,7 @@ class Verdict(NamedTuple):
     """What was found otherwise than by a client's connect. ``since`` is wall clock time in seconds; ``began``, which is
     the same moment, and ``renewed`` are the clock's."""
 
-    up: bool
+    word: str  # one of VERDICTS
     reason: str
     since: float
     began: float
@@ -50,6 +52,7 @@ class Server:
         self.deleted = False
         self.verdicts: dict[str, Verdict] = {}  # by whom: command, check, address
         self.condemned = ""  # why a verdict says down
+        self.drained = ""  # why one says drain, while none says down
         self.down_until = 0.0
         self.blamed = 0.0  # when, by the clock, a connect failed last
         self.trial: Lease | None = None
@@ -133,15 +136,30 @@ class Server:
     @property
     def verdict(self) -> tuple[str, Verdict] | None:
         """The verdict that counts, a bad one before a good one, and by whom."""
-        return min(self.verdicts.items(), key=lambda item: item[1].up, default=None)
+        return max(self.verdicts.items(), key=lambda item: VERDICTS.index(item[1].word), default=None)
+
+    def weigh(self) -> None:
+        """Draw the conclusion from all verdicts."""
+        word, reason = (self.verdict[1].word, self.verdict[1].reason) if self.verdict else ("", "")
+        self.condemned = reason if word == "down" else ""
+        self.drained = reason if word == "drain" else ""
+
+    @property
+    def standing(self) -> str:
+        """``down``, ``drained`` or ``up``, as ``events`` tells it; ``drain`` is what that calls an operator's."""
+        return "down" if self.is_down else "drained" if self.drained else "up"
 
     def health(self, now: float) -> str:
-        """``up``, ``down`` (by a verdict, or blacklisted), ``trial`` (the blacklist is over, and one connection shall
-        decide) or ``empty`` (there is no server)."""
+        """``up``, ``down`` (by a verdict, or blacklisted), ``drain`` (by a verdict: no new clients), ``trial`` (the
+        blacklist is over, and one connection shall decide) or ``empty`` (there is no server)."""
         if self.is_empty:
             return "empty"
-        if self.condemned:
+        if self.condemned or now < self.down_until:
             return "down"
-        if not self.down_until:
-            return "up"
-        return "down" if now < self.down_until else "trial"
+        if self.drained:
+            return "drain"
+        return "trial" if self.down_until else "up"
+
+    def why(self, now: float) -> str:
+        """The reason for its health, where it is not well."""
+        return self.condemned or (self.drained if now >= self.down_until else "") or self.reason

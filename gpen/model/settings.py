@@ -171,7 +171,7 @@ _ALL = (
     Setting("health_ttl", seconds(), 0, "A verdict of 'server N health' that is not renewed for so long is "
             "dropped. 0 = never."),
     Setting("on_down", one_of("keep", "close"), "keep", "What becomes of a server's sessions when a check or "
-            "'server N health' takes it down. A failed connect closes none."),
+            "'server N health' takes it down. A failed connect closes none, nor does 'server N health drain'."),
     # connections
     Setting("timeout", seconds(zero=False), 3, "How long a connection to a server, or the lookup of a name, may take.",
             "-t"),

@@ -120,10 +120,11 @@ class Flow(Conversation):
 
     def leave(self, lease: Lease, ending: Ending | None = None) -> None:
         """As long as nothing proves that its server is there, a flow is just being connected: what has no answer goes
-        to another. Else it stays with its server, as a TCP session does, or ends."""
+        to another, unless that only drains: it answers what it was asked. Else it stays with its server, as a TCP
+        session does, or ends."""
         if self.finished or self.lease is not lease:
             return
-        if not self._proven:
+        if not self._proven and not lease.server.drained:
             self._go_elsewhere(lease)
         elif ending is not None:
             self.stop(ending)

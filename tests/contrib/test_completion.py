@@ -96,7 +96,7 @@ def complete(line: str) -> list[str]:
         ("gpenctl X acl 1 ", "deny permit"),
         ("gpenctl X close ", "server"),
         ("gpenctl X drain 1 30 ", "close"),
-        ("gpenctl X server 0 health ", "down up"),
+        ("gpenctl X server 0 health ", "down drain up"),
         ("gpenctl X server 0 health up st", "state"),
         ("gpenctl X check ", "connect exec greeting off send"),
         ("gpenctl X tcp_fastclose ", "both down off up"),

@@ -152,6 +152,19 @@ def test_sessions_of_a_server_that_goes_down(gpen: Start, servers: Serve, progra
         assert client.recv(1) == (b"y" if on_down == "keep" else b"")
 
 
+def test_a_check_that_fails_closes_what_a_drain_has_kept(gpen: Start, servers: Serve, program: Program) -> None:
+    balancer = gpen(*QUICK, "-O", "on_down close", "-O", f"check exec {program.path}", servers=[servers(echo)])
+    with balancer.connect() as client:
+        balancer.ctl("server 0 health drain because busy")
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        program.says(1)
+        wait_until(lambda: verdict(balancer)[:2] == ("down", "check"))
+        assert client.recv(1) == b""
+    program.says(0)
+    wait_until(lambda: verdict(balancer) == ("drain", "command", "busy"))
+
+
 def test_command_and_check(gpen: Start, servers: Serve) -> None:
     """The worse of both counts."""
     balancer = gpen(*QUICK, "-O", "check greeting", servers=[servers(naming("a"))])

@@ -378,6 +378,30 @@ def test_checks_and_verdicts(gpen: Start, three: list[DatagramServer]) -> None:
         assert second.recv(10) == b"a"
 
 
+def test_drain_by_a_verdict_ends_no_flow(gpen: Start, servers: Serve) -> None:
+    """Nor one whose first reply is to come yet."""
+    slow, b = DatagramServer(silence), servers(naming("b"))
+    with slow:
+        balancer = gpen("-U", "-r", "-l", "gpen.log", "-O", "on_down close", servers=[slow, b])
+        with client(balancer) as waiting, client(balancer) as other:
+            waiting.send(b"who?")
+            wait_until(lambda: slow.received == [b"who?"])
+            balancer.ctl("server 0 health drain because busy")
+            assert names(balancer, 2) == "bb"
+            other.send(b"who?")
+            assert other.recv(10) == b"b"
+            balancer.ctl("server 1 health drain")
+            other.send(b"who?")
+            assert other.recv(10) == b"b"
+            waiting.send(b"still?")
+            wait_until(lambda: slow.received == [b"who?", b"still?"])
+            balancer.ctl("server 1 health down")
+            assert endings(balancer, 3) == ["server-down"] * 3
+            balancer.ctl("server 0 health down")
+            assert endings(balancer, 4)[-1] == "no-server", "it goes elsewhere now, and there is none"
+    balancer.wait_idle()
+
+
 # --- commands --------------------------------------------------------------------------------------------------------
 
 

@@ -54,7 +54,9 @@ def test_without_a_reason(gpen: Start, servers: Serve) -> None:
 
 
 @pytest.mark.parametrize(("line", "says"), [
-    ("server 0 health", "health: expected a value"), ("server 0 health maybe", "'maybe' is not up, down or unknown"),
+    ("server 0 health", "health: expected a value"),
+    ("server 0 health maybe", "'maybe' is not up, drain, down or unknown"),
+    ("server 0 health drain 5", "'5' is not one of"),
     ("server 0 health down because", "because: expected WORDS"),
     ("server 0 health down why not", "'why' is not one of"),
     ("server 7 health down", "there is no server 7 (known: 0)"), ("health_ttl -1", "is not a number of seconds"),
@@ -120,6 +122,17 @@ def open_session(balancer: Gpen, expected: bytes) -> socket.socket:
     return client
 
 
+def test_nobody_but_the_emergency_server_is_left(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-e", servers(naming("e")).address, servers=[servers(naming("a"))])
+    balancer.ctl("server 0 health drain")
+    assert balancer.ask() == b"e"
+    balancer.ctl("no emergency", "hold 20")
+    with balancer.connect() as client:
+        wait_until(lambda: balancer.server(0)["held"] == 1)
+        balancer.ctl("server 0 health up")
+        assert client.recv(10) == b"a"
+
+
 def test_on_down_keep(gpen: Start, servers: Serve) -> None:
     balancer = gpen(servers=[servers(naming("a"))])
     with open_session(balancer, b"a") as client:
@@ -145,7 +158,33 @@ def test_on_down_close(gpen: Start, servers: Serve) -> None:
     balancer.wait_idle()
 
 
-def test_a_client_that_is_being_connected_goes_to_another(gpen: Start, servers: Serve) -> None:
+@pytest.mark.parametrize("because", ["", " because Donor/Desynced"])
+def test_drain_closes_nothing(gpen: Start, servers: Serve, because: str) -> None:
+    balancer = gpen("-l", "gpen.log", "-O", "on_down close", servers=[servers(naming("a")), servers(naming("b"))])
+    with open_session(balancer, b"a") as client:
+        balancer.ctl(f"server 0 health drain{because}")
+        assert balancer.ask() == b"b", "a client that is remembered goes elsewhere"
+        for line in ("health drain because renewed", "health up", "health drain", "blacklist 5", "blacklist 0"):
+            balancer.ctl(f"server 0 {line}")
+        client.sendall(b"still there")
+        assert client.recv(20) == b"still there"
+        balancer.ctl("server 0 health down because gone", "server 0 health drain")
+        assert read_all(client) == b""
+    wait_until(lambda: balancer.log.count("server-down\n") == 1)
+    balancer.wait_idle()
+
+
+def test_from_down_to_drain_nothing_is_closed(gpen: Start, servers: Serve) -> None:
+    balancer = gpen(servers=[servers(naming("a"))])
+    with open_session(balancer, b"a") as client:
+        balancer.ctl("server 0 health down", "on_down close", "server 0 health drain", "server 0 health unknown")
+        client.sendall(b"still there")
+        assert client.recv(20) == b"still there"
+        assert balancer.ask() == b"a"
+
+
+@pytest.mark.parametrize("word", ["down", "drain"])
+def test_a_client_that_is_being_connected_goes_to_another(gpen: Start, servers: Serve, word: str) -> None:
     b = servers(naming("b"))
     with SilentServer() as silent:
         balancer = gpen("-t", "15", servers=[silent.address, b])
@@ -153,7 +192,7 @@ def test_a_client_that_is_being_connected_goes_to_another(gpen: Start, servers: 
         with balancer.connect() as client:
             client.sendall(b"kept")
             wait_until(lambda: [row["state"] for row in balancer.json("sessions")] == ["connecting"])
-            balancer.ctl("server 0 health down")
+            balancer.ctl(f"server 0 health {word}")
             client.shutdown(socket.SHUT_WR)
             assert read_all(client) == b"bkept"
         assert time.monotonic() - start < 10

@@ -46,6 +46,21 @@ def test_a_verdict_with_its_reason_and_time(balancer: Gpen) -> None:
         ("down", "Donor/Desynced, queue 17"), ("up", "Synced")]
 
 
+def test_where_drain_is_shown(balancer: Gpen) -> None:
+    assert balancer.ctl("server 0 health drain because Donor/Desynced") == ""
+    assert verdict(balancer, 0)[:3] == ("drain", "command", "Donor/Desynced")
+    row = balancer.server(0)
+    assert (row["health"], row["reason"], row["state"]) == ("drain", "Donor/Desynced", "ready")
+    others = balancer.json("explain 127.0.0.1")["others"]
+    assert re.fullmatch(r"draining for \d+ s: Donor/Desynced", others[0]["why_not"])
+    assert 'class="drain" data-name="Health">drain<' in balancer.ctl("status")
+    balancer.ctl("server 0 health unknown", "server 0 state drain")
+    assert [(event["event"], event["cause"]) for event in balancer.json("events 4")] == [
+        ("drained", "Donor/Desynced"), ("withdrawn", "the verdict drain (Donor/Desynced) is withdrawn by a command"),
+        ("up", "no verdict says otherwise"), ("drain", "by a command")]
+    assert balancer.server(0)["health"] == "up"
+
+
 def test_the_bad_verdict_counts(gpen: Start) -> None:
     """A check and a command disagree: what is shown is what takes the server down."""
     with refusing() as nobody:

@@ -101,13 +101,13 @@ def test_a_lagging_node_is_used_when_nothing_better_is_left(group: Group, gpen: 
 
     wait_until(lambda: verdicts() == ["up"] * 3, what="all nodes being up")
     group.nodes[1].said["wsrep_local_recv_queue"] = "21"
-    wait_until(lambda: verdicts() == ["up", "down", "up"], what="the node that lags being left")
+    wait_until(lambda: verdicts() == ["up", "drain", "up"], what="the node that lags being left")
     assert front.server(1)["verdict_reason"] == "lags: its queue is longer than 20"
     for node in group.nodes:
         node.said["wsrep_local_recv_queue"] = "500"
     wait_until(lambda: verdicts() == ["up"] * 3, what="all being used, since all lag")
     group.nodes[0].said["wsrep_local_recv_queue"] = "20"
-    wait_until(lambda: verdicts() == ["up", "down", "down"], what="the one that is well being used alone")
+    wait_until(lambda: verdicts() == ["up", "drain", "drain"], what="the one that is well being used alone")
     assert judge.running
 
 

@@ -119,7 +119,8 @@ def test_the_watcher_takes_nodes_of_xtradb_for_nodes(gpen: Start, watcher: Start
         judge = watcher("--reader", front.control)
         wait_until(lambda: [row["verdict"] for row in front.json("servers")] == ["up"] * 3, what="all nodes being up")
         group.nodes[1].said["pxc_maint_mode"] = "MAINTENANCE"
-        wait_until(lambda: front.server(1)["verdict_reason"] == "pxc_maint_mode is MAINTENANCE", what="it being down")
+        wait_until(lambda: front.server(1)["verdict_reason"] == "pxc_maint_mode is MAINTENANCE", what="it draining")
+        assert front.server(1)["health"] == "drain"
         group.nodes[1].said["pxc_maint_mode"] = "DISABLED"
         group.nodes[2].end_sessions()  # the next login is one of a user that the node remembers
         wait_until(lambda: group.nodes[2].logins == 2, what="the second login")

@@ -60,13 +60,14 @@ class Watched(Cluster):
 
 def well(cluster: Cluster, node: str) -> Verdict | None:
     verdict = cluster.verdict(node)
-    return replace(verdict, usable=True, reason="Synced", lost=False) if verdict else Verdict(True, "Synced")
+    good = Verdict(True, "Synced")
+    return replace(good, since=verdict.since) if verdict else good
 
 
 def reason(verdict: Verdict | None) -> str:
     if verdict is None:
         return "unknown"
-    return f"{'up' if verdict.usable else 'lost' if verdict.lost else 'down'}: {verdict.reason}"
+    return f"{'lost' if verdict.lost else verdict.word}: {verdict.reason}"
 
 
 def test_the_queries_ask_for_all_that_is_read() -> None:
@@ -109,7 +110,8 @@ def test_percona_xtradb_cluster_tells_what_is_asked() -> None:
 
 @pytest.mark.parametrize("mode", ["MAINTENANCE", "SHUTDOWN"])
 def test_a_node_in_maintenance_gets_nobody_new_and_keeps_whom_it_has(mode: str) -> None:
-    assert grade(read((PXC | {"pxc_maint_mode": mode}).items())) == (Grade.UNFIT, f"pxc_maint_mode is {mode}")
+    assert grade(read((PXC | {"pxc_maint_mode": mode}).items())) == (
+        Grade.MAINTENANCE, f"pxc_maint_mode is {mode}")
 
 
 # without a group there is no number of its view, and MySQL 8 prints -1 without a sign
@@ -171,7 +173,8 @@ def test_what_would_have_the_watcher_blocked_is_not_tried_often(error: Exception
     ({"cluster_status": "non-Primary", "ready": "OFF"}, (Grade.LOST, "non-Primary")),
     ({"cluster_status": "Disconnected"}, (Grade.LOST, "Disconnected")),
     ({"ready": "OFF", "local_state_comment": "Joined"}, (Grade.LOST, "not ready (Joined)")),
-    ({"local_state": "3", "local_state_comment": "Joined"}, (Grade.UNFIT, "Joined")),
+    ({"local_state": "3", "local_state_comment": "Joined"}, (Grade.DONOR, "Joined")),  # it was a donor until now
+    ({"local_state": "1", "local_state_comment": "Joining"}, (Grade.UNFIT, "Joining")),
     ({"read_only": "1"}, (Grade.UNFIT, "read_only")),
     ({"read_only": "ON"}, (Grade.UNFIT, "read_only")),
     ({"reject_queries": "ALL"}, (Grade.LOST, "rejects queries (ALL)")),
@@ -200,15 +203,15 @@ def test_a_node_that_is_added_holds_up_no_verdict() -> None:
     cluster = Watched()
     cluster.add(D)
     cluster.saw(A, DONOR)
-    assert cluster.after(0) == {A: "down: Donor/Desynced", D: "unknown"}
+    assert cluster.after(0) == {A: "drain: Donor/Desynced", D: "unknown"}
 
 
 @pytest.mark.parametrize(("donor", "expected"), [
-    ("avoid", {A: "down: Donor/Desynced"}), ("use", {A: "up: Donor/Desynced"}), ("never", {A: "down: Donor/Desynced"})])
-def test_a_donor_while_there_is_better(donor: str, expected: dict[str, str]) -> None:
+    ("avoid", "drain: Donor/Desynced"), ("use", "up: Donor/Desynced"), ("never", "drain: Donor/Desynced")])
+def test_a_donor_while_there_is_better(donor: str, expected: str) -> None:
     cluster = Watched(donor)
     cluster.saw(A, DONOR)
-    assert cluster.after(0) == expected
+    assert cluster.after(0) == {A: expected}
 
 
 @pytest.mark.parametrize(("donor", "up"), [("avoid", True), ("use", True), ("never", False)])
@@ -219,6 +222,46 @@ def test_a_donor_when_nothing_better_is_left(donor: str, up: bool) -> None:
     cluster.saw(C, replace(WELL, read_only=True))
     cluster.after(0)
     assert cluster.usable() == ([A] if up else [])
+
+
+@pytest.mark.parametrize(("said", "expected"), [
+    ({"state": 3, "comment": "Joined"}, "drain: Joined"), ({"maintenance": "MAINTENANCE"}, "drain: pxc_maint_mode is "
+     "MAINTENANCE"), ({"maintenance": "SHUTDOWN"}, "drain: pxc_maint_mode is SHUTDOWN"),
+    ({"read_only": True}, "down: read_only"), ({"state": 1, "comment": "Joining"}, "down: Joining"),
+    ({"state": 2, "donor_rejects": True}, "lost: donor that rejects queries"), ({"status": "non-Primary"},
+     "lost: non-Primary"), ({"state": 2, "ready": False, "comment": "Donor"}, "lost: not ready (Donor)"),
+    ({"state": 2, "view": View("u1", 9, 1, A)}, "lost: another group than the majority"),
+    ({"state": 2, "rejects": "ALL"}, "lost: rejects queries (ALL)")])
+def test_whose_sessions_may_go_on(said: dict[str, Any], expected: str) -> None:
+    cluster = Watched()
+    cluster.saw(A, replace(WELL, **said))
+    cluster.after(0)
+    assert cluster.after(GRACE) == {A: expected}
+
+
+def test_a_node_that_lags_keeps_its_sessions() -> None:
+    cluster = Watched()
+    cluster.lagging = {A: "lags"}
+    assert cluster.after(0) == {A: "drain: lags"}
+
+
+def test_a_donor_that_can_not_be_seen_keeps_its_verdict_and_one_that_hangs_does_not() -> None:
+    cluster = Watched()
+    cluster.saw(A, DONOR)
+    cluster.after(0)
+    cluster.failed(A, "access denied", blind=True)
+    assert cluster.after(GRACE) == {A: "drain: Donor/Desynced"}
+    cluster.hangs(A, "no answer for 1 s")
+    assert cluster.after(0) == {A: "down: no answer for 1 s"}
+
+
+@pytest.mark.parametrize(("said", "writes"), [
+    ({"state": 2}, True), ({"state": 3}, True), ({"maintenance": "MAINTENANCE"}, True), ({"read_only": True}, False),
+    ({"rejects": "ALL"}, False)])
+def test_on_whom_somebody_may_be_writing(said: dict[str, Any], writes: bool) -> None:
+    cluster = Watched()
+    cluster.saw(A, replace(WELL, **said))
+    assert (A in cluster.writable()) == writes
 
 
 def test_a_node_of_a_minority_is_not_used() -> None:
@@ -345,7 +388,7 @@ def test_a_node_that_cant_be_seen_is_better_than_a_donor(donor: str) -> None:
     cluster.failed(A, "access denied", blind=True)
     for node in (B, C):
         cluster.saw(node, DONOR)
-    assert cluster.after(0) == {B: "down: Donor/Desynced", C: "down: Donor/Desynced"}
+    assert cluster.after(0) == {B: "drain: Donor/Desynced", C: "drain: Donor/Desynced"}
 
 
 def test_quorum_lost_and_back() -> None:
@@ -365,7 +408,7 @@ def test_changes_are_told_once() -> None:
     cluster.saw(A, DONOR)
     changes: list[Any] = cluster.judge(101.0)
     assert [(node, reason(old), reason(new)) for node, old, new in changes] == [
-        (A, "up: Synced", "down: Donor/Desynced")]
+        (A, "up: Synced", "drain: Donor/Desynced")]
     assert cluster.judge(102.0) == []
     verdict = cluster.verdict(A)
     assert verdict is not None and verdict.since == 101.0

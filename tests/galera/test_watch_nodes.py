@@ -112,7 +112,7 @@ def test_a_notify_is_heard_at_once(cluster: Cluster, gpen: Start, watcher: Start
     wait_up(front)
     with node.desynced():
         assert command("notify", "--to", place, "--status", "donor", "--index", "1").returncode == 0
-        wait_until(lambda: verdicts(front) == ["up", "down", "up"], 10, "the donor being left")
+        wait_until(lambda: verdicts(front) == ["up", "drain", "up"], 10, "the donor being left")
         assert reasons(front)[1] == "Donor/Desynced"
 
 

@@ -96,6 +96,13 @@ def test_servers_that_the_plan_does_not_name() -> None:
         "server 4 health down because standby", "server 0 health up because Synced", "close server 1", "close server 4"]
 
 
+def test_a_server_that_drains_is_not_closed() -> None:
+    donor = {A: UP, B: Order(False, "Donor/Desynced", drains=True)}
+    for word in ("up", "drain", "down"):
+        assert commands(donor, [ROWS[0], ROWS[1] | {"verdict": word, "sessions": 2}]) == [
+            "server 1 health drain because Donor/Desynced", "server 0 health up because Synced"]
+
+
 def test_nothing_is_said_of_the_health_of_a_writer_that_is_not_known() -> None:
     assert commands({A: Order(None, "", 0)}, ROWS) == []
 

@@ -89,7 +89,7 @@ def test_the_emergency_server_says_nothing_of_the_others() -> None:
 def test_servers_that_gpen_would_not_use_do_not_count() -> None:
     world = World(4)
     world.pool.set_state(world.server(2), "maint")
-    world.pool.judge(world.server(3), "command", False, "donor")
+    world.pool.judge(world.server(3), "command", "down", "donor")
     assert keep_away(world, 0) and not keep_away(world, 1)
 
 
@@ -106,7 +106,7 @@ def test_verdicts_of_checks_that_were_kept_away_are_dropped() -> None:
     for number, reason in enumerate(("permission denied", "donor")):
         world.pool.keeps_away(world.server(number), "permission denied")
         if number == 0:
-            world.pool.judge(world.server(0), "check", False, reason)
+            world.pool.judge(world.server(0), "check", "down", reason)
     assert world.server(0).verdict is None and health(world) == ["up", "up"]
 
 

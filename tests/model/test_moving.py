@@ -94,11 +94,11 @@ def test_flows_of_the_old_address_count_no_more() -> None:
 
 def test_the_verdict_of_a_check_goes_and_that_of_a_command_stays() -> None:
     world, server = named(A)
-    world.pool.judge(server, "check", False, "refused")
-    world.pool.judge(server, "command", False, "Donor/Desynced")
+    world.pool.judge(server, "check", "down", "refused")
+    world.pool.judge(server, "command", "down", "Donor/Desynced")
     world.pool.resolved(server, [B])
     assert (list(server.verdicts), server.condemned) == (["command"], "Donor/Desynced")
-    world.pool.judge(server, "command", True, "Synced")
+    world.pool.judge(server, "command", "up", "Synced")
     assert not server.is_down
 
 
@@ -112,7 +112,7 @@ def test_what_the_operator_said_stays() -> None:
 
 def test_the_address_in_use_is_preferred_as_long_as_it_is_there() -> None:
     world, server = named(A, B)
-    world.pool.judge(server, "check", True, "listens")
+    world.pool.judge(server, "check", "up", "listens")
     world.pool.resolved(server, [C, A])
     assert server.endpoints == (A, C)
     assert list(server.verdicts) == ["check"], "it was passed on this address"
@@ -159,11 +159,11 @@ def test_who_is_told_that_a_server_is_not_well() -> None:
     told: list[Server] = []
     world.pool.on_unwell = told.append
     world.reserve().fail("refused")
-    world.pool.judge(server, "command", False, "Joined")
-    world.pool.judge(server, "command", False, "Joined")  # still
+    world.pool.judge(server, "command", "down", "Joined")
+    world.pool.judge(server, "command", "down", "Joined")  # still
     world.pool.blacklist(server, 10)
     assert told == [server] * 4
-    world.pool.judge(server, "command", True, "Synced")
+    world.pool.judge(server, "command", "up", "Synced")
     world.pool.blacklist(server, 0)
     assert len(told) == 4
     emergency = world.special("emergency")

@@ -343,7 +343,7 @@ def test_what_a_command_blacklisted_is_left_alone() -> None:
 def test_other_refusals_hold() -> None:
     for forbid in (lambda world: world.pool.set_state(world.server(0), "drain"), fill,
                    lambda world: world.acl(0, "deny 192.0.2.1"),
-                   lambda world: world.pool.judge(world.server(0), "check", False, "silent"),
+                   lambda world: world.pool.judge(world.server(0), "check", "down", "silent"),
                    lambda world: world.settings.set("stubborn", True)):
         world = World(1)
         down(world, 0)
@@ -360,7 +360,7 @@ def test_other_refusals_hold() -> None:
 def test_nobody_is_sent_to_an_empty_slot(rule: str, none: Address) -> None:
     world = World(3, **({rule: True} if rule else {}))
     client, lease = returning(world.server(1)), world.reserve(returning(world.server(1)))
-    world.pool.judge(world.server(1), "check", False, "silent")
+    world.pool.judge(world.server(1), "check", "down", "silent")
     world.pool.move(world.server(1), none)
     world.pool.resolved(world.server(1), [endpoint("127.0.0.1")])
     assert 1 not in [*world.numbers(0, clients=CLIENTS), world.reserve(client).server.number]

@@ -15,7 +15,7 @@ from gpen.model.address import Address
 from gpen.model.client import Client, ClientTable
 from gpen.model.pool import RETRY_SECONDS, Choice, Lease, Spare
 from gpen.model.scheduler import ROUND_ROBIN
-from gpen.model.server import STATES, Server
+from gpen.model.server import STATES, VERDICTS, Server
 from tests.model.world import World, endpoint
 
 RULES = ("", "prio", "weight", "leastconn", "random", "hash")
@@ -192,11 +192,13 @@ class PoolMachine(RuleBasedStateMachine):
             assert server.is_empty == (not host.startswith("10.") or port == 0)
             assert is_same or server.trial is None
 
-    @rule(number=NUMBERS, up=st.booleans())
-    def verdict(self, number: int, up: bool) -> None:
+    @rule(number=NUMBERS, source=st.sampled_from(("check", "command")), word=st.sampled_from(VERDICTS))
+    def verdict(self, number: int, source: str, word: str) -> None:
         server = self.pool.servers.get(number)
         if server is not None:
-            self.pool.judge(server, "check", up, "seen")
+            self.pool.judge(server, source, word, "seen")
+            worst = max(VERDICTS.index(verdict.word) for verdict in server.verdicts.values())
+            assert (bool(server.condemned), bool(server.drained)) == (worst == 2, worst == 1)
 
     @rule(seconds=st.sampled_from((0.5, 1.5, 10, 31, 100)))
     def time_passes(self, seconds: float) -> None:

@@ -207,7 +207,7 @@ def give_no_weight(world: World, server: Server) -> None:
 
 
 ABSENT: dict[str, Callable[[World, Server], object]] = {
-    "verdict": lambda world, server: world.pool.judge(server, "check", False, "tests"),
+    "verdict": lambda world, server: world.pool.judge(server, "check", "down", "tests"),
     "refused": lambda world, server: world.pool.blame(server, "refused"),
     "trial": lambda world, server: (world.pool.blame(server, "refused"), setattr(server, "down_until", 1000.0)),
     "command": lambda world, server: world.pool.blacklist(server, 600),
