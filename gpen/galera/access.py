@@ -38,9 +38,11 @@ _KEEPALIVE = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, 
 _RESET_AT_CLOSE, _AS_USUAL = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
-# A session that waits for the cluster would hang when the cluster does; one whose time is limited, by the account or by
-# the server, would make a busy node one that fails. MySQL has no such limit, and skips the comment.
-_SESSION = "SET SESSION wsrep_sync_wait = 0 /*M!100100 , max_statement_time = 0 */"
+# A session that waits for the cluster would hang when the cluster does; one whose rows or time are limited, by the
+# account or by the server, would make a node that is well one that fails. MySQL does not limit time so, and skips the
+# comment.
+_SESSION = ("SET SESSION wsrep_sync_wait = 0, sql_select_limit = 18446744073709551615 "
+            "/*M!100100 , max_statement_time = 0 */")
 
 
 class AccessError(Exception):

@@ -12,6 +12,7 @@ from gpen.galera import blocking
 from gpen.galera.agree import Agreed
 from gpen.galera.console import Answer
 from gpen.galera.plan import front, full, nodes_of
+from gpen.galera.report import Report
 from gpen.galera.watch import Gpen, Watcher
 
 WITHDRAWN = ("drain", "maint")  # servers that an operator has taken out, or a verdict so that their sessions go on
@@ -56,8 +57,15 @@ def node_row(watcher: Watcher, node: str, now: float) -> Row:
         "since": _wall(verdict.since if verdict else None, now),
         "cluster": report.view.uuid if report else None,
         "blind": "" if blind_since is None else watcher.cluster.problem(node), "blind_since": _wall(blind_since, now),
-        "full": {gpen.name: found for gpen in watcher.gpens if (found := full(gpen.rows).get(node))},
+        "full": {gpen.name: found for gpen in watcher.gpens if (found := _fullness(gpen, node, report))},
     }
+
+
+def _fullness(gpen: Gpen, node: str, report: Report | None) -> str:
+    """Why a gpen finds no room on a node; nothing when it does."""
+    if report is not None and report.is_full and node in nodes_of(gpen.rows):
+        return f"{report.connections} connections of max_connections {report.max_connections}"
+    return full(gpen.rows).get(node, "")
 
 
 def _wall(moment: float | None, now: float) -> float | None:

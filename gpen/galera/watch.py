@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
 
@@ -270,6 +270,9 @@ class Watcher:
         else:
             if self.cluster.blind_since(address) is not None:
                 say(f"node {self.label(address)}: this watcher sees it again")
+            before = self.cluster.report(address)
+            if news.is_full or (before is not None and before.is_full):
+                self._next_round = time.monotonic()  # a client may come, or waits
             self.cluster.saw(address, news)
             self._notice_lag(address, news)
             self._warn_of_blocks(address)
@@ -567,11 +570,18 @@ class Watcher:
 
     def _plan(self, gpen: Gpen, ranks: Sequence[str], now: float) -> Plan:
         verdicts = {node: verdict for node in self.cluster.nodes if (verdict := self.cluster.verdict(node))}
-        if gpen.balancer.is_writer:
-            return self._writer_plan(gpen, ranks, verdicts, now)
-        return {node: Order(verdict.usable, verdict.reason, None, self._is_lost(verdict), self._room(node),
-                            verdict.drains)
-                for node, verdict in verdicts.items()}
+        plan = self._writer_plan(gpen, ranks, verdicts, now) if gpen.balancer.is_writer else {
+            node: Order(verdict.usable, verdict.reason, None, self._is_lost(verdict), self._room(node), verdict.drains)
+            for node, verdict in verdicts.items()}
+        return {node: self._unless_full(node, order) for node, order in plan.items()}
+
+    def _unless_full(self, node: str, order: Order) -> Order:
+        """A node that is full gets no new clients: it would refuse them after the login, when no gpen can have them
+        wait, or give them another one."""
+        report = self.cluster.report(node)
+        if not order.up or report is None or not report.is_full:
+            return order
+        return replace(order, up=False, drains=True, reason=f"full: all {report.max_connections} connections in use")
 
     def _writer_plan(self, gpen: Gpen, ranks: Sequence[str], verdicts: dict[str, Verdict], now: float) -> Plan:
         """As long as there is no writer, and so no ranks, only who is down. Then each server has a rank of its own, and

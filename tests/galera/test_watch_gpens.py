@@ -188,6 +188,27 @@ def test_a_writer_that_is_full_is_waited_for(group: Group, front: Gpen, watcher:
     assert clients == ["node0"]
 
 
+def test_a_writer_that_lets_in_but_super_users_is_full(
+        group: Group, front: Gpen, gpen: Start, watcher: Start) -> None:
+    """It greets a client even so, and refuses it after the login."""
+    node, reader = group.nodes[0], gpen("-r", "-O", "on_down close", servers=group.addresses)
+    judge = watching(watcher, "--reader", reader.control, first=group.addresses[0], fronts=[front])
+    with session(front) as kept:
+        front.ctl("on_down close")
+        node.said["Threads_connected"] = node.said["max_connections"]
+        wait_until(lambda: used(front) == [] and used(reader) == [1, 2], what="no new clients for it")
+        wait_until(lambda: set(full(judge)["node0"].values()) == {"151 connections of max_connections 151"})
+        clients: list[str] = []
+        waiting = in_background(lambda: clients.append(first_answer(front)))
+        asked = node.questions
+        wait_until(lambda: node.questions > asked + 4, what="some polls")
+        assert clients == [] and not is_cut(kept) and told(judge)["writer"] == group.addresses[0]
+        node.said["Threads_connected"] = "150"
+        waiting.join(5)
+    assert clients == ["node0"]
+    assert used(reader) == [0, 1, 2]
+
+
 def first_answer(front: Gpen) -> str:
     with session(front) as new:
         return node_of(new)
