@@ -47,6 +47,16 @@ class Members:
             return called
         return next((address for address, own in self._own.items() if own == called), self._mapped.get(called, called))
 
+    def called(self, address: str) -> str:
+        """How all watchers know a node, at whatever addresses they reach it: as it calls itself, if no other does so
+        too."""
+        own = self._own.get(address, "")
+        return own if own and list(self._own.values()).count(own) == 1 else address
+
+    def known_as(self, called: str) -> str:
+        """Where the node is that is called so; what it is called, where none here is."""
+        return next((address for address in self._own if self.called(address) == called), called)
+
     def is_missing(self, address: str, members: Iterable[str]) -> bool:
         """Whether a node that has told what it calls itself is none of these members, as these call themselves."""
         own = self._own.get(address, "")

@@ -156,6 +156,7 @@ class Watcher:
         self._warned: dict[str, int] = {}  # the low limits that the log has told
         self._noted: str | None = None  # the writer of which the log tells
         self._proposed: Choice | None = None
+        self._read: dict[Choice, Choice] = {}  # the choices in the tables, with the addresses that count here
         self._errands: dict[str, float] = {}  # what was begun, and until when it is waited for
         self._complaint = ""  # what went wrong in the agreement's tables
         self._obstacle = ""  # to the agreement, as the log has told it
@@ -470,7 +471,8 @@ class Watcher:
             self._proposed = proposal
             self._detail(f"proposes choice {proposal.version}: writer {self.label(proposal.writer)}, "
                          f"heir {self.label(proposal.heir)}")
-            self._errand(election.bearer, lambda connection: ledger.write(connection, proposal, before),
+            called = self.cluster.called(proposal)
+            self._errand(election.bearer, lambda connection: ledger.write(connection, called, before),
                          lambda: election.outcome(proposal, time.monotonic()))
         if election.heir and not self._pokes:
             self._pokes = [now + POKES[1]]  # the others' confirmations are waited for
@@ -557,9 +559,16 @@ class Watcher:
         return Scene(
             order=self.election.order(indexes, candidates), candidates=candidates, blind=blind,
             present={*members, *self.cluster.present(), *blind}, writable=self.cluster.writable(),
-            choices=[page.choice for page in known if page.choice],
+            choices=self._local([page.choice for page in known if page.choice]),
             watchers=watchers, blank=bool(known) and not any(page.choice for page in known),
             quorate=2 * len(answering) > len(members), told=self._told(), newest=newest, claim=claim)
+
+    def _local(self, choices: Sequence[Choice]) -> list[Choice]:
+        """Choices with the addresses that count here. Each is read once: it would be another choice if more is known of
+        where the nodes are by and by."""
+        if choices:
+            self._read = {choice: self._read.get(choice) or self.cluster.known_as(choice) for choice in choices}
+        return [self._read[choice] for choice in choices]
 
     def _told(self) -> int:
         """The newest choice that all gpens that there are have carried out."""

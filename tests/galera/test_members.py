@@ -67,6 +67,18 @@ def test_one_without_an_address_of_its_own_may_be_any_that_is_left() -> None:
     assert not places.may_include(B, places.addresses({A: report(0, "AUTO")}), [A, B, C])
 
 
+def test_what_all_watchers_call_a_node() -> None:
+    places = Members()
+    for index, address in enumerate((A, B, C)):
+        places.saw(address, report(index, "172.17.0.1:3306", "AUTO", "172.17.0.3"))
+    assert [places.called(address) for address in (A, B, C, "10.0.0.9:3306")] == [
+        "172.17.0.1:3306", B, "172.17.0.3:3306", "10.0.0.9:3306"]
+    assert [places.known_as(called) for called in ("172.17.0.1:3306", B, "172.17.0.3:3306", "172.17.0.9:3306")] == [
+        A, B, C, "172.17.0.9:3306"]
+    places.saw(C, report(2, "", "", "172.17.0.1"))  # as one of the others does
+    assert [places.called(address) for address in (A, B, C)] == [A, B, C]
+
+
 def test_the_operator_knows_where_they_are() -> None:
     places = Members(mapping(["172.17.0.1=10.0.0.1", f"{INSIDE[1]}=10.0.0.2:3307", "[fd00::1]=10.0.0.9"]))
     assert places.addresses({C: report(2, *INSIDE)}) == [A, "10.0.0.2:3307", C]

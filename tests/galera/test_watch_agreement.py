@@ -96,3 +96,17 @@ def test_an_heir_that_hangs_leaves_the_writer_in_place(gpen: Start, watcher: Sta
         wait_until(lambda: "can't be the writer any more" in judge.stderr and used(front) == [0],
                    what="the handover being called off")
         assert choice(group)[1:] == (group.addresses[0], "")
+
+
+def test_watchers_that_reach_the_nodes_at_other_addresses(
+        group: Group, gpen: Start, writing: Callable[[], Gpen], watcher: Start) -> None:
+    doors = [gpen("-r", servers=[address]).ctl("listen").strip() for address in group.addresses]
+    behind = gpen("-r", "-O", "prio", servers=[f"{door}::::{rank}" for rank, door in enumerate(doors)])
+    fronts = [writing(), behind]
+    watchers = [watcher("--writer", front.control, AGREE) for front in fronts]
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using the first")
+    for number in (1, 2):
+        done = watchers[number % 2].command("move", f"node{number}")
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda number=number: [used(front) for front in fronts] == [[number], [number]], what="the move")
+    assert choice(group)[0] == 5  # the first one, and for each move one with an heir, and one without
