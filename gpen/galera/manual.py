@@ -131,9 +131,9 @@ the old one are closed as ever, drained or not.
 What nodes call themselves (wsrep_incoming_addresses) is often not what gpen connects to: behind NAT, in containers. A
 node that answers is matched by its wsrep_local_index, one that does not by what it called itself before; --map says it
 for those that no watcher has met. With --discover an address is added when a node of the followed cluster, and none
-that is a server already by its wsrep_node_name, was met there; an address that can't be reached is told once. Watchers that
-agree may reach the nodes at different addresses: the choice names a node as it calls itself, or by its address where it
-does not know its own (AUTO), or another one says the same.
+that is a server already by its wsrep_node_name, was met there; an address that can't be reached is told once. Watchers
+that agree may reach the nodes at different addresses: the choice names a node as it calls itself, or by its address
+where it does not know its own (AUTO), or another one says the same.
 """),
     ("THE WRITER", """
 The first one is the server in front of the first --writer gpen that answers; where none is, the first of --prefer that
