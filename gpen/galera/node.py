@@ -32,7 +32,7 @@ RECONNECT = 3.0  # at least so many seconds between two logins that the node ref
 # these. Every 3 s, they had the balancer's address blocked after five minutes in which no client logged in.
 BROKEN_OFF = 60.0
 BLOCKED = 1129
-FULL = 1040  # it has no room: no reason to leave it, and one day it will have
+FULL, FULL_WORD = 1040, "full: "  # it has no room: no reason to leave it, and one day it will have
 DENIED = (1044, 1045, 1130, 1698)  # the watcher may not log in, which says nothing about the node
 # What else is about the watcher's account, and the remedy there; from 3000 on as MySQL numbers it.
 ACCOUNT = {
@@ -199,7 +199,7 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     if number == BLOCKED:
         return Problem(f"{_quoted(text)} (and raise max_connect_errors there)", True, RECONNECT)
     if number == FULL:
-        return Problem(f"full: {_quoted(text)}", True, RECONNECT)
+        return Problem(f"{FULL_WORD}{_quoted(text)}", True, RECONNECT)
     if number in DENIED:
         return Problem(f"access denied for user '{shortened(user)}': {_quoted(text)} (CREATE USER there, mend the "
                        f"password in --defaults-file or {USER}, or give --ssl-ca where it has REQUIRE SSL)",

@@ -11,8 +11,8 @@ from typing import Any
 from gpen.galera import blocking
 from gpen.galera.agree import Agreed
 from gpen.galera.console import Answer
+from gpen.galera.node import FULL_WORD
 from gpen.galera.plan import front, full, nodes_of
-from gpen.galera.report import Report
 from gpen.galera.watch import Gpen, Watcher
 
 WITHDRAWN = ("drain", "maint")  # servers that an operator has taken out, or a verdict so that their sessions go on
@@ -57,15 +57,14 @@ def node_row(watcher: Watcher, node: str, now: float) -> Row:
         "since": _wall(verdict.since if verdict else None, now),
         "cluster": report.view.uuid if report else None,
         "blind": "" if blind_since is None else watcher.cluster.problem(node), "blind_since": _wall(blind_since, now),
-        "full": {gpen.name: found for gpen in watcher.gpens if (found := _fullness(gpen, node, report))},
+        "full": {gpen.name: found for gpen in watcher.gpens if (found := _fullness(watcher, gpen, node))},
     }
 
 
-def _fullness(gpen: Gpen, node: str, report: Report | None) -> str:
+def _fullness(watcher: Watcher, gpen: Gpen, node: str) -> str:
     """Why a gpen finds no room on a node; nothing when it does."""
-    if report is not None and report.is_full and node in nodes_of(gpen.rows):
-        return f"{report.connections} connections of max_connections {report.max_connections}"
-    return full(gpen.rows).get(node, "")
+    found = watcher.fullness(node).removeprefix(FULL_WORD) if node in nodes_of(gpen.rows) else ""
+    return found or full(gpen.rows).get(node, "")
 
 
 def _wall(moment: float | None, now: float) -> float | None:

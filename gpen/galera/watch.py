@@ -30,7 +30,7 @@ from gpen.galera.identity import Identity
 from gpen.galera.lag import Lag
 from gpen.galera.ledger import Ledger, Work, errand
 from gpen.galera.log import Faults, say
-from gpen.galera.node import Node, Problem, silence
+from gpen.galera.node import FULL_WORD, Node, Problem, silence
 from gpen.galera.plan import LAST_RANK, OTHERS, Changes, Order, Plan, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
 from gpen.galera.scout import Scout
@@ -587,10 +587,15 @@ class Watcher:
     def _unless_full(self, node: str, order: Order) -> Order:
         """A node that is full gets no new clients: it would refuse them after the login, when no gpen can have them
         wait, or give them another one."""
-        report = self.cluster.report(node)
-        if not order.up or report is None or not report.is_full:
-            return order
-        return replace(order, up=False, drains=True, reason=f"full: all {report.max_connections} connections in use")
+        full = self.fullness(node) if order.up is not False else ""
+        return replace(order, up=False, drains=True, reason=full) if full else order
+
+    def fullness(self, node: str) -> str:
+        """Why a node has no room for a client, by its own account; nothing when it has."""
+        report, problem = self.cluster.report(node), self.cluster.problem(node)
+        if report is not None and report.is_full:
+            return f"{FULL_WORD}all {report.max_connections} connections in use"
+        return problem if problem.startswith(FULL_WORD) else ""
 
     def _writer_plan(self, gpen: Gpen, ranks: Sequence[str], verdicts: dict[str, Verdict], now: float) -> Plan:
         """As long as there is no writer, and so no ranks, only who is down. Then each server has a rank of its own, and
