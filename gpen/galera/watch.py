@@ -157,7 +157,7 @@ class Watcher:
         self._noted: str | None = None  # the writer of which the log tells
         self._proposed: Choice | None = None
         self._errands: dict[str, float] = {}  # what was begun, and until when it is waited for
-        self._complaint = ""  # what went wrong in the agreement's tables
+        self.complaint = ""  # what went wrong in the agreement's tables
         self._obstacle = ""  # to the agreement, as the log has told it
         self.after_pass: Callable[[], None] = lambda: None
         self._stopping = False
@@ -458,7 +458,7 @@ class Watcher:
             return
         helper = next(iter(scene.candidates))
         claims = ledger.me not in scene.watchers or (election.identity is not None and election.identity.wants_claim)
-        if claims and not self._is_namesake() and (scene.blank or scene.choices) and self._is_due("join", now):
+        if claims and not self.is_namesake and (scene.blank or scene.choices) and self._is_due("join", now):
             self._errand(helper, ledger.join)
         version = election.confirmation(scene)
         if version is not None and self._is_due(f"confirm {version}", now):
@@ -492,11 +492,12 @@ class Watcher:
 
     def _leave_agreement(self) -> None:
         """From now on the gpens are on their own: the others need not wait for this watcher."""
-        if self.ledger is not None and not self._is_namesake():
+        if self.ledger is not None and not self.is_namesake:
             for node in self.cluster.usable()[:1]:
                 errand(self._access, node, self.ledger.leave, lambda trouble: None).join(GOODBYE)
 
-    def _is_namesake(self) -> bool:
+    @property
+    def is_namesake(self) -> bool:
         """Whether the row on the list is another watcher's, so that nothing may be done with it."""
         identity = self.election.identity if isinstance(self.election, Agreed) else None
         return identity is not None and identity.clash
@@ -506,10 +507,10 @@ class Watcher:
             say(line)
 
     def _complain(self, trouble: str) -> None:
-        if trouble != self._complaint:
+        if trouble != self.complaint:
             if trouble:
                 say(f"agreement: {trouble}")
-            self._complaint = trouble
+            self.complaint = trouble
 
     def _tell_obstacle(self) -> None:
         if self.election.trouble != self._obstacle:
@@ -519,7 +520,7 @@ class Watcher:
     @property
     def trouble(self) -> str:
         """With the agreement."""
-        return self.election.trouble or self._complaint
+        return self.election.trouble or self.complaint
 
     def writer_gpens(self) -> list[Gpen]:
         """The gpens that go with the writer, as far as they have been seen."""

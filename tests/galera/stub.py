@@ -130,6 +130,7 @@ class Stub:
     delay: float = 0.0
     is_stopped: bool = False
     cut: int | None = None
+    may_write: bool = True  # the tables of the agreement
     has_global_status: bool = True  # information_schema.GLOBAL_STATUS, which MySQL 8 has not
     plugin: str = "mysql_native_password"
     remembers: bool = False  # with CACHING: somebody has logged in before, so that a hash of the password will do
@@ -256,6 +257,8 @@ class Stub:
         if "gpen_" in query:
             if not query.upper().startswith("SELECT"):
                 self.statements.append(query)
+                if not self.may_write:
+                    return Error(1142, "INSERT command denied to user 'watcher'@'%' for table `agreed`.`gpen_watcher`")
             return self.tables.execute(query) if self.tables else Error(1049, "Unknown database 'agreed'")
         if query.upper().startswith(("SET", "CREATE DATABASE")):
             return 0
