@@ -130,6 +130,7 @@ class Stub:
     delay: float = 0.0
     is_stopped: bool = False
     cut: int | None = None
+    pace: float = 0.0  # seconds before each byte of a greeting of its own, and of an answer
     may_write: bool = True  # the tables of the agreement
     has_global_status: bool = True  # information_schema.GLOBAL_STATUS, which MySQL 8 has not
     plugin: str = "mysql_native_password"
@@ -200,7 +201,7 @@ class Stub:
     def _converse(self, sock: socket.socket, wire: _Wire) -> None:
         self._pause(0.0)
         if self.greeting is not None:
-            sock.sendall(self.greeting)
+            self._utter(sock, self.greeting)
             return
         wire.send(self._handshake())
         user = _user_in(wire.receive())
@@ -223,9 +224,14 @@ class Stub:
             query = packet[1:].decode("utf-8", "surrogateescape") if packet[:1] == b"\x03" else ""
             answer = self._packets(query) if query else wire.framed([_OK])
             self._pause(self.delay)
-            sock.sendall(answer if self.cut is None else answer[: self.cut])
+            self._utter(sock, answer if self.cut is None else answer[: self.cut])
             if self.cut is not None:
                 return
+
+    def _utter(self, sock: socket.socket, data: bytes) -> None:
+        for piece in [data[start:start + 1] for start in range(len(data))] if self.pace else [data]:
+            self._pause(self.pace)
+            sock.sendall(piece)
 
     def _packets(self, query: str) -> bytes:
         """The answers to a query, or to several SHOWs with semicolons between them, up to one that is an error."""
