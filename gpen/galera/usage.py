@@ -123,8 +123,8 @@ Options:
 {CONSOLE}\
   --json                 Print JSON instead of tables.
 {HELP}
-Exit status: 0 every node is usable and every gpen answers; 1 not so; 2 wrong
-usage; 3 no watcher.
+Exit status: 0 every node is usable, every gpen answers and the watcher itself
+works; 1 not so; 2 wrong usage; 3 no watcher.
 """
 
 MOVE = f"""\

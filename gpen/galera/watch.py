@@ -151,7 +151,6 @@ class Watcher:
                       for target in targets]
         self._next_round = self._awake_since = self._began = self._taken = self._slept = time.monotonic()
         self._faults = Faults()
-        self.is_failing = False  # the last pass failed, by what nobody expected
         self._pokes: list[float] = []
         self._warned: dict[str, int] = {}  # the low limits that the log has told
         self._noted: str | None = None  # the writer of which the log tells
@@ -186,8 +185,7 @@ class Watcher:
         """Watch until `stop`."""
         self._tend_threads()
         while not self._stopping:
-            self.is_failing = not self._faults.attempt("a pass", self._pass)
-            if self.is_failing:
+            if not self._faults.attempt("a pass", self._pass):
                 time.sleep(PAUSE)
         for gpen in self.gpens:
             gpen.balancer.stop()
@@ -323,6 +321,7 @@ class Watcher:
                                         self._from_node, self.ledger)
         for address in set(self._nodes) - wanted:
             self._nodes.pop(address).stop()
+            self._faults.standing.pop(f"node {address}", None)
             self.cluster.remove(address)
             self.lag.forget(address)
             self._warned.pop(address, None)
@@ -518,6 +517,11 @@ class Watcher:
             self._obstacle = self.election.trouble
 
     @property
+    def fault(self) -> str:
+        """What fails in the watcher itself, by what nobody expected."""
+        return "; ".join(self._faults.standing.values())
+
+    @property
     def trouble(self) -> str:
         """With the agreement."""
         return self.election.trouble or self.complaint
@@ -570,7 +574,7 @@ class Watcher:
         verdicts = {node: verdict for node in self.cluster.nodes if (verdict := self.cluster.verdict(node))}
         if gpen.balancer.is_writer:
             return self._writer_plan(gpen, ranks, verdicts, now)
-        return {node: Order(verdict.usable, verdict.reason, close=self._is_lost(verdict), limit=self._room(node))
+        return {node: Order(verdict.usable, verdict.reason, close=self._is_lost(verdict), limit=self.room(node))
                 for node, verdict in verdicts.items()}
 
     def _writer_plan(self, gpen: Gpen, ranks: Sequence[str], verdicts: dict[str, Verdict], now: float) -> Plan:
@@ -587,7 +591,7 @@ class Watcher:
             up, reason = self._role(node, verdict, now)
             left = node != self.election.current or bool(self.election.heir)
             close = self._is_lost(verdict) or (left and not keeping and node not in leaving)
-            plan[node] = Order(up, reason, rank, close, self._room(node))
+            plan[node] = Order(up, reason, rank, close, self.room(node))
         return plan
 
     def _role(self, node: str, verdict: Verdict | None, now: float) -> tuple[bool | None, str]:
@@ -603,7 +607,7 @@ class Watcher:
             return False, "the writer in a moment: all watchers must have seen it"
         return (True, verdict.reason) if verdict is not None else (None, "")
 
-    def _room(self, node: str) -> int | None:
+    def room(self, node: str) -> int | None:
         """How many sessions a gpen may have on a node, so that others find room as well."""
         report = self.cluster.report(node)
         if report is None or report.max_connections <= 0:

@@ -20,8 +20,11 @@ from typing import Any
 import pytest
 
 from gpen.ctl.link import LinkError, Target, parse_target
-from gpen.galera import balancer
+from gpen.galera import balancer, watch
+from gpen.galera.access import Access
 from gpen.galera.plan import Changes, Order
+from gpen.galera.requests import Requests
+from gpen.galera.status import show
 from tests.galera.cluster import WATCHER
 from tests.galera.stub import Error, Group, Stub
 from tests.galera.watcher import COMMAND, Watcher, credentials
@@ -146,6 +149,34 @@ def test_a_watcher_that_stood_still_asks_before_it_tells(group: Group, gpen: Sta
         group.nodes[0].said["read_only"] = "OFF"
         wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up again")
     assert "up" not in heard
+
+
+def test_a_pass_that_fails_is_told_by_status(group: Group, gpen: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its head, as the log tells it."""
+    front = gpen("-r", servers=group.addresses)
+    judge = watch.Watcher(watch.Options([parse_target(front.control)], []), Access(*WATCHER))
+    thread = threading.Thread(target=judge.run)
+    thread.start()
+    try:
+        wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up")
+        assert told_by(judge)["well"] and told_by(judge)["fault"] == ""
+        monkeypatch.setattr(judge.cluster, "judge", lambda now: 1 // 0)
+        wait_until(lambda: not told_by(judge)["well"], what="it being told")
+        fault = told_by(judge)["fault"]
+        assert fault.startswith("a pass failed: ZeroDivisionError in test_watch_faults.py")
+        assert show(told_by(judge)).startswith(f"the watcher itself fails: {fault}\n\n")
+        monkeypatch.undo()
+        wait_until(lambda: told_by(judge)["well"], what="its end")
+    finally:
+        judge.stop()
+        thread.join(10)
+
+
+def told_by(judge: watch.Watcher) -> dict[str, Any]:
+    """What a watcher in this process says to `status`."""
+    answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    Requests(judge).take("status", answers.put)
+    return answers.get(timeout=10)
 
 
 # --- gpens -----------------------------------------------------------------------------------------------------------
