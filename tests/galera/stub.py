@@ -136,6 +136,7 @@ class Stub:
     plugin: str = "mysql_native_password"
     remembers: bool = False  # with CACHING: somebody has logged in before, so that a hash of the password will do
     port: int = 0
+    hellos: int = 0  # answers to its greeting, with a name and mostly a password's hash
     logins: int = 0
     questions: int = 0
     statements: list[str] = field(default_factory=list)  # that were to change something
@@ -205,6 +206,7 @@ class Stub:
             return
         wire.send(self._handshake())
         user = _user_in(wire.receive())
+        self.hellos += 1
         if self.refusal is not None and self.refuses in ("", user):
             wire.send(self.refusal.packet)
             return

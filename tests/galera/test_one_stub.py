@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
+from pymysql.connections import Connection
 
 from gpen.galera import serve
-from gpen.galera.check import Finding, Rules
+from gpen.galera.access import Access
+from gpen.galera.check import Finding, Rules, check
 from gpen.galera.node import Problem
 from gpen.galera.serve import Responder
 from tests.galera.cluster import WATCHER
@@ -46,6 +49,21 @@ def test_a_node_that_trickles_has_no_more_time(group: Group, greeting: bytes | N
     assert (status, text) == (1, "no answer for 0.5 s\n") and taken < 8
 
 
+@pytest.mark.parametrize("insists", [True, False])
+def test_no_login_is_sent_in_plain_where_tls_is_wanted(
+        group: Group, monkeypatch: pytest.MonkeyPatch, insists: bool) -> None:
+    """The stub offers no TLS. Not ``insists``: as PyMySQL was before 1.2, and went on without."""
+    if not insists:
+        monkeypatch.setattr(Connection, "_ssl_required", property(lambda _: False, lambda *_: None), raising=False)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    node = group.nodes[0]
+    finding = check(node.address, Access(*WATCHER, tls=context), Rules(), 10)
+    assert finding == Finding(False, "the watcher can't log in: TLS is wanted, and it does not offer that")
+    assert node.hellos == 0
+    assert check(node.address, Access(*WATCHER), Rules(), 10).usable and node.hellos == 1
+
+
 ACCOUNTS = [Error(1045, "Access denied"), Error(1862, "Your password has expired"), Error(4151, "Account is locked"),
             Error(1226, "User has exceeded the 'max_user_connections' resource"), Error(1129, "Host is blocked"),
             Error(1203, "too many"), Error(1130, "Host is not allowed"), Error(1040, "Too many connections")]
@@ -79,8 +97,6 @@ def test_a_question_that_the_account_may_not_ask_takes_no_node_out(group: Group)
 
 
 def test_what_was_found_last_is_kept_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gpen.galera.access import Access
-
     responder = Responder("127.0.0.1:1", Access("u", "p"), Rules(), 0.25, 1.0)
     refused = Problem("access denied", True)
     responder._take("127.0.0.1:1", refused)
