@@ -11,7 +11,7 @@ import os
 import queue
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -113,6 +113,9 @@ class Gpen:
 
     balancer: Balancer
     rows: Sequence[Row] = ()
+    nodes: Collection[str] = ()  # that are its servers
+    shape: tuple[object, ...] = ()  # what of its servers may lead to another decision at once
+    gist: tuple[object, ...] = ()  # the same, of all that it tells; the rest waits for the next round
     problem: str | None = None  # None: not asked yet; empty: none
     silent: bool = False  # it could not be reached
     seen: float = -math.inf  # when its servers were seen last (monotonic)
@@ -120,6 +123,13 @@ class Gpen:
     @property
     def name(self) -> str:
         return self.balancer.name
+
+    def saw(self, rows: Sequence[Row], now: float) -> None:
+        """Its servers are these."""
+        self.seen = now
+        if rows is not self.rows:
+            self.rows, self.nodes = rows, nodes_of(rows)
+            self.shape = self.nodes, front(rows), withdrawn(rows)
 
 
 class Watcher:
@@ -159,11 +169,16 @@ class Watcher:
         self.complaint = ""  # what went wrong in the agreement's tables
         self._obstacle = ""  # to the agreement, as the log has told it
         self.after_pass: Callable[[], None] = lambda: None
+        self._stirred = True  # there is news, since the last decision, that may lead to another one
         self._stopping = False
 
     def post(self, news: Callable[[], None]) -> None:
-        """Have the watcher's own thread call this; from any thread, or a signal handler."""
-        self._inbox.put(news)
+        """Have the watcher's own thread call this, and think again; from any thread, or a signal handler."""
+        self._inbox.put(partial(self._stir, news))
+
+    def _stir(self, news: Callable[[], None]) -> None:
+        self._stirred = True
+        news()
 
     def stop(self) -> None:
         """End `run`, soon. What the gpens know they keep."""
@@ -206,10 +221,11 @@ class Watcher:
         self._notice_hangs(now)
         if now >= self._next_round:
             self._tend_threads()
-        if self._is_awake(now):
-            self._decide(now)
-        else:
+        if not self._is_awake(now):
             self._next_round = now + AWAKE
+        elif self._stirred or now >= self._next_round:
+            self._decide(now)
+            self._stirred = False
         self.after_pass()
 
     def _tend_threads(self) -> None:
@@ -255,11 +271,12 @@ class Watcher:
         return min([self._next_round, *self._pokes, *hangs])
 
     def _from_node(self, address: str, news: Report | Problem) -> None:
-        self.post(partial(self._take_report, address, news))
+        self._inbox.put(partial(self._take_report, address, news))  # most are like the one before
 
     def _take_report(self, address: str, news: Report | Problem) -> None:
         if address not in self._nodes:
             return
+        self._stirred = self._stirred or news != self.cluster.report(address)
         if isinstance(news, Problem):
             if news.blind and news.text != self.cluster.problem(address):
                 say(f"node {self.label(address)}: this watcher is blind to it, {self._kept(address)}: {news.text}")
@@ -286,35 +303,39 @@ class Watcher:
             say(line)
 
     def _from_balancer(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
-        self.post(partial(self._take_rows, balancer, rows, problem))
+        self._inbox.put(partial(self._take_rows, balancer, rows, problem))
 
     def _take_rows(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
         gpen = next(gpen for gpen in self.gpens if gpen.balancer is balancer)
-        problem = problem or self._lack(gpen, rows)
+        if rows is not None:
+            gpen.saw(rows, time.monotonic())
+            problem = problem or self._lack(gpen)
         if problem and problem != gpen.problem:
             say(f"gpen {problem}")
         elif gpen.problem and not problem:
             say(f"gpen {gpen.name}: {'answers' if gpen.silent else 'well'} again")
-        gpen.problem, gpen.silent = problem, rows is None
+        before, gpen.problem, gpen.silent = gpen.gist, problem, rows is None
+        gpen.gist = problem, gpen.silent, balancer.told, gpen.shape
+        self._stirred = self._stirred or gpen.gist != before
         if rows is None:
             return
-        gpen.rows, gpen.seen = rows, time.monotonic()
         self._watch_nodes()
         if balancer.is_writer:
             self._reach.saw(gpen.name, gpen.rows, time.monotonic())
 
-    def _lack(self, gpen: Gpen, rows: Sequence[Row] | None) -> str:
+    def _lack(self, gpen: Gpen) -> str:
         """What is to be said of a gpen that goes with the writer and misses servers that others of these have."""
-        if not gpen.balancer.is_writer or not rows:
+        if not gpen.balancer.is_writer or not gpen.rows:
             return ""
-        others = set().union(*(nodes_of(other.rows) for other in self.heard_gpens(time.monotonic())
-                               if other is not gpen))
-        lacking = sorted(others - nodes_of(rows))
+        others = set().union(*(other.nodes for other in self.heard_gpens(time.monotonic()) if other is not gpen))
+        lacking = sorted(others.difference(gpen.nodes))
         return f"{gpen.name}: has no server {', '.join(lacking)}, which so can't be the writer" if lacking else ""
 
     def _watch_nodes(self) -> None:
         """Watch the nodes that are servers of some gpen, and no others."""
-        wanted = {node for gpen in self.gpens for node in nodes_of(gpen.rows)}
+        wanted = {node for gpen in self.gpens for node in gpen.nodes}
+        if wanted == self._nodes.keys():
+            return
         for address in wanted - set(self._nodes):
             self.cluster.add(address)
             self._nodes[address] = Node(address, self._access, self.options.interval, self.options.timeout,
@@ -338,7 +359,7 @@ class Watcher:
 
     def limit(self, address: str) -> int | None:
         """A node's max_connect_errors, if it may block a gpen."""
-        hides = any(gpen.balancer.hides_clients and address in nodes_of(gpen.rows) for gpen in self.gpens)
+        hides = any(gpen.balancer.hides_clients and address in gpen.nodes for gpen in self.gpens)
         return blocking.limit(self.cluster.report(address), hides)
 
     def _poke_nodes(self, now: float) -> None:
@@ -350,6 +371,7 @@ class Watcher:
     def _notice_hangs(self, now: float) -> None:
         for address, node in self._nodes.items():
             if min(node.waiting(now), now - self._awake_since) >= self.options.timeout:
+                self._stirred = self._stirred or self.cluster.problem(address) != silence(self.options.timeout)
                 self.cluster.hangs(address, silence(self.options.timeout))
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -536,7 +558,7 @@ class Watcher:
 
     def without(self, node: str, now: float) -> list[str]:
         """The gpens that would have to go with this writer, and do not have it as a server."""
-        return [gpen.name for gpen in self.heard_gpens(now) if node not in nodes_of(gpen.rows)]
+        return [gpen.name for gpen in self.heard_gpens(now) if node not in gpen.nodes]
 
     def scene(self, now: float) -> Scene:
         """What the writer is chosen from."""
@@ -586,7 +608,7 @@ class Watcher:
         keeping = self.options.keep_old_sessions
         leaving = draining(gpen.rows)
         plan = {OTHERS: Order(False, f"standby: {self.election.current} is the writer", LAST_RANK, not keeping)}
-        for rank, node in enumerate([*ranks, *sorted(nodes_of(gpen.rows) - set(ranks))]):
+        for rank, node in enumerate([*ranks, *sorted(set(gpen.nodes) - set(ranks))]):
             verdict = verdicts.get(node)
             up, reason = self._role(node, verdict, now)
             left = node != self.election.current or bool(self.election.heir)

@@ -151,14 +151,45 @@ def test_a_watcher_that_stood_still_asks_before_it_tells(group: Group, gpen: Sta
     assert "up" not in heard
 
 
-def test_a_pass_that_fails_is_told_by_status(group: Group, gpen: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At its head, as the log tells it."""
-    front = gpen("-r", servers=group.addresses)
-    judge = watch.Watcher(watch.Options([parse_target(front.control)], []), Access(*WATCHER))
+@contextlib.contextmanager
+def watching(front: Gpen, **options: Any) -> Iterator[watch.Watcher]:
+    """A watcher in this process, which has told this gpen that all nodes are up."""
+    judge = watch.Watcher(watch.Options([parse_target(front.control)], [], **options), Access(*WATCHER))
     thread = threading.Thread(target=judge.run)
     thread.start()
     try:
         wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up")
+        yield judge
+    finally:
+        judge.stop()
+        thread.join(10)
+
+
+def test_answers_like_those_before_are_thought_about_at_each_interval_only(
+        group: Group, gpen: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 50 nodes there are 200 answers a second."""
+    front = gpen("-r", servers=group.addresses)
+    with watching(front, interval=3.0) as judge:
+        thoughts, think = [], judge.cluster.judge
+        monkeypatch.setattr(judge.cluster, "judge", lambda now: thoughts.append(now) or think(now))
+        began = time.monotonic()
+        for number in range(20):
+            group.nodes[0].said["wsrep_local_recv_queue"] = str(number)
+            asked_before = [node.questions for node in group.nodes]
+            for node in judge._nodes.values():
+                node.poke()
+            wait_until(lambda before=asked_before: all(node.questions > count for node, count in
+                                                       zip(group.nodes, before, strict=True)), what="a question to all")
+        assert len(thoughts) <= 3 + 2 * (time.monotonic() - began)
+        group.nodes[0].said["read_only"] = "ON"
+        judge._nodes[group.addresses[0]].poke()
+        wait_until(lambda: verdicts(front)[0] == "down", 2, "one that is not like that being thought about at once")
+
+
+def test_a_pass_that_fails_is_told_by_status(group: Group, gpen: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its head, as the log tells it."""
+    front = gpen("-r", servers=group.addresses)
+    with watching(front) as judge:
         assert told_by(judge)["well"] and told_by(judge)["fault"] == ""
         monkeypatch.setattr(judge.cluster, "judge", lambda now: 1 // 0)
         wait_until(lambda: not told_by(judge)["well"], what="it being told")
@@ -167,9 +198,6 @@ def test_a_pass_that_fails_is_told_by_status(group: Group, gpen: Start, monkeypa
         assert show(told_by(judge)).startswith(f"the watcher itself fails: {fault}\n\n")
         monkeypatch.undo()
         wait_until(lambda: told_by(judge)["well"], what="its end")
-    finally:
-        judge.stop()
-        thread.join(10)
 
 
 def told_by(judge: watch.Watcher) -> dict[str, Any]:
