@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from gpen.ctl.link import LinkError, Target, parse_target
-from gpen.galera import balancer, watch
+from gpen.galera import balancer, console, watch
 from gpen.galera.access import Access
 from gpen.galera.plan import Changes, Order
 from gpen.galera.requests import Requests
@@ -286,11 +286,14 @@ def test_an_answer_that_trickles_for_ever_is_no_answer(tmp_path: Path, monkeypat
             sock.sendall(b"5")
             time.sleep(0.05)
 
+    monkeypatch.setattr(console, "REPLY_TIME", -4.5)
     monkeypatch.setattr(balancer, "WHOLE", 0.5)
     with answering(tmp_path / "slow.ctl", trickle) as slow:
         began = time.monotonic()
         with pytest.raises(LinkError, match="has no end"):
             balancer.ask(Target(slow, path=slow), ["servers json"])
+        with pytest.raises(console.ConsoleError, match=f"{slow}: timed out; does 'gpen-galera watch' run"):
+            console.ask(slow, "status")
         assert time.monotonic() - began < 5
 
 
