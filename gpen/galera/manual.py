@@ -154,11 +154,13 @@ status and the log, once one has put another node in front three times in ten se
 """),
     ("ROOM", """
 The max of a server is set to the node's max_connections less --reserve, and follows it. A max that is lower already,
-and was not set by this watcher, is an operator's, and stays; give servers one where several gpens share the nodes. A
-node that greets with error 1040 in spite of that is full, not away: the writer does not move for it, gpen's clients
-wait as its setting hold says, it is tried again at once, and status tells it. A node on which only the connection for
-SUPER users is left greets a client, and refuses it after the login, when gpen can't help it any more: so a node that
-has max_connections of them gets no new clients (health drain), until one has gone.
+and was not set by this watcher, is an operator's, and stays; give servers one where several gpens share the nodes. So
+does one that a watcher of before has set, when max_connections was raised while none ran: status tells of each max that
+is lower than a node has room for, and 'server N max 0' has the watcher set it. A node that greets with error 1040 in
+spite of that is full, not away: the writer does not move for it, gpen's clients wait as its setting hold says, it is
+tried again at once, and status tells it. A node on which only the connection for SUPER users is left greets a client,
+and refuses it after the login, when gpen can't help it any more: so a node that has max_connections of them gets no new
+clients (health drain), until one has gone.
 """),
     ("AGREEMENT", """
 With --agree=SCHEMA the choice is the one row of the table SCHEMA.gpen_writer; every watcher of the cluster gets the

@@ -83,7 +83,8 @@ class Page:
 
 @dataclass(frozen=True)
 class Report:
-    """The answers to QUERY, when they were asked, and ``latency``: the seconds that they took.
+    """The answers to QUERY, when they were asked, and ``latency``: the seconds that they took. Two are equal that
+    differ in nothing but figures that change all the time, and by which no node is judged alone.
 
     ``blocks``: after ``max_connect_errors`` connections in a row without a login the node refuses their address; not
     where it does not look names up, or remembers no hosts.
@@ -96,20 +97,21 @@ class Report:
     view: View
     index: int
     members: tuple[str, ...]  # wsrep_incoming_addresses: HOST:PORT, AUTO, or empty for an arbitrator
-    queue: int
+    queue: int = field(compare=False)
     name: str
     read_only: bool
     rejects: str  # NONE, ALL, ALL_KILL
     donor_rejects: bool
     desync: bool
     maintenance: str = ""  # pxc_maint_mode, unless it is DISABLED
-    paused_ns: int = -1  # nanoseconds in which flow control held replication up, since the node began; -1: not told
+    # nanoseconds in which flow control held replication up, since the node began; -1: not told
+    paused_ns: int = field(default=-1, compare=False)
     max_connections: int = -1  # not told
-    connections: int = -1  # not told
+    connections: int = field(default=-1, compare=False)  # not told
     max_connect_errors: int = -1  # not told
     blocks: bool = True
-    latency: float = 0.0
-    asked: float = 0.0  # when, in seconds of the monotonic clock
+    latency: float = field(default=0.0, compare=False)
+    asked: float = field(default=0.0, compare=False)  # when, in seconds of the monotonic clock
     page: Page | str | None = None  # a text: why it can't be read
 
     @property

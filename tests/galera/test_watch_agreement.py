@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,32 @@ def test_the_second_of_a_name_takes_no_part(group: Group, writing: Callable[[], 
         with Watcher(tmp_path, "--writer", str(second.control), AGREE, socket=one.socket) as other:
             wait_until(lambda: "is called '" in other.stderr, what="the second telling that the name is taken")
             assert used(second) == []
+            refused, taken = moved_at_once(other, "node1")
+            assert "can't be the writer: this watcher takes no part in the agreement: another watcher is" in refused
+            assert taken < 5
         assert used(first) == [0]
+
+
+def moved_at_once(judge: Watcher, node: str) -> tuple[str, float]:
+    """Why a move is refused, and after how many seconds."""
+    began = time.monotonic()
+    done = judge.command("move", node)
+    assert done.returncode == 1
+    return done.stderr, time.monotonic() - began
+
+
+def test_who_is_not_on_the_list_refuses_a_move_at_once(
+        group: Group, writing: Callable[[], Gpen], watcher: Start) -> None:
+    """And says why it is not: here it may not write there."""
+    for node in group.nodes:
+        node.may_write = False
+    group.tables.execute("CREATE TABLE agreed.gpen_writer (name, writer, heir, succession, version, changed)")
+    group.tables.execute("CREATE TABLE agreed.gpen_watcher (name, version, active)")
+    judge = watcher("--writer", writing().control, AGREE)
+    wait_until(lambda: "INSERT command denied" in judge.stderr, what="it being told")
+    refused, taken = moved_at_once(judge, "node1")
+    assert "this watcher takes no part in the agreement: it is not on the list" in refused
+    assert "INSERT command denied" in refused and taken < 5
 
 
 def test_a_move_stays_where_another_watcher_would_fall_back(

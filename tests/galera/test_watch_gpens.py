@@ -240,6 +240,24 @@ def test_room_is_left_at_the_nodes(group: Group, front: Gpen, watcher: Start) ->
         assert f"{group.addresses[0]}: full for gpen {front.control}: 1 of 1 sessions" in judge.command("status").stdout
 
 
+def test_a_max_of_before_is_told(group: Group, front: Gpen, watcher: Start) -> None:
+    """A watcher that comes later can't tell it from an operator's."""
+    watching(watcher, first=group.addresses[0], fronts=[front]).stop()
+    wait_until(lambda: limits(front) == [141] * 3, what="max_connections less ten")
+    for node in group.nodes:
+        node.said["max_connections"] = "500"
+    front.ctl("server 1 max 0")
+    judge = watching(watcher, first=group.addresses[0], fronts=[front])
+    wait_until(lambda: limits(front) == [141, 490, 141], what="the one that nobody has set being set")
+    told_of = [(cap["server"], cap["max"], cap["room"]) for cap in told(judge)["gpens"][0]["capped"]]
+    assert told_of == [(0, 141, 490), (2, 141, 490)] and told(judge)["well"]
+    remedy = f"gpenctl {front.control} server 0 max 0 has the watcher set it"
+    assert f"server 0 has max 141, and its node room for 490: {remedy}" in judge.command("status").stdout
+    front.ctl("server 0 max 0", "server 2 max 0")
+    wait_until(lambda: limits(front) == [490] * 3, what="the remedy helping")
+    assert told(judge)["gpens"][0]["capped"] == []
+
+
 def test_what_a_dead_gpen_said_grows_old(group: Group, front: Gpen, gpen: Start, watcher: Start) -> None:
     other = gpen(*WRITER, servers=group.addresses)
     judge = watching(watcher, first=group.addresses[0], fronts=[front, other])

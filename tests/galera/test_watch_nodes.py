@@ -15,7 +15,8 @@ import pytest
 
 from gpen.ctl.link import parse_target
 from gpen.galera.balancer import Balancer
-from gpen.galera.plan import Changes, Order
+from gpen.galera.plan import Addition, Changes, Order
+from gpen.model.address import Address
 from tests.galera.cluster import Cluster, Node
 from tests.galera.watcher import COMMAND, Watcher
 from tests.harness import Gpen, wait_until
@@ -270,11 +271,11 @@ def test_what_a_gpen_refuses_hides_nothing_else(gpen: Start) -> None:
     balancer.start()
     try:
         assert [row["number"] for row in news.get(timeout=10)[0]] == [0]
-        plan = {"127.0.0.1:1": Order(True, "Synced")}
-        balancer.want(plan, Changes((), ("server 5 prio 1", "server 1 address 127.0.0.1 port 2")), 1)
+        plan, place = {"127.0.0.1:1": Order(True, "Synced")}, Address("127.0.0.1", 2)
+        balancer.want(plan, Changes((), (Addition(-1, place), Addition(1, place, 3))), 1)
         rows, problem = news.get(timeout=10)
-        assert [(row["number"], row["verdict"]) for row in rows] == [(0, "up"), (1, None)]
-        assert problem.startswith(f"{front.control}: error: server: there is no server 5") and balancer.told == 1
+        assert [(row["number"], row["verdict"]) for row in rows] == [(0, "up"), (1, "down")]
+        assert problem.startswith(f"{front.control}: error: server: '-1' ") and balancer.told == 1
         balancer.want(plan, Changes((1,)), 2)
         assert news.get(timeout=10) == (front.json("servers"), "") and balancer.told == 2
         front.ctl("no server 0")
