@@ -92,7 +92,6 @@ def test_a_watcher_whose_session_is_killed_only_logs_in_again(cluster: Cluster, 
 
 @pytest.mark.parametrize(("limit", "none"), [
     ("ALTER USER watcher@'%' WITH MAX_STATEMENT_TIME 0.00001", "ALTER USER watcher@'%' WITH MAX_STATEMENT_TIME 0"),
-    ("SET GLOBAL max_statement_time = 0.00001", "SET GLOBAL max_statement_time = 0"),
     ("SET GLOBAL sql_select_limit = 1", "SET GLOBAL sql_select_limit = DEFAULT"),
 ])
 def test_a_limit_of_statements_is_none_of_the_watchers(
