@@ -164,6 +164,14 @@ class Agreed:
     def move(self, target: str) -> None:
         self._pin, self._rests_until, self.refusal = target, 0.0, ""
 
+    def absence(self, scene: Scene) -> str:
+        """Why this watcher has no say in the choice; nothing when it has one."""
+        if self.identity is not None and self.identity.clash:
+            return self._namesake()
+        if self._me not in scene.watchers:
+            return "it is not on the list of those that agree"
+        return "" if self._takes_part else "it has just begun, and does in a moment"
+
     def ranks(self, scene: Scene) -> list[str]:
         succession = self._choice.succession if self._choice else ()
         known = [node for node in succession if node in scene.order]
@@ -229,8 +237,7 @@ class Agreed:
     def _obstacle(self, scene: Scene, now: float) -> str:
         """What the operator has to know."""
         if self.identity is not None and self.identity.clash:
-            return (f"another watcher is called '{self._me}' as well, so this one takes no part and its gpens get no "
-                    "writer: start it with another --socket, or give this machine a name of its own")
+            return self._namesake()
         astray = 0.0 if self._astray_since is None else now - self._astray_since
         if astray >= YIELD and self._informed(scene):
             return ("the table gpen_writer was emptied, or holds an older choice; the one of before is known to "
@@ -240,6 +247,10 @@ class Agreed:
         if self._choice and not self.heir and self._choice.writer not in scene.writable and not scene.quorate:
             return f"no other writer than {self._choice.writer}, for this watcher hears from half of the nodes or less"
         return ""
+
+    def _namesake(self) -> str:
+        return (f"another watcher is called '{self._me}' as well, so this one takes no part and its gpens get no "
+                "writer: start it with another --socket, or give this machine a name of its own")
 
     def _informed(self, scene: Scene) -> str:
         """Who on the list knows a newer choice than this watcher does."""

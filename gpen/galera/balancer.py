@@ -105,7 +105,7 @@ class Balancer:
         if not orders and not looking:
             return self._rows, self._trouble()
         try:
-            unchanged = _refusal(ask(self.target, chores)) if chores else ""
+            unchanged = self._do(chores) if chores else ""
             self._note_limits(plan, changes)
             seen = self._rows
             untold = self._say(orders, looking)
@@ -126,6 +126,13 @@ class Balancer:
             self._told, self.told = plan, version
         refusal = unchanged or (NO_DRAIN[1] if NO_DRAIN[0] in untold else untold)
         return self._rows, f"{self.name}: {refusal}" if refusal else self._trouble()
+
+    def _do(self, chores: Sequence[str]) -> str:
+        """Make these changes. Returns why one was refused; not that a server has got another number since the last
+        look, for the next one shows that."""
+        refusal = _refusal(ask(self.target, chores))
+        self._by_address = self._by_address and UNKNOWN not in refusal
+        return "" if ELSEWHERE in refusal or UNKNOWN in refusal else refusal
 
     def _say(self, orders: Sequence[str], looking: bool) -> str:
         """Give these commands, and take the answers to what is asked with them. Returns why a command was refused. The

@@ -4,7 +4,7 @@
 are made at a time, on whichever nodes, Galera certifies one; the other finds a deadlock (1213) or no such version.
 ``gpen_watcher`` has a row for each watcher, with the newest choice that its gpens have carried out (negative: as its
 predecessor said, of which this process knows nothing), and ``gpen_instance`` says which process that row belongs to
-(identity.py).
+(identity.py). Nodes are named as they call themselves (members.py), for each watcher may have other addresses of them.
 
 Watchers that know neither the third table nor PINNED may go on beside others: they pass over that as a node that there
 is not. So an upgrade needs nothing, not even a right to ALTER, which the watcher has not.
@@ -134,7 +134,7 @@ class Ledger:
                                    "name) VALUES (%s, %s, %s, %s, 'writer')", values)
                 else:
                     cursor.execute(f"UPDATE {self._schema}.gpen_writer SET writer = %s, heir = %s, succession = %s, "
-                                   "version = %s WHERE version = %s", (*values, before))
+                                   "version = %s WHERE name = 'writer' AND version = %s", (*values, before))
         except pymysql.err.OperationalError as error:
             if error.args[0] not in OUTRUN:
                 raise

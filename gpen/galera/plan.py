@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpen.model.address import Address
 from gpen.model.words import printable
@@ -112,16 +112,31 @@ def misfit(name: str, modes: Mapping[str, Any]) -> str:
     return ""
 
 
+class Addition(NamedTuple):
+    """A new server. ``prio``: None where that does not count."""
+
+    number: int
+    place: Address
+    prio: int | None = None
+
+    def commands(self, by_address: bool) -> list[str]:
+        which = f"server {self.number}" + (f" at {self.place}" if by_address else "")
+        prio = "" if self.prio is None else f" prio {self.prio}"
+        return [f"{which} address {self.place.host} port {self.place.port}{prio}",
+                f"{which} health down because new, not asked yet"]
+
+
 @dataclass(frozen=True)
 class Changes:
-    """What to do with the servers of one gpen. ``deleted``: their numbers; ``added``: the commands for new ones."""
+    """What to do with the servers of one gpen. ``deleted``: their numbers; ``added``: new ones."""
 
     deleted: Collection[int] = ()
-    added: Sequence[str] = ()
+    added: Sequence[Addition] = ()
 
     def commands(self, rows: Iterable[Row], by_address: bool = False) -> list[str]:
-        """The lines that make the changes, as far as they are not made yet."""
-        return [*(f"no server {_which(row, by_address)}" for row in rows if row["number"] in self.deleted), *self.added]
+        """The lines that make the changes, as far as they are not made yet; ``by_address`` as in `commands`."""
+        return [*(f"no server {_which(row, by_address)}" for row in rows if row["number"] in self.deleted),
+                *(line for new in self.added for line in new.commands(by_address))]
 
     def kept(self, rows: Iterable[Row]) -> list[Row]:
         """The servers that stay: of others nothing can be told."""

@@ -130,10 +130,13 @@ class Stub:
     delay: float = 0.0
     is_stopped: bool = False
     cut: int | None = None
+    pace: float = 0.0  # seconds before each byte of a greeting of its own, and of an answer
+    may_write: bool = True  # the tables of the agreement
     has_global_status: bool = True  # information_schema.GLOBAL_STATUS, which MySQL 8 has not
     plugin: str = "mysql_native_password"
     remembers: bool = False  # with CACHING: somebody has logged in before, so that a hash of the password will do
     port: int = 0
+    hellos: int = 0  # answers to its greeting, with a name and mostly a password's hash
     logins: int = 0
     questions: int = 0
     statements: list[str] = field(default_factory=list)  # that were to change something
@@ -199,10 +202,11 @@ class Stub:
     def _converse(self, sock: socket.socket, wire: _Wire) -> None:
         self._pause(0.0)
         if self.greeting is not None:
-            sock.sendall(self.greeting)
+            self._utter(sock, self.greeting)
             return
         wire.send(self._handshake())
         user = _user_in(wire.receive())
+        self.hellos += 1
         if self.refusal is not None and self.refuses in ("", user):
             wire.send(self.refusal.packet)
             return
@@ -222,9 +226,14 @@ class Stub:
             query = packet[1:].decode("utf-8", "surrogateescape") if packet[:1] == b"\x03" else ""
             answer = self._packets(query) if query else wire.framed([_OK])
             self._pause(self.delay)
-            sock.sendall(answer if self.cut is None else answer[: self.cut])
+            self._utter(sock, answer if self.cut is None else answer[: self.cut])
             if self.cut is not None:
                 return
+
+    def _utter(self, sock: socket.socket, data: bytes) -> None:
+        for piece in [data[start:start + 1] for start in range(len(data))] if self.pace else [data]:
+            self._pause(self.pace)
+            sock.sendall(piece)
 
     def _packets(self, query: str) -> bytes:
         """The answers to a query, or to several SHOWs with semicolons between them, up to one that is an error."""
@@ -256,6 +265,8 @@ class Stub:
         if "gpen_" in query:
             if not query.upper().startswith("SELECT"):
                 self.statements.append(query)
+                if not self.may_write:
+                    return Error(1142, "INSERT command denied to user 'watcher'@'%' for table `agreed`.`gpen_watcher`")
             return self.tables.execute(query) if self.tables else Error(1049, "Unknown database 'agreed'")
         if query.upper().startswith(("SET", "CREATE DATABASE")):
             return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,32 @@ def test_the_second_of_a_name_takes_no_part(group: Group, writing: Callable[[], 
         with Watcher(tmp_path, "--writer", str(second.control), AGREE, socket=one.socket) as other:
             wait_until(lambda: "is called '" in other.stderr, what="the second telling that the name is taken")
             assert used(second) == []
+            refused, taken = moved_at_once(other, "node1")
+            assert "can't be the writer: this watcher takes no part in the agreement: another watcher is" in refused
+            assert taken < 5
         assert used(first) == [0]
+
+
+def moved_at_once(judge: Watcher, node: str) -> tuple[str, float]:
+    """Why a move is refused, and after how many seconds."""
+    began = time.monotonic()
+    done = judge.command("move", node)
+    assert done.returncode == 1
+    return done.stderr, time.monotonic() - began
+
+
+def test_who_is_not_on_the_list_refuses_a_move_at_once(
+        group: Group, writing: Callable[[], Gpen], watcher: Start) -> None:
+    """And says why it is not: here it may not write there."""
+    for node in group.nodes:
+        node.may_write = False
+    group.tables.execute("CREATE TABLE agreed.gpen_writer (name, writer, heir, succession, version, changed)")
+    group.tables.execute("CREATE TABLE agreed.gpen_watcher (name, version, active)")
+    judge = watcher("--writer", writing().control, AGREE)
+    wait_until(lambda: "INSERT command denied" in judge.stderr, what="it being told")
+    refused, taken = moved_at_once(judge, "node1")
+    assert "this watcher takes no part in the agreement: it is not on the list" in refused
+    assert "INSERT command denied" in refused and taken < 5
 
 
 def test_a_move_stays_where_another_watcher_would_fall_back(
@@ -96,3 +122,17 @@ def test_an_heir_that_hangs_leaves_the_writer_in_place(gpen: Start, watcher: Sta
         wait_until(lambda: "can't be the writer any more" in judge.stderr and used(front) == [0],
                    what="the handover being called off")
         assert choice(group)[1:] == (group.addresses[0], "")
+
+
+def test_watchers_that_reach_the_nodes_at_other_addresses(
+        group: Group, gpen: Start, writing: Callable[[], Gpen], watcher: Start) -> None:
+    doors = [gpen("-r", servers=[address]).ctl("listen").strip() for address in group.addresses]
+    behind = gpen("-r", "-O", "prio", servers=[f"{door}::::{rank}" for rank, door in enumerate(doors)])
+    fronts = [writing(), behind]
+    watchers = [watcher("--writer", front.control, AGREE) for front in fronts]
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using the first")
+    for number in (1, 2):
+        done = watchers[number % 2].command("move", f"node{number}")
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda number=number: [used(front) for front in fronts] == [[number], [number]], what="the move")
+    assert choice(group)[0] == 5  # the first one, and for each move one with an heir, and one without

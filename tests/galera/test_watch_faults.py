@@ -20,8 +20,11 @@ from typing import Any
 import pytest
 
 from gpen.ctl.link import LinkError, Target, parse_target
-from gpen.galera import balancer
+from gpen.galera import balancer, console, watch
+from gpen.galera.access import Access
 from gpen.galera.plan import Changes, Order
+from gpen.galera.requests import Requests
+from gpen.galera.status import show
 from tests.galera.cluster import WATCHER
 from tests.galera.stub import Error, Group, Stub
 from tests.galera.watcher import COMMAND, Watcher, credentials
@@ -148,6 +151,62 @@ def test_a_watcher_that_stood_still_asks_before_it_tells(group: Group, gpen: Sta
     assert "up" not in heard
 
 
+@contextlib.contextmanager
+def watching(front: Gpen, **options: Any) -> Iterator[watch.Watcher]:
+    """A watcher in this process, which has told this gpen that all nodes are up."""
+    judge = watch.Watcher(watch.Options([parse_target(front.control)], [], **options), Access(*WATCHER))
+    thread = threading.Thread(target=judge.run)
+    thread.start()
+    try:
+        wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up")
+        yield judge
+    finally:
+        judge.stop()
+        thread.join(10)
+
+
+def test_answers_like_those_before_are_thought_about_at_each_interval_only(
+        group: Group, gpen: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 50 nodes there are 200 answers a second."""
+    front = gpen("-r", servers=group.addresses)
+    with watching(front, interval=3.0) as judge:
+        thoughts, think = [], judge.cluster.judge
+        monkeypatch.setattr(judge.cluster, "judge", lambda now: thoughts.append(now) or think(now))
+        began = time.monotonic()
+        for number in range(20):
+            group.nodes[0].said["wsrep_local_recv_queue"] = str(number)
+            asked_before = [node.questions for node in group.nodes]
+            for node in judge._nodes.values():
+                node.poke()
+            wait_until(lambda before=asked_before: all(node.questions > count for node, count in
+                                                       zip(group.nodes, before, strict=True)), what="a question to all")
+        assert len(thoughts) <= 3 + 2 * (time.monotonic() - began)
+        group.nodes[0].said["read_only"] = "ON"
+        judge._nodes[group.addresses[0]].poke()
+        wait_until(lambda: verdicts(front)[0] == "down", 2, "one that is not like that being thought about at once")
+
+
+def test_a_pass_that_fails_is_told_by_status(group: Group, gpen: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its head, as the log tells it."""
+    front = gpen("-r", servers=group.addresses)
+    with watching(front) as judge:
+        assert told_by(judge)["well"] and told_by(judge)["fault"] == ""
+        monkeypatch.setattr(judge.cluster, "judge", lambda now: 1 // 0)
+        wait_until(lambda: not told_by(judge)["well"], what="it being told")
+        fault = told_by(judge)["fault"]
+        assert fault.startswith("a pass failed: ZeroDivisionError in test_watch_faults.py")
+        assert show(told_by(judge)).startswith(f"the watcher itself fails: {fault}\n\n")
+        monkeypatch.undo()
+        wait_until(lambda: told_by(judge)["well"], what="its end")
+
+
+def told_by(judge: watch.Watcher) -> dict[str, Any]:
+    """What a watcher in this process says to `status`."""
+    answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    Requests(judge).take("status", answers.put)
+    return answers.get(timeout=10)
+
+
 # --- gpens -----------------------------------------------------------------------------------------------------------
 
 
@@ -227,11 +286,14 @@ def test_an_answer_that_trickles_for_ever_is_no_answer(tmp_path: Path, monkeypat
             sock.sendall(b"5")
             time.sleep(0.05)
 
+    monkeypatch.setattr(console, "REPLY_TIME", -4.5)
     monkeypatch.setattr(balancer, "WHOLE", 0.5)
     with answering(tmp_path / "slow.ctl", trickle) as slow:
         began = time.monotonic()
         with pytest.raises(LinkError, match="has no end"):
             balancer.ask(Target(slow, path=slow), ["servers json"])
+        with pytest.raises(console.ConsoleError, match=f"{slow}: timed out; does 'gpen-galera watch' run"):
+            console.ask(slow, "status")
         assert time.monotonic() - began < 5
 
 

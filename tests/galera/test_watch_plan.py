@@ -194,7 +194,10 @@ def test_new_nodes_get_the_lowest_free_numbers() -> None:
 
 def test_where_prio_counts_new_nodes_come_last() -> None:
     changes = Discovery(1, 60.0).changes([row(0, A)], [A, B], 100.0, 99)
-    assert changes.added[0] == "server 1 address 10.0.0.2 port 3306 prio 99"
+    assert changes.commands([])[0] == "server 1 address 10.0.0.2 port 3306 prio 99"
+    assert changes.commands([], by_address=True) == [
+        "server 1 at 10.0.0.2:3306 address 10.0.0.2 port 3306 prio 99",
+        "server 1 at 10.0.0.2:3306 health down because new, not asked yet"]
 
 
 def test_members_without_an_address_are_skipped() -> None:
