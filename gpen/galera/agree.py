@@ -168,9 +168,7 @@ class Agreed:
         """Why this watcher has no say in the choice; nothing when it has one."""
         if self.identity is not None and self.identity.clash:
             return self._namesake()
-        if self._me not in scene.watchers:
-            return "it is not on the list of those that agree"
-        return "" if self._takes_part else "it has just begun, and does in a moment"
+        return "it is not on the list of those that agree" if self._me not in scene.watchers else ""
 
     def ranks(self, scene: Scene) -> list[str]:
         succession = self._choice.succession if self._choice else ()

@@ -95,7 +95,8 @@ class Requests:
         if not watcher.writer_gpens():
             raise ValueError("there is no writer to move: no gpen that was given by --writer has answered")
         scene = watcher.scene(now)
-        if absence := watcher.election.absence(scene):
+        absence = watcher.election.absence(scene)
+        if absence and (watcher.is_namesake or watcher.complaint):  # else it will be there in a moment
             why = f"{absence}: {watcher.complaint}" if watcher.complaint else absence
             raise ValueError(f"{label} can't be the writer: this watcher takes no part in the agreement: {why}")
         if target in watcher.cluster.blind():
