@@ -68,7 +68,7 @@ class Agreed:
     def __init__(self, writer: Writer, me: str, handover: float, identity: Identity | None = None) -> None:
         """``handover``: seconds in which every watcher that does not hang reads a new choice."""
         self.proposal: Choice | None = None
-        self.before = 0  # the version that it is to replace in the table, 0: none
+        self.before: int | None = None  # the version that it is to replace in the table, if there is one
         self.bearer: str | None = None  # the node through which it is to be written
         self.refusal = ""
         self.trouble = ""  # why there is no writer, or might be none
@@ -150,7 +150,7 @@ class Agreed:
             self.proposal = None
         self.trouble = self._obstacle(scene, now)
         if self.proposal is None and readable and self._me in scene.watchers and self._takes_part:
-            self.before = table.version if table else 0
+            self.before = table.version if table else None
             self._propose(self._next(scene, now), scene, now)
 
     def woke(self, slept: float, now: float) -> None:
@@ -287,7 +287,7 @@ class Agreed:
             writer = self._writer.choose(scene.order, scene.candidates, now) or ""
         if not writer:
             return None
-        newest = max(self.version, self.before, scene.newest)
+        newest = max(self.version, self.before or 0, scene.newest)
         choice = self._with(writer, writer if newest else "", scene, self._was_pinned)
         return choice._replace(version=newest + LEAP if newest else 1)
 

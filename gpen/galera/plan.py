@@ -45,6 +45,9 @@ _NONE = type(None)
 _TOLD: Mapping[str, tuple[type, ...]] = {
     "number": (int,), "address": (str, _NONE), "host": (str, _NONE), "port": (int, str, _NONE), "prio": (int,),
     "state": (str,), "health": (str,), "sessions": (int,)}
+_PERHAPS: Mapping[str, tuple[type, ...]] = {  # not told by each version of gpen
+    "max": (int,), "rx": (int,), "verdict": (str, _NONE), "reason": (str, _NONE)}
+_MOST = 1 << 63  # below that are all numbers that a gpen tells
 
 
 def rows_in(text: str) -> list[Row]:
@@ -62,7 +65,9 @@ def _is_server(row: Row) -> bool:
     """Whether a row holds what is read of one; gpen's two special servers have no number, and are not looked at."""
     if row.get("number", "") is None:
         return True
-    return all(name in row and isinstance(row[name], kind) for name, kind in _TOLD.items())
+    return _TOLD.keys() <= row.keys() and all(
+        isinstance(row[name], kind) and (not isinstance(row[name], int) or 0 <= row[name] < _MOST)
+        for name, kind in (*_TOLD.items(), *_PERHAPS.items()) if name in row)
 
 
 def node_of(row: Row) -> str | None:
@@ -187,7 +192,7 @@ def _falls(row: Row, order: Order) -> bool:
 def full(rows: Iterable[Row]) -> dict[str, str]:
     """The nodes that have no room at a gpen with these servers, and what is known of that."""
     return {node: "too many connections (1040)" if is_full(row) else f"{row['sessions']} of {row['max']} sessions"
-            for row in rows if (node := node_of(row)) and (is_full(row) or 0 < row["max"] <= row["sessions"])}
+            for row in rows if (node := node_of(row)) and (is_full(row) or 0 < row.get("max", 0) <= row["sessions"])}
 
 
 class Rivalry:

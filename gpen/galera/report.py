@@ -130,7 +130,10 @@ class Grade(Enum):
 
 def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float = 0.0) -> Report:
     """The report in the rows that QUERY gave. Raises NoGalera when the node is none of a Galera cluster."""
-    said = {str(name).lower(): _text(value) for name, value in rows}
+    try:
+        said = {str(name).lower(): _text(value) for name, value in rows}
+    except ValueError:
+        raise NoGalera("no Galera node: its answer is no list of names with a value each") from None
     missing = [name for name in _STATUS if name not in said]
     if missing:
         raise NoGalera(f"no Galera node: it does not tell {missing[0]}")

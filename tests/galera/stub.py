@@ -53,7 +53,7 @@ XTRADB = {  # how Percona XtraDB Cluster 8 differs, by its documentation
 }
 
 _CAPABILITIES = 0x0001 | 0x0008 | 0x0200 | 0x2000 | 0x8000 | 0x00080000  # PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH
-_LATIN, _UTF8 = 8, 45
+_LATIN, _UTF8, _BINARY = 8, 45, 63
 _SALT = b"abcdefghijklmnopqrst"
 CACHING = "caching_sha2_password"
 _TEXT, _NUMBER = 253, 8
@@ -384,16 +384,17 @@ def _result(answer: Answer, more: bool) -> Iterator[bytes]:
     yield _length(len(answer.columns))
     for column, name in enumerate(answer.columns):
         kind = _NUMBER if rows and all(isinstance(row[column], int) for row in rows) else _TEXT
+        characters = _BINARY if any(isinstance(row[column], bytes) for row in rows) else _UTF8
         yield (_text("def") + _text("") * 3 + _text(name) + _text("") + b"\x0c"
-               + struct.pack("<HIBHB", _UTF8, 1024, kind, 0, 0) + b"\0\0")
+               + struct.pack("<HIBHB", characters, 1024, kind, 0, 0) + b"\0\0")
     yield _EOF
     for row in rows:
-        yield b"".join(b"\xfb" if value is None else _text(str(value)) for value in row)
+        yield b"".join(b"\xfb" if value is None else _text(value) for value in row)
     yield _MORE if more else _EOF
 
 
-def _text(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogateescape")
+def _text(value: object) -> bytes:
+    data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
     return _length(len(data)) + data
 
 

@@ -96,3 +96,38 @@ def test_an_heir_that_hangs_leaves_the_writer_in_place(gpen: Start, watcher: Sta
         wait_until(lambda: "can't be the writer any more" in judge.stderr and used(front) == [0],
                    what="the handover being called off")
         assert choice(group)[1:] == (group.addresses[0], "")
+
+
+ALTERED = [
+    "UPDATE agreed.gpen_instance SET number = 'x'", "UPDATE agreed.gpen_instance SET instance = x'ff'",
+    "UPDATE agreed.gpen_watcher SET version = 'x'", "UPDATE agreed.gpen_watcher SET name = x'00'",
+    "UPDATE agreed.gpen_writer SET writer = x'00'", "UPDATE agreed.gpen_writer SET heir = x'00'",
+    "UPDATE agreed.gpen_writer SET succession = x'00'", "UPDATE agreed.gpen_writer SET version = 'x'"]
+
+
+@pytest.mark.parametrize("statement", ALTERED)
+def test_tables_that_hold_nonsense_cost_the_agreement_alone(
+        group: Group, writing: Callable[[], Gpen], gpen: Start, watcher: Start, statement: str) -> None:
+    front, reader = writing(), gpen("-r", servers=group.addresses)
+    judge = watcher("--writer", front.control, "--reader", reader.control, AGREE)
+    wait_until(lambda: used(front) == [0], what="the writer")
+    group.tables.execute(statement)
+    wait_until(lambda: "hold what no watcher has written" in judge.command("status").stdout, what="it being told")
+    group.nodes[2].said["read_only"] = "ON"
+    wait_until(lambda: used(reader) == [0, 1], what="the nodes being judged still")
+    assert used(front) == [0]
+    assert not any(word in judge.stderr for word in ("blind", "failed", "began anew"))
+
+
+@pytest.mark.parametrize("statement", ["SET version = 0", "SET version = -7", "SET writer = '', heir = ''",
+                                       "SET writer = 'nobody', succession = ''", "SET heir = 'nobody'"])
+def test_a_choice_that_makes_no_sense_is_replaced(
+        group: Group, writing: Callable[[], Gpen], watcher: Start, statement: str) -> None:
+    front = writing()
+    watcher("--writer", front.control, AGREE)
+    wait_until(lambda: used(front) == [0], what="the writer")
+    group.tables.execute(f"UPDATE agreed.gpen_writer {statement}, version = version + 1"
+                         if "version" not in statement else f"UPDATE agreed.gpen_writer {statement}")
+    wait_until(lambda: choice(group)[0] > 1 and choice(group)[1] in group.addresses and not choice(group)[2],
+               what="a choice that makes sense")
+    wait_until(lambda: len(used(front)) == 1, what="a writer")

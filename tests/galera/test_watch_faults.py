@@ -23,7 +23,7 @@ from gpen.ctl.link import LinkError, Target, parse_target
 from gpen.galera import balancer
 from gpen.galera.plan import Changes, Order
 from tests.galera.cluster import WATCHER
-from tests.galera.stub import Error, Group, Stub
+from tests.galera.stub import Answer, Error, Group, Stub
 from tests.galera.watcher import COMMAND, Watcher, credentials
 from tests.harness import Gpen, free_port, wait_until
 
@@ -80,6 +80,17 @@ def test_an_answer_that_is_cut_anywhere(group: Group, gpen: Start, watcher: Star
         group.nodes[0].cut = None
         wait_until(lambda: verdicts(front) == ["up"] * 3, what="its return")
     assert judge.running
+
+
+@pytest.mark.parametrize("columns", [["a"], ["a", "b", "c"]])
+def test_an_answer_of_another_shape_is_the_nodes_fault(
+        group: Group, gpen: Start, watcher: Start, monkeypatch: pytest.MonkeyPatch, columns: list[str]) -> None:
+    front = gpen("-r", servers=group.addresses)
+    watcher("--reader", front.control)
+    wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up")
+    monkeypatch.setattr(group.nodes[0], "_state", lambda _: Answer(columns, [columns]))
+    wait_until(lambda: verdicts(front) == ["down", "up", "up"], what="the node being left")
+    assert "names with a value each" in front.server(0)["verdict_reason"]
 
 
 def test_an_answer_without_end_is_not_kept(group: Group, gpen: Start, watcher: Start) -> None:
@@ -192,8 +203,9 @@ ROW = {"number": 0, "address": "127.0.0.1", "host": "h", "port": 1, "prio": 0, "
 
 NONSENSE = [
     "5", "null", "[{}]", "{}", "[5]", '"x"', "[" * 100_000, "", "nonsense", "[null]", '[{"number": 0}]', "1" * 5000,
-    *(json.dumps([ROW | odd]) for odd in ({"address": [1]}, {"prio": None}, {"port": {}}, {"number": "0"},
-                                          {"state": 7}))]
+    *(json.dumps([ROW | odd]) for odd in (
+        {"address": [1]}, {"prio": None}, {"port": {}}, {"number": "0"}, {"state": 7}, {"max": "x"}, {"reason": 5},
+        {"rx": [], "health": "down"}, {"verdict": {}}, {"sessions": -1}, {"prio": 10 ** 4000}))]
 
 
 def test_control_sockets_that_answer_nonsense_cost_themselves_alone(
