@@ -1,28 +1,63 @@
-"""A connection to a node whose answers have an end: PyMySQL keeps what it reads in memory, however much that is."""
+"""A connection to a node whose answers have an end: PyMySQL keeps what it reads in memory, however much that is, and
+waits for the rest of an answer for good.
+
+How long a node may take to begin an answer is the caller's affair: one that is stopped may go on a day later. Not so
+the rest of one that has begun: what does not come soon was never sent (a length that lies, say), and the node waits in
+its turn for the next question.
+"""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pymysql
 from pymysql.connections import Connection
+from pymysql.constants import CR
 
-MOST = 1 << 22  # bytes of a login, or of the answer to a question: what is asked for has some 10,000
+MOST = 1 << 18  # bytes of a login, or of the answer to a question: what is asked for has some 10,000
+WHOLE = 5.0  # seconds for an answer that has begun, and for a silence in it
 
 
 class Bounded(Connection):
-    """Like any other, until an answer is too long: then pymysql.err.InternalError is raised, and it is of no use."""
+    """Like any other, until an answer is too long, or does not end: then pymysql.err.Error is raised, and it is of no
+    use."""
 
     _heard = 0
+    _ends_by: float | None = None  # the answer that has begun (monotonic)
 
     def query(self, sql: Any, unbuffered: bool = False) -> int:
         """Ask; the answer may have so many bytes."""
         self._heard = 0
         return super().query(sql, unbuffered)
 
+    def _write_bytes(self, data: bytes) -> None:
+        if self._ends_by is not None:
+            self._ends_by = None
+            self._sock.settimeout(self._read_timeout)
+        super()._write_bytes(data)  # type: ignore[misc]
+
     def _read_bytes(self, num_bytes: int) -> bytes:
         self._heard += num_bytes
         if self._heard > MOST:
-            raise pymysql.err.InternalError(0, f"its answer has more than {MOST >> 20} MB")
-        data: bytes = super()._read_bytes(num_bytes)  # type: ignore[misc]
+            raise pymysql.err.InternalError(0, f"its answer has more than {MOST >> 10} kB")
+        data = b""
+        while len(data) < num_bytes:
+            data += self._read_some(num_bytes - len(data))
+        return data
+
+    def _read_some(self, most: int) -> bytes:
+        """What is there, at least a byte."""
+        try:
+            if self._ends_by is not None and time.monotonic() > self._ends_by:
+                raise TimeoutError("timed out")
+            data: bytes = self._rfile.read1(most)
+            if not data:
+                raise OSError("ended")
+        except OSError as error:
+            self._force_close()
+            raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, f"Lost connection ({error})") from None
+        if self._ends_by is None:
+            self._ends_by = time.monotonic() + WHOLE
+            self._sock.settimeout(min(WHOLE, self._read_timeout or WHOLE))
         return data

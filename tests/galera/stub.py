@@ -9,6 +9,7 @@ A stub is a table of what it says. A test changes the table, and sees what the w
         two.refusal = Error(1045, "Access denied")      # to the login of the watcher
         two.error = Error(1047, "not yet prepared")     # to each question for its state
         two.delay = 0.8                                 # seconds before each answer
+        two.pace = 1.0                                  # seconds after each byte of an answer
         two.is_stopped = True                           # connections are accepted, and nothing is said
         two.plugin = CACHING                            # the login as MySQL 8 wants it
         two.cut = 20                                    # bytes of each answer, and then the connection ends
@@ -128,6 +129,7 @@ class Stub:
     refuses: str = WATCHER[0]  # whom the refusal is for; "" for all
     error: Error | None = None
     delay: float = 0.0
+    pace: float = 0.0
     is_stopped: bool = False
     cut: int | None = None
     has_global_status: bool = True  # information_schema.GLOBAL_STATUS, which MySQL 8 has not
@@ -222,6 +224,10 @@ class Stub:
             query = packet[1:].decode("utf-8", "surrogateescape") if packet[:1] == b"\x03" else ""
             answer = self._packets(query) if query else wire.framed([_OK])
             self._pause(self.delay)
+            while self.pace and answer:
+                sock.sendall(answer[:1])
+                answer = answer[1:]
+                self._pause(self.pace)
             sock.sendall(answer if self.cut is None else answer[: self.cut])
             if self.cut is not None:
                 return

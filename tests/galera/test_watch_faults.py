@@ -20,8 +20,11 @@ from typing import Any
 import pytest
 
 from gpen.ctl.link import LinkError, Target, parse_target
-from gpen.galera import balancer
+from gpen.galera import balancer, bounded
+from gpen.galera.access import Access
+from gpen.galera.node import Node, ask
 from gpen.galera.plan import Changes, Order
+from gpen.galera.report import Report
 from tests.galera.cluster import WATCHER
 from tests.galera.stub import Answer, Error, Group, Stub
 from tests.galera.watcher import COMMAND, Watcher, credentials
@@ -98,12 +101,12 @@ def test_an_answer_without_end_is_not_kept(group: Group, gpen: Start, watcher: S
     judge = watcher("--reader", front.control)
     wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up")
     group.nodes[0].said["wsrep_incoming_addresses"] = "x" * 8_000_000
-    wait_until(lambda: front.server(0)["verdict_reason"] == "its answer has more than 4 MB", what="its end")
+    wait_until(lambda: front.server(0)["verdict_reason"] == "its answer has more than 256 kB", what="its end")
     group.form(*group.nodes)
     wait_until(lambda: verdicts(front) == ["up"] * 3, what="its return")
     group.nodes[1].greeting = b"\xff\xff\xff\0" + bytes(8_000_000)
     group.nodes[1].end_sessions()
-    wait_until(lambda: front.server(1)["verdict_reason"] == "its answer has more than 4 MB", what="its end at login")
+    wait_until(lambda: front.server(1)["verdict_reason"] == "its answer has more than 256 kB", what="its end at login")
     assert judge.running
 
 
@@ -157,6 +160,36 @@ def test_a_watcher_that_stood_still_asks_before_it_tells(group: Group, gpen: Sta
         group.nodes[0].said["read_only"] = "OFF"
         wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up again")
     assert "up" not in heard
+
+
+@pytest.mark.parametrize("pace", [0.02, 60])
+def test_an_answer_that_does_not_end_is_asked_for_again(
+        group: Group, monkeypatch: pytest.MonkeyPatch, pace: float) -> None:
+    monkeypatch.setattr(bounded, "WHOLE", 0.3)
+    one, news = group.nodes[0], queue.SimpleQueue[Any]()
+    node = Node(one.address, Access(*WATCHER), 0.05, 1.0, lambda _, told: news.put(told))
+    node.start()
+    try:
+        assert isinstance(news.get(timeout=10), Report)
+        one.pace = pace
+        while isinstance(told := news.get(timeout=10), Report):
+            pass
+        assert told.text == "no answer for 1 s" and not told.blind
+        one.pace = 0.0
+        while not isinstance(news.get(timeout=10), Report):
+            pass
+    finally:
+        node.stop()
+
+
+def test_an_answer_may_begin_late(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "WHOLE", 0.1)
+    one = group.nodes[0]
+    connection = Access(*WATCHER).connect(one.address, 5.0)
+    one.delay = 0.5
+    for _ in range(2):
+        assert ask(connection)
+    assert one.logins == 1
 
 
 # --- gpens -----------------------------------------------------------------------------------------------------------
