@@ -8,7 +8,9 @@ its turn for the next question.
 
 from __future__ import annotations
 
+import socket
 import time
+from io import BufferedReader
 from typing import Any
 
 import pymysql
@@ -23,6 +25,9 @@ class Bounded(Connection):
     """Like any other, until an answer is too long, or does not end: then pymysql.err.Error is raised, and it is of no
     use."""
 
+    _sock: socket.socket
+    _rfile: BufferedReader
+    _read_timeout: float | None
     _heard = 0
     _ends_by: float | None = None  # the answer that has begun (monotonic)
 
@@ -55,7 +60,7 @@ class Bounded(Connection):
             if not data:
                 raise OSError("ended")
         except OSError as error:
-            self._force_close()
+            self._force_close()  # type: ignore[attr-defined]
             raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, f"Lost connection ({error})") from None
         if self._ends_by is None:
             self._ends_by = time.monotonic() + WHOLE

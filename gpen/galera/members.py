@@ -8,6 +8,7 @@ index which entry is its own, whatever that says; and one that has answered once
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 
 from gpen.galera.report import MYSQL_PORT, Report
 from gpen.model.address import Address, parse_server
@@ -60,6 +61,7 @@ class Members:
         return not self._own.get(address) and any(other not in nodes for other in addresses)
 
 
+@lru_cache(4096)  # each pass asks it for each member several times
 def place_of(member: str) -> Address | None:
     """Where a member is; None for AUTO, which a node says that does not know its own address."""
     try:

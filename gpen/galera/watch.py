@@ -252,8 +252,8 @@ class Watcher:
 
     def _due(self) -> float:
         """When the next thing is to be done without any news."""
-        hangs = [node.asked + self.options.timeout for address, node in self._nodes.items()
-                 if node.asked is not None and self.cluster.report(address) is not None]
+        hangs = [asked + self.options.timeout for address, node in self._nodes.items()  # whose thread goes on
+                 if (asked := node.asked) is not None and self.cluster.report(address) is not None]
         return min([self._next_round, *self._pokes, *hangs])
 
     def _from_node(self, address: str, news: Report | Problem) -> None:
