@@ -20,7 +20,7 @@ from gpen.model.words import shortened
 
 TIMEOUT = 2.0  # seconds that a gpen may take to answer, and for each pause in its answer
 WHOLE = 10.0  # seconds for a whole answer: who says a byte a second says nothing
-MOST = 1 << 24  # bytes of an answer: a server takes about 600
+MOST = 1 << 21  # bytes of an answer: a server takes about 600
 SHOWN = 200  # characters of a refusal
 ELSEWHERE, UNKNOWN = ", not at ", "'at' is not one of"  # a server that moved since the last look; a gpen of before `at`
 LOOK = 1.0  # seconds between two looks at the servers
@@ -171,8 +171,11 @@ class Balancer:
             self.hides_clients = lines.pop().strip() not in PROXIED
             ttl = lines.pop() if self.is_writer else None
             modes = lines.pop() if self.is_writer else "{}"
-        except (IndexError, ValueError):
+        except IndexError:
             raise LinkError(f"{self.name}: no answer to 'servers json': is it a gpen?") from None
+        except ValueError as error:
+            why = shortened(str(error))
+            raise LinkError(f"{self.name}: no answer to 'servers json' ({why}): is it a gpen?") from None
         self._rows, self._look_at = rows, time.monotonic() + LOOK
         with suppress(ValueError, RecursionError):  # one that does not tell its modes gets its plans even so
             told = json.loads(modes)

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Any
 
+from gpen.galera.report import MEMBERS
 from gpen.model.address import Address
 from gpen.model.words import printable
 
+LONGEST_NAME = 255  # characters of a host's name, or of a path
 LONGEST = 500  # characters of a reason that a gpen is told: its lines may have 8192 bytes
 
 Row = Mapping[str, Any]  # of `servers json`
@@ -54,10 +58,12 @@ def rows_in(text: str) -> list[Row]:
     """The rows that `servers json` has answered. Raises ValueError when these are none."""
     try:
         rows = json.loads(text)
-    except RecursionError:
-        raise ValueError("brackets without end") from None
+    except (RecursionError, ValueError):
+        raise ValueError("no JSON") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_server(row) for row in rows):
         raise ValueError("no list of servers")
+    if sum(not _is_empty(row) for row in rows) > MEMBERS:
+        raise ValueError(f"more than {MEMBERS} servers, which no cluster has")
     return rows
 
 
@@ -65,9 +71,23 @@ def _is_server(row: Row) -> bool:
     """Whether a row holds what is read of one; gpen's two special servers have no number, and are not looked at."""
     if row.get("number", "") is None:
         return True
-    return _TOLD.keys() <= row.keys() and all(
+    return _TOLD.keys() <= row.keys() and _is_place(str(row["address"] or "")) and _is_word(row["host"] or "") and all(
         isinstance(row[name], kind) and (not isinstance(row[name], int) or 0 <= row[name] < _MOST)
         for name, kind in (*_TOLD.items(), *_PERHAPS.items()) if name in row)
+
+
+@lru_cache(4096)
+def _is_place(text: str) -> bool:
+    """Whether this is what gpen tells as an address: a number, a path, or nothing."""
+    if not _is_word(text):
+        return False
+    with suppress(ValueError):
+        return not text or text.startswith("/") or bool(ip_address(text))
+    return False
+
+
+def _is_word(text: object) -> bool:
+    return isinstance(text, str) and len(text) <= LONGEST_NAME and text.isprintable()
 
 
 def node_of(row: Row) -> str | None:

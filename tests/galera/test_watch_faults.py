@@ -238,7 +238,9 @@ NONSENSE = [
     "5", "null", "[{}]", "{}", "[5]", '"x"', "[" * 100_000, "", "nonsense", "[null]", '[{"number": 0}]', "1" * 5000,
     *(json.dumps([ROW | odd]) for odd in (
         {"address": [1]}, {"prio": None}, {"port": {}}, {"number": "0"}, {"state": 7}, {"max": "x"}, {"reason": 5},
-        {"rx": [], "health": "down"}, {"verdict": {}}, {"sessions": -1}, {"prio": 10 ** 4000}))]
+        {"rx": [], "health": "down"}, {"verdict": {}}, {"sessions": -1}, {"prio": 10 ** 4000},
+        {"address": "x" * 100_000}, {"address": "\x1b[2J"}, {"host": "a\nserver 0 health up"}, {"address": "a b"})),
+    json.dumps([ROW | {"number": number, "port": number + 1} for number in range(5000)])]
 
 
 def test_control_sockets_that_answer_nonsense_cost_themselves_alone(
