@@ -184,6 +184,20 @@ def retries(plan: Plan, rows: Iterable[Row], by_address: bool = False) -> list[s
             if order.up and row.get("verdict") == "up" and is_full(row)]
 
 
+def strays(plan: Plan, rows: Iterable[Row], sessions: str) -> list[str]:
+    """The lines that end the sessions that began on a server that is gone, or has another address now, where the plan
+    has no use for them. ``sessions``: what `sessions json` has answered; nothing comes of what a gpen has not said."""
+    listed = {(row["number"], node_of(row)) for row in rows}
+    try:
+        found = json.loads(sessions)
+    except (RecursionError, ValueError):
+        return []
+    return [f"close {row['id']}" for row in (found if isinstance(found, list) else ())
+            if isinstance(row, dict) and isinstance(row.get("id"), int) and isinstance(row.get("server"), int)
+            and isinstance(node := row.get("server_address"), str) and (row["server"], node) not in listed
+            and (order := plan.get(node) or plan.get(OTHERS)) is not None and order.close]
+
+
 def is_amiss(plan: Plan, rows: Iterable[Row]) -> bool:
     """Whether servers that were just looked at are ranked otherwise than in the plan, or have sessions that are of no
     use: the gpen began anew, was reloaded, or somebody has changed a server."""
