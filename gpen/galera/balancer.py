@@ -15,7 +15,19 @@ from contextlib import suppress
 
 from gpen.ctl.link import LinkError, Target, exchange
 from gpen.galera.log import failure, say
-from gpen.galera.plan import Changes, Plan, Rivalry, Row, commands, is_amiss, misfit, new_limits, retries, rows_in, strays
+from gpen.galera.plan import (
+    Changes,
+    Plan,
+    Rivalry,
+    Row,
+    commands,
+    is_amiss,
+    misfit,
+    new_limits,
+    retries,
+    rows_in,
+    strays,
+)
 from gpen.model.words import shortened
 
 TIMEOUT = 2.0  # seconds that a gpen may take to answer, and for each pause in its answer
