@@ -35,7 +35,8 @@ WHOLE = 10.0  # seconds for a whole answer: who says a byte a second says nothin
 MOST = 1 << 21  # bytes of an answer: a server takes about 600
 MOST_SESSIONS = 1 << 26  # bytes of an answer that lists sessions: one takes about 200
 SHOWN = 200  # characters of a refusal
-ELSEWHERE, UNKNOWN = ", not at ", "'at' is not one of"  # a server that moved since the last look; a gpen of before `at`
+UNKNOWN = "'at' is not one of"  # a gpen of before `at`
+OUTDATED = (", not at ", "there is no server ", UNKNOWN)  # a server that moved since the last look, or was deleted
 LOOK = 1.0  # seconds between two looks at the servers
 TTL = 5  # seconds that verdicts last where they must not outlive the watchers
 REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's
@@ -119,7 +120,7 @@ class Balancer:
             self._note_limits(plan, changes)
             seen = self._rows
             untold = self._say(orders, looking)
-            if again and (ELSEWHERE in untold or UNKNOWN in untold):
+            if again and any(words in untold for words in OUTDATED):
                 self._by_address = UNKNOWN not in untold
                 self._say((), True)
                 return self._round(plan, changes, version, again=False)
