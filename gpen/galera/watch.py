@@ -457,7 +457,8 @@ class Watcher:
         if ledger is None or not scene.candidates:
             return
         helper = next(iter(scene.candidates))
-        claims = ledger.me not in scene.watchers or (election.identity is not None and election.identity.wants_claim)
+        claims = (ledger.me not in scene.watchers or election.is_misquoted(scene)
+                  or (election.identity is not None and election.identity.wants_claim))
         if claims and not self._is_namesake() and (scene.blank or scene.choices) and self._is_due("join", now):
             self._errand(helper, ledger.join)
         version = election.confirmation(scene)

@@ -98,6 +98,18 @@ def test_an_heir_that_hangs_leaves_the_writer_in_place(gpen: Start, watcher: Sta
         assert choice(group)[1:] == (group.addresses[0], "")
 
 
+@pytest.mark.parametrize("version", [99, 99_999])
+def test_a_list_from_elsewhere_has_nobody_wait_for_good(
+        group: Group, writing: Callable[[], Gpen], watcher: Start, version: int) -> None:
+    fronts = [writing(), writing()]
+    watchers = [watcher("--writer", front.control, AGREE) for front in fronts]
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using the first")
+    group.tables.execute(f"UPDATE agreed.gpen_watcher SET version = {version}")
+    wait_until(lambda: choice(group)[0] > version and not choice(group)[2], what="a choice that all follow")
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using it again")
+    assert watchers[1].command("move", "node1").returncode == 0
+
+
 ALTERED = [
     "UPDATE agreed.gpen_instance SET number = 'x'", "UPDATE agreed.gpen_instance SET instance = x'ff'",
     "UPDATE agreed.gpen_watcher SET version = 'x'", "UPDATE agreed.gpen_watcher SET name = x'00'",
