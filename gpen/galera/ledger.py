@@ -64,7 +64,8 @@ class Ledger:
             with connection.cursor() as cursor:
                 cursor.execute(f"SELECT version, writer, succession, heir FROM {self._schema}.gpen_writer")
                 row = cursor.fetchone()
-                cursor.execute(f"SELECT name, version, active FROM {self._schema}.gpen_watcher")
+                cursor.execute(f"SELECT name, version, active FROM {self._schema}.gpen_watcher WHERE active UNION ALL "
+                               f"SELECT '', MAX(ABS(version)), 0 FROM {self._schema}.gpen_watcher")
                 watchers = list(cursor.fetchall())
                 claimed = self._claimed(cursor)
         except pymysql.err.MySQLError as error:
@@ -76,7 +77,7 @@ class Ledger:
             return Page(choice=_choice(*row) if row else None,
                         claim=Claim(int(claimed[0]), _text(claimed[1])) if claimed else NOBODYS,
                         watchers={_text(name): int(version) for name, version, active in watchers if active},
-                        newest=max((abs(int(version)) for _, version, _ in watchers), default=0))
+                        newest=max((abs(int(version)) for _, version, _ in watchers if version is not None), default=0))
         except (ArithmeticError, IndexError, TypeError, ValueError):  # its columns were altered, say
             return f"the tables of {self._schema} hold what no watcher has written"
 

@@ -110,6 +110,18 @@ def test_a_list_from_elsewhere_has_nobody_wait_for_good(
     assert watchers[1].command("move", "node1").returncode == 0
 
 
+def test_a_long_list_of_those_that_are_gone_is_no_burden(
+        group: Group, writing: Callable[[], Gpen], watcher: Start) -> None:
+    """Containers have another name each time."""
+    front = writing()
+    judge = watcher("--writer", front.control, AGREE)
+    wait_until(lambda: used(front) == [0], what="the writer")
+    for number in range(3000):
+        group.tables.execute(f"INSERT INTO agreed.gpen_watcher VALUES ('{'x' * 150}{number}', 1, 0)")
+    assert judge.command("move", "node1").returncode == 0
+    assert "agreement" not in judge.stderr and group.nodes[0].logins < 10
+
+
 ALTERED = [
     "UPDATE agreed.gpen_instance SET number = 'x'", "UPDATE agreed.gpen_instance SET instance = x'ff'",
     "UPDATE agreed.gpen_watcher SET version = 'x'", "UPDATE agreed.gpen_watcher SET name = x'00'",
