@@ -18,6 +18,7 @@ from pymysql.connections import Connection
 from pymysql.constants import CR
 
 MOST = 1 << 18  # bytes of a login, or of the answer to a question: what is asked for has some 10,000
+SMALL = 64  # bytes that are read at once, however slowly they come
 WHOLE = 5.0  # seconds for an answer that has begun, and for a silence in it
 
 
@@ -46,23 +47,32 @@ class Bounded(Connection):
         self._heard += num_bytes
         if self._heard > MOST:
             raise pymysql.err.InternalError(0, f"its answer has more than {MOST >> 10} kB")
-        data = b""
-        while len(data) < num_bytes:
-            data += self._read_some(num_bytes - len(data))
-        return data
-
-    def _read_some(self, most: int) -> bytes:
-        """What is there, at least a byte."""
         try:
-            if self._ends_by is not None and time.monotonic() > self._ends_by:
-                raise TimeoutError("timed out")
-            data: bytes = self._rfile.read1(most)
-            if not data:
+            if self._ends_by is None:
+                data = self._rfile.read1(num_bytes)
+                self._ends_by = time.monotonic() + WHOLE
+                self._sock.settimeout(min(WHOLE, self._read_timeout or WHOLE))
+                if 0 < len(data) < num_bytes:
+                    data += self._read_in_time(num_bytes - len(data), self._ends_by)
+            elif num_bytes <= SMALL and time.monotonic() < self._ends_by:
+                data = self._rfile.read(num_bytes)
+            else:
+                data = self._read_in_time(num_bytes, self._ends_by)
+            if len(data) < num_bytes:
                 raise OSError("ended")
         except OSError as error:
             self._force_close()  # type: ignore[attr-defined]
             raise pymysql.err.OperationalError(CR.CR_SERVER_LOST, f"Lost connection ({error})") from None
-        if self._ends_by is None:
-            self._ends_by = time.monotonic() + WHOLE
-            self._sock.settimeout(min(WHOLE, self._read_timeout or WHOLE))
+        return data
+
+    def _read_in_time(self, num_bytes: int, deadline: float) -> bytes:
+        """So many bytes, or fewer where the connection ends. Raises TimeoutError."""
+        data = b""
+        while len(data) < num_bytes:
+            if time.monotonic() > deadline:
+                raise TimeoutError("timed out")
+            piece = self._rfile.read1(num_bytes - len(data))
+            if not piece:
+                break
+            data += piece
         return data
