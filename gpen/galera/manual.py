@@ -140,9 +140,9 @@ The first one is the server in front of the first --writer gpen that answers; wh
 is usable, then the one with the lowest wsrep_local_index. It stays until it is not usable, until gpen does not reach it
 for three seconds, until an operator sets it to drain or maint in gpen, or until gpen-galera move. Then the next one
 takes over, and the sessions on the old one are closed (--keep-old-sessions to leave them; those on a server in state
-drain are left anyway). A gpen that has reached no other node since does not have it moved again, and what a gpen said
-last, before it died, counts for five seconds. With --failback a preferred node that has been usable for five seconds
-gets the role back, unless an operator has moved it away.
+drain are left anyway, but not those that are left of one that was deleted since). A gpen that has reached no other node
+since does not have it moved again, and what a gpen said last, before it died, counts for five seconds. With --failback
+a preferred node that has been usable for five seconds gets the role back, unless an operator has moved it away.
 
 A node that the watcher is blind to is not made the writer; nor is the writer left for that, since somebody may be
 writing there: only the operator moves it then.

@@ -33,6 +33,8 @@ QUERY = f'{_show("STATUS", (*_STATUS, *_MORE_STATUS))}; {_show("VARIABLES", (*_V
 MYSQL_PORT = 3306
 SAID = 300  # characters of a node's error that are quoted
 WORD = 64  # characters of a name or a state
+MEMBERS = 512  # nodes of a cluster, at most: who tells more lies
+LIST = 64 * MEMBERS  # characters of their list
 DONOR, JOINED, SYNCED = 2, 3, 4  # wsrep_local_state
 NO_INDEX = 1 << 30  # sorts behind every wsrep_local_index
 
@@ -140,19 +142,22 @@ class Grade(Enum):
 
 def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float = 0.0) -> Report:
     """The report in the rows that QUERY gave. Raises NoGalera when the node is none of a Galera cluster."""
-    said = {str(name).lower(): _text(value) for name, value in rows}
+    try:
+        said = {str(name).lower(): _text(value) for name, value in rows}
+    except ValueError:
+        raise NoGalera("no Galera node: its answer is no list of names with a value each") from None
     missing = [name for name in _STATUS if name not in said]
     if missing:
         raise NoGalera(f"no Galera node: it does not tell {missing[0]}")
     said = dict.fromkeys(map(str.lower, (*_MORE_STATUS, *_VARIABLES, *_BLOCKING)), "") | said
-    members = printable(said["wsrep_incoming_addresses"])
+    members = printable(said["wsrep_incoming_addresses"][:LIST])
     return Report(
         state=_number(said["wsrep_local_state"]), comment=_word(said["wsrep_local_state_comment"]) or "no state",
         ready=_is_on(said["wsrep_ready"]), status=_word(said["wsrep_cluster_status"]) or "no cluster",
         view=View(_word(said["wsrep_cluster_state_uuid"]), _number(said["wsrep_cluster_conf_id"]),
                   _number(said["wsrep_cluster_size"]), members),
         index=_number(said["wsrep_local_index"], NO_INDEX),
-        members=tuple(member.strip() for member in members.split(",")),
+        members=tuple(member.strip() for member in members.split(",")[:MEMBERS]),
         queue=_number(said["wsrep_local_recv_queue"]), name=_word(said["wsrep_node_name"]),
         read_only=_is_on(said["read_only"]), rejects=_word(said["wsrep_reject_queries"]).upper() or "NONE",
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),

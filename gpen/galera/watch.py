@@ -267,8 +267,8 @@ class Watcher:
 
     def _due(self) -> float:
         """When the next thing is to be done without any news."""
-        hangs = [node.asked + self.options.timeout for address, node in self._nodes.items()
-                 if node.asked is not None and self.cluster.report(address) is not None]
+        hangs = [asked + self.options.timeout for address, node in self._nodes.items()  # whose thread goes on
+                 if (asked := node.asked) is not None and self.cluster.report(address) is not None]
         return min([self._next_round, *self._pokes, *hangs])
 
     def _from_node(self, address: str, news: Report | Problem) -> None:
@@ -482,7 +482,8 @@ class Watcher:
         if ledger is None or not scene.candidates:
             return
         helper = next(iter(scene.candidates))
-        claims = ledger.me not in scene.watchers or (election.identity is not None and election.identity.wants_claim)
+        claims = (ledger.me not in scene.watchers or election.is_misquoted(scene)
+                  or (election.identity is not None and election.identity.wants_claim))
         if claims and not self.is_namesake and (scene.blank or scene.choices) and self._is_due("join", now):
             self._errand(helper, ledger.join)
         version = election.confirmation(scene)

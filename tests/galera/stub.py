@@ -9,6 +9,7 @@ A stub is a table of what it says. A test changes the table, and sees what the w
         two.refusal = Error(1045, "Access denied")      # to the login of the watcher
         two.error = Error(1047, "not yet prepared")     # to each question for its state
         two.delay = 0.8                                 # seconds before each answer
+        two.pace = 1.0                                  # seconds after each byte of an answer
         two.is_stopped = True                           # connections are accepted, and nothing is said
         two.plugin = CACHING                            # the login as MySQL 8 wants it
         two.cut = 20                                    # bytes of each answer, and then the connection ends
@@ -53,7 +54,7 @@ XTRADB = {  # how Percona XtraDB Cluster 8 differs, by its documentation
 }
 
 _CAPABILITIES = 0x0001 | 0x0008 | 0x0200 | 0x2000 | 0x8000 | 0x00080000  # PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH
-_LATIN, _UTF8 = 8, 45
+_LATIN, _UTF8, _BINARY = 8, 45, 63
 _SALT = b"abcdefghijklmnopqrst"
 CACHING = "caching_sha2_password"
 _TEXT, _NUMBER = 253, 8
@@ -130,7 +131,7 @@ class Stub:
     delay: float = 0.0
     is_stopped: bool = False
     cut: int | None = None
-    pace: float = 0.0  # seconds before each byte of a greeting of its own, and of an answer
+    pace: float = 0.0  # seconds behind each byte of a greeting of its own, and of an answer
     may_write: bool = True  # the tables of the agreement
     has_global_status: bool = True  # information_schema.GLOBAL_STATUS, which MySQL 8 has not
     plugin: str = "mysql_native_password"
@@ -231,9 +232,11 @@ class Stub:
                 return
 
     def _utter(self, sock: socket.socket, data: bytes) -> None:
-        for piece in [data[start:start + 1] for start in range(len(data))] if self.pace else [data]:
+        while self.pace and data:
+            sock.sendall(data[:1])
+            data = data[1:]
             self._pause(self.pace)
-            sock.sendall(piece)
+        sock.sendall(data)
 
     def _packets(self, query: str) -> bytes:
         """The answers to a query, or to several SHOWs with semicolons between them, up to one that is an error."""
@@ -395,16 +398,17 @@ def _result(answer: Answer, more: bool) -> Iterator[bytes]:
     yield _length(len(answer.columns))
     for column, name in enumerate(answer.columns):
         kind = _NUMBER if rows and all(isinstance(row[column], int) for row in rows) else _TEXT
+        characters = _BINARY if any(isinstance(row[column], bytes) for row in rows) else _UTF8
         yield (_text("def") + _text("") * 3 + _text(name) + _text("") + b"\x0c"
-               + struct.pack("<HIBHB", _UTF8, 1024, kind, 0, 0) + b"\0\0")
+               + struct.pack("<HIBHB", characters, 1024, kind, 0, 0) + b"\0\0")
     yield _EOF
     for row in rows:
-        yield b"".join(b"\xfb" if value is None else _text(str(value)) for value in row)
+        yield b"".join(b"\xfb" if value is None else _text(value) for value in row)
     yield _MORE if more else _EOF
 
 
-def _text(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogateescape")
+def _text(value: object) -> bytes:
+    data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
     return _length(len(data)) + data
 
 

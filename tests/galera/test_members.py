@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,6 +127,18 @@ def test_addresses_that_nobody_reaches_are_not_added(group: Group, gpen: Start, 
     assert judge.stderr.count("is not added") == 1  # the first two are known by their indexes
     assert servers(front) == set(group.addresses[:2])
     assert judge.command("status").returncode == 0
+
+
+def test_a_list_of_members_that_lies_costs_little(group: Group, gpen: Start, watcher: Start) -> None:
+    front: Gpen = gpen("-r", servers=group.addresses)
+    judge = watcher("--reader", front.control, "--discover")
+    wait_until(lambda: [row["verdict"] for row in front.json("servers")] == ["up"] * 3, what="all nodes being up")
+    group.form(*group.nodes, addresses=[f"127.1.{number >> 8}.{number & 255}:1" for number in range(15_000)])
+    wait_until(lambda: judge.stderr.count("is not added") >= 50, what="some of them being tried")
+    tasks = Path(f"/proc/{judge.process.pid}/task")
+    assert len(list(tasks.iterdir())) < 30
+    group.nodes[0].said["read_only"] = "ON"
+    wait_until(lambda: front.server(0)["verdict"] == "down", 3, "the nodes being judged meanwhile")
 
 
 def test_a_node_is_added_where_it_is_mapped_to(group: Group, gpen: Start, watcher: Start) -> None:

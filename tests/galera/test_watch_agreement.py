@@ -136,3 +136,62 @@ def test_watchers_that_reach_the_nodes_at_other_addresses(
         assert done.returncode == 0, done.stderr
         wait_until(lambda number=number: [used(front) for front in fronts] == [[number], [number]], what="the move")
     assert choice(group)[0] == 5  # the first one, and for each move one with an heir, and one without
+
+
+@pytest.mark.parametrize("version", [99, 99_999])
+def test_a_list_from_elsewhere_has_nobody_wait_for_good(
+        group: Group, writing: Callable[[], Gpen], watcher: Start, version: int) -> None:
+    fronts = [writing(), writing()]
+    watchers = [watcher("--writer", front.control, AGREE) for front in fronts]
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using the first")
+    group.tables.execute(f"UPDATE agreed.gpen_watcher SET version = {version}")
+    wait_until(lambda: choice(group)[0] > version and not choice(group)[2], what="a choice that all follow")
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using it again")
+    assert watchers[1].command("move", "node1").returncode == 0
+
+
+def test_a_long_list_of_those_that_are_gone_is_no_burden(
+        group: Group, writing: Callable[[], Gpen], watcher: Start) -> None:
+    """Containers have another name each time."""
+    front = writing()
+    judge = watcher("--writer", front.control, AGREE)
+    wait_until(lambda: used(front) == [0], what="the writer")
+    for number in range(3000):
+        group.tables.execute(f"INSERT INTO agreed.gpen_watcher VALUES ('{'x' * 150}{number}', 1, 0)")
+    assert judge.command("move", "node1").returncode == 0
+    assert "agreement" not in judge.stderr and group.nodes[0].logins < 10
+
+
+ALTERED = [
+    "UPDATE agreed.gpen_instance SET number = 'x'", "UPDATE agreed.gpen_instance SET instance = x'ff'",
+    "UPDATE agreed.gpen_watcher SET version = 'x'", "UPDATE agreed.gpen_watcher SET name = x'00'",
+    "UPDATE agreed.gpen_writer SET writer = x'00'", "UPDATE agreed.gpen_writer SET heir = x'00'",
+    "UPDATE agreed.gpen_writer SET succession = x'00'", "UPDATE agreed.gpen_writer SET version = 'x'"]
+
+
+@pytest.mark.parametrize("statement", ALTERED)
+def test_tables_that_hold_nonsense_cost_the_agreement_alone(
+        group: Group, writing: Callable[[], Gpen], gpen: Start, watcher: Start, statement: str) -> None:
+    front, reader = writing(), gpen("-r", servers=group.addresses)
+    judge = watcher("--writer", front.control, "--reader", reader.control, AGREE)
+    wait_until(lambda: used(front) == [0], what="the writer")
+    group.tables.execute(statement)
+    wait_until(lambda: "hold what no watcher has written" in judge.command("status").stdout, what="it being told")
+    group.nodes[2].said["read_only"] = "ON"
+    wait_until(lambda: used(reader) == [0, 1], what="the nodes being judged still")
+    assert used(front) == [0]
+    assert not any(word in judge.stderr for word in ("blind", "failed", "began anew"))
+
+
+@pytest.mark.parametrize("statement", ["SET version = 0", "SET version = -7", "SET writer = '', heir = ''",
+                                       "SET writer = 'nobody', succession = ''", "SET heir = 'nobody'"])
+def test_a_choice_that_makes_no_sense_is_replaced(
+        group: Group, writing: Callable[[], Gpen], watcher: Start, statement: str) -> None:
+    front = writing()
+    watcher("--writer", front.control, AGREE)
+    wait_until(lambda: used(front) == [0], what="the writer")
+    group.tables.execute(f"UPDATE agreed.gpen_writer {statement}, version = version + 1"
+                         if "version" not in statement else f"UPDATE agreed.gpen_writer {statement}")
+    wait_until(lambda: choice(group)[0] > 1 and choice(group)[1] in group.addresses and not choice(group)[2],
+               what="a choice that makes sense")
+    wait_until(lambda: len(used(front)) == 1, what="a writer")

@@ -132,6 +132,16 @@ def test_a_session_on_another_server_ends(group: Group, front: Gpen, watcher: St
         assert node_of(right) == "node0"
 
 
+def test_sessions_of_a_server_that_is_gone_end_with_its_role(group: Group, front: Gpen, watcher: Start) -> None:
+    judge = watching(watcher, first=group.addresses[0], fronts=[front])
+    with session(front) as old:
+        front.ctl(f"server 7 address 127.0.0.1 port {group.nodes[0].port}", "no server 0")
+        wait_until(lambda: used(front) == [7], what="the writer having another number")
+        assert not is_cut(old)
+        assert judge.command("move", group.addresses[1]).returncode == 0
+        wait_until(lambda: is_cut(old), what="the session at the old writer ending")
+
+
 def test_a_node_may_be_listed_twice(group: Group, gpen: Start, watcher: Start) -> None:
     twice = [*group.addresses, group.addresses[1]]
     front = gpen(*WRITER, servers=twice)
