@@ -12,6 +12,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 OLDEST_PYTHON = (3, 10)
 # what is imported: what pip calls it, and the oldest version that will do (setup.cfg)
@@ -38,7 +39,7 @@ def start(name: str, module: str) -> int:
     _fill_standard_streams()
     _speak_utf8()
     try:
-        program = importlib.import_module(module)
+        program = _import(module)
         for package in PACKAGES.keys() & sys.modules.keys():
             check_package(package)
         return run(name, program.main)
@@ -65,6 +66,17 @@ def run(name: str, main: Callable[[], int]) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the flush at exit could only complain again
         return 0 if error.errno == errno.EPIPE else _complain(name, f"standard output: {error.strerror}")
+
+
+def _import(module: str) -> Any:
+    """A module; Ctrl-C while it is loaded ends the program as any other, without a traceback."""
+    is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_usual:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    program = importlib.import_module(module)
+    if is_usual:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return program
 
 
 def check_package(package: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,12 @@ def test_a_fault_of_our_own_is_no_missing_package(tmp_path: Path) -> None:
     """It keeps its traceback."""
     (tmp_path / "docopt.py").write_text("from gpen.cli import no_such_name")
     assert "Traceback" in run("gpenctl", "--version", first=tmp_path).stderr
+
+
+def test_an_interrupt_while_it_is_loaded_has_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "docopt.py").write_text("import os\nos.kill(os.getpid(), 2)")
+    done = run("gpenctl", "--version", first=tmp_path)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
 @each_program

@@ -268,8 +268,10 @@ _COMMANDS = [
             "or port 0, empties its slot, as in pen: the same, but servers still lists it until it gets another "
             "address. With another address, the sessions at the old one go on, and no verdict, maint or drain of the "
             "server means them, nor do max and hard count them; clients that are just being connected go to the new "
-            "one. What a command has said stays, whatever connects and checks find. With at, the command counts only "
-            "if the server has this address: so a program changes no other that has got its number meanwhile.",
+            "one. Where verdicts expire (health_ttl), one that had a verdict is down there until the next. What "
+            "a command has said stays, whatever connects and checks find. With at, the command counts only "
+            "if the server has this address, or gets it as a new one: so a program changes no other that has got its "
+            "number meanwhile.",
             _server, "operate", _which("no server N"), "no server N [at ADDRESS]", configures=True,
             example="server 2 address 10.0.0.3 port 3306 max 100"),
     Command("acl", "acl N permit|deny ADDRESS [MASK] | acl N permit|deny country CC", "Add an entry to access list N "

@@ -165,7 +165,7 @@ class Draft:
                 return  # its address was wrong, which is told
             raise call.error(f"there is no server {number} (known: {ranges(self.numbers())}); a new one needs an "
                              "address")
-        call.refuse_elsewhere(address)
+        call.refuse_elsewhere(self._place(Address(), changes) if address is None else address)
         fields = {name: changes[name] for name in FIELDS if name in changes}
         if "address" in changes or "port" in changes:
             fields["address"] = self._place(address or Address(), changes)

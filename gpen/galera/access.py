@@ -38,6 +38,13 @@ _KEEPALIVE = ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), (socket.IPPROTO_TCP, 
 _RESET_AT_CLOSE, _AS_USUAL = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 
 
+# A session that waits for the cluster would hang when the cluster does; one whose rows or time are limited, by the
+# account or by the server, would make a node that is well one that fails. MySQL does not limit time so, and skips the
+# comment.
+_SESSION = ("SET SESSION wsrep_sync_wait = 0, sql_select_limit = 18446744073709551615 "
+            "/*M!100100 , max_statement_time = 0 */")
+
+
 class AccessError(Exception):
     """No credentials, or none that can be used; one line for the user."""
 
@@ -64,8 +71,7 @@ class Access:
         connection = Bounded(
             host=place.host or "localhost", user=self.user, password=self.password, ssl=self.tls,
             ssl_disabled=self.tls is None, autocommit=True, read_timeout=timeout, write_timeout=timeout,
-            # a session that waits for the cluster would hang when the cluster does
-            init_command="SET SESSION wsrep_sync_wait = 0", program_name="gpen-galera", defer_connect=True,
+            init_command=_SESSION, program_name="gpen-galera", defer_connect=True,
             client_flag=CLIENT.MULTI_STATEMENTS)
         sock = _reach(place, connect_timeout)
         with sock.dup() as same:  # for PyMySQL closes sock, or wraps it in TLS

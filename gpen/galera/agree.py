@@ -36,6 +36,7 @@ a. Versions only grow. A watcher follows no version that is lower than one that 
    when all have confirmed it.
 b. Nobody fills a table that was emptied who does not know what is in use elsewhere: a watcher that comes new waits for
    those on the list that have carried out a choice, and says for whom. Where nobody has, it waits FOUNDING seconds.
+   Who finds more in its own row than it has carried out (a backup) takes that back, so that nobody waits for it.
 c. A row of the list is one living process's (identity.py). Whose row it is not uses no writer and confirms nothing. Who
    has just come (back) to the list leaves no writer that works: after a list was emptied, all are back by then.
 d. What a watcher begins to use it has read since it last slept: after a pause nothing is used before that.
@@ -68,7 +69,7 @@ class Agreed:
     def __init__(self, writer: Writer, me: str, handover: float, identity: Identity | None = None) -> None:
         """``handover``: seconds in which every watcher that does not hang reads a new choice."""
         self.proposal: Choice | None = None
-        self.before = 0  # the version that it is to replace in the table, 0: none
+        self.before: int | None = None  # the version that it is to replace in the table, if there is one
         self.bearer: str | None = None  # the node through which it is to be written
         self.refusal = ""
         self.trouble = ""  # why there is no writer, or might be none
@@ -150,7 +151,7 @@ class Agreed:
             self.proposal = None
         self.trouble = self._obstacle(scene, now)
         if self.proposal is None and readable and self._me in scene.watchers and self._takes_part:
-            self.before = table.version if table else 0
+            self.before = table.version if table else None
             self._propose(self._next(scene, now), scene, now)
 
     def woke(self, slept: float, now: float) -> None:
@@ -163,6 +164,12 @@ class Agreed:
 
     def move(self, target: str) -> None:
         self._pin, self._rests_until, self.refusal = target, 0.0, ""
+
+    def absence(self, scene: Scene) -> str:
+        """Why this watcher has no say in the choice; nothing when it has one."""
+        if self.identity is not None and self.identity.clash:
+            return self._namesake()
+        return "it is not on the list of those that agree" if self._me not in scene.watchers else ""
 
     def ranks(self, scene: Scene) -> list[str]:
         succession = self._choice.succession if self._choice else ()
@@ -179,6 +186,10 @@ class Agreed:
         due = self._takes_part and scene.told >= self.version > scene.watchers.get(self._me, self.version)
         return self.version if due else None
 
+    def is_misquoted(self, scene: Scene) -> bool:
+        """Whether its own row tells of a choice that it has never seen: a backup, say. Others would wait for it."""
+        return self._takes_part and scene.watchers.get(self._me, 0) > self.version
+
     def _notice_deafness(self, readable: bool, now: float) -> None:
         """To read nothing for a while is like not to run."""
         if not readable:
@@ -193,7 +204,7 @@ class Agreed:
         version. (A node that lags shows that as well, for a moment; to propose anything is in vain then.)"""
         if table is None:
             return scene.blank
-        return table != self._choice and (table.version <= self.version or table.version < scene.newest)
+        return table.version < scene.newest or (table != self._choice and table.version <= self.version)
 
     def _follow(self, choice: Choice, now: float) -> None:
         before = self._choice
@@ -229,8 +240,7 @@ class Agreed:
     def _obstacle(self, scene: Scene, now: float) -> str:
         """What the operator has to know."""
         if self.identity is not None and self.identity.clash:
-            return (f"another watcher is called '{self._me}' as well, so this one takes no part and its gpens get no "
-                    "writer: start it with another --socket, or give this machine a name of its own")
+            return self._namesake()
         astray = 0.0 if self._astray_since is None else now - self._astray_since
         if astray >= YIELD and self._informed(scene):
             return ("the table gpen_writer was emptied, or holds an older choice; the one of before is known to "
@@ -240,6 +250,10 @@ class Agreed:
         if self._choice and not self.heir and self._choice.writer not in scene.writable and not scene.quorate:
             return f"no other writer than {self._choice.writer}, for this watcher hears from half of the nodes or less"
         return ""
+
+    def _namesake(self) -> str:
+        return (f"another watcher is called '{self._me}' as well, so this one takes no part and its gpens get no "
+                "writer: start it with another --socket, or give this machine a name of its own")
 
     def _informed(self, scene: Scene) -> str:
         """Who on the list knows a newer choice than this watcher does."""
@@ -287,7 +301,7 @@ class Agreed:
             writer = self._writer.choose(scene.order, scene.candidates, now) or ""
         if not writer:
             return None
-        newest = max(self.version, self.before, scene.newest)
+        newest = max(self.version, self.before or 0, scene.newest)
         choice = self._with(writer, writer if newest else "", scene, self._was_pinned)
         return choice._replace(version=newest + LEAP if newest else 1)
 

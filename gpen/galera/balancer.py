@@ -15,14 +15,29 @@ from contextlib import suppress
 
 from gpen.ctl.link import LinkError, Target, exchange
 from gpen.galera.log import failure, say
-from gpen.galera.plan import Changes, Plan, Rivalry, Row, commands, is_amiss, misfit, new_limits, retries, rows_in
+from gpen.galera.plan import (
+    Changes,
+    Plan,
+    Rivalry,
+    Row,
+    commands,
+    is_amiss,
+    misfit,
+    new_limits,
+    retries,
+    rows_in,
+    strays,
+)
 from gpen.model.words import shortened
 
 TIMEOUT = 2.0  # seconds that a gpen may take to answer, and for each pause in its answer
 WHOLE = 10.0  # seconds for a whole answer: who says a byte a second says nothing
-MOST = 1 << 24  # bytes of an answer: a server takes about 600
+MOST = 1 << 21  # bytes of an answer: a server takes about 600
+MOST_SESSIONS = 1 << 26  # bytes of an answer that lists sessions: one takes about 200
 SHOWN = 200  # characters of a refusal
-ELSEWHERE, UNKNOWN = ", not at ", "'at' is not one of"  # a server that moved since the last look; a gpen of before `at`
+# a server that moved since the last look; a gpen of before `at`; and both, or one that was deleted
+ELSEWHERE, UNKNOWN = ", not at ", "'at' is not one of"
+OUTDATED = (ELSEWHERE, "there is no server ", UNKNOWN)
 # a gpen of before `health drain`, and what its user can do
 NO_DRAIN = "'drain' is not up, down or unknown", ("it is older than this watcher and does not know 'health drain', so "
                                                   "a donor there gets clients still: restart it with this version")
@@ -105,16 +120,18 @@ class Balancer:
         if not orders and not looking:
             return self._rows, self._trouble()
         try:
-            unchanged = _refusal(ask(self.target, chores)) if chores else ""
+            unchanged = self._do(chores) if chores else ""
             self._note_limits(plan, changes)
             seen = self._rows
             untold = self._say(orders, looking)
-            if again and (ELSEWHERE in untold or UNKNOWN in untold):
+            if again and any(words in untold for words in OUTDATED):
                 self._by_address = UNKNOWN not in untold
                 self._say((), True)
                 return self._round(plan, changes, version, again=False)
             if self._rows is not seen and not untold:
                 untold = self._mend(plan, changes)
+            if self.is_writer and not untold and plan != self._told:
+                self._end_strays(plan)
         except LinkError as error:
             self.absent = isinstance(error.__context__, (ConnectionRefusedError, FileNotFoundError))
             self._look_at = 0.0
@@ -126,6 +143,13 @@ class Balancer:
             self._told, self.told = plan, version
         refusal = unchanged or (NO_DRAIN[1] if NO_DRAIN[0] in untold else untold)
         return self._rows, f"{self.name}: {refusal}" if refusal else self._trouble()
+
+    def _do(self, chores: Sequence[str]) -> str:
+        """Make these changes. Returns why one was refused; not that a server has got another number since the last
+        look, for the next one shows that."""
+        refusal = _refusal(ask(self.target, chores))
+        self._by_address = self._by_address and UNKNOWN not in refusal
+        return "" if ELSEWHERE in refusal or UNKNOWN in refusal else refusal
 
     def _say(self, orders: Sequence[str], looking: bool) -> str:
         """Give these commands, and take the answers to what is asked with them. Returns why a command was refused. The
@@ -156,6 +180,13 @@ class Balancer:
         self._note_limits(plan, changes)
         return self._say(commands(plan, rows, self._limits, self._by_address), True)
 
+    def _end_strays(self, plan: Plan) -> None:
+        """What was opened on a server that was deleted since, or has another address now, no row tells of."""
+        if any(order.close for order in plan.values()):
+            lines = strays(plan, self._rows, "".join(ask(self.target, ["sessions json"], MOST_SESSIONS)))
+            if lines:
+                ask(self.target, lines)
+
     def _note_limits(self, plan: Plan, changes: Changes) -> None:
         self._limits |= new_limits(plan, changes.kept(self._rows), self._limits)
 
@@ -174,8 +205,11 @@ class Balancer:
             self.hides_clients = lines.pop().strip() not in PROXIED
             ttl = lines.pop() if self.is_writer else None
             modes = lines.pop() if self.is_writer else "{}"
-        except (IndexError, ValueError):
+        except IndexError:
             raise LinkError(f"{self.name}: no answer to 'servers json': is it a gpen?") from None
+        except ValueError as error:
+            why = shortened(str(error))
+            raise LinkError(f"{self.name}: no answer to 'servers json' ({why}): is it a gpen?") from None
         self._rows, self._look_at = rows, time.monotonic() + LOOK
         with suppress(ValueError, RecursionError):  # one that does not tell its modes gets its plans even so
             told = json.loads(modes)
@@ -192,13 +226,14 @@ class Balancer:
                     f"it is {TTL} now")
 
 
-def ask(target: Target, lines: Sequence[str]) -> list[str]:
-    """Send lines to a gpen and return those of its reply. Raises LinkError, also when the reply has no end."""
+def ask(target: Target, lines: Sequence[str], most: int = MOST) -> list[str]:
+    """Send lines to a gpen and return those of its reply. Raises LinkError, also when the reply has no end: more than
+    ``most`` bytes, say."""
     heard, size, deadline = [], 0, time.monotonic() + WHOLE
     for piece in exchange(target, "\n".join(lines), TIMEOUT, TIMEOUT):
         heard.append(piece)
         size += len(piece)
-        if size > MOST or time.monotonic() > deadline:
+        if size > most or time.monotonic() > deadline:
             raise LinkError(f"{target.text}: its answer has no end: is it a gpen?")
     return b"".join(heard).decode("utf-8", "surrogateescape").splitlines()
 

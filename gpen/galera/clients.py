@@ -63,11 +63,11 @@ class Clients(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
 
 class InTime(io.RawIOBase):
-    """What a client sends, within REQUEST_TIME from now. Its reads raise TimeoutError afterwards."""
+    """What the other side sends, within so many seconds from now. Its reads raise TimeoutError afterwards."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, seconds: float) -> None:
         self._socket = sock
-        self._deadline = time.monotonic() + REQUEST_TIME
+        self._deadline = time.monotonic() + seconds
 
     def readable(self) -> bool:
         return True
@@ -75,7 +75,7 @@ class InTime(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError
+            raise TimeoutError("timed out")
         self._socket.settimeout(left)
         return self._socket.recv_into(buffer)
 
@@ -85,4 +85,4 @@ class Handler(socketserver.StreamRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = io.BufferedReader(InTime(self.connection))
+        self.rfile = io.BufferedReader(InTime(self.connection, REQUEST_TIME))

@@ -13,12 +13,12 @@ The nodes that may be used are those of the group that is followed (group.py). T
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from gpen.galera.group import GRACE, Followed
 from gpen.galera.members import Members
-from gpen.galera.report import Grade, Report, View, grade
+from gpen.galera.report import Choice, Grade, Report, View, grade
 
 SERVING = (Grade.LAGGING, Grade.DONOR, Grade.MAINTENANCE)  # their sessions are served, whether they get new ones or not
 POLICIES = ("avoid", "use", "never")
@@ -203,6 +203,14 @@ class Cluster:
         return self._places.addresses({address: node.report for address, node in self._nodes.items()
                                        if node.report is not None and node.report.view == self.view})
 
+    def called(self, choice: Choice) -> Choice:
+        """A choice in the words that all watchers know: they may reach the nodes at other addresses."""
+        return _renamed(choice, self._places.called)
+
+    def known_as(self, choice: Choice) -> Choice:
+        """The same with the addresses at which the nodes are reached from here."""
+        return _renamed(choice, self._places.known_as)
+
     def present(self) -> list[str]:
         """The nodes that are in the cluster, as far as is known: those that answer, and those that it has not dropped.
         """
@@ -238,6 +246,11 @@ class Cluster:
         view = self.view
         return view is not None and self._nodes[address].uuid == view.uuid and self._places.is_missing(
             address, view.members.split(","))
+
+
+def _renamed(choice: Choice, name: Callable[[str], str]) -> Choice:
+    heir = name(choice.heir) if choice.heir else ""
+    return choice._replace(writer=name(choice.writer), heir=heir, succession=tuple(map(name, choice.succession)))
 
 
 def _since(start: float | None, holds: bool, now: float) -> float | None:

@@ -6,6 +6,7 @@ Each connection has a thread, which hands the line to the watcher's own thread a
 from __future__ import annotations
 
 import errno
+import io
 import json
 import queue
 import socket
@@ -15,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from gpen.files import Entry
-from gpen.galera.clients import Clients, Handler
+from gpen.galera.clients import Clients, Handler, InTime
 from gpen.model.words import printable
 
 REPLY_TIME = 60.0  # seconds that the watcher may take; a move ends before
@@ -91,8 +92,7 @@ def ask(path: str, line: str) -> Answer:
             sock.settimeout(REPLY_TIME + 5.0)
             sock.connect(path)
             sock.sendall(line.encode() + b"\n")
-            with sock.makefile() as replies:
-                answer = json.loads(replies.readline(LONGEST))
+            answer = json.loads(io.BufferedReader(InTime(sock, REPLY_TIME + 5.0)).readline(LONGEST))
     except OSError as error:
         raise ConsoleError(f"{path}: {error.strerror or error}; {_WHO}") from None
     except (ValueError, RecursionError):

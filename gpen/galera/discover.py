@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import count
 
 from gpen.galera.members import place_of
-from gpen.galera.plan import Changes, Row, node_of
+from gpen.galera.plan import Addition, Changes, Row, node_of
 from gpen.model.address import Address
 
 
@@ -44,14 +44,9 @@ class Discovery:
         return tuple(forgotten[:spare])
 
 
-def _additions(servers: dict[int, Row], members: Iterable[str], rank: int | None) -> tuple[str, ...]:
+def _additions(servers: dict[int, Row], members: Iterable[str], rank: int | None) -> tuple[Addition, ...]:
     known = {node_of(row) for row in servers.values()}
     known |= {str(Address(row["host"], row["port"])) for row in servers.values()}
     numbers = (number for number in count() if number not in servers)
-    lines = []
-    for place in dict.fromkeys(filter(None, map(place_of, members))):
-        if str(place) not in known:
-            number, prio = next(numbers), "" if rank is None else f" prio {rank}"
-            lines += [f"server {number} address {place.host} port {place.port}{prio}",
-                      f"server {number} health down because new, not asked yet"]
-    return tuple(lines)
+    places = dict.fromkeys(filter(None, map(place_of, members)))
+    return tuple(Addition(next(numbers), place, rank) for place in places if str(place) not in known)

@@ -69,6 +69,10 @@ class Alone:
         """The operator wants this writer."""
         self._writer.set(target, pinned=True)
 
+    def absence(self, scene: Scene) -> str:
+        """Why this watcher has no say in the choice; nothing when it has one."""
+        return ""
+
     def ranks(self, scene: Scene) -> list[str]:
         """The writer, and who would follow it."""
         return ranked(self.current, scene.order)

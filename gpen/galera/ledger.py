@@ -4,7 +4,7 @@
 are made at a time, on whichever nodes, Galera certifies one; the other finds a deadlock (1213) or no such version.
 ``gpen_watcher`` has a row for each watcher, with the newest choice that its gpens have carried out (negative: as its
 predecessor said, of which this process knows nothing), and ``gpen_instance`` says which process that row belongs to
-(identity.py).
+(identity.py). Nodes are named as they call themselves (members.py), for each watcher may have other addresses of them.
 
 Watchers that know neither the third table nor PINNED may go on beside others: they pass over that as a node that there
 is not. So an upgrade needs nothing, not even a right to ALTER, which the watcher has not.
@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpen.galera.access import Access
 from gpen.galera.log import failure
@@ -64,23 +64,25 @@ class Ledger:
             with connection.cursor() as cursor:
                 cursor.execute(f"SELECT version, writer, succession, heir FROM {self._schema}.gpen_writer")
                 row = cursor.fetchone()
-                cursor.execute(f"SELECT name, version, active FROM {self._schema}.gpen_watcher")
+                cursor.execute(f"SELECT name, version, active FROM {self._schema}.gpen_watcher WHERE active UNION ALL "
+                               f"SELECT '', MAX(ABS(version)), 0 FROM {self._schema}.gpen_watcher")
                 watchers = list(cursor.fetchall())
-                claim = self._claim(cursor)
+                claimed = self._claimed(cursor)
         except pymysql.err.MySQLError as error:
             if not connection.open:
                 raise
             number, text = (*error.args, 0, "")[:2]
             return Page() if number in NO_TABLE else self.complaint(number, str(text), _user(connection))
         try:
-            return Page(choice=_choice(*row) if row else None, claim=claim,
-                        watchers={str(name): int(version) for name, version, active in watchers if active},
-                        newest=max((abs(int(version)) for _, version, _ in watchers), default=0))
-        except (AttributeError, IndexError, TypeError, ValueError):
+            return Page(choice=_choice(*row) if row else None,
+                        claim=Claim(int(claimed[0]), _text(claimed[1])) if claimed else NOBODYS,
+                        watchers={_text(name): int(version) for name, version, active in watchers if active},
+                        newest=max((abs(int(version)) for _, version, _ in watchers if version is not None), default=0))
+        except (ArithmeticError, IndexError, TypeError, ValueError):  # its columns were altered, say
             return f"the tables of {self._schema} hold what no watcher has written"
 
-    def _claim(self, cursor: Cursor) -> Claim:
-        """Whose row this watcher's is. Before anybody made the table it is nobody's."""
+    def _claimed(self, cursor: Cursor) -> Sequence[Any]:
+        """The row that says whose this watcher's is, if there is one; nor is there before anybody made the table."""
         import pymysql
 
         try:
@@ -88,9 +90,8 @@ class Ledger:
         except pymysql.err.ProgrammingError as error:
             if error.args[0] not in NO_TABLE:
                 raise
-            return NOBODYS
-        row = cursor.fetchone()
-        return Claim(int(row[0]), row[1]) if row else NOBODYS
+            return ()
+        return cursor.fetchone() or ()
 
     def join(self, connection: Connection) -> None:
         """Take part: from now on the writer is not moved without this watcher, and its row is this process's. Makes the
@@ -118,8 +119,9 @@ class Ledger:
             cursor.execute(f"UPDATE {self._schema}.gpen_watcher SET version = %s WHERE name = %s AND version < %s",
                            (version, self.me, version))
 
-    def write(self, connection: Connection, choice: Choice, before: int) -> None:
-        """Make this the choice, if the version ``before`` (0: none) is the one of now; else nothing happens.
+    def write(self, connection: Connection, choice: Choice, before: int | None) -> None:
+        """Make this the choice, if the version ``before`` (None: there is none) is the one of now; else nothing
+        happens.
 
         Waits as long as the cluster can't certify. Raises pymysql.err.Error.
         """
@@ -129,12 +131,12 @@ class Ledger:
         values = (choice.writer, choice.heir, succession, choice.version)
         try:
             with self._cursor(connection) as cursor:
-                if not before:
+                if before is None:
                     cursor.execute(f"INSERT IGNORE INTO {self._schema}.gpen_writer (writer, heir, succession, version, "
                                    "name) VALUES (%s, %s, %s, %s, 'writer')", values)
                 else:
                     cursor.execute(f"UPDATE {self._schema}.gpen_writer SET writer = %s, heir = %s, succession = %s, "
-                                   "version = %s WHERE version = %s", (*values, before))
+                                   "version = %s WHERE name = 'writer' AND version = %s", (*values, before))
         except pymysql.err.OperationalError as error:
             if error.args[0] not in OUTRUN:
                 raise
@@ -164,9 +166,15 @@ class Ledger:
 
 
 def _choice(version: int, writer: str, succession: str, heir: str) -> Choice:
-    nodes = tuple(filter(None, succession.split(",")))
+    nodes = tuple(filter(None, _text(succession).split(",")))
     pinned = PINNED in nodes
-    return Choice(int(version), writer, tuple(node for node in nodes if node != PINNED), heir, pinned)
+    return Choice(int(version), _text(writer), tuple(node for node in nodes if node != PINNED), _text(heir), pinned)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _user(connection: Connection) -> str:

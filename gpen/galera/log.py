@@ -36,15 +36,18 @@ class Faults:
     piece only. For one thread."""
 
     def __init__(self) -> None:
+        self.standing: dict[str, str] = {}  # what failed when it was done last, and how
         self._last: dict[str, float] = {}
 
     def attempt(self, what: str, work: Callable[[], object]) -> bool:
         """Do a piece of work, and return whether it went well."""
         try:
             work()
+            self.standing.pop(what, None)
             return True
         except Exception as error:
             text, now = f"{what} failed: {failure(error)}", time.monotonic()
+            self.standing[what] = text
             last, self._last[text] = self._last.get(text), now
             if last is None or now - last > QUIET:
                 say(f"{text}; it is tried again, and that is told once")

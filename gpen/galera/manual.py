@@ -131,16 +131,18 @@ the old one are closed as ever, drained or not.
 What nodes call themselves (wsrep_incoming_addresses) is often not what gpen connects to: behind NAT, in containers. A
 node that answers is matched by its wsrep_local_index, one that does not by what it called itself before; --map says it
 for those that no watcher has met. With --discover an address is added when a node of the followed cluster, and none
-that is a server already by its wsrep_node_name, was met there; an address that can't be reached is told once.
+that is a server already by its wsrep_node_name, was met there; an address that can't be reached is told once. Watchers
+that agree may reach the nodes at different addresses: the choice names a node as it calls itself, or by its address
+where it does not know its own (AUTO), or another one says the same.
 """),
     ("THE WRITER", """
 The first one is the server in front of the first --writer gpen that answers; where none is, the first of --prefer that
 is usable, then the one with the lowest wsrep_local_index. It stays until it is not usable, until gpen does not reach it
 for three seconds, until an operator sets it to drain or maint in gpen, or until gpen-galera move. Then the next one
 takes over, and the sessions on the old one are closed (--keep-old-sessions to leave them; those on a server in state
-drain are left anyway). A gpen that has reached no other node since does not have it moved again, and what a gpen said
-last, before it died, counts for five seconds. With --failback a preferred node that has been usable for five seconds
-gets the role back, unless an operator has moved it away.
+drain are left anyway, but not those that are left of one that was deleted since). A gpen that has reached no other node
+since does not have it moved again, and what a gpen said last, before it died, counts for five seconds. With --failback
+a preferred node that has been usable for five seconds gets the role back, unless an operator has moved it away.
 
 A node that the watcher is blind to is not made the writer; nor is the writer left for that, since somebody may be
 writing there: only the operator moves it then.
@@ -152,9 +154,13 @@ status and the log, once one has put another node in front three times in ten se
 """),
     ("ROOM", """
 The max of a server is set to the node's max_connections less --reserve, and follows it. A max that is lower already,
-and was not set by this watcher, is an operator's, and stays; give servers one where several gpens share the nodes. A
-node that greets with error 1040 in spite of that is full, not away: the writer does not move for it, gpen's clients
-wait as its setting hold says, it is tried again at once, and status tells it.
+and was not set by this watcher, is an operator's, and stays; give servers one where several gpens share the nodes. So
+does one that a watcher of before has set, when max_connections was raised while none ran: status tells of each max that
+is lower than a node has room for, and 'server N max 0' has the watcher set it. A node that greets with error 1040 in
+spite of that is full, not away: the writer does not move for it, gpen's clients wait as its setting hold says, it is
+tried again at once, and status tells it. A node on which only the connection for SUPER users is left greets a client,
+and refuses it after the login, when gpen can't help it any more: so a node that has max_connections of them gets no new
+clients (health drain), until one has gone.
 """),
     ("AGREEMENT", """
 With --agree=SCHEMA the choice is the one row of the table SCHEMA.gpen_writer; every watcher of the cluster gets the

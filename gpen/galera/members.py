@@ -8,6 +8,7 @@ index which entry is its own, whatever that says; and one that has answered once
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 
 from gpen.galera.report import MYSQL_PORT, Report
 from gpen.model.address import Address, parse_server
@@ -47,6 +48,16 @@ class Members:
             return called
         return next((address for address, own in self._own.items() if own == called), self._mapped.get(called, called))
 
+    def called(self, address: str) -> str:
+        """How all watchers know a node, at whatever addresses they reach it: as it calls itself, if no other does so
+        too."""
+        own = self._own.get(address, "")
+        return own if own and list(self._own.values()).count(own) == 1 else address
+
+    def known_as(self, called: str) -> str:
+        """Where the node is that is called so; what it is called, where none here is."""
+        return next((address for address in self._own if self.called(address) == called), called)
+
     def is_missing(self, address: str, members: Iterable[str]) -> bool:
         """Whether a node that has told what it calls itself is none of these members, as these call themselves."""
         own = self._own.get(address, "")
@@ -60,6 +71,7 @@ class Members:
         return not self._own.get(address) and any(other not in nodes for other in addresses)
 
 
+@lru_cache(4096)  # with 50 nodes this is asked 200 times a second
 def place_of(member: str) -> Address | None:
     """Where a member is; None for AUTO, which a node says that does not know its own address."""
     try:

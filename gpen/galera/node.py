@@ -32,12 +32,14 @@ RECONNECT = 3.0  # at least so many seconds between two logins that the node ref
 # these. Every 3 s, they had the balancer's address blocked after five minutes in which no client logged in.
 BROKEN_OFF = 60.0
 BLOCKED = 1129
-FULL = 1040  # it has no room: no reason to leave it, and one day it will have
+FULL, FULL_WORD = 1040, "full: "  # it has no room: no reason to leave it, and one day it will have
 DENIED = (1044, 1045, 1130, 1698)  # the watcher may not log in, which says nothing about the node
 # What else is about the watcher's account, and the remedy there; from 3000 on as MySQL numbers it.
 ACCOUNT = {
     **dict.fromkeys((1820, 1862), "ALTER USER ... IDENTIFIED BY ... PASSWORD EXPIRE NEVER"),
     **dict.fromkeys((4151, 3118, 3955), "ALTER USER ... ACCOUNT UNLOCK"),
+    4150: "FLUSH PRIVILEGES: there were max_password_errors wrong passwords",
+    1969: "ALTER USER ... WITH MAX_STATEMENT_TIME 0",
     **dict.fromkeys((1203, 1226), "ALTER USER ... WITH MAX_USER_CONNECTIONS 0 MAX_QUERIES_PER_HOUR 0 "
                                   "MAX_CONNECTIONS_PER_HOUR 0"),
     **dict.fromkeys((1251, 1275, 1524, 2049, 2059, 2061), "ALTER USER ... IDENTIFIED VIA mysql_native_password"),
@@ -197,7 +199,7 @@ def explain(error: Exception, user: str, timeout: float) -> Problem:
     if number == BLOCKED:
         return Problem(f"{_quoted(text)} (and raise max_connect_errors there)", True, RECONNECT)
     if number == FULL:
-        return Problem(f"full: {_quoted(text)}", True, RECONNECT)
+        return Problem(f"{FULL_WORD}{_quoted(text)}", True, RECONNECT)
     if number in DENIED:
         return Problem(f"access denied for user '{shortened(user)}': {_quoted(text)} (CREATE USER there, mend the "
                        f"password in --defaults-file or {USER}, or give --ssl-ca where it has REQUIRE SSL)",

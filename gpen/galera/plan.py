@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from ipaddress import ip_address
+from typing import Any, NamedTuple
 
+from gpen.galera.report import MEMBERS
 from gpen.model.address import Address
 from gpen.model.words import printable
 
+LONGEST_NAME = 255  # characters of a host's name, or of a path
 LONGEST = 500  # characters of a reason that a gpen is told: its lines may have 8192 bytes
 
 Row = Mapping[str, Any]  # of `servers json`
@@ -47,16 +51,21 @@ _NONE = type(None)
 _TOLD: Mapping[str, tuple[type, ...]] = {
     "number": (int,), "address": (str, _NONE), "host": (str, _NONE), "port": (int, str, _NONE), "prio": (int,),
     "state": (str,), "health": (str,), "sessions": (int,)}
+_PERHAPS: Mapping[str, tuple[type, ...]] = {  # not told by each version of gpen
+    "max": (int,), "rx": (int,), "verdict": (str, _NONE), "reason": (str, _NONE)}
+_MOST = 1 << 63  # below that are all numbers that a gpen tells
 
 
 def rows_in(text: str) -> list[Row]:
     """The rows that `servers json` has answered. Raises ValueError when these are none."""
     try:
         rows = json.loads(text)
-    except RecursionError:
-        raise ValueError("brackets without end") from None
+    except (RecursionError, ValueError):
+        raise ValueError("no JSON") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_server(row) for row in rows):
         raise ValueError("no list of servers")
+    if sum(not _is_empty(row) for row in rows) > MEMBERS:
+        raise ValueError(f"more than {MEMBERS} servers, which no cluster has")
     return rows
 
 
@@ -64,7 +73,23 @@ def _is_server(row: Row) -> bool:
     """Whether a row holds what is read of one; gpen's two special servers have no number, and are not looked at."""
     if row.get("number", "") is None:
         return True
-    return all(name in row and isinstance(row[name], kind) for name, kind in _TOLD.items())
+    return _TOLD.keys() <= row.keys() and _is_place(str(row["address"] or "")) and _is_word(row["host"] or "") and all(
+        isinstance(row[name], kind) and (not isinstance(row[name], int) or 0 <= row[name] < _MOST)
+        for name, kind in (*_TOLD.items(), *_PERHAPS.items()) if name in row)
+
+
+@lru_cache(4096)
+def _is_place(text: str) -> bool:
+    """Whether this is what gpen tells as an address: a number, a path, or nothing."""
+    if not _is_word(text):
+        return False
+    with suppress(ValueError):
+        return not text or text.startswith("/") or bool(ip_address(text))
+    return False
+
+
+def _is_word(text: object) -> bool:
+    return isinstance(text, str) and len(text) <= LONGEST_NAME and text.isprintable()
 
 
 def node_of(row: Row) -> str | None:
@@ -112,16 +137,31 @@ def misfit(name: str, modes: Mapping[str, Any]) -> str:
     return ""
 
 
+class Addition(NamedTuple):
+    """A new server. ``prio``: None where that does not count."""
+
+    number: int
+    place: Address
+    prio: int | None = None
+
+    def commands(self, by_address: bool) -> list[str]:
+        which = f"server {self.number}" + (f" at {self.place}" if by_address else "")
+        prio = "" if self.prio is None else f" prio {self.prio}"
+        return [f"{which} address {self.place.host} port {self.place.port}{prio}",
+                f"{which} health down because new, not asked yet"]
+
+
 @dataclass(frozen=True)
 class Changes:
-    """What to do with the servers of one gpen. ``deleted``: their numbers; ``added``: the commands for new ones."""
+    """What to do with the servers of one gpen. ``deleted``: their numbers; ``added``: new ones."""
 
     deleted: Collection[int] = ()
-    added: Sequence[str] = ()
+    added: Sequence[Addition] = ()
 
     def commands(self, rows: Iterable[Row], by_address: bool = False) -> list[str]:
-        """The lines that make the changes, as far as they are not made yet."""
-        return [*(f"no server {_which(row, by_address)}" for row in rows if row["number"] in self.deleted), *self.added]
+        """The lines that make the changes, as far as they are not made yet; ``by_address`` as in `commands`."""
+        return [*(f"no server {_which(row, by_address)}" for row in rows if row["number"] in self.deleted),
+                *(line for new in self.added for line in new.commands(by_address))]
 
     def kept(self, rows: Iterable[Row]) -> list[Row]:
         """The servers that stay: of others nothing can be told."""
@@ -161,6 +201,20 @@ def retries(plan: Plan, rows: Iterable[Row], by_address: bool = False) -> list[s
             if order.up and row.get("verdict") == "up" and is_full(row)]
 
 
+def strays(plan: Plan, rows: Iterable[Row], sessions: str) -> list[str]:
+    """The lines that end the sessions that began on a server that is gone, or has another address now, where the plan
+    has no use for them. ``sessions``: what `sessions json` has answered; nothing comes of what a gpen has not said."""
+    listed = {(row["number"], node_of(row)) for row in rows}
+    try:
+        found = json.loads(sessions)
+    except (RecursionError, ValueError):
+        return []
+    return [f"close {row['id']}" for row in (found if isinstance(found, list) else ())
+            if isinstance(row, dict) and isinstance(row.get("id"), int) and isinstance(row.get("server"), int)
+            and isinstance(node := row.get("server_address"), str) and (row["server"], node) not in listed
+            and (order := plan.get(node) or plan.get(OTHERS)) is not None and order.close]
+
+
 def is_amiss(plan: Plan, rows: Iterable[Row]) -> bool:
     """Whether servers that were just looked at are ranked otherwise than in the plan, or have sessions that are of no
     use: the gpen began anew, was reloaded, or somebody has changed a server."""
@@ -189,7 +243,7 @@ def _falls(row: Row, order: Order) -> bool:
 def full(rows: Iterable[Row]) -> dict[str, str]:
     """The nodes that have no room at a gpen with these servers, and what is known of that."""
     return {node: "too many connections (1040)" if is_full(row) else f"{row['sessions']} of {row['max']} sessions"
-            for row in rows if (node := node_of(row)) and (is_full(row) or 0 < row["max"] <= row["sessions"])}
+            for row in rows if (node := node_of(row)) and (is_full(row) or 0 < row.get("max", 0) <= row["sessions"])}
 
 
 class Rivalry:

@@ -16,7 +16,7 @@ from gpen.model.words import printable, shortened
 _STATUS = ("wsrep_local_state", "wsrep_local_state_comment", "wsrep_ready", "wsrep_cluster_status",
            "wsrep_cluster_state_uuid", "wsrep_cluster_conf_id", "wsrep_cluster_size", "wsrep_local_index",
            "wsrep_incoming_addresses")  # of every node of a Galera cluster, whoever made it
-_MORE_STATUS = ("wsrep_local_recv_queue", "wsrep_flow_control_paused_ns")
+_MORE_STATUS = ("wsrep_local_recv_queue", "wsrep_flow_control_paused_ns", "Threads_connected")
 _VARIABLES = ("wsrep_node_name", "read_only", "wsrep_reject_queries", "wsrep_sst_donor_rejects_queries",
               "wsrep_desync", "pxc_maint_mode")
 _BLOCKING = ("max_connections", "max_connect_errors", "skip_name_resolve", "host_cache_size")  # MySQL has them too
@@ -33,6 +33,8 @@ QUERY = f'{_show("STATUS", (*_STATUS, *_MORE_STATUS))}; {_show("VARIABLES", (*_V
 MYSQL_PORT = 3306
 SAID = 300  # characters of a node's error that are quoted
 WORD = 64  # characters of a name or a state
+MEMBERS = 512  # nodes of a cluster, at most: who tells more lies
+LIST = 64 * MEMBERS  # characters of their list
 DONOR, JOINED, SYNCED = 2, 3, 4  # wsrep_local_state
 NO_INDEX = 1 << 30  # sorts behind every wsrep_local_index
 
@@ -83,7 +85,8 @@ class Page:
 
 @dataclass(frozen=True)
 class Report:
-    """The answers to QUERY, when they were asked, and ``latency``: the seconds that they took.
+    """The answers to QUERY, when they were asked, and ``latency``: the seconds that they took. Two are equal that
+    differ in nothing but figures that change all the time, and by which no node is judged alone.
 
     ``blocks``: after ``max_connect_errors`` connections in a row without a login the node refuses their address; not
     where it does not look names up, or remembers no hosts.
@@ -96,20 +99,27 @@ class Report:
     view: View
     index: int
     members: tuple[str, ...]  # wsrep_incoming_addresses: HOST:PORT, AUTO, or empty for an arbitrator
-    queue: int
+    queue: int = field(compare=False)
     name: str
     read_only: bool
     rejects: str  # NONE, ALL, ALL_KILL
     donor_rejects: bool
     desync: bool
     maintenance: str = ""  # pxc_maint_mode, unless it is DISABLED
-    paused_ns: int = -1  # nanoseconds in which flow control held replication up, since the node began; -1: not told
+    # nanoseconds in which flow control held replication up, since the node began; -1: not told
+    paused_ns: int = field(default=-1, compare=False)
     max_connections: int = -1  # not told
+    connections: int = field(default=-1, compare=False)  # not told
     max_connect_errors: int = -1  # not told
     blocks: bool = True
-    latency: float = 0.0
-    asked: float = 0.0  # when, in seconds of the monotonic clock
+    latency: float = field(default=0.0, compare=False)
+    asked: float = field(default=0.0, compare=False)  # when, in seconds of the monotonic clock
     page: Page | str | None = None  # a text: why it can't be read
+
+    @property
+    def is_full(self) -> bool:
+        """Whether only SUPER users get in: others are greeted, and refused (1040) after the login."""
+        return 0 < self.max_connections <= self.connections
 
 
 class NoGalera(ValueError):
@@ -132,25 +142,28 @@ class Grade(Enum):
 
 def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float = 0.0) -> Report:
     """The report in the rows that QUERY gave. Raises NoGalera when the node is none of a Galera cluster."""
-    said = {str(name).lower(): _text(value) for name, value in rows}
+    try:
+        said = {str(name).lower(): _text(value) for name, value in rows}
+    except ValueError:
+        raise NoGalera("no Galera node: its answer is no list of names with a value each") from None
     missing = [name for name in _STATUS if name not in said]
     if missing:
         raise NoGalera(f"no Galera node: it does not tell {missing[0]}")
-    said = dict.fromkeys((*_MORE_STATUS, *_VARIABLES, *_BLOCKING), "") | said
-    members = printable(said["wsrep_incoming_addresses"])
+    said = dict.fromkeys(map(str.lower, (*_MORE_STATUS, *_VARIABLES, *_BLOCKING)), "") | said
+    members = printable(said["wsrep_incoming_addresses"][:LIST])
     return Report(
         state=_number(said["wsrep_local_state"]), comment=_word(said["wsrep_local_state_comment"]) or "no state",
         ready=_is_on(said["wsrep_ready"]), status=_word(said["wsrep_cluster_status"]) or "no cluster",
         view=View(_word(said["wsrep_cluster_state_uuid"]), _number(said["wsrep_cluster_conf_id"]),
                   _number(said["wsrep_cluster_size"]), members),
         index=_number(said["wsrep_local_index"], NO_INDEX),
-        members=tuple(member.strip() for member in members.split(",")),
+        members=tuple(member.strip() for member in members.split(",")[:MEMBERS]),
         queue=_number(said["wsrep_local_recv_queue"]), name=_word(said["wsrep_node_name"]),
         read_only=_is_on(said["read_only"]), rejects=_word(said["wsrep_reject_queries"]).upper() or "NONE",
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),
         maintenance=_word(said["pxc_maint_mode"]).upper() if said["pxc_maint_mode"].upper() != "DISABLED" else "",
         paused_ns=_number(said["wsrep_flow_control_paused_ns"]),
-        max_connections=_number(said["max_connections"]),
+        max_connections=_number(said["max_connections"]), connections=_number(said["threads_connected"]),
         max_connect_errors=_number(said["max_connect_errors"]),
         blocks=not _is_on(said["skip_name_resolve"]) and said["host_cache_size"] != "0", latency=latency, asked=asked)
 

@@ -94,6 +94,11 @@ class Requests:
         label, verdict = watcher.label(target), watcher.cluster.verdict(target)
         if not watcher.writer_gpens():
             raise ValueError("there is no writer to move: no gpen that was given by --writer has answered")
+        scene = watcher.scene(now)
+        absence = watcher.election.absence(scene)
+        if absence and (watcher.is_namesake or watcher.complaint):  # else it will be there in a moment
+            why = f"{absence}: {watcher.complaint}" if watcher.complaint else absence
+            raise ValueError(f"{label} can't be the writer: this watcher takes no part in the agreement: {why}")
         if target in watcher.cluster.blind():
             raise ValueError(f"{label} can't be the writer: this watcher is blind to it: "
                              f"{watcher.cluster.problem(target)}")
@@ -104,7 +109,6 @@ class Requests:
         if lacking:
             raise ValueError(f"{label} can't be the writer: it is no server of {', '.join(lacking)}, and the writer is "
                              "one that all gpens of --writer have")
-        scene = watcher.scene(now)
         if target not in scene.candidates:
             raise ValueError(f"{label} can't be the writer: a gpen has it in state drain or maint, or does not "
                              "reach it")
@@ -126,7 +130,7 @@ class Requests:
         if watcher.election.current == move.target and not behind and now >= watcher.election.opens_at:
             silent = [gpen.name for gpen in watcher.writer_gpens() if gpen.silent]
             return {"done": f"{label} is the writer" + (f"; not told: {', '.join(silent)}" if silent else "")}
-        refusal = watcher.election.refusal
+        refusal = watcher.election.refusal or (watcher.election.trouble if watcher.is_namesake else "")
         if now < move.deadline and not refusal:
             return None
         if watcher.election.current == move.target:

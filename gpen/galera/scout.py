@@ -17,6 +17,7 @@ from gpen.galera.node import ask, explain
 from gpen.galera.report import Report, read
 
 RETRY = 10.0  # seconds from the end of one trial to the next
+AT_A_TIME = 8  # trials: a list that lies may have hundreds of addresses
 
 Post = Callable[[Callable[[], None]], None]
 
@@ -45,13 +46,21 @@ class Scout:
         self._trials = {address: trial for address, trial in self._trials.items()
                         if address in wanted or trial.again is None}
         for address in wanted:
-            trial = self._trials.setdefault(address, _Trial())
-            if trial.again is not None and trial.again <= now:
-                trial.again = None
-                threading.Thread(target=self._visit, args=(address, trial), name=f"trial of {address}",
-                                 daemon=True).start()
+            self._trials.setdefault(address, _Trial())
+        due = sorted((again, address) for address in wanted
+                     if (again := self._trials[address].again) is not None and again <= now)
+        room = AT_A_TIME - sum(trial.again is None for trial in self._trials.values())
+        for _, address in due[:max(0, room)]:
+            self._begin(address, self._trials[address])
         return [address for address in sorted(wanted) if (report := self._trials[address].report)
                 and report.view.uuid == uuid and report.name not in names]
+
+    def _begin(self, address: str, trial: _Trial) -> None:
+        trial.again = None
+        try:
+            threading.Thread(target=self._visit, args=(address, trial), name=f"trial of {address}", daemon=True).start()
+        except RuntimeError:  # no thread is to be had
+            trial.again = time.monotonic() + RETRY
 
     def _visit(self, address: str, trial: _Trial) -> None:
         report, why = None, ""

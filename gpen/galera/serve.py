@@ -1,26 +1,39 @@
 """`gpen-galera serve`: what clustercheck does, 200 for a node that is usable and 503 for one that is not.
 
 The node is asked all the time, over one kept connection, so that an answer is there when a request comes, and a node
-that hangs makes nobody wait. What was found grows old: without news of the node it is usable no more.
+that hangs makes nobody wait. What was found grows old: without news of the node it is usable no more. An account that
+expires says nothing of the nodes, and is the same at all of them at once: then what was found before is told for KEPT
+seconds, unless the node itself fails.
 """
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpen.galera import notify
 from gpen.galera.access import Access
 from gpen.galera.check import Finding, Rules, judge
 from gpen.galera.clients import Clients, Handler
+from gpen.galera.log import say
 from gpen.galera.node import Node, Problem, silence
 from gpen.galera.report import Report
 from gpen.model.address import Address
 
+KEPT = 300.0  # seconds for which the last finding counts of a node that can't be seen, for a reason of the account
 STATES = {True: (200, "OK"), False: (503, "Service Unavailable")}
+
+
+class _Known(NamedTuple):
+    """What was found last, and when (monotonic). ``blind``: why the node can't be seen since."""
+
+    finding: Finding
+    heard: float
+    blind: str = ""
 
 
 class Responder:
@@ -29,23 +42,34 @@ class Responder:
     def __init__(self, node: str, access: Access, rules: Rules, interval: float, timeout: float) -> None:
         self._rules = rules
         self._timeout = timeout
-        self._finding = Finding(False, "not asked yet")
-        self._heard = 0.0
+        self._known = _Known(Finding(False, "not asked yet"), -math.inf)
         self._fresh = interval + 2 * timeout  # seconds that a finding lasts
         self.node = Node(node, access, interval, timeout, self._take)
 
-    def _take(self, _: str, news: Report | Problem) -> None:
-        self._finding = Finding(False, news.text) if isinstance(news, Problem) else judge(news, self._rules)
-        self._heard = time.monotonic()
+    def _take(self, address: str, news: Report | Problem) -> None:
+        blind = self._known.blind
+        if isinstance(news, Problem) and news.blind:
+            if blind != news.text:
+                say(f"node {address}: it can't be seen, and what was found last is told for {KEPT:g} s: {news.text}")
+            self._known = self._known._replace(blind=news.text)
+            return
+        if blind:
+            say(f"node {address}: it is seen again")
+        finding = Finding(False, news.text) if isinstance(news, Problem) else judge(news, self._rules)
+        self._known = _Known(finding, time.monotonic())
 
     def finding(self) -> Finding:
         """How the node is now."""
         now = time.monotonic()
         if self.node.waiting(now) >= self._timeout:
             return Finding(False, silence(self._timeout))
-        if self._finding.usable and now - self._heard > self._fresh:
-            return Finding(False, f"no news of it for {self._fresh:g} s")
-        return self._finding
+        found, heard, blind = self._known
+        age = now - heard
+        if blind and age > KEPT:
+            return Finding(False, blind)
+        if blind:
+            return Finding(found.usable, f"{found.text} {age:.0f} s ago; now: {blind}")
+        return Finding(False, f"no news of it for {self._fresh:g} s") if found.usable and age > self._fresh else found
 
 
 class Server(Clients):

@@ -11,7 +11,8 @@ from typing import Any
 from gpen.galera import blocking
 from gpen.galera.agree import Agreed
 from gpen.galera.console import Answer
-from gpen.galera.plan import front, full, nodes_of
+from gpen.galera.node import FULL_WORD
+from gpen.galera.plan import front, full, node_of, nodes_of
 from gpen.galera.watch import Gpen, Watcher
 
 WITHDRAWN = ("drain", "maint")  # servers that an operator has taken out, or a verdict so that their sessions go on
@@ -24,22 +25,23 @@ def status(watcher: Watcher, now: float) -> Answer:
     """All that is known, for JSON; ``now`` is monotonic. Times are seconds of the wall clock."""
     return {
         "well": is_well(watcher),
+        "fault": watcher.fault,
         "writer": watcher.election.current,
         "agreed": watcher.election.version if isinstance(watcher.election, Agreed) else None,
         "heir": watcher.election.heir or None,
         "trouble": watcher.trouble,
         "cluster": watcher.cluster.followed.uuid or None,
         "nodes": [node_row(watcher, node, now) for node in sorted(watcher.cluster.nodes, key=_natural)],
-        "gpens": [_gpen_row(gpen) for gpen in watcher.gpens],
+        "gpens": [_gpen_row(watcher, gpen) for gpen in watcher.gpens],
     }
 
 
 def is_well(watcher: Watcher) -> bool:
-    """Whether every node is usable and every gpen answers."""
+    """Whether every node is usable, every gpen answers, and nothing fails in the watcher itself."""
     nodes = watcher.cluster.nodes
     return (bool(nodes) and len(watcher.cluster.usable()) == len(nodes)
             and all(gpen.problem == "" for gpen in watcher.gpens) and not watcher.trouble
-            and not watcher.is_failing)
+            and not watcher.fault)
 
 
 def node_row(watcher: Watcher, node: str, now: float) -> Row:
@@ -56,8 +58,14 @@ def node_row(watcher: Watcher, node: str, now: float) -> Row:
         "since": _wall(verdict.since if verdict else None, now),
         "cluster": report.view.uuid if report else None,
         "blind": "" if blind_since is None else watcher.cluster.problem(node), "blind_since": _wall(blind_since, now),
-        "full": {gpen.name: found for gpen in watcher.gpens if (found := full(gpen.rows).get(node))},
+        "full": {gpen.name: found for gpen in watcher.gpens if (found := _fullness(watcher, gpen, node))},
     }
+
+
+def _fullness(watcher: Watcher, gpen: Gpen, node: str) -> str:
+    """Why a gpen finds no room on a node; nothing when it does."""
+    found = watcher.fullness(node).removeprefix(FULL_WORD) if node in nodes_of(gpen.rows) else ""
+    return found or full(gpen.rows).get(node, "")
 
 
 def _wall(moment: float | None, now: float) -> float | None:
@@ -71,7 +79,7 @@ def _role(watcher: Watcher, node: str) -> str:
     return "standby" if any(node in nodes_of(gpen.rows) for gpen in watcher.writer_gpens()) else "reader"
 
 
-def _gpen_row(gpen: Gpen) -> Row:
+def _gpen_row(watcher: Watcher, gpen: Gpen) -> Row:
     servers = [row for row in gpen.rows if row["number"] is not None and row["health"] != "empty"]
     return {
         "gpen": gpen.name, "kind": "writer" if gpen.balancer.is_writer else "reader",
@@ -80,6 +88,8 @@ def _gpen_row(gpen: Gpen) -> Row:
         **{word: sum(word in (row["state"], row["health"]) for row in servers) for word in WITHDRAWN},
         "sessions": sum(row["sessions"] for row in servers),
         "front": front(gpen.rows) if gpen.balancer.is_writer else None,
+        "capped": [{"server": row["number"], "max": row["max"], "room": room} for row in servers
+                   if (node := node_of(row)) and (room := watcher.room(node)) and 0 < row["max"] < room],
     }
 
 
@@ -98,7 +108,9 @@ def show(answer: Answer) -> str:
               _clock(row["since"])] for row in answer["nodes"]]
     gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", _servers(row),
               row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
-    parts = [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "paused", "since"],
+    fault = answer.get("fault")  # a watcher of before an upgrade tells none
+    parts = [f"the watcher itself fails: {fault}"] if fault else []
+    parts += [tabulate(nodes, ["node", "name", "state", "usable", "role", "latency", "queue", "paused", "since"],
                       "simple", disable_numparse=True)]
     rows = answer["nodes"]
     notes = (_long({row["node"]: row["reason"] for row in rows}), _blindness(rows), _clusters(answer), _limits(rows),
@@ -111,7 +123,7 @@ def show(answer: Answer) -> str:
         parts.append(f"agreement: {answer['trouble']}")
     parts.append(tabulate(gpens, ["gpen", "kind", "answers", "servers up", "sessions", "in front"], "simple",
                           disable_numparse=True))
-    problems = _long({row["gpen"]: _problem(row) for row in answer["gpens"]})
+    problems = _long({row["gpen"]: _problem(row) for row in answer["gpens"]}) + _capped(answer["gpens"])
     parts += ["\n".join(problems)] * bool(problems)
     return "\n\n".join(parts)
 
@@ -161,6 +173,13 @@ def _full(rows: Sequence[Row]) -> list[str]:
     """Where nodes have no room. A watcher of before an upgrade tells none."""
     return [f"{row['node']}: full for gpen {gpen}: {found}: clients wait, or get another node of a --reader"
             for row in rows for gpen, found in row.get("full", {}).items()]
+
+
+def _capped(rows: Sequence[Row]) -> list[str]:
+    """The servers with a max that is lower than their node has room for. A watcher of before an upgrade tells none."""
+    return [f"{row['gpen']}: server {cap['server']} has max {cap['max']}, and its node room for {cap['room']}: gpenctl "
+            f"{row['gpen']} server {cap['server']} max 0 has the watcher set it"
+            for row in rows for cap in row.get("capped", [])]
 
 
 def _problem(row: Row) -> str:

@@ -123,8 +123,8 @@ Options:
 {CONSOLE}\
   --json                 Print JSON instead of tables.
 {HELP}
-Exit status: 0 every node is usable and every gpen answers; 1 not so; 2 wrong
-usage; 3 no watcher.
+Exit status: 0 every node is usable, every gpen answers and the watcher itself
+works; 1 not so; 2 wrong usage; 3 no watcher.
 """
 
 MOVE = f"""\
@@ -174,7 +174,8 @@ NODE is HOST[:PORT], or the /PATH of its socket.
 
 Options:
 {LOGIN}\
-  --timeout=SEC          For the way there, and for each answer [default: 1].
+  --timeout=SEC          For all of it: the way there, login and answer
+                         [default: 1].
 {AVAILABLE}\
 {HELP}
 Exit status: 0 usable; 1 not usable; 2 wrong usage.
@@ -188,7 +189,9 @@ Examples:
 SERVE = f"""\
 Answer HTTP requests for one node: 200 usable, 503 not, and a line that says
 why. One connection to the node is kept; requests cost it nothing. What is known
-of the node grows old: without news of it, it is not usable.
+of the node grows old: without news of it, it is not usable. When the node
+refuses the account (its password has expired, say), or has no room for it, what
+was found last is told with its age and the reason, for 5 minutes.
 
 Usage:
   gpen-galera serve [options] LISTEN

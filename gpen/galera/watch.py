@@ -11,9 +11,9 @@ import os
 import queue
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
 
@@ -30,7 +30,7 @@ from gpen.galera.identity import Identity
 from gpen.galera.lag import Lag
 from gpen.galera.ledger import Ledger, Work, errand
 from gpen.galera.log import Faults, say
-from gpen.galera.node import Node, Problem, silence
+from gpen.galera.node import FULL_WORD, Node, Problem, silence
 from gpen.galera.plan import LAST_RANK, OTHERS, Changes, Order, Plan, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
 from gpen.galera.scout import Scout
@@ -113,6 +113,9 @@ class Gpen:
 
     balancer: Balancer
     rows: Sequence[Row] = ()
+    nodes: Collection[str] = ()  # that are its servers
+    shape: tuple[object, ...] = ()  # what of its servers may lead to another decision at once
+    gist: tuple[object, ...] = ()  # the same, of all that it tells; the rest waits for the next round
     problem: str | None = None  # None: not asked yet; empty: none
     silent: bool = False  # it could not be reached
     seen: float = -math.inf  # when its servers were seen last (monotonic)
@@ -120,6 +123,13 @@ class Gpen:
     @property
     def name(self) -> str:
         return self.balancer.name
+
+    def saw(self, rows: Sequence[Row], now: float) -> None:
+        """Its servers are these."""
+        self.seen = now
+        if rows is not self.rows:
+            self.rows, self.nodes = rows, nodes_of(rows)
+            self.shape = self.nodes, front(rows), withdrawn(rows)
 
 
 class Watcher:
@@ -151,20 +161,25 @@ class Watcher:
                       for target in targets]
         self._next_round = self._awake_since = self._began = self._taken = self._slept = time.monotonic()
         self._faults = Faults()
-        self.is_failing = False  # the last pass failed, by what nobody expected
         self._pokes: list[float] = []
         self._warned: dict[str, int] = {}  # the low limits that the log has told
         self._noted: str | None = None  # the writer of which the log tells
         self._proposed: Choice | None = None
+        self._read: dict[Choice, Choice] = {}  # the choices in the tables, with the addresses that count here
         self._errands: dict[str, float] = {}  # what was begun, and until when it is waited for
-        self._complaint = ""  # what went wrong in the agreement's tables
+        self.complaint = ""  # what went wrong in the agreement's tables
         self._obstacle = ""  # to the agreement, as the log has told it
         self.after_pass: Callable[[], None] = lambda: None
+        self._stirred = True  # there is news, since the last decision, that may lead to another one
         self._stopping = False
 
     def post(self, news: Callable[[], None]) -> None:
-        """Have the watcher's own thread call this; from any thread, or a signal handler."""
-        self._inbox.put(news)
+        """Have the watcher's own thread call this, and think again; from any thread, or a signal handler."""
+        self._inbox.put(partial(self._stir, news))
+
+    def _stir(self, news: Callable[[], None]) -> None:
+        self._stirred = True
+        news()
 
     def stop(self) -> None:
         """End `run`, soon. What the gpens know they keep."""
@@ -186,8 +201,7 @@ class Watcher:
         """Watch until `stop`."""
         self._tend_threads()
         while not self._stopping:
-            self.is_failing = not self._faults.attempt("a pass", self._pass)
-            if self.is_failing:
+            if not self._faults.attempt("a pass", self._pass):
                 time.sleep(PAUSE)
         for gpen in self.gpens:
             gpen.balancer.stop()
@@ -208,10 +222,11 @@ class Watcher:
         self._notice_hangs(now)
         if now >= self._next_round:
             self._tend_threads()
-        if self._is_awake(now):
-            self._decide(now)
-        else:
+        if not self._is_awake(now):
             self._next_round = now + AWAKE
+        elif self._stirred or now >= self._next_round:
+            self._decide(now)
+            self._stirred = False
         self.after_pass()
 
     def _tend_threads(self) -> None:
@@ -252,16 +267,17 @@ class Watcher:
 
     def _due(self) -> float:
         """When the next thing is to be done without any news."""
-        hangs = [node.asked + self.options.timeout for address, node in self._nodes.items()
-                 if node.asked is not None and self.cluster.report(address) is not None]
+        hangs = [asked + self.options.timeout for address, node in self._nodes.items()  # whose thread goes on
+                 if (asked := node.asked) is not None and self.cluster.report(address) is not None]
         return min([self._next_round, *self._pokes, *hangs])
 
     def _from_node(self, address: str, news: Report | Problem) -> None:
-        self.post(partial(self._take_report, address, news))
+        self._inbox.put(partial(self._take_report, address, news))  # most are like the one before
 
     def _take_report(self, address: str, news: Report | Problem) -> None:
         if address not in self._nodes:
             return
+        self._stirred = self._stirred or news != self.cluster.report(address)
         if isinstance(news, Problem):
             if news.blind and news.text != self.cluster.problem(address):
                 say(f"node {self.label(address)}: this watcher is blind to it, {self._kept(address)}: {news.text}")
@@ -270,6 +286,9 @@ class Watcher:
         else:
             if self.cluster.blind_since(address) is not None:
                 say(f"node {self.label(address)}: this watcher sees it again")
+            before = self.cluster.report(address)
+            if news.is_full != (before is not None and before.is_full):
+                self._next_round = time.monotonic()  # a client may come, or waits
             self.cluster.saw(address, news)
             self._notice_lag(address, news)
             self._warn_of_blocks(address)
@@ -288,41 +307,46 @@ class Watcher:
             say(line)
 
     def _from_balancer(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
-        self.post(partial(self._take_rows, balancer, rows, problem))
+        self._inbox.put(partial(self._take_rows, balancer, rows, problem))
 
     def _take_rows(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
         gpen = next(gpen for gpen in self.gpens if gpen.balancer is balancer)
-        problem = problem or self._lack(gpen, rows)
+        if rows is not None:
+            gpen.saw(rows, time.monotonic())
+            problem = problem or self._lack(gpen)
         if problem and problem != gpen.problem:
             say(f"gpen {problem}")
         elif gpen.problem and not problem:
             say(f"gpen {gpen.name}: {'answers' if gpen.silent else 'well'} again")
-        gpen.problem, gpen.silent = problem, rows is None
+        before, gpen.problem, gpen.silent = gpen.gist, problem, rows is None
+        gpen.gist = problem, gpen.silent, balancer.told, gpen.shape
+        self._stirred = self._stirred or gpen.gist != before
         if rows is None:
             return
-        gpen.rows, gpen.seen = rows, time.monotonic()
         self._watch_nodes()
         if balancer.is_writer:
             self._reach.saw(gpen.name, gpen.rows, time.monotonic())
 
-    def _lack(self, gpen: Gpen, rows: Sequence[Row] | None) -> str:
+    def _lack(self, gpen: Gpen) -> str:
         """What is to be said of a gpen that goes with the writer and misses servers that others of these have."""
-        if not gpen.balancer.is_writer or not rows:
+        if not gpen.balancer.is_writer or not gpen.rows:
             return ""
-        others = set().union(*(nodes_of(other.rows) for other in self.heard_gpens(time.monotonic())
-                               if other is not gpen))
-        lacking = sorted(others - nodes_of(rows))
+        others = set().union(*(other.nodes for other in self.heard_gpens(time.monotonic()) if other is not gpen))
+        lacking = sorted(others.difference(gpen.nodes))
         return f"{gpen.name}: has no server {', '.join(lacking)}, which so can't be the writer" if lacking else ""
 
     def _watch_nodes(self) -> None:
         """Watch the nodes that are servers of some gpen, and no others."""
-        wanted = {node for gpen in self.gpens for node in nodes_of(gpen.rows)}
+        wanted = {node for gpen in self.gpens for node in gpen.nodes}
+        if wanted == self._nodes.keys():
+            return
         for address in wanted - set(self._nodes):
             self.cluster.add(address)
             self._nodes[address] = Node(address, self._access, self.options.interval, self.options.timeout,
                                         self._from_node, self.ledger)
         for address in set(self._nodes) - wanted:
             self._nodes.pop(address).stop()
+            self._faults.standing.pop(f"node {address}", None)
             self.cluster.remove(address)
             self.lag.forget(address)
             self._warned.pop(address, None)
@@ -339,7 +363,7 @@ class Watcher:
 
     def limit(self, address: str) -> int | None:
         """A node's max_connect_errors, if it may block a gpen."""
-        hides = any(gpen.balancer.hides_clients and address in nodes_of(gpen.rows) for gpen in self.gpens)
+        hides = any(gpen.balancer.hides_clients and address in gpen.nodes for gpen in self.gpens)
         return blocking.limit(self.cluster.report(address), hides)
 
     def _poke_nodes(self, now: float) -> None:
@@ -351,6 +375,7 @@ class Watcher:
     def _notice_hangs(self, now: float) -> None:
         for address, node in self._nodes.items():
             if min(node.waiting(now), now - self._awake_since) >= self.options.timeout:
+                self._stirred = self._stirred or self.cluster.problem(address) != silence(self.options.timeout)
                 self.cluster.hangs(address, silence(self.options.timeout))
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -457,8 +482,9 @@ class Watcher:
         if ledger is None or not scene.candidates:
             return
         helper = next(iter(scene.candidates))
-        claims = ledger.me not in scene.watchers or (election.identity is not None and election.identity.wants_claim)
-        if claims and not self._is_namesake() and (scene.blank or scene.choices) and self._is_due("join", now):
+        claims = (ledger.me not in scene.watchers or election.is_misquoted(scene)
+                  or (election.identity is not None and election.identity.wants_claim))
+        if claims and not self.is_namesake and (scene.blank or scene.choices) and self._is_due("join", now):
             self._errand(helper, ledger.join)
         version = election.confirmation(scene)
         if version is not None and self._is_due(f"confirm {version}", now):
@@ -467,7 +493,8 @@ class Watcher:
             self._proposed = proposal
             self._detail(f"proposes choice {proposal.version}: writer {self.label(proposal.writer)}, "
                          f"heir {self.label(proposal.heir)}")
-            self._errand(election.bearer, lambda connection: ledger.write(connection, proposal, before),
+            called = self.cluster.called(proposal)
+            self._errand(election.bearer, lambda connection: ledger.write(connection, called, before),
                          lambda: election.outcome(proposal, time.monotonic()))
         if election.heir and not self._pokes:
             self._pokes = [now + POKES[1]]  # the others' confirmations are waited for
@@ -492,11 +519,12 @@ class Watcher:
 
     def _leave_agreement(self) -> None:
         """From now on the gpens are on their own: the others need not wait for this watcher."""
-        if self.ledger is not None and not self._is_namesake():
+        if self.ledger is not None and not self.is_namesake:
             for node in self.cluster.usable()[:1]:
                 errand(self._access, node, self.ledger.leave, lambda trouble: None).join(GOODBYE)
 
-    def _is_namesake(self) -> bool:
+    @property
+    def is_namesake(self) -> bool:
         """Whether the row on the list is another watcher's, so that nothing may be done with it."""
         identity = self.election.identity if isinstance(self.election, Agreed) else None
         return identity is not None and identity.clash
@@ -506,10 +534,10 @@ class Watcher:
             say(line)
 
     def _complain(self, trouble: str) -> None:
-        if trouble != self._complaint:
+        if trouble != self.complaint:
             if trouble:
                 say(f"agreement: {trouble}")
-            self._complaint = trouble
+            self.complaint = trouble
 
     def _tell_obstacle(self) -> None:
         if self.election.trouble != self._obstacle:
@@ -517,9 +545,14 @@ class Watcher:
             self._obstacle = self.election.trouble
 
     @property
+    def fault(self) -> str:
+        """What fails in the watcher itself, by what nobody expected."""
+        return "; ".join(self._faults.standing.values())
+
+    @property
     def trouble(self) -> str:
         """With the agreement."""
-        return self.election.trouble or self._complaint
+        return self.election.trouble or self.complaint
 
     def writer_gpens(self) -> list[Gpen]:
         """The gpens that go with the writer, as far as they have been seen."""
@@ -531,7 +564,7 @@ class Watcher:
 
     def without(self, node: str, now: float) -> list[str]:
         """The gpens that would have to go with this writer, and do not have it as a server."""
-        return [gpen.name for gpen in self.heard_gpens(now) if node not in nodes_of(gpen.rows)]
+        return [gpen.name for gpen in self.heard_gpens(now) if node not in gpen.nodes]
 
     def scene(self, now: float) -> Scene:
         """What the writer is chosen from."""
@@ -554,9 +587,16 @@ class Watcher:
         return Scene(
             order=self.election.order(indexes, candidates), candidates=candidates, blind=blind,
             present={*members, *self.cluster.present(), *blind}, writable=self.cluster.writable(),
-            choices=[page.choice for page in known if page.choice],
+            choices=self._local([page.choice for page in known if page.choice]),
             watchers=watchers, blank=bool(known) and not any(page.choice for page in known),
             quorate=2 * len(answering) > len(members), told=self._told(), newest=newest, claim=claim)
+
+    def _local(self, choices: Sequence[Choice]) -> list[Choice]:
+        """Choices with the addresses that count here. Each is read once: it would be another choice if more is known of
+        where the nodes are by and by."""
+        if choices:
+            self._read = {choice: self._read.get(choice) or self.cluster.known_as(choice) for choice in choices}
+        return [self._read[choice] for choice in choices]
 
     def _told(self) -> int:
         """The newest choice that all gpens that there are have carried out."""
@@ -567,11 +607,23 @@ class Watcher:
 
     def _plan(self, gpen: Gpen, ranks: Sequence[str], now: float) -> Plan:
         verdicts = {node: verdict for node in self.cluster.nodes if (verdict := self.cluster.verdict(node))}
-        if gpen.balancer.is_writer:
-            return self._writer_plan(gpen, ranks, verdicts, now)
-        return {node: Order(verdict.usable, verdict.reason, None, self._is_lost(verdict), self._room(node),
-                            verdict.drains)
-                for node, verdict in verdicts.items()}
+        plan = self._writer_plan(gpen, ranks, verdicts, now) if gpen.balancer.is_writer else {
+            node: Order(verdict.usable, verdict.reason, None, self._is_lost(verdict), self.room(node), verdict.drains)
+            for node, verdict in verdicts.items()}
+        return {node: self._unless_full(node, order) for node, order in plan.items()}
+
+    def _unless_full(self, node: str, order: Order) -> Order:
+        """A node that is full gets no new clients: it would refuse them after the login, when no gpen can have them
+        wait, or give them another one."""
+        full = self.fullness(node) if order.up is not False else ""
+        return replace(order, up=False, drains=True, reason=full) if full else order
+
+    def fullness(self, node: str) -> str:
+        """Why a node has no room for a client, by its own account; nothing when it has."""
+        report, problem = self.cluster.report(node), self.cluster.problem(node)
+        if report is not None and report.is_full:
+            return f"{FULL_WORD}all {report.max_connections} connections in use"
+        return problem if problem.startswith(FULL_WORD) else ""
 
     def _writer_plan(self, gpen: Gpen, ranks: Sequence[str], verdicts: dict[str, Verdict], now: float) -> Plan:
         """As long as there is no writer, and so no ranks, only who is down. Then each server has a rank of its own, and
@@ -583,13 +635,13 @@ class Watcher:
         leaving = draining(gpen.rows)
         plan = {OTHERS: Order(False, f"standby: {self.election.current} is the writer", LAST_RANK, not keeping,
                               drains=keeping)}
-        for rank, node in enumerate([*ranks, *sorted(nodes_of(gpen.rows) - set(ranks))]):
+        for rank, node in enumerate([*ranks, *sorted(set(gpen.nodes) - set(ranks))]):
             verdict = verdicts.get(node)
             up, reason = self._role(node, verdict, now)
             left = node != self.election.current or bool(self.election.heir)
             kept = keeping or node in leaving
             close = self._is_lost(verdict) or (left and not kept)
-            plan[node] = Order(up, reason, rank, close, self._room(node), self._drains(verdict, left, kept))
+            plan[node] = Order(up, reason, rank, close, self.room(node), self._drains(verdict, left, kept))
         return plan
 
     @staticmethod
@@ -614,7 +666,7 @@ class Watcher:
             return False, "the writer in a moment: all watchers must have seen it"
         return (True, verdict.reason) if verdict is not None else (None, "")
 
-    def _room(self, node: str) -> int | None:
+    def room(self, node: str) -> int | None:
         """How many sessions a gpen may have on a node, so that others find room as well."""
         report = self.cluster.report(node)
         if report is None or report.max_connections <= 0:

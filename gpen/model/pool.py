@@ -29,6 +29,7 @@ from gpen.model.settings import Settings
 
 RETRY_SECONDS = 1.0
 BY_COMMAND = "by a command"
+UNJUDGED = "nobody has said yet how it is at its new address"
 SPECIAL = ("emergency", "abuse")
 _flags: Callable[[Settings], Sequence[bool]] = attrgetter(*(rule.name for rule in RULES))
 
@@ -286,7 +287,11 @@ class Pool:
         return server
 
     def move(self, server: Server, address: Address) -> None:
-        """Give a server another address: what was known of the place where it was counts no more."""
+        """Give a server another address: what was known of the place where it was counts no more.
+
+        Where somebody outside judges it, again and again (health_ttl), it gets nobody before it was judged here: it may
+        be no place to write to.
+        """
         if address == server.address:
             return
         dismiss_spares(server)
@@ -300,10 +305,13 @@ class Pool:
         server.endpoints = ()
         server.silences = {}
         self.on_moved()
+        is_judged = self.settings.health_ttl > 0 and "command" in server.verdicts and not server.is_empty
         server.verdicts.clear()
         server.weigh()
         self.health.forget(server)
         self._arrange(server)
+        if is_judged:
+            self.health.judge(server, "command", "down", UNJUDGED)
 
     def set_state(self, server: Server, state: str, cause: str = BY_COMMAND) -> None:
         """The operator's word on a server: ready, drain or maint."""

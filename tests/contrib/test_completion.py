@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from gpen.control import completion
 from gpen.control.commands import COMMANDS, Command
 from gpen.ctl import main as ctl
+from gpen.docs import completion
 from tests.contrib.service import CONTRIB, PATIENCE
 
 BASH = CONTRIB / "completion" / "gpen.bash"

@@ -101,7 +101,8 @@ networks = st.one_of(
     st.sampled_from(["country SE", "country de"]),
     st.ip_addresses(v=4).map(str), st.ip_addresses(v=6).map(str),
     st.builds(lambda ip, length: f"{ip}/{length}", st.ip_addresses(v=4), st.integers(0, 32)),
-    st.builds(lambda ip, length: f"{ip}/{length}", st.ip_addresses(v=6), st.integers(0, 128)),
+    st.builds(lambda ip, length: f"{ip}/{length}",
+              st.ip_addresses(v=6).filter(lambda ip: ip.ipv4_mapped is None), st.integers(0, 128)),
     st.builds(lambda ip, mask: f"{ip} {mask}", st.ip_addresses(v=4), st.ip_addresses(v=4)))
 acl_lines = st.builds(lambda number, action, network: f"acl {number} {action} {network}", st.integers(0, 9),
                       st.sampled_from(["permit", "deny"]), networks)

@@ -263,3 +263,15 @@ def test_a_command_for_a_server_at_another_address_changes_nothing(gpen: Start, 
         f"error: {name}: the server with this number is at 127.0.0.1:1, not at 127.0.0.1:2: nothing is changed\n")
     assert [{**row, "for": 0} for row in front.json("servers")] == before
     assert not front.ctl(line.format("127.0.0.1:1")).startswith("error")
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:2", "[::1]:2", "/run/x"])
+def test_a_new_server_is_made_where_there_is_no_other(gpen: Start, place: str) -> None:
+    front = gpen("-r", servers=["127.0.0.1:1"])
+    made = f"server 1 at {place} address {place}"
+    assert front.ctl(made, made, f"server 1 at {place} prio 3") == ""  # again, it is there already
+    assert front.server(1)["prio"] == 3
+    assert front.ctl("server 1 address 127.0.0.1:9", made) == (
+        f"error: server: the server with this number is at 127.0.0.1:9, not at {place}: nothing is changed\n")
+    assert "not at" in front.ctl(f"server 2 at 127.0.0.1:3 address {place}")
+    assert len(front.json("servers")) == 2

@@ -13,8 +13,8 @@ from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
 from gpen.control.script import ScriptError
+from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import open_countries
-from gpen.daemon.process import Jail
 from gpen.model.settings import Settings
 from tests.harness import Gpen, Serve, naming, run_gpen, wait_until
 
@@ -134,7 +134,7 @@ def test_no_damage_keeps_a_reload_from_its_end(tmp_path: Path, database: Path, s
     try:
         settings = Settings()
         settings.geoip_db = str(tmp_path / "damaged")
-        open_countries(settings, Jail())
+        open_countries(settings, Chroot())
     except ScriptError as error:
         assert "damaged" in str(error)
 

@@ -9,6 +9,7 @@ A stub is a table of what it says. A test changes the table, and sees what the w
         two.refusal = Error(1045, "Access denied")      # to the login of the watcher
         two.error = Error(1047, "not yet prepared")     # to each question for its state
         two.delay = 0.8                                 # seconds before each answer
+        two.pace = 1.0                                  # seconds after each byte of an answer
         two.is_stopped = True                           # connections are accepted, and nothing is said
         two.plugin = CACHING                            # the login as MySQL 8 wants it
         two.cut = 20                                    # bytes of each answer, and then the connection ends
@@ -53,7 +54,7 @@ XTRADB = {  # how Percona XtraDB Cluster 8 differs, by its documentation
 }
 
 _CAPABILITIES = 0x0001 | 0x0008 | 0x0200 | 0x2000 | 0x8000 | 0x00080000  # PROTOCOL_41, SECURE_CONNECTION, PLUGIN_AUTH
-_LATIN, _UTF8 = 8, 45
+_LATIN, _UTF8, _BINARY = 8, 45, 63
 _SALT = b"abcdefghijklmnopqrst"
 CACHING = "caching_sha2_password"
 _TEXT, _NUMBER = 253, 8
@@ -130,10 +131,13 @@ class Stub:
     delay: float = 0.0
     is_stopped: bool = False
     cut: int | None = None
+    pace: float = 0.0  # seconds behind each byte of a greeting of its own, and of an answer
+    may_write: bool = True  # the tables of the agreement
     has_global_status: bool = True  # information_schema.GLOBAL_STATUS, which MySQL 8 has not
     plugin: str = "mysql_native_password"
     remembers: bool = False  # with CACHING: somebody has logged in before, so that a hash of the password will do
     port: int = 0
+    hellos: int = 0  # answers to its greeting, with a name and mostly a password's hash
     logins: int = 0
     questions: int = 0
     statements: list[str] = field(default_factory=list)  # that were to change something
@@ -199,10 +203,11 @@ class Stub:
     def _converse(self, sock: socket.socket, wire: _Wire) -> None:
         self._pause(0.0)
         if self.greeting is not None:
-            sock.sendall(self.greeting)
+            self._utter(sock, self.greeting)
             return
         wire.send(self._handshake())
         user = _user_in(wire.receive())
+        self.hellos += 1
         if self.refusal is not None and self.refuses in ("", user):
             wire.send(self.refusal.packet)
             return
@@ -222,9 +227,16 @@ class Stub:
             query = packet[1:].decode("utf-8", "surrogateescape") if packet[:1] == b"\x03" else ""
             answer = self._packets(query) if query else wire.framed([_OK])
             self._pause(self.delay)
-            sock.sendall(answer if self.cut is None else answer[: self.cut])
+            self._utter(sock, answer if self.cut is None else answer[: self.cut])
             if self.cut is not None:
                 return
+
+    def _utter(self, sock: socket.socket, data: bytes) -> None:
+        while self.pace and data:
+            sock.sendall(data[:1])
+            data = data[1:]
+            self._pause(self.pace)
+        sock.sendall(data)
 
     def _packets(self, query: str) -> bytes:
         """The answers to a query, or to several SHOWs with semicolons between them, up to one that is an error."""
@@ -256,6 +268,8 @@ class Stub:
         if "gpen_" in query:
             if not query.upper().startswith("SELECT"):
                 self.statements.append(query)
+                if not self.may_write:
+                    return Error(1142, "INSERT command denied to user 'watcher'@'%' for table `agreed`.`gpen_watcher`")
             return self.tables.execute(query) if self.tables else Error(1049, "Unknown database 'agreed'")
         if query.upper().startswith(("SET", "CREATE DATABASE")):
             return 0
@@ -384,16 +398,17 @@ def _result(answer: Answer, more: bool) -> Iterator[bytes]:
     yield _length(len(answer.columns))
     for column, name in enumerate(answer.columns):
         kind = _NUMBER if rows and all(isinstance(row[column], int) for row in rows) else _TEXT
+        characters = _BINARY if any(isinstance(row[column], bytes) for row in rows) else _UTF8
         yield (_text("def") + _text("") * 3 + _text(name) + _text("") + b"\x0c"
-               + struct.pack("<HIBHB", _UTF8, 1024, kind, 0, 0) + b"\0\0")
+               + struct.pack("<HIBHB", characters, 1024, kind, 0, 0) + b"\0\0")
     yield _EOF
     for row in rows:
-        yield b"".join(b"\xfb" if value is None else _text(str(value)) for value in row)
+        yield b"".join(b"\xfb" if value is None else _text(value) for value in row)
     yield _MORE if more else _EOF
 
 
-def _text(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogateescape")
+def _text(value: object) -> bytes:
+    data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
     return _length(len(data)) + data
 
 

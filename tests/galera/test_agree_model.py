@@ -47,8 +47,8 @@ class Tables:
     retired: dict[str, int] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
 
-    def write(self, choice: Choice, before: int) -> None:
-        if before == (self.choice.version if self.choice else 0):
+    def write(self, choice: Choice, before: int | None) -> None:
+        if before == (self.choice.version if self.choice else None):
             self.choice = choice
 
     def join(self, name: str, instance: str) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gpen.ctl.link import parse_target
+from gpen.galera.balancer import Balancer
 from gpen.galera.cluster import Cluster
 from gpen.galera.members import Members, mapping
+from gpen.galera.plan import Addition, Changes
 from gpen.galera.report import Report, View
+from gpen.model.address import Address
 from tests.galera.stub import STATUS, VARIABLES, Group, Stub
 from tests.harness import Gpen, free_port, wait_until
 
@@ -67,6 +73,18 @@ def test_one_without_an_address_of_its_own_may_be_any_that_is_left() -> None:
     assert not places.may_include(B, places.addresses({A: report(0, "AUTO")}), [A, B, C])
 
 
+def test_what_all_watchers_call_a_node() -> None:
+    places = Members()
+    for index, address in enumerate((A, B, C)):
+        places.saw(address, report(index, "172.17.0.1:3306", "AUTO", "172.17.0.3"))
+    assert [places.called(address) for address in (A, B, C, "10.0.0.9:3306")] == [
+        "172.17.0.1:3306", B, "172.17.0.3:3306", "10.0.0.9:3306"]
+    assert [places.known_as(called) for called in ("172.17.0.1:3306", B, "172.17.0.3:3306", "172.17.0.9:3306")] == [
+        A, B, C, "172.17.0.9:3306"]
+    places.saw(C, report(2, "", "", "172.17.0.1"))  # as one of the others does
+    assert [places.called(address) for address in (A, B, C)] == [A, B, C]
+
+
 def test_the_operator_knows_where_they_are() -> None:
     places = Members(mapping(["172.17.0.1=10.0.0.1", f"{INSIDE[1]}=10.0.0.2:3307", "[fd00::1]=10.0.0.9"]))
     assert places.addresses({C: report(2, *INSIDE)}) == [A, "10.0.0.2:3307", C]
@@ -109,6 +127,18 @@ def test_addresses_that_nobody_reaches_are_not_added(group: Group, gpen: Start, 
     assert judge.stderr.count("is not added") == 1  # the first two are known by their indexes
     assert servers(front) == set(group.addresses[:2])
     assert judge.command("status").returncode == 0
+
+
+def test_a_list_of_members_that_lies_costs_little(group: Group, gpen: Start, watcher: Start) -> None:
+    front: Gpen = gpen("-r", servers=group.addresses)
+    judge = watcher("--reader", front.control, "--discover")
+    wait_until(lambda: [row["verdict"] for row in front.json("servers")] == ["up"] * 3, what="all nodes being up")
+    group.form(*group.nodes, addresses=[f"127.1.{number >> 8}.{number & 255}:1" for number in range(15_000)])
+    wait_until(lambda: judge.stderr.count("is not added") >= 50, what="some of them being tried")
+    tasks = Path(f"/proc/{judge.process.pid}/task")
+    assert len(list(tasks.iterdir())) < 30
+    group.nodes[0].said["read_only"] = "ON"
+    wait_until(lambda: front.server(0)["verdict"] == "down", 3, "the nodes being judged meanwhile")
 
 
 def test_a_node_is_added_where_it_is_mapped_to(group: Group, gpen: Start, watcher: Start) -> None:
@@ -165,3 +195,25 @@ def test_what_listens_there_ends_nothing(group: Group, gpen: Start, watcher: Sta
         assert judge.command("status").returncode == 0 and "Traceback" not in judge.stderr
     finally:
         strange.kill()
+
+
+def test_a_number_that_another_server_has_got_meanwhile_is_left_to_it(gpen: Start) -> None:
+    """Nothing is told of that: it shows at the look after, and the next round takes another number."""
+    front: Gpen = gpen("-r", servers=["127.0.0.1:1"])
+    news: queue.SimpleQueue[tuple[Any, str]] = queue.SimpleQueue()
+    balancer = Balancer(parse_target(front.control), False, lambda _, rows, problem: news.put((rows, problem)))
+    balancer.start()
+    try:
+        assert [row["number"] for row in news.get(timeout=10)[0]] == [0]
+        front.ctl("server 1 address 127.0.0.1:9 prio 4")
+        before = [{**row, "for": 0} for row in front.json("servers")]
+        balancer.want({}, Changes((), (Addition(1, Address("127.0.0.1", 2), 99),)), 1)
+        rows, problem = news.get(timeout=10)
+        assert [{**row, "for": 0} for row in front.json("servers")] == before
+        assert ([row["number"] for row in rows], problem) == ([0, 1], "")
+        front.ctl("no server 0", "no server 1", "server 0 address 127.0.0.1:9")
+        balancer.want({}, Changes((0,)), 2)
+        rows, problem = news.get(timeout=10)
+        assert ([row["port"] for row in rows], problem) == ([9], "")
+    finally:
+        balancer.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,32 @@ def test_the_second_of_a_name_takes_no_part(group: Group, writing: Callable[[], 
         with Watcher(tmp_path, "--writer", str(second.control), AGREE, socket=one.socket) as other:
             wait_until(lambda: "is called '" in other.stderr, what="the second telling that the name is taken")
             assert used(second) == []
+            refused, taken = moved_at_once(other, "node1")
+            assert "can't be the writer: this watcher takes no part in the agreement: another watcher is" in refused
+            assert taken < 5
         assert used(first) == [0]
+
+
+def moved_at_once(judge: Watcher, node: str) -> tuple[str, float]:
+    """Why a move is refused, and after how many seconds."""
+    began = time.monotonic()
+    done = judge.command("move", node)
+    assert done.returncode == 1
+    return done.stderr, time.monotonic() - began
+
+
+def test_who_is_not_on_the_list_refuses_a_move_at_once(
+        group: Group, writing: Callable[[], Gpen], watcher: Start) -> None:
+    """And says why it is not: here it may not write there."""
+    for node in group.nodes:
+        node.may_write = False
+    group.tables.execute("CREATE TABLE agreed.gpen_writer (name, writer, heir, succession, version, changed)")
+    group.tables.execute("CREATE TABLE agreed.gpen_watcher (name, version, active)")
+    judge = watcher("--writer", writing().control, AGREE)
+    wait_until(lambda: "INSERT command denied" in judge.stderr, what="it being told")
+    refused, taken = moved_at_once(judge, "node1")
+    assert "this watcher takes no part in the agreement: it is not on the list" in refused
+    assert "INSERT command denied" in refused and taken < 5
 
 
 def test_a_move_stays_where_another_watcher_would_fall_back(
@@ -96,3 +122,76 @@ def test_an_heir_that_hangs_leaves_the_writer_in_place(gpen: Start, watcher: Sta
         wait_until(lambda: "can't be the writer any more" in judge.stderr and used(front) == [0],
                    what="the handover being called off")
         assert choice(group)[1:] == (group.addresses[0], "")
+
+
+def test_watchers_that_reach_the_nodes_at_other_addresses(
+        group: Group, gpen: Start, writing: Callable[[], Gpen], watcher: Start) -> None:
+    doors = [gpen("-r", servers=[address]).ctl("listen").strip() for address in group.addresses]
+    behind = gpen("-r", "-O", "prio", servers=[f"{door}::::{rank}" for rank, door in enumerate(doors)])
+    fronts = [writing(), behind]
+    watchers = [watcher("--writer", front.control, AGREE) for front in fronts]
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using the first")
+    for number in (1, 2):
+        done = watchers[number % 2].command("move", f"node{number}")
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda number=number: [used(front) for front in fronts] == [[number], [number]], what="the move")
+    assert choice(group)[0] == 5  # the first one, and for each move one with an heir, and one without
+
+
+@pytest.mark.parametrize("version", [99, 99_999])
+def test_a_list_from_elsewhere_has_nobody_wait_for_good(
+        group: Group, writing: Callable[[], Gpen], watcher: Start, version: int) -> None:
+    fronts = [writing(), writing()]
+    watchers = [watcher("--writer", front.control, AGREE) for front in fronts]
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using the first")
+    group.tables.execute(f"UPDATE agreed.gpen_watcher SET version = {version}")
+    wait_until(lambda: choice(group)[0] > version and not choice(group)[2], what="a choice that all follow")
+    wait_until(lambda: [used(front) for front in fronts] == [[0], [0]], what="both using it again")
+    assert watchers[1].command("move", "node1").returncode == 0
+
+
+def test_a_long_list_of_those_that_are_gone_is_no_burden(
+        group: Group, writing: Callable[[], Gpen], watcher: Start) -> None:
+    """Containers have another name each time."""
+    front = writing()
+    judge = watcher("--writer", front.control, AGREE)
+    wait_until(lambda: used(front) == [0], what="the writer")
+    for number in range(3000):
+        group.tables.execute(f"INSERT INTO agreed.gpen_watcher VALUES ('{'x' * 150}{number}', 1, 0)")
+    assert judge.command("move", "node1").returncode == 0
+    assert "agreement" not in judge.stderr and group.nodes[0].logins < 10
+
+
+ALTERED = [
+    "UPDATE agreed.gpen_instance SET number = 'x'", "UPDATE agreed.gpen_instance SET instance = x'ff'",
+    "UPDATE agreed.gpen_watcher SET version = 'x'", "UPDATE agreed.gpen_watcher SET name = x'00'",
+    "UPDATE agreed.gpen_writer SET writer = x'00'", "UPDATE agreed.gpen_writer SET heir = x'00'",
+    "UPDATE agreed.gpen_writer SET succession = x'00'", "UPDATE agreed.gpen_writer SET version = 'x'"]
+
+
+@pytest.mark.parametrize("statement", ALTERED)
+def test_tables_that_hold_nonsense_cost_the_agreement_alone(
+        group: Group, writing: Callable[[], Gpen], gpen: Start, watcher: Start, statement: str) -> None:
+    front, reader = writing(), gpen("-r", servers=group.addresses)
+    judge = watcher("--writer", front.control, "--reader", reader.control, AGREE)
+    wait_until(lambda: used(front) == [0], what="the writer")
+    group.tables.execute(statement)
+    wait_until(lambda: "hold what no watcher has written" in judge.command("status").stdout, what="it being told")
+    group.nodes[2].said["read_only"] = "ON"
+    wait_until(lambda: used(reader) == [0, 1], what="the nodes being judged still")
+    assert used(front) == [0]
+    assert not any(word in judge.stderr for word in ("blind", "failed", "began anew"))
+
+
+@pytest.mark.parametrize("statement", ["SET version = 0", "SET version = -7", "SET writer = '', heir = ''",
+                                       "SET writer = 'nobody', succession = ''", "SET heir = 'nobody'"])
+def test_a_choice_that_makes_no_sense_is_replaced(
+        group: Group, writing: Callable[[], Gpen], watcher: Start, statement: str) -> None:
+    front = writing()
+    watcher("--writer", front.control, AGREE)
+    wait_until(lambda: used(front) == [0], what="the writer")
+    group.tables.execute(f"UPDATE agreed.gpen_writer {statement}, version = version + 1"
+                         if "version" not in statement else f"UPDATE agreed.gpen_writer {statement}")
+    wait_until(lambda: choice(group)[0] > 1 and choice(group)[1] in group.addresses and not choice(group)[2],
+               what="a choice that makes sense")
+    wait_until(lambda: len(used(front)) == 1, what="a writer")

@@ -136,7 +136,7 @@ def test_a_blind_watcher_proposes_nobody_else(group: Group, gpen: Start, watcher
     assert verdicts(first) == ["up", "down", "down"]
 
 
-@pytest.mark.parametrize("number", [1820, 1862, 4151, 1226, 1203])
+@pytest.mark.parametrize("number", [1820, 1862, 4150, 4151, 1226, 1203, 1969])
 def test_an_account_that_fails_takes_no_cluster_down(
         group: Group, gpen: Start, watcher: Start, number: int) -> None:
     front, writer = gpen("-r", servers=group.addresses), gpen(*WRITER, servers=ranked(group))

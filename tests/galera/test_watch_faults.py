@@ -20,10 +20,15 @@ from typing import Any
 import pytest
 
 from gpen.ctl.link import LinkError, Target, parse_target
-from gpen.galera import balancer
+from gpen.galera import balancer, bounded, console, watch
+from gpen.galera.access import Access
+from gpen.galera.node import Node, ask
 from gpen.galera.plan import Changes, Order
+from gpen.galera.report import Report
+from gpen.galera.requests import Requests
+from gpen.galera.status import show
 from tests.galera.cluster import WATCHER
-from tests.galera.stub import Error, Group, Stub
+from tests.galera.stub import Answer, Error, Group, Stub
 from tests.galera.watcher import COMMAND, Watcher, credentials
 from tests.harness import Gpen, free_port, wait_until
 
@@ -82,17 +87,28 @@ def test_an_answer_that_is_cut_anywhere(group: Group, gpen: Start, watcher: Star
     assert judge.running
 
 
+@pytest.mark.parametrize("columns", [["a"], ["a", "b", "c"]])
+def test_an_answer_of_another_shape_is_the_nodes_fault(
+        group: Group, gpen: Start, watcher: Start, monkeypatch: pytest.MonkeyPatch, columns: list[str]) -> None:
+    front = gpen("-r", servers=group.addresses)
+    watcher("--reader", front.control)
+    wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up")
+    monkeypatch.setattr(group.nodes[0], "_state", lambda _: Answer(columns, [columns]))
+    wait_until(lambda: verdicts(front) == ["down", "up", "up"], what="the node being left")
+    assert "names with a value each" in front.server(0)["verdict_reason"]
+
+
 def test_an_answer_without_end_is_not_kept(group: Group, gpen: Start, watcher: Start) -> None:
     front = gpen("-r", servers=group.addresses)
     judge = watcher("--reader", front.control)
     wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up")
     group.nodes[0].said["wsrep_incoming_addresses"] = "x" * 8_000_000
-    wait_until(lambda: front.server(0)["verdict_reason"] == "its answer has more than 4 MB", what="its end")
+    wait_until(lambda: front.server(0)["verdict_reason"] == "its answer has more than 256 kB", what="its end")
     group.form(*group.nodes)
     wait_until(lambda: verdicts(front) == ["up"] * 3, what="its return")
     group.nodes[1].greeting = b"\xff\xff\xff\0" + bytes(8_000_000)
     group.nodes[1].end_sessions()
-    wait_until(lambda: front.server(1)["verdict_reason"] == "its answer has more than 4 MB", what="its end at login")
+    wait_until(lambda: front.server(1)["verdict_reason"] == "its answer has more than 256 kB", what="its end at login")
     assert judge.running
 
 
@@ -148,6 +164,92 @@ def test_a_watcher_that_stood_still_asks_before_it_tells(group: Group, gpen: Sta
     assert "up" not in heard
 
 
+@contextlib.contextmanager
+def watching(front: Gpen, **options: Any) -> Iterator[watch.Watcher]:
+    """A watcher in this process, which has told this gpen that all nodes are up."""
+    judge = watch.Watcher(watch.Options([parse_target(front.control)], [], **options), Access(*WATCHER))
+    thread = threading.Thread(target=judge.run)
+    thread.start()
+    try:
+        wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up")
+        yield judge
+    finally:
+        judge.stop()
+        thread.join(10)
+
+
+def test_answers_like_those_before_are_thought_about_at_each_interval_only(
+        group: Group, gpen: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 50 nodes there are 200 answers a second."""
+    front = gpen("-r", servers=group.addresses)
+    with watching(front, interval=3.0) as judge:
+        thoughts, think = [], judge.cluster.judge
+        monkeypatch.setattr(judge.cluster, "judge", lambda now: thoughts.append(now) or think(now))
+        began = time.monotonic()
+        for number in range(20):
+            group.nodes[0].said["wsrep_local_recv_queue"] = str(number)
+            asked_before = [node.questions for node in group.nodes]
+            for node in judge._nodes.values():
+                node.poke()
+            wait_until(lambda before=asked_before: all(node.questions > count for node, count in
+                                                       zip(group.nodes, before, strict=True)), what="a question to all")
+        assert len(thoughts) <= 3 + 2 * (time.monotonic() - began)
+        group.nodes[0].said["read_only"] = "ON"
+        judge._nodes[group.addresses[0]].poke()
+        wait_until(lambda: verdicts(front)[0] == "down", 2, "one that is not like that being thought about at once")
+
+
+def test_a_pass_that_fails_is_told_by_status(group: Group, gpen: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its head, as the log tells it."""
+    front = gpen("-r", servers=group.addresses)
+    with watching(front) as judge:
+        assert told_by(judge)["well"] and told_by(judge)["fault"] == ""
+        monkeypatch.setattr(judge.cluster, "judge", lambda now: 1 // 0)
+        wait_until(lambda: not told_by(judge)["well"], what="it being told")
+        fault = told_by(judge)["fault"]
+        assert fault.startswith("a pass failed: ZeroDivisionError in test_watch_faults.py")
+        assert show(told_by(judge)).startswith(f"the watcher itself fails: {fault}\n\n")
+        monkeypatch.undo()
+        wait_until(lambda: told_by(judge)["well"], what="its end")
+
+
+def told_by(judge: watch.Watcher) -> dict[str, Any]:
+    """What a watcher in this process says to `status`."""
+    answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    Requests(judge).take("status", answers.put)
+    return answers.get(timeout=10)
+
+
+@pytest.mark.parametrize("pace", [0.02, 60])
+def test_an_answer_that_does_not_end_is_asked_for_again(
+        group: Group, monkeypatch: pytest.MonkeyPatch, pace: float) -> None:
+    monkeypatch.setattr(bounded, "WHOLE", 0.3)
+    one, news = group.nodes[0], queue.SimpleQueue[Any]()
+    node = Node(one.address, Access(*WATCHER), 0.05, 1.0, lambda _, told: news.put(told))
+    node.start()
+    try:
+        assert isinstance(news.get(timeout=10), Report)
+        one.pace = pace
+        while isinstance(told := news.get(timeout=10), Report):
+            pass
+        assert told.text == "no answer for 1 s" and not told.blind
+        one.pace = 0.0
+        while not isinstance(news.get(timeout=10), Report):
+            pass
+    finally:
+        node.stop()
+
+
+def test_an_answer_may_begin_late(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounded, "WHOLE", 0.1)
+    one = group.nodes[0]
+    connection = Access(*WATCHER).connect(one.address, 5.0)
+    one.delay = 0.5
+    for _ in range(2):
+        assert ask(connection)
+    assert one.logins == 1
+
+
 # --- gpens -----------------------------------------------------------------------------------------------------------
 
 
@@ -192,8 +294,11 @@ ROW = {"number": 0, "address": "127.0.0.1", "host": "h", "port": 1, "prio": 0, "
 
 NONSENSE = [
     "5", "null", "[{}]", "{}", "[5]", '"x"', "[" * 100_000, "", "nonsense", "[null]", '[{"number": 0}]', "1" * 5000,
-    *(json.dumps([ROW | odd]) for odd in ({"address": [1]}, {"prio": None}, {"port": {}}, {"number": "0"},
-                                          {"state": 7}))]
+    *(json.dumps([ROW | odd]) for odd in (
+        {"address": [1]}, {"prio": None}, {"port": {}}, {"number": "0"}, {"state": 7}, {"max": "x"}, {"reason": 5},
+        {"rx": [], "health": "down"}, {"verdict": {}}, {"sessions": -1}, {"prio": 10 ** 4000},
+        {"address": "x" * 100_000}, {"address": "\x1b[2J"}, {"host": "a\nserver 0 health up"}, {"address": "a b"})),
+    json.dumps([ROW | {"number": number, "port": number + 1} for number in range(5000)])]
 
 
 def test_control_sockets_that_answer_nonsense_cost_themselves_alone(
@@ -227,11 +332,14 @@ def test_an_answer_that_trickles_for_ever_is_no_answer(tmp_path: Path, monkeypat
             sock.sendall(b"5")
             time.sleep(0.05)
 
+    monkeypatch.setattr(console, "REPLY_TIME", -4.5)
     monkeypatch.setattr(balancer, "WHOLE", 0.5)
     with answering(tmp_path / "slow.ctl", trickle) as slow:
         began = time.monotonic()
         with pytest.raises(LinkError, match="has no end"):
             balancer.ask(Target(slow, path=slow), ["servers json"])
+        with pytest.raises(console.ConsoleError, match=f"{slow}: timed out; does 'gpen-galera watch' run"):
+            console.ask(slow, "status")
         assert time.monotonic() - began < 5
 
 

@@ -132,6 +132,16 @@ def test_a_session_on_another_server_ends(group: Group, front: Gpen, watcher: St
         assert node_of(right) == "node0"
 
 
+def test_sessions_of_a_server_that_is_gone_end_with_its_role(group: Group, front: Gpen, watcher: Start) -> None:
+    judge = watching(watcher, first=group.addresses[0], fronts=[front])
+    with session(front) as old:
+        front.ctl(f"server 7 address 127.0.0.1 port {group.nodes[0].port}", "no server 0")
+        wait_until(lambda: used(front) == [7], what="the writer having another number")
+        assert not is_cut(old)
+        assert judge.command("move", group.addresses[1]).returncode == 0
+        wait_until(lambda: is_cut(old), what="the session at the old writer ending")
+
+
 def test_a_node_may_be_listed_twice(group: Group, gpen: Start, watcher: Start) -> None:
     twice = [*group.addresses, group.addresses[1]]
     front = gpen(*WRITER, servers=twice)
@@ -188,6 +198,27 @@ def test_a_writer_that_is_full_is_waited_for(group: Group, front: Gpen, watcher:
     assert clients == ["node0"]
 
 
+def test_a_writer_that_lets_in_but_super_users_is_full(
+        group: Group, front: Gpen, gpen: Start, watcher: Start) -> None:
+    """It greets a client even so, and refuses it after the login."""
+    node, reader = group.nodes[0], gpen("-r", "-O", "on_down close", servers=group.addresses)
+    judge = watching(watcher, "--reader", reader.control, first=group.addresses[0], fronts=[front])
+    with session(front) as kept:
+        front.ctl("on_down close")
+        node.said["Threads_connected"] = node.said["max_connections"]
+        wait_until(lambda: used(front) == [] and used(reader) == [1, 2], what="no new clients for it")
+        wait_until(lambda: set(full(judge)["node0"].values()) == {"all 151 connections in use"})
+        clients: list[str] = []
+        waiting = in_background(lambda: clients.append(first_answer(front)))
+        asked = node.questions
+        wait_until(lambda: node.questions > asked + 4, what="some polls")
+        assert clients == [] and not is_cut(kept) and told(judge)["writer"] == group.addresses[0]
+        node.said["Threads_connected"] = "150"
+        waiting.join(5)
+    assert clients == ["node0"]
+    assert used(reader) == [0, 1, 2]
+
+
 def first_answer(front: Gpen) -> str:
     with session(front) as new:
         return node_of(new)
@@ -219,6 +250,24 @@ def test_room_is_left_at_the_nodes(group: Group, front: Gpen, watcher: Start) ->
         assert f"{group.addresses[0]}: full for gpen {front.control}: 1 of 1 sessions" in judge.command("status").stdout
 
 
+def test_a_max_of_before_is_told(group: Group, front: Gpen, watcher: Start) -> None:
+    """A watcher that comes later can't tell it from an operator's."""
+    watching(watcher, first=group.addresses[0], fronts=[front]).stop()
+    wait_until(lambda: limits(front) == [141] * 3, what="max_connections less ten")
+    for node in group.nodes:
+        node.said["max_connections"] = "500"
+    front.ctl("server 1 max 0")
+    judge = watching(watcher, first=group.addresses[0], fronts=[front])
+    wait_until(lambda: limits(front) == [141, 490, 141], what="the one that nobody has set being set")
+    told_of = [(cap["server"], cap["max"], cap["room"]) for cap in told(judge)["gpens"][0]["capped"]]
+    assert told_of == [(0, 141, 490), (2, 141, 490)] and told(judge)["well"]
+    remedy = f"gpenctl {front.control} server 0 max 0 has the watcher set it"
+    assert f"server 0 has max 141, and its node room for 490: {remedy}" in judge.command("status").stdout
+    front.ctl("server 0 max 0", "server 2 max 0")
+    wait_until(lambda: limits(front) == [490] * 3, what="the remedy helping")
+    assert told(judge)["gpens"][0]["capped"] == []
+
+
 def test_what_a_dead_gpen_said_grows_old(group: Group, front: Gpen, gpen: Start, watcher: Start) -> None:
     other = gpen(*WRITER, servers=group.addresses)
     judge = watching(watcher, first=group.addresses[0], fronts=[front, other])
@@ -248,5 +297,7 @@ def test_a_writer_that_has_no_room_for_the_watcher_stays(group: Group, front: Gp
         group.nodes[0].refusal = Error(1040, "Too many connections")
         group.nodes[0].end_sessions(WATCHER[0])
         wait_until(lambda: "full: Too many connections" in str(told(judge)["nodes"]), what="it being told")
-        assert told(judge)["writer"] == group.addresses[0]
-        assert node_of(kept) == "node0" and used(front) == [0]
+        wait_until(lambda: used(front) == [], what="no new clients for it")
+        assert told(judge)["writer"] == group.addresses[0] and node_of(kept) == "node0"
+        group.nodes[0].refusal = None
+        assert first_answer(front) == "node0"  # has waited

@@ -16,7 +16,8 @@ import pytest
 
 from gpen.ctl.link import parse_target
 from gpen.galera.balancer import Balancer
-from gpen.galera.plan import Changes, Order
+from gpen.galera.plan import Addition, Changes, Order
+from gpen.model.address import Address
 from tests.galera.cluster import WATCHER, Cluster, Node
 from tests.galera.watcher import COMMAND, Watcher
 from tests.harness import Gpen, wait_until
@@ -88,6 +89,25 @@ def test_a_watcher_whose_session_is_killed_only_logs_in_again(cluster: Cluster, 
         wait_until(lambda asked=asked: questions(node) > asked, what="an answer there: one lost before is a failure")
     assert f"{node.address} ({node.name}): up" not in judge.stderr
     assert verdicts(front) == ["up"] * 3
+
+
+@pytest.mark.parametrize(("limit", "none"), [
+    ("ALTER USER watcher@'%' WITH MAX_STATEMENT_TIME 0.00001", "ALTER USER watcher@'%' WITH MAX_STATEMENT_TIME 0"),
+    ("SET GLOBAL sql_select_limit = 1", "SET GLOBAL sql_select_limit = DEFAULT"),
+])
+def test_a_limit_of_statements_is_none_of_the_watchers(
+        cluster: Cluster, gpen: Start, watcher: Start, limit: str, none: str) -> None:
+    node = cluster.nodes[0]
+    node.sql(limit)
+    try:
+        front = gpen("-r", servers=addresses(cluster))
+        judge = watcher("--reader", front.control)
+        wait_up(front)
+        asked = questions(node)
+        wait_until(lambda: questions(node) > asked + 8, what="some polls")
+    finally:
+        node.sql(none)
+    assert "down" not in judge.stderr and "blind" not in judge.stderr
 
 
 def test_a_notify_is_heard_at_once(cluster: Cluster, gpen: Start, watcher: Start) -> None:
@@ -273,11 +293,11 @@ def test_what_a_gpen_refuses_hides_nothing_else(gpen: Start) -> None:
     balancer.start()
     try:
         assert [row["number"] for row in news.get(timeout=10)[0]] == [0]
-        plan = {"127.0.0.1:1": Order(True, "Synced")}
-        balancer.want(plan, Changes((), ("server 5 prio 1", "server 1 address 127.0.0.1 port 2")), 1)
+        plan, place = {"127.0.0.1:1": Order(True, "Synced")}, Address("127.0.0.1", 2)
+        balancer.want(plan, Changes((), (Addition(-1, place), Addition(1, place, 3))), 1)
         rows, problem = news.get(timeout=10)
-        assert [(row["number"], row["verdict"]) for row in rows] == [(0, "up"), (1, None)]
-        assert problem.startswith(f"{front.control}: error: server: there is no server 5") and balancer.told == 1
+        assert [(row["number"], row["verdict"]) for row in rows] == [(0, "up"), (1, "down")]
+        assert problem.startswith(f"{front.control}: error: server: '-1' ") and balancer.told == 1
         balancer.want(plan, Changes((1,)), 2)
         assert news.get(timeout=10) == (front.json("servers"), "") and balancer.told == 2
         front.ctl("no server 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from gpen.galera.plan import (
     node_of,
     nodes_of,
     retries,
+    strays,
 )
 from gpen.galera.watch import Options, Watcher
 
@@ -194,7 +196,10 @@ def test_new_nodes_get_the_lowest_free_numbers() -> None:
 
 def test_where_prio_counts_new_nodes_come_last() -> None:
     changes = Discovery(1, 60.0).changes([row(0, A)], [A, B], 100.0, 99)
-    assert changes.added[0] == "server 1 address 10.0.0.2 port 3306 prio 99"
+    assert changes.commands([])[0] == "server 1 address 10.0.0.2 port 3306 prio 99"
+    assert changes.commands([], by_address=True) == [
+        "server 1 at 10.0.0.2:3306 address 10.0.0.2 port 3306 prio 99",
+        "server 1 at 10.0.0.2:3306 health down because new, not asked yet"]
 
 
 def test_members_without_an_address_are_skipped() -> None:
@@ -251,3 +256,15 @@ def test_nothing_is_told_of_a_server_that_is_deleted_and_none_is_deleted_twice()
     assert changes.commands(ROWS) == ["no server 1", "no server 2"]
     assert changes.commands(ROWS[:2]) == ["no server 1"]
     assert commands({A: UP, B: UP, C: UP}, changes.kept(ROWS)) == ["server 0 health up because Synced"]
+
+
+def test_sessions_that_no_row_tells_of() -> None:
+    plan = {OTHERS: Order(False, "standby", LAST_RANK, True), "10.0.0.1:3306": Order(True, "Synced", 0),
+            "10.0.0.2:3306": Order(False, "drained", 1)}
+    rows = [row(0, "10.0.0.1:3306"), row(1, "10.0.0.3:3306")]
+    sessions = [{"id": number, "server": server, "server_address": address} for number, (server, address) in enumerate([
+        (0, "10.0.0.1:3306"), (5, "10.0.0.1:3306"), (1, "10.0.0.3:3306"), (2, "10.0.0.3:3306"), (0, "10.0.0.4:3306"),
+        (0, "10.0.0.2:3306"), (None, "10.0.0.4:3306"), (0, None)])]
+    assert strays(plan, rows, json.dumps(sessions)) == ["close 3", "close 4"]
+    for nonsense in ("", "null", "[5, {}]", "[" * 100_000, '[{"id": "x", "server": 0, "server_address": "a"}]'):
+        assert strays(plan, rows, nonsense) == []

@@ -195,7 +195,7 @@ def test_the_first_choice_is_what_is_in_use() -> None:
     one.settle(nothing, 100 - FOUNDING)
     assert one.proposal is None  # somebody may know what was in the table
     one.settle(nothing, 100)
-    assert one.proposal == Choice(1, C, (C, A, B)) and one.before == 0 and one.current is None
+    assert one.proposal == Choice(1, C, (C, A, B)) and one.before is None and one.current is None
     one.settle(page(A, B, C, choice=Choice(1, C)), 101)
     assert one.current == C and one.proposal is None and one.opens_at <= 101
 
@@ -370,7 +370,7 @@ def test_a_table_that_was_emptied_gets_the_writer_of_now() -> None:
     one.settle(seen, 101)
     assert one.proposal is None and one.current == B and one.opens_at <= 101  # it may be a node that lags
     one.settle(seen, 101 + MOMENT)
-    assert one.proposal == Choice(57 + LEAP, B, (B, A, C), B) and one.before == 0
+    assert one.proposal == Choice(57 + LEAP, B, (B, A, C), B) and one.before is None
     restored = Choice(57 + LEAP, B, (B, A, C), B)
     one.settle(page(A, B, choice=restored, watchers={"w1": 57 + LEAP, "w2": 57}, newest=57 + LEAP), 103)
     assert one.proposal is None and one.opens_at == math.inf
@@ -514,8 +514,8 @@ class Table:
         self.choice: Choice | None = None
         self.watchers = {"w1": 0, "w2": 0}
 
-    def write(self, proposal: Choice, before: int) -> None:
-        if before == (self.choice.version if self.choice else 0):
+    def write(self, proposal: Choice, before: int | None) -> None:
+        if before == (self.choice.version if self.choice else None):
             self.choice = proposal
 
     def seen(self) -> dict[str, Any]:

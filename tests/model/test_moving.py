@@ -169,3 +169,38 @@ def test_who_is_told_that_a_server_is_not_well() -> None:
     emergency = world.special("emergency")
     world.pool.health.blame(emergency, "refused")
     assert told[4:] == [emergency]
+
+
+def judged(ttl: float) -> World:
+    world = World(2, health_ttl=ttl)
+    for number in range(2):
+        world.pool.health.judge(world.server(number), "command", "up", "synced")
+    return world
+
+
+def test_who_is_judged_from_outside_gets_nobody_at_a_new_address_before_that() -> None:
+    """gpen-galera looks once an interval: until then a new place at the writer's number would take writes."""
+    world = judged(5)
+    server = world.server(0)
+    world.pool.move(server, Address("10.0.0.9", 80))
+    world.pool.resolved(server, [endpoint("10.0.0.9")])
+    assert (server.health(world.clock.now), server.condemned) == (
+        "down", "nobody has said yet how it is at its new address")
+    assert world.reserve().server is world.server(1)
+    world.pool.health.judge(server, "command", "up", "synced")
+    assert server.health(world.clock.now) == "up"
+
+
+def test_a_judge_that_is_gone_keeps_nobody_waiting() -> None:
+    world = judged(5)
+    world.pool.move(world.server(0), Address("10.0.0.9", 80))
+    world.clock.now += 5
+    world.pool.health.expire()
+    assert world.server(0).health(world.clock.now) == "up"
+
+
+def test_a_verdict_for_good_is_of_the_old_address() -> None:
+    """Without health_ttl nobody need ever say more: a server that moves is up."""
+    world = judged(0)
+    world.pool.move(world.server(0), Address("10.0.0.9", 80))
+    assert world.server(0).health(world.clock.now) == "up"

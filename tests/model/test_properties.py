@@ -133,7 +133,7 @@ class PoolMachine(RuleBasedStateMachine):
     def connected(self, lease: Lease, address: int) -> None:
         was_trial = lease.server.trial is lease
         lease.connected()
-        if was_trial:
+        if was_trial and not lease.is_outdated:
             assert not lease.server.down_until
         client = self.clients.get(f"10.0.0.{address}")
         if client is not None and lease.server.number is not None:
@@ -172,7 +172,7 @@ class PoolMachine(RuleBasedStateMachine):
         server = self.pool.servers.get(number)
         if server is not None:
             self.pool.health.blacklist(server, duration)
-            expected = "down" if duration or server.condemned else "up"
+            expected = "down" if duration or server.condemned else "drain" if server.drained else "up"
             assert server.health(self.world.clock()) == ("empty" if server.is_empty else expected)
 
     @rule(number=NUMBERS)

@@ -1,0 +1,159 @@
+"""A writer's gpen that reads its file again (HUP), or is killed and begins anew, while clients come: what is opened
+elsewhere before the watcher has told it the writer ends there. The nodes are stubs."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+from tests.galera.stub import Group
+from tests.galera.test_watch_gpens import in_background, is_cut, node_of, session, told, used
+from tests.galera.watcher import Watcher
+from tests.harness import ROOT, Gpen, free_port, wait_until
+
+pytestmark = pytest.mark.timeout(60)
+
+Start = Callable[..., Any]
+TTL = 2  # of the verdicts, in seconds
+OPTIONS = [(), ("--agree=agreed",)]
+
+
+@pytest.fixture
+def group() -> Iterator[Group]:
+    with Group(3) as group:
+        yield group
+
+
+@pytest.fixture
+def contribs(group: Group, tmp_path: Path) -> Path:
+    """contrib's file for a writer's gpen, with the addresses of here."""
+    text = (ROOT / "contrib" / "galera" / "writer.cfg").read_text()
+    for number, node in enumerate(group.nodes):
+        text = text.replace(f"address 10.0.0.{number + 1} port 3306", f"address 127.0.0.1 port {node.port}")
+    text = text.replace("listen 3306", f"listen 127.0.0.1:{free_port()}").replace("health_ttl 5", f"health_ttl {TTL}")
+    file = tmp_path / "writer.cfg"
+    file.write_text(text.replace("/var/log/gpen", str(tmp_path)))
+    return file
+
+
+@pytest.fixture
+def hasty(contribs: Path) -> Path:
+    """The same without its verdicts: the server in front is used at once."""
+    lines = contribs.read_text().splitlines()
+    contribs.write_text("\n".join(line for line in lines if " health down " not in line))
+    return contribs
+
+
+def begun(file: Path, name: str = "first") -> Gpen:
+    return Gpen(file.parent, "-F", str(file), name=name, control=str(file.parent / "gpen.ctl"))
+
+
+def rearrange(file: Path, group: Group) -> None:
+    """Change the file so that its reload puts the first two, at each other's places, in front of the third."""
+    one, two, three = (f"port {node.port} prio {rank}" for rank, node in enumerate(group.nodes))
+    text = file.read_text().replace(three, three.replace("prio 2", "prio 5"))
+    file.write_text(text.replace(one, "one").replace(two, one).replace("one", two.replace("prio 1", "prio 0")))
+
+
+def third(front: Gpen, judge: Watcher, group: Group) -> None:
+    """Make the third node the writer: to the file it is the last."""
+    wait_until(lambda: len(used(front)) == 1, what="the writer")
+    assert judge.command("move", group.addresses[2]).returncode == 0
+
+
+@contextlib.contextmanager
+def standing_still(judge: Watcher) -> Iterator[None]:
+    judge.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        judge.process.send_signal(signal.SIGCONT)
+
+
+def stays_alone(front: Gpen, group: Group) -> None:
+    """The third node is used and no other, and nobody is elsewhere."""
+    wait_until(lambda: used(front) == [2], what="the writer alone being used")
+    wait_until(lambda: all(node.sessions("app") == 0 for node in group.nodes[:2]), what="no session elsewhere")
+    with session(front) as new:
+        assert node_of(new) == "node2"
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_what_was_opened_elsewhere_after_a_reload_ends(
+        group: Group, hasty: Path, watcher: Start, options: tuple[str, ...]) -> None:
+    with begun(hasty) as front:
+        judge = watcher("--writer", front.control, *options)
+        third(front, judge, group)
+        with session(front) as kept:
+            assert node_of(kept) == "node2"
+            with contextlib.ExitStack() as stack:
+                with standing_still(judge):
+                    rearrange(hasty, group)
+                    front.signal(signal.SIGHUP)
+                    wait_until(lambda: front.server(2)["prio"] == 5, what="the file being read")
+                    wrong = stack.enter_context(session(front))
+                    assert node_of(wrong) != "node2"
+                wait_until(lambda: is_cut(wrong), what="the end of the session elsewhere")
+            stays_alone(front, group)
+            assert node_of(kept) == "node2"
+
+
+def test_clients_that_come_all_the_time_do_not_stay_elsewhere(group: Group, hasty: Path, watcher: Start) -> None:
+    with begun(hasty) as front, contextlib.ExitStack() as sessions:
+        judge = watcher("--writer", front.control)
+        third(front, judge, group)
+        coming = True
+
+        def come() -> None:
+            while coming:
+                with contextlib.suppress(pymysql.err.Error):
+                    sessions.enter_context(session(front))
+
+        clients = in_background(come)
+        came = group.nodes[2].logins
+        rearrange(hasty, group)
+        front.signal(signal.SIGHUP)
+        wait_until(lambda: group.nodes[2].logins >= came + 3, what="more clients")
+        coming = False
+        clients.join(10)
+        stays_alone(front, group)
+        assert told(judge)["well"]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_a_gpen_that_begins_anew_with_contribs_file(
+        group: Group, contribs: Path, watcher: Start, options: tuple[str, ...]) -> None:
+    """It uses nobody before the watcher has told it whom; when that does not come, the file's first."""
+    with begun(contribs) as front:
+        judge = watcher("--writer", front.control, *options)
+        third(front, judge, group)
+        with standing_still(judge):
+            front.process.kill()
+            front.process.wait()
+            front.process.returncode = 0
+            with begun(contribs, "second") as front, contextlib.ExitStack() as stack:
+                assert used(front) == []
+                wrong = stack.enter_context(session(front))  # waits until the file's verdicts have expired
+                assert node_of(wrong) == "node0"
+                judge.process.send_signal(signal.SIGCONT)
+                wait_until(lambda: is_cut(wrong), what="the end of the session on the first node")
+                stays_alone(front, group)
+    assert f"gpen {front.control}: began anew" in judge.stderr
+
+
+def test_a_reload_of_what_has_not_changed_disturbs_nobody(group: Group, contribs: Path, watcher: Start) -> None:
+    """As logrotate asks for it, whoever is the writer."""
+    with begun(contribs) as front:
+        third(front, watcher("--writer", front.control), group)
+        with session(front) as kept:
+            front.signal(signal.SIGHUP)
+            wait_until(lambda: "nothing has changed" in front.stderr, what="the file being read")
+            with session(front) as new:
+                assert node_of(new) == node_of(kept) == "node2"
+        assert [node.logins for node in group.nodes[:2]] == [1, 1]  # the watcher's
