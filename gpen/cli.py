@@ -33,7 +33,7 @@ from gpen.control.script import (
 )
 from gpen.control.sources import Sources
 from gpen.control.validation import notes
-from gpen.daemon import ownaddress, process
+from gpen.daemon import own_address, process
 from gpen.daemon.balancer import Balancer
 from gpen.daemon.changes import (
     check_completeness,
@@ -46,13 +46,13 @@ from gpen.daemon.changes import (
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import open_countries
 from gpen.daemon.front import make_terminator
-from gpen.daemon.names import Names
-from gpen.daemon.sessionlog import AnyLog
+from gpen.daemon.hostnames import Hostnames
+from gpen.daemon.session_log import AnyLog
 from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.settings import SETTINGS, Settings
-from gpen.model.words import printable, shortened
-from gpen.wire.resolve import Answer, ResolveError, Resolver
-from gpen.wire.sock import ListenError
+from gpen.model.text import printable, shortened
+from gpen.wire.resolver import Answer, ResolveError, Resolver
+from gpen.wire.sockets import ListenError
 
 log = logging.getLogger("gpen")
 
@@ -276,14 +276,14 @@ def check_outside(configuration: Configuration, sources: Sources, errors: Errors
     """Look at what the configuration names: hosts, services, programs, certificates, databases; what is wrong is
     gathered."""
     settings, outside, resolver = configuration.settings, Chroot(), Resolver()
-    names = Names(configuration.pool, settings, resolver)
+    names = Hostnames(configuration.pool, settings, resolver)
     answers: Mapping[str, Answer] = {}
     with errors.gathered():
         answers = names.resolve(sources.said, patient=True)
     with errors.gathered(), suppress(ResolveError):  # which is told below
         if settings.listen:
             listening = resolver.resolve(parse_listen(settings.listen), settings.timeout, settings.udp)[0]
-            ownaddress.refuse(names.places(sources.said, answers), listening, sources.said.origin_of)
+            own_address.refuse(names.places(sources.said, answers), listening, sources.said.origin_of)
     log_address = network_address(settings.log or "")
     for name, address in (("listen", settings.listen and parse_listen(settings.listen)), ("log", log_address),
                           ("control", settings.control and parse_listen(settings.control))):

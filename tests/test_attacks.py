@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from gpen.ctl.prompt import history_file
-from gpen.daemon.lines import LineFile
+from gpen.daemon.line_file import LineFile
 from gpen.daemon.process import Jail, PidFile, StartError
 from gpen.files import Entry, write_whole
 from gpen.galera.console import Console, ConsoleError
+from gpen.gpenctl.prompt import history_file
 from gpen.model.address import Address
-from gpen.wire.sock import ListenError, listen_at_path
+from gpen.wire.sockets import ListenError, listen_at_path
 from tests.attacker import NOBODY, attacking
 from tests.harness import PATIENCE, home_of, needs_root, open_to_all
 

@@ -127,7 +127,7 @@ def test_model_and_protocols_have_no_clock_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(("module", "absent"), [
-    ("gpen.ctl.main", ("gevent", "greenlet", "ssl")),
+    ("gpen.gpenctl.main", ("gevent", "greenlet", "ssl")),
     ("gpen.galera.main", ("gevent", "greenlet", "ssl", "pymysql")),
     ("gpen.netlog.sender", ("gevent", "greenlet", "ssl")),
     ("gpen.netlog.collector", ("gevent", "greenlet", "ssl")),

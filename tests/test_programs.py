@@ -59,7 +59,7 @@ def test_a_missing_package(name: str, arguments: str, package: str, tmp_path: Pa
 
 def test_a_package_that_is_needed_later(tmp_path: Path) -> None:
     """gpenctl loads tabulate with its first table; without one it does not need it."""
-    from tests.ctl.daemon import unix_daemon
+    from tests.gpenctl.daemon import unix_daemon
 
     (tmp_path / "tabulate.py").write_text("raise ModuleNotFoundError('No module named tabulate', name='tabulate')")
     daemon = unix_daemon(tmp_path / "gpen.ctl")

@@ -16,9 +16,9 @@ from typing import Any
 from gpen.model.acl import parse_country, parse_entry
 from gpen.model.address import UNSPECIFIED, Address, parse_host, parse_port
 from gpen.model.check import take_check
-from gpen.model.kinds import ACL, FILE, TEXT, one_of, seconds, whole
 from gpen.model.server import STATES, VERDICTS
 from gpen.model.settings import SETTINGS, Setting
+from gpen.model.value_types import ACL, FILE, TEXT, one_of, seconds, whole
 
 ACCESS = ("view", "operate", "admin")
 Arguments = dict[str, Any]

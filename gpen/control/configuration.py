@@ -17,7 +17,7 @@ from gpen.model.client import ClientTable
 from gpen.model.pool import SPECIAL, Pool
 from gpen.model.server import FIELDS
 from gpen.model.settings import SETTINGS, Settings
-from gpen.model.words import quote
+from gpen.model.text import quote
 
 
 class Configuration:

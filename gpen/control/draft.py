@@ -18,7 +18,7 @@ from gpen.model.check import Check
 from gpen.model.pool import SPECIAL
 from gpen.model.server import FIELDS
 from gpen.model.settings import Settings
-from gpen.model.words import ranges
+from gpen.model.text import ranges
 
 ACTIONS = ("blacklist", "health")  # what is done to a server, and is no part of its configuration
 

@@ -17,7 +17,7 @@ from gpen.control.commands import OPTIONS, Option
 from gpen.control.script import Call, UnknownCommand
 from gpen.model.scheduler import RULES
 from gpen.model.settings import SETTINGS, Setting
-from gpen.model.words import counted
+from gpen.model.text import counted
 
 Row = Mapping[str, Any]
 PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")

@@ -17,7 +17,7 @@ from typing import Any
 
 from gpen.control.commands import COMMANDS, Arguments, Command, suggestion
 from gpen.model.address import Address
-from gpen.model.words import shortened
+from gpen.model.text import shortened
 
 MAX_INCLUDES = 8
 MAX_FILE = 1 << 20  # bytes of one file

@@ -18,18 +18,18 @@ from gevent.hub import get_hub
 from gpen.control.configuration import Configuration
 from gpen.control.draft import Draft
 from gpen.control.sources import Sources
-from gpen.daemon import janitor, ownaddress, process
+from gpen.daemon import janitor, own_address, process
 from gpen.daemon.changes import WITH_ALL_CHECKS, Changes, check_programs, checks_of
 from gpen.daemon.checks import Checks
 from gpen.daemon.chroot import Chroot
-from gpen.daemon.controlsocket import ControlSocket
+from gpen.daemon.control_socket import ControlSocket
 from gpen.daemon.countries import Countries, open_countries, prepare_for_chroot
 from gpen.daemon.executor import Executor
 from gpen.daemon.front import Front, Shared, resolved
-from gpen.daemon.names import Names
+from gpen.daemon.hostnames import Hostnames
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessions import Sessions
-from gpen.daemon.socketfiles import SocketFiles
+from gpen.daemon.socket_files import SocketFiles
 from gpen.daemon.status import status_page
 from gpen.files import write_whole
 from gpen.model.address import Endpoint, parse_listen
@@ -38,18 +38,18 @@ from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.wire.check import Prober
 from gpen.wire.faults import Troubles
+from gpen.wire.greenlets import Greenlets
 from gpen.wire.idlers import Idlers
+from gpen.wire.pacing import PAUSE, gently
 from gpen.wire.poller import Poller
-from gpen.wire.program import Children
-from gpen.wire.resolve import Resolver
-from gpen.wire.turns import PAUSE, gently
-from gpen.wire.workers import Workers
+from gpen.wire.resolver import Resolver
+from gpen.wire.subprocesses import Children
 
 log = logging.getLogger("gpen")
 
 FAREWELL_SECONDS = 5.0
 LARGE = 5000  # servers and entries of access lists
-KEPT_WORKERS = 128
+KEPT_GREENLETS = 128
 
 
 class Balancer:
@@ -69,13 +69,13 @@ class Balancer:
         self._poller = Poller()
         self._children = Children()
         self._resolver = Resolver()
-        self._workers = Workers(KEPT_WORKERS)
+        self._greenlets = Greenlets(KEPT_GREENLETS)
         files = SocketFiles(settings, self.chroot)
         self.front = Front(settings, Shared(
-            pool, configuration.clients, self.sessions, self._poller, self._workers, self.troubles, self._resolver,
+            pool, configuration.clients, self.sessions, self._poller, self._greenlets, self.troubles, self._resolver,
             self.chroot, files, shed=lambda: self.idlers.shed(), log_refused=lambda: self.names.refresh_log()))
         self.idlers = Idlers(self.front)
-        self.names = Names(pool, settings, self._resolver, lambda: self.front.session_log, self._renamed)
+        self.names = Hostnames(pool, settings, self._resolver, lambda: self.front.session_log, self._renamed)
         self.checks = Checks(pool, settings, self._prober, self.troubles, self.front.resume)
         self._countries = Countries(pool, configuration.clients)
         self._control = ControlSocket(settings, pool, files)
@@ -112,7 +112,7 @@ class Balancer:
             prepare_for_chroot()
         self.front.open()
         places = list(self.names.places(said, answers))
-        ownaddress.refuse(places, self.front.listener.endpoint, said.origin_of)
+        own_address.refuse(places, self.front.listener.endpoint, said.origin_of)
         self.names.adopt(answers, places)
         if settings.control:
             address = parse_listen(settings.control, "127.0.0.1")
@@ -179,7 +179,7 @@ class Balancer:
         self.idlers.close()
         self.checks.close()
         self.front.close_log()
-        self._workers.dismiss()
+        self._greenlets.dismiss()
         self._poller.close()
 
     # --- what one part has to tell the others ---------------------------------------------------------------------
@@ -210,7 +210,7 @@ class Balancer:
         self.front.resume()
 
     def _is_ourselves(self, endpoint: Endpoint) -> bool:
-        return ownaddress.is_own(endpoint, self.front.listener.endpoint, self.chroot.path)
+        return own_address.is_own(endpoint, self.front.listener.endpoint, self.chroot.path)
 
     def _prober(self, server: Server) -> Prober:
         return Prober(server, self.settings, self._poller, self._children, self.chroot.path)

@@ -23,18 +23,18 @@ from gpen.control.draft import Draft
 from gpen.control.script import Call, Errors, ScriptError, Step, read_file, read_lines
 from gpen.control.sources import Sources
 from gpen.control.validation import notes
-from gpen.daemon import ownaddress, process
+from gpen.daemon import own_address, process
 from gpen.daemon.checks import unusable
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import Countries, open_countries
 from gpen.daemon.front import Front, Prepared
-from gpen.daemon.names import Names, Place
+from gpen.daemon.hostnames import Hostnames, Place
 from gpen.files import write_whole
 from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.model.settings import Settings
-from gpen.wire import sock as sockets
-from gpen.wire.turns import gently
+from gpen.wire import sockets
+from gpen.wire.pacing import gently
 
 log = logging.getLogger("gpen")
 
@@ -47,9 +47,9 @@ TakenUp = Callable[[Draft, Sequence[Server]], None]
 class Changes:
     """What changes the configuration that is in force."""
 
-    def __init__(self, configuration: Configuration, sources: Sources, command_line: str, front: Front, names: Names,
-                 countries: Countries, chroot: Chroot, in_thread: Callable[..., OSError | None],
-                 taken_up: TakenUp) -> None:
+    def __init__(self, configuration: Configuration, sources: Sources, command_line: str, front: Front,
+                 names: Hostnames, countries: Countries, chroot: Chroot,
+                 in_thread: Callable[..., OSError | None], taken_up: TakenUp) -> None:
         """``sources`` is where the configuration came from; ``command_line`` stands in the head of what ``write``
         saves, which is done ``in_thread``. ``taken_up`` is called, and may switch, when a draft has come in force that
         concerns these servers, which may be deleted."""
@@ -122,7 +122,7 @@ class Changes:
         new = draft.new_addresses() if listener is not None else ()
         others = _places(server for server in self._pool.all_servers() if listener is not None
                          and server.label not in new and server.label not in draft.deleted)
-        ownaddress.refuse(chain(places, others), (listener or self._front.listener).endpoint, draft.origin_of,
+        own_address.refuse(chain(places, others), (listener or self._front.listener).endpoint, draft.origin_of,
                           self._chroot.path)
 
     def tell_notes(self, servers: Iterable[Server]) -> None:

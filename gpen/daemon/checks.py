@@ -31,7 +31,7 @@ from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.wire.check import CheckFailed, KeptAway, Prober
 from gpen.wire.faults import Faults, Troubles
-from gpen.wire.turns import gently
+from gpen.wire.pacing import gently
 
 log = logging.getLogger("gpen")
 

@@ -12,7 +12,7 @@ from gpen.daemon.sessions import Sessions
 from gpen.model.ending import Ending
 from gpen.model.pool import Pool
 from gpen.model.server import Server
-from gpen.model.words import counted
+from gpen.model.text import counted
 from gpen.wire.conversation import Conversation
 
 TELL_SECONDS = 1.0

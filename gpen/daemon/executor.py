@@ -25,9 +25,9 @@ from gpen.daemon.changes import Changes
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.queries import Queries
 from gpen.model.check import Check
-from gpen.model.words import shortened
-from gpen.wire import sock as sockets
-from gpen.wire.turns import gently
+from gpen.model.text import shortened
+from gpen.wire import sockets
+from gpen.wire.pacing import gently
 
 log = logging.getLogger("gpen")
 

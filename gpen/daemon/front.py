@@ -14,29 +14,29 @@ from typing import Any
 
 from gpen.control.script import ScriptError
 from gpen.daemon.chroot import Chroot
-from gpen.daemon.lines import STDOUT
-from gpen.daemon.sessionlog import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
+from gpen.daemon.line_file import STDOUT
+from gpen.daemon.session_log import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
 from gpen.daemon.sessions import Sessions
-from gpen.daemon.socketfiles import SocketFiles
+from gpen.daemon.socket_files import SocketFiles
 from gpen.model.address import Address, network_address, parse_listen
 from gpen.model.client import ClientTable
 from gpen.model.pool import Pool
 from gpen.model.settings import SETTINGS, Settings
-from gpen.model.words import counted
+from gpen.model.text import counted
 from gpen.proto.protocols import protocol_of
-from gpen.wire import sock as sockets
+from gpen.wire import sockets
 from gpen.wire.conversation import Conversation, Some, Watch
 from gpen.wire.datagram import DatagramListener
 from gpen.wire.faults import Seldom, Troubles
+from gpen.wire.greenlets import Greenlets
 from gpen.wire.hold import Hold
 from gpen.wire.listener import Listener
 from gpen.wire.loops import Loops
+from gpen.wire.pacing import Pacer
 from gpen.wire.poller import Poller
-from gpen.wire.resolve import Endpoints, ResolveError, Resolver
+from gpen.wire.resolver import Endpoints, ResolveError, Resolver
 from gpen.wire.session import Session
 from gpen.wire.tls import Terminator, TlsError
-from gpen.wire.turns import Turns
-from gpen.wire.workers import Workers
 
 log = logging.getLogger("gpen")
 
@@ -54,7 +54,7 @@ class Shared:
     clients: ClientTable
     sessions: Sessions
     poller: Poller
-    workers: Workers
+    greenlets: Greenlets
     troubles: Troubles
     resolver: Resolver
     chroot: Chroot
@@ -160,7 +160,7 @@ class Front:
         else:
             sock = sockets.listen(address, endpoint, settings, current and current.socket)
             endpoint = sockets.endpoint_of(sock)
-        return Listener(sock, endpoint, self.poller, settings.multi_accept, shared.workers, self._begin, self.no_room,
+        return Listener(sock, endpoint, self.poller, settings.multi_accept, shared.greenlets, self._begin, self.no_room,
                         self.shed)
 
     def _datagram_listeners(self) -> Iterator[DatagramListener]:
@@ -254,12 +254,12 @@ class Front:
     def evict_excess(self) -> None:
         """Flows of UDP give way to a conn_max that was lowered; TCP sessions go on. Switches greenlets when they are
         many."""
-        turns = Turns()
+        pacer = Pacer()
         for _ in range(len(self._live) - self.settings.conn_max):
             if not isinstance(self.listener, DatagramListener) or len(self._live) <= self.settings.conn_max:
                 return
             self.listener.make_room()
-            turns.pause()
+            pacer.pause()
 
     def oldest(self) -> Conversation:
         """The one that began before all others; there is one."""

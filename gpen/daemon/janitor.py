@@ -9,7 +9,7 @@ import gevent
 
 from gpen.daemon.sessions import Sessions
 from gpen.wire.faults import Faults
-from gpen.wire.turns import Turns, gently
+from gpen.wire.pacing import Pacer, gently
 
 PERIOD = 1.0
 VISITS = 5  # in a period, to sessions that are new
@@ -46,7 +46,7 @@ class _Newcomers:
 
 def tend_sessions(sessions: Sessions) -> None:
     """Visit all sessions. Switches greenlets when they are many."""
-    turns = Turns()
+    pacer = Pacer()
     now = time.monotonic()
     for number, session in enumerate(sessions, 1):
         try:
@@ -54,5 +54,5 @@ def tend_sessions(sessions: Sessions) -> None:
         except Exception:
             session.failed()
         if number % SLICE == 0:
-            turns.pause()
+            pacer.pause()
             now = time.monotonic()

@@ -22,7 +22,7 @@ from gpen import rights
 from gpen.daemon.chroot import Chroot
 from gpen.files import Account, Entry
 from gpen.model.settings import Settings
-from gpen.model.words import printable
+from gpen.model.text import printable
 from gpen.start import unblock_signals
 
 log = logging.getLogger("gpen")

@@ -18,16 +18,16 @@ from gpen.control.configuration import Configuration
 from gpen.control.script import Call
 from gpen.daemon.drain import drain
 from gpen.daemon.front import Front
-from gpen.daemon.sessionlog import tls_fields
+from gpen.daemon.session_log import tls_fields
 from gpen.daemon.sessions import Sessions
 from gpen.daemon.status import status_page
 from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL, Choice
 from gpen.model.server import Server
-from gpen.model.words import counted
+from gpen.model.text import counted
 from gpen.wire.conversation import Conversation
-from gpen.wire.turns import gently
+from gpen.wire.pacing import gently
 
 Row = dict[str, Any]
 

@@ -13,7 +13,7 @@ from gpen.control.reply import timestamp
 from gpen.control.script import Call, parse_words
 from gpen.control.units import size
 from gpen.model.address import bracketed
-from gpen.model.words import printable
+from gpen.model.text import printable
 
 if TYPE_CHECKING:
     from gpen.daemon.queries import Queries

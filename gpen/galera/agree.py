@@ -50,7 +50,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-from gpen.galera.election import Scene, ranked
+from gpen.galera.election import Situation, ranked
 from gpen.galera.identity import Identity
 from gpen.galera.report import Choice
 from gpen.galera.writer import Writer
@@ -125,7 +125,7 @@ class Agreed:
     def take_over(self, node: str) -> None:
         self._used = node
 
-    def settle(self, scene: Scene, now: float) -> None:
+    def settle(self, scene: Situation, now: float) -> None:
         self._joined = self._joined or self._me in scene.watchers
         self._listed_since = min(self._listed_since, now) if self._me in scene.watchers else math.inf
         if self.identity is not None and scene.claim is not None:
@@ -165,13 +165,13 @@ class Agreed:
     def move(self, target: str) -> None:
         self._pin, self._rests_until, self.refusal = target, 0.0, ""
 
-    def absence(self, scene: Scene) -> str:
+    def absence(self, scene: Situation) -> str:
         """Why this watcher has no say in the choice; nothing when it has one."""
         if self.identity is not None and self.identity.clash:
             return self._namesake()
         return "it is not on the list of those that agree" if self._me not in scene.watchers else ""
 
-    def ranks(self, scene: Scene) -> list[str]:
+    def ranks(self, scene: Situation) -> list[str]:
         succession = self._choice.succession if self._choice else ()
         known = [node for node in succession if node in scene.order]
         return ranked(self.current, [*known, *(node for node in scene.order if node not in known)])
@@ -181,12 +181,12 @@ class Agreed:
         if proposal is self.proposal:
             self._expires = min(self._expires, now + MOMENT)
 
-    def confirmation(self, scene: Scene) -> int | None:
+    def confirmation(self, scene: Situation) -> int | None:
         """The choice that this watcher has to confirm: each, for that is what the others know of it."""
         due = self._takes_part and scene.told >= self.version > scene.watchers.get(self._me, self.version)
         return self.version if due else None
 
-    def is_misquoted(self, scene: Scene) -> bool:
+    def is_misquoted(self, scene: Situation) -> bool:
         """Whether its own row tells of a choice that it has never seen: a backup, say. Others would wait for it."""
         return self._takes_part and scene.watchers.get(self._me, 0) > self.version
 
@@ -199,7 +199,7 @@ class Agreed:
                 self._sleepy_until = now + self._handover
             self._deaf_since = math.inf
 
-    def _is_astray(self, table: Choice | None, scene: Scene) -> bool:
+    def _is_astray(self, table: Choice | None, scene: Situation) -> bool:
         """Whether the table is empty, or holds an older choice than somebody has followed, or another one of the same
         version. (A node that lags shows that as well, for a moment; to propose anything is in vain then.)"""
         if table is None:
@@ -237,7 +237,7 @@ class Agreed:
             self._left.add(old)
             self._waits_until = now + self._handover
 
-    def _obstacle(self, scene: Scene, now: float) -> str:
+    def _obstacle(self, scene: Situation, now: float) -> str:
         """What the operator has to know."""
         if self.identity is not None and self.identity.clash:
             return self._namesake()
@@ -255,12 +255,12 @@ class Agreed:
         return (f"another watcher is called '{self._me}' as well, so this one takes no part and its gpens get no "
                 "writer: start it with another --socket, or give this machine a name of its own")
 
-    def _informed(self, scene: Scene) -> str:
+    def _informed(self, scene: Situation) -> str:
         """Who on the list knows a newer choice than this watcher does."""
         return ", ".join(sorted(name for name, version in scene.watchers.items()
                                 if name != self._me and version > self.version))
 
-    def _next(self, scene: Scene, now: float) -> Choice | None:
+    def _next(self, scene: Situation, now: float) -> Choice | None:
         """The choice that this watcher would have instead of the one of now, if any."""
         choice = self._choice
         if self._astray_since is not None:
@@ -282,12 +282,12 @@ class Agreed:
             return None
         return self._with(choice.writer, target, scene, target == self._pin)
 
-    def _succession(self, choice: Choice, scene: Scene) -> Choice | None:
+    def _succession(self, choice: Choice, scene: Situation) -> Choice | None:
         """Nobody can write on the writer: the next one that is usable, as the gpens were told."""
         target = next((node for node in self.ranks(scene) if node in scene.candidates), choice.writer)
         return self._with(target, "", scene) if target != choice.writer else None
 
-    def _restoration(self, since: float, scene: Scene, now: float) -> Choice | None:
+    def _restoration(self, since: float, scene: Situation, now: float) -> Choice | None:
         """What is in use, as the choice in a table that does not know it (any more)."""
         if self._informed(scene):
             return None
@@ -305,7 +305,7 @@ class Agreed:
         choice = self._with(writer, writer if newest else "", scene, self._was_pinned)
         return choice._replace(version=newest + LEAP if newest else 1)
 
-    def _conclusion(self, choice: Choice, scene: Scene, now: float) -> Choice | None:
+    def _conclusion(self, choice: Choice, scene: Situation, now: float) -> Choice | None:
         """What becomes of a choice that names an heir."""
         late = [name for name, version in scene.watchers.items() if version < choice.version]
         restored = choice.heir == choice.writer
@@ -327,12 +327,12 @@ class Agreed:
         """Whether an operator wanted the writer of now."""
         return self._writer.pinned  # of the last choice without an heir
 
-    def _propose(self, proposal: Choice | None, scene: Scene, now: float) -> None:
+    def _propose(self, proposal: Choice | None, scene: Situation, now: float) -> None:
         if proposal is not None and scene.candidates:
             best = proposal.heir or proposal.writer
             self.bearer = best if best in scene.candidates else next(iter(scene.candidates))
             self.proposal, self._expires = proposal, now + PATIENCE
 
-    def _with(self, writer: str, heir: str, scene: Scene, pinned: bool = False) -> Choice:
+    def _with(self, writer: str, heir: str, scene: Situation, pinned: bool = False) -> Choice:
         succession = self.ranks(scene) if writer == self.current else ranked(writer, scene.order)
         return Choice(self.version + 1, writer, tuple(succession), heir, pinned)

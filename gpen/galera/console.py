@@ -17,7 +17,7 @@ from typing import Any
 
 from gpen.files import Entry
 from gpen.galera.clients import Clients, Handler, InTime
-from gpen.model.words import printable
+from gpen.model.text import printable
 
 REPLY_TIME = 60.0  # seconds that the watcher may take; a move ends before
 LINE = 4096  # bytes at most

@@ -11,7 +11,7 @@ from gpen.galera.writer import Writer
 
 
 @dataclass(frozen=True)
-class Scene:
+class Situation:
     """What a choice is made from. The second half counts only where several watchers agree."""
 
     order: Sequence[str]  # all nodes, in the order of succession
@@ -29,7 +29,7 @@ class Scene:
     claim: Claim | None = None  # to the row of this watcher's name; None: it was not read
 
 
-class Alone:
+class SingleWatcher:
     """One watcher decides."""
 
     version = 0  # the number of the choice, where it is agreed
@@ -54,7 +54,7 @@ class Alone:
         """The gpens use this node already."""
         self._writer.set(node)
 
-    def settle(self, scene: Scene, now: float) -> None:
+    def settle(self, scene: Situation, now: float) -> None:
         """Choose again, if there is need to."""
         if self.current in scene.blind:
             return
@@ -69,11 +69,11 @@ class Alone:
         """The operator wants this writer."""
         self._writer.set(target, pinned=True)
 
-    def absence(self, scene: Scene) -> str:
+    def absence(self, scene: Situation) -> str:
         """Why this watcher has no say in the choice; nothing when it has one."""
         return ""
 
-    def ranks(self, scene: Scene) -> list[str]:
+    def ranks(self, scene: Situation) -> list[str]:
         """The writer, and who would follow it."""
         return ranked(self.current, scene.order)
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from gpen.galera.report import Report, View
-from gpen.model.words import shortened
+from gpen.model.text import shortened
 
 GRACE = 1.0  # seconds
 FORGET = 300.0  # seconds

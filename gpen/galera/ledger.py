@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from gpen.galera.access import Access
 from gpen.galera.log import failure
 from gpen.galera.report import NOBODYS, SAID, Choice, Claim, Page
-from gpen.model.words import shortened
+from gpen.model.text import shortened
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection
@@ -182,7 +182,7 @@ def _user(connection: Connection) -> str:
     return user.decode(errors="replace") if isinstance(user, bytes) else str(user)
 
 
-def errand(access: Access, node: str, work: Work, tell: Callable[[str], None]) -> threading.Thread:
+def in_background(access: Access, node: str, work: Work, tell: Callable[[str], None]) -> threading.Thread:
     """Do something with a node, in a thread of its own, for it may take until the cluster has a new view. Then tell: an
     empty text, or what went wrong."""
 
@@ -195,6 +195,6 @@ def errand(access: Access, node: str, work: Work, tell: Callable[[str], None]) -
             trouble = shortened(" ".join(str(error.args[-1] if error.args else error).split()), SAID) or failure(error)
         tell(trouble)
 
-    thread = threading.Thread(target=run, name=f"errand to {node}", daemon=True)
+    thread = threading.Thread(target=run, name=f"task at {node}", daemon=True)
     thread.start()
     return thread

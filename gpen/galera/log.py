@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from gpen.model.words import printable, shortened
+from gpen.model.text import printable, shortened
 
 QUIET = 60.0  # seconds without it, after which a failure is told again
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpen import __version__
 from gpen.galera import notify
-from gpen.model.words import printable
+from gpen.model.text import printable
 from gpen.start import check_package, unblock_signals
 
 if TYPE_CHECKING:
@@ -223,10 +223,10 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
 
 def watch_options(arguments: Arguments) -> Options:
     """What the command line says to `watch`. Raises UsageError."""
-    from gpen.ctl.link import parse_target
     from gpen.galera.cluster import POLICIES
     from gpen.galera.members import mapping
     from gpen.galera.watch import Options
+    from gpen.gpenctl.link import parse_target
 
     if not arguments["--reader"] + arguments["--writer"]:
         raise UsageError("no gpen to tell: give --reader=CONTROL or --writer=CONTROL, the address of its option -C")
@@ -270,7 +270,7 @@ def credentials(arguments: Arguments) -> Access:
 def hear(text: str, wake: Callable[[], None]) -> None:
     """Call ``wake`` when a datagram comes to this address. Raises UsageError."""
     try:
-        notify.Ear(notify.listening(text), wake)
+        notify.NotificationSocket(notify.listening(text), wake)
     except (OSError, ValueError) as error:
         raise unusable(f"--listen={text}", error) from None
 

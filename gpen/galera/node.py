@@ -21,7 +21,7 @@ from gpen.galera.access import USER, Access
 from gpen.galera.ledger import Ledger
 from gpen.galera.log import failure
 from gpen.galera.report import QUERY, SAID, Grade, NoGalera, Report, grade, read
-from gpen.model.words import shortened
+from gpen.model.text import shortened
 
 if TYPE_CHECKING:
     from pymysql.connections import Connection

@@ -15,7 +15,7 @@ from contextlib import suppress
 from itertools import pairwise
 
 from gpen.model.address import Address, parse_listen
-from gpen.model.words import printable
+from gpen.model.text import printable
 
 USAGE = """\
 Wake watchers: for Galera's wsrep_notify_cmd, which adds arguments of its own.
@@ -84,7 +84,7 @@ def listening(text: str) -> Address:
     return address
 
 
-class Ear:
+class NotificationSocket:
     """Calls ``wake`` when datagrams come to an address (from a thread of its own), once for those that come together.
     """
 

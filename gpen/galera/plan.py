@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from gpen.galera.report import MEMBERS
 from gpen.model.address import Address
-from gpen.model.words import printable
+from gpen.model.text import printable
 
 LONGEST_NAME = 255  # characters of a host's name, or of a path
 LONGEST = 500  # characters of a reason that a gpen is told: its lines may have 8192 bytes

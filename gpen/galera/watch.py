@@ -17,30 +17,30 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
 
-from gpen.ctl.link import Target
 from gpen.galera import blocking
 from gpen.galera.access import Access
 from gpen.galera.agree import Agreed
-from gpen.galera.balancer import Balancer
 from gpen.galera.cluster import Cluster, Verdict
 from gpen.galera.discover import Discovery
-from gpen.galera.election import Alone, Scene
+from gpen.galera.election import SingleWatcher, Situation
+from gpen.galera.gpen_client import GpenClient
 from gpen.galera.group import FORGET
 from gpen.galera.identity import Identity
 from gpen.galera.lag import Lag
-from gpen.galera.ledger import Ledger, Work, errand
+from gpen.galera.ledger import Ledger, Work, in_background
 from gpen.galera.log import Faults, say
 from gpen.galera.node import FULL_WORD, Node, Problem, silence
 from gpen.galera.plan import LAST_RANK, OTHERS, Changes, Order, Plan, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
 from gpen.galera.scout import Scout
-from gpen.galera.writer import NEWS, Reach, Writer, common, draining, withdrawn
+from gpen.galera.writer import NEWS, Reachability, Writer, common, draining, withdrawn
+from gpen.gpenctl.link import Target
 from gpen.model.address import parse_server
 
 POKES = (0.0, 0.05, 0.1)  # seconds after a notify: a change may show some milliseconds later
 GOODBYE = 0.5  # seconds for the last words to the nodes
 CLAIM = 1.0  # seconds in which another watcher of this name has noticed that there are two
-ERRAND = 2.0  # seconds until something is done again of which no outcome was seen
+TASK = 2.0  # seconds until something is done again of which no outcome was seen
 PAUSE = 0.1  # seconds until the next pass after one that failed
 SLEEP = 0.25  # seconds at least for which a process did not run that stood still: less is a busy machine
 AWAKE = 0.02  # seconds between two looks whether the nodes have answered since this process stood still
@@ -111,7 +111,7 @@ def _ledger(schema: str, me: str, instance: str) -> Ledger:
 class Gpen:
     """A gpen as it was seen last."""
 
-    balancer: Balancer
+    balancer: GpenClient
     rows: Sequence[Row] = ()
     nodes: Collection[str] = ()  # that are its servers
     shape: tuple[object, ...] = ()  # what of its servers may lead to another decision at once
@@ -147,16 +147,16 @@ class Watcher:
         self._instance = secrets.token_hex(8)
         self.ledger = _ledger(options.agree, options.name, self._instance) if options.agree else None
         writer = Writer(options.prefer, options.failback)
-        self.election: Alone | Agreed = Alone(writer)
+        self.election: SingleWatcher | Agreed = SingleWatcher(writer)
         if options.agree:
             handover = 2 * options.interval
             identity = Identity(self._instance, max(CLAIM, 2 * handover))
             self.election = Agreed(writer, options.name, handover, identity)
-        self._reach = Reach()
+        self._reach = Reachability()
         self._discovery = Discovery(options.floor, options.forget)
         self._scout = Scout(access, options.timeout, self.post)
         self._nodes: dict[str, Node] = {}
-        self.gpens = [Gpen(Balancer(target, is_writer, self._from_balancer))
+        self.gpens = [Gpen(GpenClient(target, is_writer, self._from_balancer))
                       for is_writer, targets in ((False, options.readers), (True, options.writers))
                       for target in targets]
         self._next_round = self._awake_since = self._began = self._taken = self._slept = time.monotonic()
@@ -166,7 +166,7 @@ class Watcher:
         self._noted: str | None = None  # the writer of which the log tells
         self._proposed: Choice | None = None
         self._read: dict[Choice, Choice] = {}  # the choices in the tables, with the addresses that count here
-        self._errands: dict[str, float] = {}  # what was begun, and until when it is waited for
+        self._tasks: dict[str, float] = {}  # what was begun, and until when it is waited for
         self.complaint = ""  # what went wrong in the agreement's tables
         self._obstacle = ""  # to the agreement, as the log has told it
         self.after_pass: Callable[[], None] = lambda: None
@@ -306,10 +306,10 @@ class Watcher:
         if line := self.lag.news(address, self.label, now):
             say(line)
 
-    def _from_balancer(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
+    def _from_balancer(self, balancer: GpenClient, rows: Sequence[Row] | None, problem: str) -> None:
         self._inbox.put(partial(self._take_rows, balancer, rows, problem))
 
-    def _take_rows(self, balancer: Balancer, rows: Sequence[Row] | None, problem: str) -> None:
+    def _take_rows(self, balancer: GpenClient, rows: Sequence[Row] | None, problem: str) -> None:
         gpen = next(gpen for gpen in self.gpens if gpen.balancer is balancer)
         if rows is not None:
             gpen.saw(rows, time.monotonic())
@@ -452,7 +452,7 @@ class Watcher:
         elif before != self._noted:
             say(f"writer: {self.label(before)} -> {self.label(self._noted)}: {why}")
 
-    def _why_left(self, scene: Scene, now: float) -> str:
+    def _why_left(self, scene: Situation, now: float) -> str:
         """Why the writer of which the log tells is none any more."""
         old, new, agreed = self._noted, self.election.current, isinstance(self.election, Agreed)
         if old is None:
@@ -475,7 +475,7 @@ class Watcher:
             return "failback"
         return "moved by an operator or by failback" if self.options.failback else "moved by the operator"
 
-    def _take_part(self, election: Agreed, scene: Scene, now: float) -> None:
+    def _take_part(self, election: Agreed, scene: Situation, now: float) -> None:
         """Do in the agreement's tables what is due."""
         ledger, proposal, before = self.ledger, election.proposal, election.before
         self._tell_obstacle()
@@ -485,29 +485,29 @@ class Watcher:
         claims = (ledger.me not in scene.watchers or election.is_misquoted(scene)
                   or (election.identity is not None and election.identity.wants_claim))
         if claims and not self.is_namesake and (scene.blank or scene.choices) and self._is_due("join", now):
-            self._errand(helper, ledger.join)
+            self._begin_task(helper, ledger.join)
         version = election.confirmation(scene)
         if version is not None and self._is_due(f"confirm {version}", now):
-            self._errand(helper, lambda connection: ledger.confirm(connection, version))
+            self._begin_task(helper, lambda connection: ledger.confirm(connection, version))
         if proposal is not None and proposal is not self._proposed and election.bearer is not None:
             self._proposed = proposal
             self._detail(f"proposes choice {proposal.version}: writer {self.label(proposal.writer)}, "
                          f"heir {self.label(proposal.heir)}")
             called = self.cluster.called(proposal)
-            self._errand(election.bearer, lambda connection: ledger.write(connection, called, before),
+            self._begin_task(election.bearer, lambda connection: ledger.write(connection, called, before),
                          lambda: election.outcome(proposal, time.monotonic()))
         if election.heir and not self._pokes:
             self._pokes = [now + POKES[1]]  # the others' confirmations are waited for
 
-    def _is_due(self, errand: str, now: float) -> bool:
+    def _is_due(self, task: str, now: float) -> bool:
         """Whether to do what is needed still: not again at once, for it takes a moment until it is seen."""
-        if now < self._errands.get(errand, now):
+        if now < self._tasks.get(task, now):
             return False
-        self._errands = {other: until for other, until in self._errands.items() if now < until}
-        self._errands[errand] = now + ERRAND
+        self._tasks = {other: until for other, until in self._tasks.items() if now < until}
+        self._tasks[task] = now + TASK
         return True
 
-    def _errand(self, node: str, work: Work, after: Callable[[], None] = lambda: None) -> None:
+    def _begin_task(self, node: str, work: Work, after: Callable[[], None] = lambda: None) -> None:
         """Do something with a node, and look at the nodes when it is done."""
 
         def done(trouble: str) -> None:
@@ -515,13 +515,13 @@ class Watcher:
             after()
             self.poke()
 
-        errand(self._access, node, work, lambda trouble: self.post(partial(done, trouble)))
+        in_background(self._access, node, work, lambda trouble: self.post(partial(done, trouble)))
 
     def _leave_agreement(self) -> None:
         """From now on the gpens are on their own: the others need not wait for this watcher."""
         if self.ledger is not None and not self.is_namesake:
             for node in self.cluster.usable()[:1]:
-                errand(self._access, node, self.ledger.leave, lambda trouble: None).join(GOODBYE)
+                in_background(self._access, node, self.ledger.leave, lambda trouble: None).join(GOODBYE)
 
     @property
     def is_namesake(self) -> bool:
@@ -566,7 +566,7 @@ class Watcher:
         """The gpens that would have to go with this writer, and do not have it as a server."""
         return [gpen.name for gpen in self.heard_gpens(now) if node not in gpen.nodes]
 
-    def scene(self, now: float) -> Scene:
+    def scene(self, now: float) -> Situation:
         """What the writer is chosen from."""
         gpens = self.heard_gpens(now)
         servers = common(gpen.rows for gpen in gpens or self.writer_gpens())
@@ -584,7 +584,7 @@ class Watcher:
         members, answering = self.cluster.members(), self.cluster.answering()
         newest = max((page.newest for page in known), default=0)
         claim = max((page.claim for page in known), default=None)
-        return Scene(
+        return Situation(
             order=self.election.order(indexes, candidates), candidates=candidates, blind=blind,
             present={*members, *self.cluster.present(), *blind}, writable=self.cluster.writable(),
             choices=self._local([page.choice for page in known if page.choice]),

@@ -62,7 +62,7 @@ class Writer:
         return now - self._steady_since[1] >= STEADY
 
 
-class Reach:
+class Reachability:
     """What the gpens' own view of their servers says against a node as the writer."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """Addresses as people write them, and as the kernel wants them.
 
 ``parse_listen`` and ``parse_server`` read pen's notation; an :class:`Address` prints as it may be written again.
-Names of hosts and of services stay names here: ``wire/resolve.py`` turns an Address into Endpoints.
+Names of hosts and of services stay names here: ``wire/resolver.py`` turns an Address into Endpoints.
 """
 
 from __future__ import annotations

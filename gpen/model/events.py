@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from gpen.model.server import Server
-from gpen.model.words import printable
+from gpen.model.text import printable
 
 EVENTS_KEPT = 1000
 

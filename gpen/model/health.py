@@ -34,7 +34,7 @@ from gpen.model.events import Events
 from gpen.model.lease import dismiss_spares
 from gpen.model.server import Server, Verdict
 from gpen.model.settings import Settings
-from gpen.model.words import printable
+from gpen.model.text import printable
 
 BLACKLISTED = "blacklisted by a command"
 

@@ -11,7 +11,9 @@ from typing import Any
 
 from gpen.model.address import ServerSpec
 from gpen.model.check import OFF, Check
-from gpen.model.kinds import (
+from gpen.model.scheduler import RULES
+from gpen.model.text import quote
+from gpen.model.value_types import (
     ACL,
     ACL_OR_OFF,
     ALPN,
@@ -36,8 +38,6 @@ from gpen.model.kinds import (
     whole,
     words,
 )
-from gpen.model.scheduler import RULES
-from gpen.model.words import quote
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from docopt import DocoptExit, docopt
 
 from gpen import __version__
 from gpen.model.address import Address
-from gpen.model.words import printable
+from gpen.model.text import printable
 
 FAILED, USAGE = 1, 2  # exit statuses
 

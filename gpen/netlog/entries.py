@@ -12,7 +12,7 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-from gpen.model.words import printable
+from gpen.model.text import printable
 
 # penlog cuts a line into datagrams of so many bytes: one that has just this length and no end goes on in the next.
 PIECE = 1023

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
-from gpen.model.words import shortened
+from gpen.model.text import shortened
 from gpen.netlog.entries import PIECE, canonical, is_note, is_web_line, one_line, read_note, read_web_line, unescaped
 from gpen.netlog.matcher import Matcher
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from gpen.daemon.chroot import Chroot
-from gpen.daemon.lines import STDOUT, LineFile
+from gpen.daemon.line_file import STDOUT, LineFile
 
 log = logging.getLogger("gpen")
 

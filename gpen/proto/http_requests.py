@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeAlias
 
-from gpen.model.words import shortened
+from gpen.model.text import shortened
 from gpen.proto.protocol import Refused
 
 with suppress(ImportError):  # an extra: without it the balancer refuses the setting http

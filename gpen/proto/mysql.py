@@ -8,7 +8,7 @@ Before the greeting there is no SQLSTATE in it: client and server have not agree
 from __future__ import annotations
 
 from gpen.model.ending import Ending
-from gpen.model.words import counted, shortened
+from gpen.model.text import counted, shortened
 from gpen.proto.protocol import Farewell, ServerFirst
 
 TOO_MANY_CONNECTIONS = 1040

@@ -8,7 +8,7 @@ from typing import Any
 
 from gevent.server import StreamServer
 
-from gpen.wire.sock import SHORTAGES
+from gpen.wire.sockets import SHORTAGES
 
 log = logging.getLogger("gpen")
 

@@ -18,13 +18,13 @@ from gpen.model.address import Endpoint
 from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.model.settings import Settings
-from gpen.model.words import shortened
+from gpen.model.text import shortened
 from gpen.proto.protocol import ServerFirst
 from gpen.proto.proxy_header import local_header
 from gpen.wire.dial import await_greeting, reach
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, FOR_EVER, Poller
-from gpen.wire.program import Children, Flood, Program
-from gpen.wire.sock import LOCAL_ERRORS, PROHIBITIONS, Socket, cause_of, connect
+from gpen.wire.sockets import LOCAL_ERRORS, PROHIBITIONS, Socket, cause_of, connect
+from gpen.wire.subprocesses import Children, Flood, Program
 
 _GREETING = ServerFirst()  # all that check greeting knows: it is refused with mysql
 _MOST = 65536  # bytes of an answer that are looked at

@@ -18,9 +18,9 @@ import gevent
 from gevent import socket as gsocket
 
 from gpen.model.address import normalize
-from gpen.model.words import printable
+from gpen.model.text import printable
 from gpen.wire.acceptor import Acceptor
-from gpen.wire.turns import Turns
+from gpen.wire.pacing import Pacer
 
 log = logging.getLogger("gpen")
 
@@ -77,12 +77,12 @@ class ControlServer:
             sock.close()
 
     def _answer(self, sock: Any, address: str) -> None:
-        turns = Turns()
+        pacer = Pacer()
         for line in self._lines(sock):
             for piece in self._execute(line, address):
                 self._send(sock, piece)
-                turns.pause()
-            turns.pause()
+                pacer.pause()
+            pacer.pause()
 
     def _lines(self, sock: Any) -> Iterator[str]:
         """Complete lines, and what stands before the end of input. Switches greenlets."""
@@ -116,14 +116,14 @@ class ControlServer:
         if _has_ended(sock):
             return
         sock.shutdown(_socket.SHUT_WR)
-        turns = Turns()
+        pacer = Pacer()
         deadline = time.monotonic() + PARTING_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             sock.settimeout(left)
             with self._wait():
                 if not sock.recv(MAX_LINE):
                     return
-            turns.pause()
+            pacer.pause()
 
     def _send(self, sock: Any, reply: str) -> None:
         sock.settimeout(REPLY_SECONDS)

@@ -17,7 +17,7 @@ from gpen.model.pool import Pool
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.proto.protocol import Protocol
-from gpen.wire import sock as sockets
+from gpen.wire import sockets
 from gpen.wire.faults import Troubles
 from gpen.wire.poller import Poller
 

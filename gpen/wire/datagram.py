@@ -19,7 +19,7 @@ from gpen.wire.conversation import Front
 from gpen.wire.flow import Answer, Flow
 from gpen.wire.loops import place_of
 from gpen.wire.poller import EPOLLIN
-from gpen.wire.sock import IP_PKTINFO, Socket, cause_of, endpoint_of, has_address
+from gpen.wire.sockets import IP_PKTINFO, Socket, cause_of, endpoint_of, has_address
 
 log = logging.getLogger("gpen")
 

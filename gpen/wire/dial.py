@@ -17,7 +17,7 @@ from gpen.model.address import Endpoint
 from gpen.model.settings import Settings
 from gpen.proto.protocol import Protocol
 from gpen.wire.poller import EPOLLIN, Poller
-from gpen.wire.sock import Socket, abort, connect, has_ended
+from gpen.wire.sockets import Socket, abort, connect, has_ended
 
 _PIECE_PAUSE = 0.01
 

@@ -22,7 +22,7 @@ from gpen.model.lease import Lease
 from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.model.silence import Silence
-from gpen.wire import sock as sockets
+from gpen.wire import sockets
 from gpen.wire.conversation import Conversation, Front, Watch
 from gpen.wire.loops import Place, place_of
 from gpen.wire.poller import EPOLLIN

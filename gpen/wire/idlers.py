@@ -16,7 +16,7 @@ import gevent
 from gpen.model.client import Client
 from gpen.model.lease import Spare
 from gpen.proto.proxy_header import local_header
-from gpen.wire import sock as sockets
+from gpen.wire import sockets
 from gpen.wire.conversation import Front
 from gpen.wire.dial import dial
 from gpen.wire.faults import Faults

@@ -14,9 +14,9 @@ from gpen.model.address import Endpoint
 from gpen.model.settings import Settings
 from gpen.wire.acceptor import Acceptor
 from gpen.wire.faults import Faults
+from gpen.wire.greenlets import Greenlets
 from gpen.wire.poller import EPOLLIN, Poller
-from gpen.wire.sock import Socket, bequeath
-from gpen.wire.workers import Workers
+from gpen.wire.sockets import Socket, bequeath
 
 Begin = Callable[[Any, Any], Callable[[], None]]
 
@@ -29,14 +29,14 @@ class Listener(Acceptor):
     is room again.
     """
 
-    def __init__(self, sock: Socket, endpoint: Endpoint, poller: Poller, multi_accept: int, workers: Workers,
+    def __init__(self, sock: Socket, endpoint: Endpoint, poller: Poller, multi_accept: int, greenlets: Greenlets,
                  begin: Begin, no_room: Callable[[], bool], shed: Callable[[], bool]) -> None:
         self.max_accept = multi_accept
         self._poller = poller
         self._begin = begin
         self._no_room = no_room
         self._shed = shed
-        self._workers = workers
+        self._greenlets = greenlets
         self._faults = Faults()
         self.endpoint = endpoint
         self.bound_to = str(self.endpoint)
@@ -89,7 +89,7 @@ class Listener(Acceptor):
 
     def do_handle(self, *args: Any) -> None:
         try:
-            self._workers.start(self._begin(*args))
+            self._greenlets.start(self._begin(*args))
         except Exception:
             self._faults.tell("to begin a session")
             args[0].close()

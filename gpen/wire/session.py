@@ -29,8 +29,7 @@ from gpen.model.server import Server
 from gpen.proto import proxy_header
 from gpen.proto.http import TIMEOUT, HttpOpening
 from gpen.proto.protocol import Farewell, Opening, Refused
-from gpen.wire import proxy
-from gpen.wire import sock as sockets
+from gpen.wire import proxy, sockets
 from gpen.wire.conversation import Conversation, Front, Watch
 from gpen.wire.dial import dial
 from gpen.wire.dummy import answer

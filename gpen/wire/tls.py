@@ -24,12 +24,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpen.model.settings import Settings
-from gpen.model.words import shortened
+from gpen.model.text import shortened
 from gpen.proto.client_hello import protocols_in
-from gpen.wire.contexts import TlsError, contexts_by_name, main_context, reason_of
 from gpen.wire.conversation import Secured
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
 from gpen.wire.relay import End, Relay
+from gpen.wire.tls_contexts import TlsError, contexts_by_name, main_context, reason_of
 
 __all__ = ["Channel", "HandshakeError", "Terminator", "TlsEnd", "TlsError"]
 

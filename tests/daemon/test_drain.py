@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.ctl.daemon import GPENCTL
+from tests.gpenctl.daemon import GPENCTL
 from tests.harness import PATIENCE, Gpen, Server, SilentServer, connect, echo, naming, read_all, wait_until
 
 Start = Callable[..., Gpen]

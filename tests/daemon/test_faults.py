@@ -80,8 +80,8 @@ def faulty(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.mark.parametrize("place", [
-    "daemon.balancer:Balancer._renew_limit", "daemon.names:Names.tend", "wire.idlers:Idlers.tend",
-    "model.health:Health.expire", "daemon.checks:Checks.tend_all", "wire.program:Children.reap",
+    "daemon.balancer:Balancer._renew_limit", "daemon.hostnames:Hostnames.tend", "wire.idlers:Idlers.tend",
+    "model.health:Health.expire", "daemon.checks:Checks.tend_all", "wire.subprocesses:Children.reap",
     "daemon.janitor:tend_sessions", "daemon.front:Front.evict_excess", "wire.hold:Hold.stir"])
 def test_the_janitor_goes_on(faulty: Start, servers: Serve, place: str) -> None:
     balancer = faulty(place, "-O", "idle_timeout 1", LOCAL, servers(hold).address)
@@ -178,7 +178,7 @@ def test_the_checks_go_on(faulty: Start, servers: Serve, place: str) -> None:
 @pytest.mark.parametrize("error", ['RuntimeError("on purpose")', 'OSError(errno.ENOMEM, "no memory")',
                                    'OSError(errno.EBADF, "bad")', "MemoryError()"])
 @pytest.mark.parametrize("place", ["wire.poller:Poller._pass", "wire.listener:Listener.full",
-                                   "wire.workers:Workers.start", "daemon.front:Front._begin"])
+                                   "wire.greenlets:Greenlets.start", "daemon.front:Front._begin"])
 def test_the_poller_goes_on(faulty: Start, servers: Serve, place: str, error: str) -> None:
     balancer = faulty(place, LOCAL, servers(naming("A")).address, error=error)
     address = balancer.gpen.address

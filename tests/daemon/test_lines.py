@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gpen.daemon.lines import LineFile
+from gpen.daemon.line_file import LineFile
 from tests.daemon.conftest import ctl
 from tests.daemon.test_parent import left
 from tests.harness import COMMAND, Gpen, Server, connect, naming, needs_root, open_to_all, pair_of, started, wait_until

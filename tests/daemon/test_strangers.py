@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.ctl.daemon import GPENCTL
 from tests.galera.watcher import COMMAND as GALERA
+from tests.gpenctl.daemon import GPENCTL
 from tests.harness import Gpen, Server, sending, wait_until
 from tests.netlog.programs import Collector, send
 

@@ -138,7 +138,7 @@ def test_the_status_page_says_verdicts(balancer: Gpen) -> None:
 
 
 def test_gpenctl_shows_them(balancer: Gpen) -> None:
-    from gpen.ctl.tables import table
+    from gpen.gpenctl.tables import table
 
     balancer.ctl("server 0 health down because Donor", "server 1 health up because Synced", "hold 20")
     shown = table("servers", json.loads(balancer.ctl("servers json")))

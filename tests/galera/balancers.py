@@ -49,7 +49,7 @@ class Front:
 
 
 @dataclass(frozen=True)
-class Balancer:
+class GpenClient:
     """A balancer by name; `start` runs it before these servers with files in a directory."""
 
     name: str
@@ -121,9 +121,9 @@ def debian_version(package: str) -> str:
 
 
 BALANCERS = {balancer.name: balancer for balancer in (
-    Balancer("pen", pen, pen_version, partial(not_installed, "pen")),
-    Balancer("haproxy", haproxy, partial(version, "haproxy", "-v"), partial(not_installed, "haproxy")),
-    Balancer("haproxy, clustercheck", haproxy_clustercheck, partial(version, "haproxy", "-v"),
+    GpenClient("pen", pen, pen_version, partial(not_installed, "pen")),
+    GpenClient("haproxy", haproxy, partial(version, "haproxy", "-v"), partial(not_installed, "haproxy")),
+    GpenClient("haproxy, clustercheck", haproxy_clustercheck, partial(version, "haproxy", "-v"),
              partial(not_installed, "haproxy")),
-    Balancer("gpen", gpen, partial(version, sys.executable, "bin/gpen", "--version"), lambda: None),
+    GpenClient("gpen", gpen, partial(version, sys.executable, "bin/gpen", "--version"), lambda: None),
 )}

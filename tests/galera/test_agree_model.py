@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from gpen.galera.agree import Agreed
-from gpen.galera.election import Scene
+from gpen.galera.election import Situation
 from gpen.galera.identity import Identity
 from gpen.galera.report import Choice, Claim
 from gpen.galera.writer import Writer
@@ -180,7 +180,7 @@ class World:
         if self.random.random() >= self.loses:
             self.flying.append((now + self.random.choice((0.01, 0.03, 0.3)), what))
 
-    def scene(self, party: Party, now: float) -> Scene:
+    def scene(self, party: Party, now: float) -> Situation:
         """What a watcher reads; of a node that it does not hear it only knows that it is a member."""
         members = [node for node, each in self.nodes.items() if each.state != "dead"]
         heard = [node for node in members if self.nodes[node].state == "well" and node not in party.blind]
@@ -189,7 +189,7 @@ class World:
         for name, version in (pair for page in pages for pair in page.watchers.items()):
             watchers[name] = max(version, watchers.get(name, 0))
         known = [page.choice for page in pages if page.choice]
-        return Scene(
+        return Situation(
             order=party.one.order({node: index for index, node in enumerate(self.nodes)}, heard), candidates=heard,
             present=members, writable=members, choices=known, watchers=watchers,
             blank=bool(pages) and not known, quorate=2 * len(heard) > len(members), told=party.told,

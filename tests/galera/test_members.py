@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from gpen.ctl.link import parse_target
-from gpen.galera.balancer import Balancer
 from gpen.galera.cluster import Cluster
+from gpen.galera.gpen_client import GpenClient
 from gpen.galera.members import Members, mapping
 from gpen.galera.plan import Addition, Changes
 from gpen.galera.report import Report, View
+from gpen.gpenctl.link import parse_target
 from gpen.model.address import Address
 from tests.galera.stub import STATUS, VARIABLES, Group, Stub
 from tests.harness import Gpen, free_port, wait_until
@@ -201,7 +201,7 @@ def test_a_number_that_another_server_has_got_meanwhile_is_left_to_it(gpen: Star
     """Nothing is told of that: it shows at the look after, and the next round takes another number."""
     front: Gpen = gpen("-r", servers=["127.0.0.1:1"])
     news: queue.SimpleQueue[tuple[Any, str]] = queue.SimpleQueue()
-    balancer = Balancer(parse_target(front.control), False, lambda _, rows, problem: news.put((rows, problem)))
+    balancer = GpenClient(parse_target(front.control), False, lambda _, rows, problem: news.put((rows, problem)))
     balancer.start()
     try:
         assert [row["number"] for row in news.get(timeout=10)[0]] == [0]

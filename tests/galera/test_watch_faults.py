@@ -19,14 +19,14 @@ from typing import Any
 
 import pytest
 
-from gpen.ctl.link import LinkError, Target, parse_target
-from gpen.galera import balancer, bounded, console, watch
+from gpen.galera import bounded, console, gpen_client, watch
 from gpen.galera.access import Access
 from gpen.galera.node import Node, ask
 from gpen.galera.plan import Changes, Order
 from gpen.galera.report import Report
 from gpen.galera.requests import Requests
 from gpen.galera.status import show
+from gpen.gpenctl.link import LinkError, Target, parse_target
 from tests.galera.cluster import WATCHER
 from tests.galera.stub import Answer, Error, Group, Stub
 from tests.galera.watcher import COMMAND, Watcher, credentials
@@ -333,11 +333,11 @@ def test_an_answer_that_trickles_for_ever_is_no_answer(tmp_path: Path, monkeypat
             time.sleep(0.05)
 
     monkeypatch.setattr(console, "REPLY_TIME", -4.5)
-    monkeypatch.setattr(balancer, "WHOLE", 0.5)
+    monkeypatch.setattr(gpen_client, "WHOLE", 0.5)
     with answering(tmp_path / "slow.ctl", trickle) as slow:
         began = time.monotonic()
         with pytest.raises(LinkError, match="has no end"):
-            balancer.ask(Target(slow, path=slow), ["servers json"])
+            gpen_client.ask(Target(slow, path=slow), ["servers json"])
         with pytest.raises(console.ConsoleError, match=f"{slow}: timed out; does 'gpen-galera watch' run"):
             console.ask(slow, "status")
         assert time.monotonic() - began < 5
@@ -346,7 +346,8 @@ def test_an_answer_that_trickles_for_ever_is_no_answer(tmp_path: Path, monkeypat
 def test_a_server_that_got_the_number_of_another_is_not_meant(gpen: Start) -> None:
     front = gpen("-r", servers=["127.0.0.1:1", "127.0.0.1:2"])
     news: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    teller = balancer.Balancer(parse_target(front.control), False, lambda _, rows, problem: news.put((rows, problem)))
+    teller = gpen_client.GpenClient(parse_target(front.control), False,
+                                    lambda _, rows, problem: news.put((rows, problem)))
     teller.start()
     try:
         assert [row["port"] for row in news.get(timeout=10)[0]] == [1, 2]

@@ -14,9 +14,9 @@ from typing import Any
 import pymysql
 import pytest
 
-from gpen.ctl.link import parse_target
-from gpen.galera.balancer import Balancer
+from gpen.galera.gpen_client import GpenClient
 from gpen.galera.plan import Addition, Changes, Order
+from gpen.gpenctl.link import parse_target
 from gpen.model.address import Address
 from tests.galera.cluster import WATCHER, Cluster, Node
 from tests.galera.watcher import COMMAND, Watcher
@@ -289,7 +289,7 @@ def test_what_a_gpen_refuses_hides_nothing_else(gpen: Start) -> None:
     """It is told; the servers are seen, and the plan is carried out unless the refusal is of that."""
     front = gpen(servers=["127.0.0.1:1"])
     news: queue.SimpleQueue[tuple[Any, str]] = queue.SimpleQueue()
-    balancer = Balancer(parse_target(front.control), False, lambda _, rows, problem: news.put((rows, problem)))
+    balancer = GpenClient(parse_target(front.control), False, lambda _, rows, problem: news.put((rows, problem)))
     balancer.start()
     try:
         assert [row["number"] for row in news.get(timeout=10)[0]] == [0]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from gpen.control.script import parse_line
-from gpen.ctl.link import parse_target
 from gpen.galera.access import read_access
 from gpen.galera.discover import Discovery
 from gpen.galera.plan import (
@@ -30,6 +29,7 @@ from gpen.galera.plan import (
     strays,
 )
 from gpen.galera.watch import Options, Watcher
+from gpen.gpenctl.link import parse_target
 
 A, B, C = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"
 UP, LOST = Order(True, "Synced"), Order(False, "non-Primary", close=True)

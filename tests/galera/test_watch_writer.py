@@ -12,19 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpen.galera.agree import FOUNDING, LEAP, MOMENT, PATIENCE, REST, YIELD, Agreed
-from gpen.galera.election import Alone, Scene
+from gpen.galera.election import SingleWatcher, Situation
 from gpen.galera.identity import Identity
 from gpen.galera.report import Choice, Claim
-from gpen.galera.writer import CUT_OFF, NEWS, STEADY, Reach, Writer, common, draining, withdrawn
+from gpen.galera.writer import CUT_OFF, NEWS, STEADY, Reachability, Writer, common, draining, withdrawn
 
 A, B, C = NODES = "10.0.0.1:3306", "10.0.0.2:3306", "10.0.0.3:3306"
 INDEXES = {A: 2, B: 0, C: 1}
 HANDOVER = 0.5
 
 
-def scene(*candidates: str, **more: Any) -> Scene:
+def scene(*candidates: str, **more: Any) -> Situation:
     order = [*candidates, *(node for node in NODES if node not in candidates)]
-    return Scene(**({"order": order, "candidates": candidates, "present": NODES} | more))
+    return Situation(**({"order": order, "candidates": candidates, "present": NODES} | more))
 
 
 # --- alone -----------------------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ def test_the_order_is_the_operators_then_by_local_index() -> None:
 
 
 def test_the_writer_stays_as_long_as_it_can() -> None:
-    alone = Alone(Writer([A]))
+    alone = SingleWatcher(Writer([A]))
     alone.settle(scene(B, C), 100)
     assert alone.current == B
     alone.settle(scene(A, B, C), 200)
@@ -50,14 +50,14 @@ def test_the_writer_stays_as_long_as_it_can() -> None:
 
 
 def test_what_the_gpens_use_is_taken_over() -> None:
-    alone = Alone(Writer())
+    alone = SingleWatcher(Writer())
     alone.take_over(C)
     alone.settle(scene(A, B, C), 100)
     assert alone.current == C
 
 
 def test_failback_waits_until_the_preferred_is_steady() -> None:
-    alone = Alone(Writer([A], failback=True))
+    alone = SingleWatcher(Writer([A], failback=True))
     alone.settle(scene(B, C), 100)
     alone.settle(scene(A, B, C), 101)
     alone.settle(scene(B, C), 102)
@@ -69,7 +69,7 @@ def test_failback_waits_until_the_preferred_is_steady() -> None:
 
 
 def test_a_move_of_the_operator_is_not_undone_by_failback() -> None:
-    alone = Alone(Writer([A], failback=True))
+    alone = SingleWatcher(Writer([A], failback=True))
     alone.settle(scene(A, B), 100)
     alone.move(B)
     for now in (101, 102 + STEADY, 200):
@@ -78,7 +78,7 @@ def test_a_move_of_the_operator_is_not_undone_by_failback() -> None:
 
 
 def test_a_writer_that_cant_be_seen_is_left_by_the_operator_alone() -> None:
-    alone = Alone(Writer([A], failback=True))
+    alone = SingleWatcher(Writer([A], failback=True))
     alone.take_over(B)
     for now in (100, 101 + STEADY, 200):
         alone.settle(scene(A, C, blind=[B]), now)
@@ -98,7 +98,7 @@ def row(node: str, health: str = "up", verdict: str = "up", state: str = "ready"
 
 
 def test_a_node_that_a_gpen_does_not_reach_is_noticed() -> None:
-    reach = Reach()
+    reach = Reachability()
     reach.saw("gpen", [row(A, "down"), row(B)], 100)
     assert reach.cut_off(100 + CUT_OFF - 0.1) == set()
     reach.saw("gpen", [row(A, "trial"), row(B)], 100 + CUT_OFF)
@@ -109,7 +109,7 @@ def test_a_node_that_a_gpen_does_not_reach_is_noticed() -> None:
 
 def test_what_a_gpen_said_before_it_died_grows_old() -> None:
     """And it did not fail for longer than it said so."""
-    reach = Reach()
+    reach = Reachability()
     reach.saw("gpen", [row(A, "down"), row(B)], 100)
     assert reach.cut_off(100 + CUT_OFF) == set()
     reach.saw("gpen", [row(A, "down"), row(B)], 110)
@@ -118,7 +118,7 @@ def test_what_a_gpen_said_before_it_died_grows_old() -> None:
 
 
 def test_a_gpen_that_reaches_no_other_either_is_cut_off_itself() -> None:
-    reach = Reach()
+    reach = Reachability()
 
     def fails_at(node: str, now: float, received: int) -> set[str]:
         """What is found when a gpen has not reached the writer of now for as long as it takes."""
@@ -134,7 +134,7 @@ def test_a_gpen_that_reaches_no_other_either_is_cut_off_itself() -> None:
 
 
 def test_a_node_that_is_full_is_reached() -> None:
-    reach = Reach()
+    reach = Reachability()
     for now in (100, 100 + CUT_OFF):
         full = row(A, "down") | {"reason": "greeted with error 1040: Too many connections"}
         reach.saw("gpen", [full, row(B, "down", verdict="down")], now)
@@ -147,7 +147,7 @@ def test_the_writer_is_one_that_all_gpens_have() -> None:
 
 
 def test_a_gpen_that_reaches_nobody_says_nothing_of_a_node() -> None:
-    reach = Reach()
+    reach = Reachability()
     reach.saw("gpen", [row(A, "down"), row(B, "down")], 100)
     reach.saw("gpen", [row(A, "down", verdict="down"), row(B)], 101)
     assert reach.cut_off(200) == set()
@@ -155,7 +155,7 @@ def test_a_gpen_that_reaches_nobody_says_nothing_of_a_node() -> None:
 
 def test_the_agreed_writer_may_be_out_of_a_gpens_reach() -> None:
     """There the others have no good verdict, and can't be compared."""
-    reach = Reach()
+    reach = Reachability()
     for now in (100, 100 + CUT_OFF):
         reach.saw("gpen", [row(A, "down"), row(B, "down", verdict="down")], now)
     assert reach.cut_off(100 + CUT_OFF) == {A}
@@ -173,7 +173,7 @@ def agreed(*preferred: str, me: str = "w1") -> Agreed:
     return Agreed(Writer(preferred), me, HANDOVER)
 
 
-def page(*candidates: str, choice: Choice | None = None, **more: Any) -> Scene:
+def page(*candidates: str, choice: Choice | None = None, **more: Any) -> Situation:
     """A scene that this watcher and another take part in, who have both carried out everything up to version 1."""
     choices = {"choices": [choice]} if choice else {"blank": True}
     return scene(*candidates, **({"writable": NODES, "watchers": {"w1": 1, "w2": 1}, "told": 1} | choices | more))
@@ -205,7 +205,7 @@ def test_the_first_choice_is_what_is_in_use() -> None:
     page(A, B, C, watchers={"w2": 0}),  # it does not take part yet
     page(A, B, C, quorate=False),  # it does not hear from most of the nodes
 ])
-def test_when_nothing_is_proposed(scene: Scene) -> None:
+def test_when_nothing_is_proposed(scene: Situation) -> None:
     one = agreed()
     one.settle(scene, 100)
     assert one.proposal is None and one.current is None

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpen.model.words import printable, shortened
+from gpen.model.text import printable, shortened
 
 ODD = {
     "an escape sequence": ("\x1b[31mX", r"\x1b[31mX"), "C0 and DEL": ("a\0\t\n\r\x7fb", r"a\x00\x09\x0a\x0d\x7fb"),

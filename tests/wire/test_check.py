@@ -22,8 +22,8 @@ from gpen.model.settings import Settings
 from gpen.proto import mysql
 from gpen.wire.check import CheckFailed, Prober
 from gpen.wire.poller import Poller
-from gpen.wire.program import Children, Program
-from gpen.wire.resolve import Resolver
+from gpen.wire.resolver import Resolver
+from gpen.wire.subprocesses import Children, Program
 from tests.harness import (
     Server,
     SilentServer,

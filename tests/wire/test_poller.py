@@ -15,7 +15,7 @@ import pytest
 
 from gpen.wire import program
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
-from gpen.wire.program import Children, Program
+from gpen.wire.subprocesses import Children, Program
 
 LONG = 20.0  # seconds
 

@@ -17,7 +17,7 @@ from gpen.wire.faults import Faults
 Work = Callable[[], None]
 
 
-class Workers:
+class Greenlets:
     """Runs each piece of work in a greenlet of its own, started at once. ``keep`` idle greenlets stay for reuse."""
 
     def __init__(self, keep: int) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from gpen.ctl.link import LinkError, ask, parse_target
-from tests.ctl.daemon import Run, tcp_daemon
+from gpen.gpenctl.link import LinkError, ask, parse_target
+from tests.gpenctl.daemon import Run, tcp_daemon
 from tests.harness import free_port
 
 pytestmark = pytest.mark.skipif(

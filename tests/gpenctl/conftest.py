@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.ctl.daemon import GPENCTL, Daemon, Run, Terminal, unix_daemon
+from tests.gpenctl.daemon import GPENCTL, Daemon, Run, Terminal, unix_daemon
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ from gevent.pool import Pool as Greenlets
 
 from gpen.control.draft import Draft
 from gpen.control.script import Errors, ScriptError
-from gpen.daemon.sessionlog import NetworkLog
+from gpen.daemon.session_log import NetworkLog
 from gpen.model.address import Address
 from gpen.model.pool import Pool
 from gpen.model.server import Server
 from gpen.model.settings import Settings
-from gpen.wire.resolve import Answer, Endpoints, ResolveError, Resolver, at_port, no_answer, numeric
-from gpen.wire.turns import gently
+from gpen.wire.pacing import gently
+from gpen.wire.resolver import Answer, Endpoints, ResolveError, Resolver, at_port, no_answer, numeric
 
 log = logging.getLogger("gpen")
 
@@ -43,7 +43,7 @@ LISTED = 5  # servers of a name that a line of the diagnostics lists
 Place = tuple[int | str, Address, Endpoints]  # a server's number or special name, its address, and what that means
 
 
-class Name:
+class Hostname:
     """One name: what is known of it, and how its lookups stand. Times are the clock's, in seconds."""
 
     def __init__(self, host: str) -> None:
@@ -72,7 +72,7 @@ class Name:
         return (since >= LOOKUP_PAUSE and (self.is_wanted or not self.known)) or 0 < refresh <= since
 
 
-class Names:
+class Hostnames:
     """The names of the servers in one pool, and of the log."""
 
     def __init__(self, pool: Pool, settings: Settings, resolver: Resolver, log: Callable[[], object] = lambda: None,
@@ -83,8 +83,8 @@ class Names:
         self._resolver = resolver
         self._log = log
         self._changed = changed
-        self._names: dict[str, Name] = {}
-        self._waiting: deque[Name] = deque()  # whose turn it is
+        self._names: dict[str, Hostname] = {}
+        self._waiting: deque[Hostname] = deque()  # whose turn it is
 
     # --- for commands ---------------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class Names:
         for host in self._hosts():
             self._want(self._name(host))
 
-    def _want(self, name: Name) -> None:
+    def _want(self, name: Hostname) -> None:
         if name.is_wanted:
             return  # it waits already, or is seen to by the next tend
         name.is_wanted = True
@@ -242,7 +242,7 @@ class Names:
             resolver.begin(name.host).rawlink(partial(self._come, name, now))
         self._waiting.extend(left_out)
 
-    def _come(self, name: Name, asked: float, result: Any) -> None:
+    def _come(self, name: Hostname, asked: float, result: Any) -> None:
         """The answer to a lookup that began then. Does not switch."""
         if name.asked == asked:
             name.is_asked = False
@@ -250,7 +250,7 @@ class Names:
             self._take(name, asked, result.get_nowait())
         self._begin()
 
-    def _take(self, name: Name, asked: float, answer: Answer) -> None:
+    def _take(self, name: Hostname, asked: float, answer: Answer) -> None:
         """What came of a lookup counts, unless a later one was faster."""
         if asked < name.answered:
             return
@@ -265,7 +265,7 @@ class Names:
             name.known = answer
             self._spread(name, was_missing=problem is not None)
 
-    def _spread(self, name: Name, was_missing: bool) -> None:
+    def _spread(self, name: Hostname, was_missing: bool) -> None:
         """All who use the name learn what it means now. That is news where they were elsewhere, or waited for it."""
         changed = False
         for server in self._servers(name):
@@ -284,7 +284,7 @@ class Names:
                      ", ".join(endpoint.host for endpoint in name.known))
             self._changed()
 
-    def _failed(self, name: Name, error: ResolveError) -> None:
+    def _failed(self, name: Hostname, error: ResolveError) -> None:
         """Tell it when it begins, and when it becomes another trouble."""
         told, name.problem = name.problem, error
         if told is not None and told.temporary == error.temporary:
@@ -296,8 +296,8 @@ class Names:
 
     # --- who has which name ---------------------------------------------------------------------------------------
 
-    def _name(self, host: str) -> Name:
-        return self._names.setdefault(host, Name(host))
+    def _name(self, host: str) -> Hostname:
+        return self._names.setdefault(host, Hostname(host))
 
     def _hosts(self) -> Iterator[str]:
         """All names that are in use."""
@@ -309,18 +309,18 @@ class Names:
         if isinstance(network_log, NetworkLog) and not numeric(network_log.address.host):
             yield network_log.address.host
 
-    def _servers(self, name: Name) -> list[Server]:
+    def _servers(self, name: Hostname) -> list[Server]:
         return [server for server in self._pool.all_servers()
                 if server.address.host == name.host and not server.is_empty]
 
-    def _network_log(self, name: Name) -> NetworkLog | None:
+    def _network_log(self, name: Hostname) -> NetworkLog | None:
         """The log, if it is at this name."""
         network_log = self._log()
         if isinstance(network_log, NetworkLog) and network_log.address.host == name.host:
             return network_log
         return None
 
-    def _users(self, name: Name) -> str:
+    def _users(self, name: Hostname) -> str:
         """Who has the name, for the diagnostics: "server 0, 1 and 198 more"."""
         servers = [server.name for server in self._servers(name)]
         words = ", ".join(servers[:LISTED]) + (f" and {len(servers) - LISTED} more" if len(servers) > LISTED else "")

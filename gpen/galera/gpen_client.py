@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from gpen.ctl.link import LinkError, Target, exchange
 from gpen.galera.log import failure, say
 from gpen.galera.plan import (
     Changes,
@@ -28,7 +27,8 @@ from gpen.galera.plan import (
     rows_in,
     strays,
 )
-from gpen.model.words import shortened
+from gpen.gpenctl.link import LinkError, Target, exchange
+from gpen.model.text import shortened
 
 TIMEOUT = 2.0  # seconds that a gpen may take to answer, and for each pause in its answer
 WHOLE = 10.0  # seconds for a whole answer: who says a byte a second says nothing
@@ -46,10 +46,10 @@ TTL = 5  # seconds that verdicts last where they must not outlive the watchers
 REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's
 PROXIED = ("v1", "v2")  # of the setting proxy_protocol
 
-Tell = Callable[["Balancer", "Sequence[Row] | None", str], None]
+Tell = Callable[["GpenClient", "Sequence[Row] | None", str], None]
 
 
-class Balancer:
+class GpenClient:
     """Brings plans to the gpen at ``target``, and tells its servers, None when it can't be reached, and what is wrong,
     if anything (from its own thread)."""
 

@@ -9,9 +9,9 @@ import shutil
 import sys
 from typing import Any, NamedTuple
 
-from gpen.ctl.link import Target, ask, meet
-from gpen.ctl.tables import parse_plain, records
-from gpen.model.words import printable
+from gpen.gpenctl.link import Target, ask, meet
+from gpen.gpenctl.tables import parse_plain, records
+from gpen.model.text import printable
 
 
 class UsageError(Exception):

@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from tests.ctl.daemon import GPENCTL, Daemon, Run, Terminal
+from tests.gpenctl.daemon import GPENCTL, Daemon, Run, Terminal
 
 Open = Callable[..., Terminal]
 CTRL_C, CTRL_D = "\x03", "\x04"

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-from gpen.ctl.link import LinkError
-from gpen.ctl.show import UsageError, View, failed, fetch, out, refused, seconds
-from gpen.ctl.tables import Record, records, table
-from gpen.model.words import printable
+from gpen.gpenctl.link import LinkError
+from gpen.gpenctl.show import UsageError, View, failed, fetch, out, refused, seconds
+from gpen.gpenctl.tables import Record, records, table
+from gpen.model.text import printable
 
 # Alternate screen, no cursor, no line wrap; and all that back.
 OPEN, CLOSE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gpen.ctl.command import run
-from gpen.ctl.link import LinkError, meet
-from gpen.ctl.show import UsageError, View, complain, out, show_reply
-from gpen.ctl.watch import watch
+from gpen.gpenctl.command import run
+from gpen.gpenctl.link import LinkError, meet
+from gpen.gpenctl.show import UsageError, View, complain, out, show_reply
+from gpen.gpenctl.watch import watch
 
 PROMPT = "gpen> "
 OWN = ("quit", "watch")  # the prompt's own commands, beside the daemon's

@@ -10,7 +10,7 @@ from gpen.daemon.chroot import Chroot
 from gpen.files import Entry
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
-from gpen.wire import sock as sockets
+from gpen.wire import sockets
 
 log = logging.getLogger("gpen")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from gpen.ctl.link import ask
-from gpen.ctl.progress import drain
-from gpen.ctl.show import View, explained, fetch, is_json, out, refused, show_reply
-from gpen.ctl.tables import COLUMNS, csv_text, table
+from gpen.gpenctl.link import ask
+from gpen.gpenctl.progress import drain
+from gpen.gpenctl.show import View, explained, fetch, is_json, out, refused, show_reply
+from gpen.gpenctl.tables import COLUMNS, csv_text, table
 
 
 def run(line: str, view: View) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import sys
 
-from gpen.ctl.link import CUT, LinkError, follow
-from gpen.ctl.show import View, complain, out, show_reply
-from gpen.model.words import printable
+from gpen.gpenctl.link import CUT, LinkError, follow
+from gpen.gpenctl.show import View, complain, out, show_reply
+from gpen.model.text import printable
 
 PROGRESS = re.compile(r"draining (server [0-9]{1,9}): ([0-9]{1,9}) sessions? left")
 SILENCE = 5.0  # seconds in which a daemon that speaks each second must be heard, however short --timeout is

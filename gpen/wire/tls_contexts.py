@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable
 
 from gpen.model.settings import Settings
-from gpen.wire.turns import gently
+from gpen.wire.pacing import gently
 
 log = logging.getLogger("gpen")
 

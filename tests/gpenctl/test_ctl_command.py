@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from gpen.ctl.link import LinkError, ask, parse_target, remedy
-from gpen.ctl.tables import csv_text
-from tests.ctl.daemon import GPENCTL, REPLIES, ROOT, SERVERS, Daemon, Run, tcp_daemon, unix_daemon
+from gpen.gpenctl.link import LinkError, ask, parse_target, remedy
+from gpen.gpenctl.tables import csv_text
+from tests.gpenctl.daemon import GPENCTL, REPLIES, ROOT, SERVERS, Daemon, Run, tcp_daemon, unix_daemon
 from tests.harness import Gpen, Server, hold, knowing, wait_until
 
 
@@ -59,7 +59,7 @@ def test_words_are_one_line(gpenctl: Run, daemon: Daemon, words: list[str], line
 
 def test_quoting_is_what_the_daemon_reads() -> None:
     script = pytest.importorskip("gpen.control.script")
-    from gpen.ctl.main import join
+    from gpen.gpenctl.main import join
 
     words = ["log", "", " ", 'a"b\\c d', "#x", "a#b", "'", "\\", 'x"']
     assert script.words_of(join(words)) == words
@@ -558,7 +558,7 @@ def test_no_gevent(daemon: Daemon, environment: dict[str, str]) -> None:
     """Neither gevent nor the daemon's side: gpenctl starts at once."""
     program = """
 import sys
-from gpen.ctl.main import main
+from gpen.gpenctl.main import main
 from gpen.ctl import prompt, watch
 for arguments in (["servers"], []):
     assert main(["--format=table", sys.argv[1], *arguments]) == 0

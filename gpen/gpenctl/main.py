@@ -10,9 +10,9 @@ import sys
 from docopt import DocoptExit, docopt
 
 from gpen import __version__
-from gpen.ctl.command import run
-from gpen.ctl.link import LinkError, parse_target
-from gpen.ctl.show import UsageError, View, complain, seconds
+from gpen.gpenctl.command import run
+from gpen.gpenctl.link import LinkError, parse_target
+from gpen.gpenctl.show import UsageError, View, complain, seconds
 
 USAGE = """\
 Ask and steer a running gpen (or pen) over its control socket.
@@ -74,11 +74,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def dispatch(view: View, words: list[str]) -> int:
     if not words:
-        from gpen.ctl.prompt import prompt
+        from gpen.gpenctl.prompt import prompt
 
         return prompt(view)
     if words[0] == "watch":
-        from gpen.ctl.watch import watch
+        from gpen.gpenctl.watch import watch
 
         return watch(view, words[1:])
     return run(join(words), view)

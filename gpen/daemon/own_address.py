@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from gpen.control.script import Errors, ScriptError
-from gpen.daemon.names import called
+from gpen.daemon.hostnames import called
 from gpen.model.address import Address, Endpoint
-from gpen.wire.sock import has_address
+from gpen.wire.sockets import has_address
 
 _LOOPBACK = {4: _socket.inet_aton("127.0.0.1"), 16: _socket.inet_pton(_socket.AF_INET6, "::1")}  # by length
 _MAPPED = bytes(10) + b"\xff\xff"  # of an IPv4 address in an IPv6 one (RFC 4291, section 2.5.5.2)

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 from gpen.control.reply import timestamp
 from gpen.daemon.chroot import Chroot
-from gpen.daemon.lines import LineFile
+from gpen.daemon.line_file import LineFile
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
-from gpen.model.words import printable
+from gpen.model.text import printable
 from gpen.wire.conversation import Conversation, Watch
-from gpen.wire.sock import cause_of
+from gpen.wire.sockets import cause_of
 
 log = logging.getLogger("gpen")
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 
 from gpen.control import reply
 from gpen.control.script import asks_to_stay
-from gpen.daemon.socketfiles import SocketFiles
+from gpen.daemon.socket_files import SocketFiles
 from gpen.model.address import parse_listen
 from gpen.model.client import Client
 from gpen.model.pool import Pool
 from gpen.model.settings import Settings
-from gpen.wire import sock as sockets
+from gpen.wire import sockets
 from gpen.wire.control import ControlServer
-from gpen.wire.resolve import Endpoints
+from gpen.wire.resolver import Endpoints
 
 Execute = Callable[[str, str], Iterator[str]]
 

@@ -18,7 +18,7 @@ PAUSE = 0.001
 Item = TypeVar("Item")
 
 
-class Turns:
+class Pacer:
     """The turns of one piece of work."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Turns:
 
 def gently(items: Iterable[Item]) -> Iterator[Item]:
     """The same items, made and used in turns. Switches greenlets."""
-    turns = Turns()
+    pacer = Pacer()
     for item in items:
         yield item
-        turns.pause()
+        pacer.pause()

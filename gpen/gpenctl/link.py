@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpen.model.address import parse_listen
-from gpen.model.words import shortened
+from gpen.model.text import shortened
 
 Address = tuple[socket.AddressFamily, str | tuple[Any, ...]]
 

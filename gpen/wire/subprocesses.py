@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import gevent
 
-from gpen.model.words import shortened
+from gpen.model.text import shortened
 from gpen.wire.poller import EPOLLIN, FOR_EVER, Poller
 
 _PIECE = 65536

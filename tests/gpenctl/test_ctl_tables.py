@@ -1,4 +1,4 @@
-"""gpen.ctl.tables: values to text, JSON and pen's lines to tables and CSV."""
+"""gpen.gpenctl.tables: values to text, JSON and pen's lines to tables and CSV."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpen.ctl.tables import COLUMNS, csv_text, parse_plain, records, size, span, table
-from gpen.ctl.watch import Rates
+from gpen.gpenctl.tables import COLUMNS, csv_text, parse_plain, records, size, span, table
+from gpen.gpenctl.watch import Rates
 
 
 @pytest.mark.parametrize(

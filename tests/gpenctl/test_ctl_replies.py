@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gpen.ctl.main import main
-from tests.ctl.daemon import Daemon, Run, unix_daemon
+from gpen.gpenctl.main import main
+from tests.gpenctl.daemon import Daemon, Run, unix_daemon
 
 COMMANDS = ("servers", "sessions", "recent 5", "events", "explain 10.0.0.1", "mode", "connection 3", "help",
             "help server", "drain 1", "timeout", "server 1 max 5", "status", "nosuch", "log")

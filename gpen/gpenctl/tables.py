@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gpen.control import units
-from gpen.model.words import printable
+from gpen.model.text import printable
 
 Record = dict[str, Any]
 

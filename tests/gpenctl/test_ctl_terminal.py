@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from gpen.ctl.prompt import arguments, candidates
-from tests.ctl.daemon import GPENCTL, Daemon, Run, Terminal, server, unix_daemon
+from gpen.gpenctl.prompt import arguments, candidates
+from tests.gpenctl.daemon import GPENCTL, Daemon, Run, Terminal, server, unix_daemon
 from tests.harness import Gpen
 
 Open = Callable[..., Terminal]
