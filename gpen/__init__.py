@@ -4,7 +4,8 @@ A tour of the sources, in the order in which they are best read:
 
 1. ``model/settings.py``   every setting, declared once
 2. ``model/pool.py``       the servers, and which one a client gets (``server.py``, ``scheduler.py``, ``client.py``,
-   ``acl.py`` beside it; ``silence.py`` for UDP): plain Python, no socket, no clock of its own
+   ``acl.py`` beside it); ``health.py`` says what is known of each, and what leads from one state to another;
+   ``lease.py`` counts places, ``silence.py`` is for UDP: plain Python, no socket, no clock of its own
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back; ``draft.py``
    is what they change as long as it does not count, ``validation.py`` whether that makes sense together,
    ``configuration.py`` what counts, ``difference.py`` what HUP changes
@@ -13,12 +14,17 @@ A tour of the sources, in the order in which they are best read:
 5. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
    ``poller.py`` says when; ``listener.py`` and ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a
    server, ``check.py`` asks whether that is well; ``tls.py`` and ``http.py`` are sides of a session that speak more
-   than bytes; ``flow.py``, ``datagram.py`` and ``loops.py`` are UDP; ``turns.py`` lets long work leave others time,
+   than bytes; ``flow.py``, ``datagram.py`` and ``loops.py`` are UDP; ``pacing.py`` lets long work leave others time,
    ``faults.py`` lets what goes on for ever survive what fails
-6. ``daemon/balancer.py``  owns all of these and runs the commands; ``process.py`` makes it a daemon
-7. ``cli.py`` and ``ctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;
-   ``netlog/``: gpenlog and gpenlogd
-8. ``files.py`` and ``rights.py``: how all of them make, write and give away files, and what they may do once they serve
+6. ``daemon/balancer.py``  makes all of these and tells each what it needs of the others: ``front.py`` is a listener,
+   ``sessions.py`` the register, ``changes.py`` changes the configuration, ``executor.py`` runs commands,
+   ``queries.py`` answers; ``process.py`` makes it a daemon
+7. ``cli.py`` and ``gpenctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;
+   ``netlog/``: gpenlog and gpenlogd; ``docs/``: manuals and completion
+8. ``usage.py``, ``files.py`` and ``rights.py``: how they complain of a command line, make, write and give away
+   files, and what they may do once they serve
+
+docs/ARCHITECTURE.md has pictures of the rooms and of the life of a connection.
 
 Imports run daemon -> control, wire -> proto -> model, never back (tests/test_laws.py holds this).
 """

@@ -24,9 +24,9 @@ ROOMS = {
     "control": {"control", "model"},
     "wire": {"wire", "proto", "model"},
     "daemon": {"daemon", "control", "wire", "proto", "model"},
-    "ctl": {"control", "model"},  # gpenctl starts at once: without gevent
+    "gpenctl": {"control", "model"},  # gpenctl starts at once: without gevent
     "netlog": {"netlog", "daemon", "docs", "control", "model"},
-    "galera": {"docs", "control", "model", "ctl"},  # the watcher is a client of the control socket like any other
+    "galera": {"docs", "control", "model", "gpenctl"},  # the watcher is a client of the control socket like any other
 }
 IMPURE = {"gevent", "greenlet", "socket", "_socket", "ssl", "select", "selectors", "asyncio", "threading"}
 

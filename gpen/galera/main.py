@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import sys
@@ -13,25 +12,21 @@ from typing import TYPE_CHECKING, Any
 from gpen import __version__
 from gpen.galera import notify
 from gpen.model.text import printable
-from gpen.start import check_package, unblock_signals
+from gpen.start import unblock_signals
+from gpen.usage import FAILED, UsageError, complain, read
 
 if TYPE_CHECKING:
     from gpen.galera.access import Access
     from gpen.galera.watch import Options
 
 Arguments = dict[str, Any]
-
-
-class UsageError(Exception):
-    """The command line is wrong, or names something that can't be used; one line for the user."""
-
-    status = 2
+NAME = "gpen-galera"
 
 
 class NotYet(UsageError):
     """Something that is named can't be had now, and may be later: a service manager may try again."""
 
-    status = 1
+    status = FAILED
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(words)
     except UsageError as error:
-        complain(str(error))
+        complain(NAME, error)
         return error.status
     except KeyboardInterrupt:
         return 130
@@ -75,29 +70,8 @@ def spread(words: list[str]) -> Iterator[str]:
 
 def read_usage(usage: str, words: list[str], command: str = "") -> Arguments:
     """The arguments, as docopt finds them in a usage. Raises UsageError; --help and --version exit."""
-    from docopt import DocoptExit, docopt
-
-    check_package("docopt")
-
-    name = f"gpen-galera {command}".strip()
-    try:
-        return docopt(usage, words, version=f"gpen-galera {__version__}", options_first=not command)
-    except DocoptExit as error:
-        raise UsageError(f"{complaint(str(error.code), command)}; {name} --help shows the usage") from None
-
-
-def complaint(said: str, command: str) -> str:
-    """What docopt says, in words for the user."""
-    first = said.partition("\n")[0]
-    if first.startswith("Warning"):
-        pairs = re.findall(r"'(-[^']*)', \d|Argument\(None, '([^']*)'", first)
-        wrong = [option or word for option, word in pairs if word != command]
-        return f"unknown or repeated {', '.join(wrong)}" if wrong else "an argument is missing"
-    return "wrong usage" if first.startswith("Usage") or not first else first
-
-
-def complain(text: str) -> None:
-    print(printable(f"gpen-galera: {text}"), file=sys.stderr)
+    missing = "an argument is missing" if command else f"COMMAND is missing: one of {', '.join(COMMANDS)}"
+    return read(f"{NAME} {command}".strip(), usage, words, f"{NAME} {__version__}", missing, options_first=not command)
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------
@@ -147,7 +121,8 @@ def status(arguments: Arguments) -> int:
     try:
         shown, well = json.dumps(answer, indent=2) if arguments["--json"] else show(answer), answer["well"]
     except (KeyError, TypeError, AttributeError):
-        complain(answer.get("error", f"{arguments['--socket']}: what answers there is no watcher of this version"))
+        unknown = f"{arguments['--socket']}: what answers there is no watcher of this version"
+        complain(NAME, answer.get("error", unknown))
         return 3
     print(shown)
     return 0 if well else 1
@@ -169,7 +144,7 @@ def told(arguments: Arguments, request: str) -> int:
     if answer is None:
         return 3
     if "done" not in answer:
-        complain(str(answer.get("error", f"{arguments['--socket']}: what answers there is no watcher")))
+        complain(NAME, (answer.get("error", f"{arguments['--socket']}: what answers there is no watcher")))
         return 1
     print(answer["done"])
     return 0
@@ -288,7 +263,7 @@ def ask_watcher(arguments: Arguments, line: str) -> Arguments | None:
     try:
         return ask(arguments["--socket"], line)
     except ConsoleError as error:
-        complain(str(error))
+        complain(NAME, error)
         return None
 
 

@@ -7,12 +7,11 @@ import os
 import re
 import sys
 
-from docopt import DocoptExit, docopt
-
 from gpen import __version__
 from gpen.gpenctl.command import run
 from gpen.gpenctl.link import LinkError, parse_target
-from gpen.gpenctl.show import UsageError, View, complain, seconds
+from gpen.gpenctl.show import View, seconds
+from gpen.usage import UsageError, complain, read
 
 USAGE = """\
 Ask and steer a running gpen (or pen) over its control socket.
@@ -63,10 +62,10 @@ def main(argv: list[str] | None = None) -> int:
         view, words = parse(sys.argv[1:] if argv is None else argv)
         return dispatch(view, words)
     except UsageError as error:
-        complain(f"gpenctl: {error}")
+        complain("gpenctl", error)
         return 2
     except LinkError as error:
-        complain(f"gpenctl: {error}")
+        complain("gpenctl", error)
         return 3
     except KeyboardInterrupt:
         return 130
@@ -87,10 +86,8 @@ def dispatch(view: View, words: list[str]) -> int:
 def parse(argv: list[str]) -> tuple[View, list[str]]:
     """The command line as a view and the command's words. Raises UsageError; --help and --version exit."""
     argv = arranged(argv)
-    try:
-        options = docopt(USAGE, argv, version=f"gpenctl {__version__}", options_first=True)
-    except DocoptExit as error:
-        raise UsageError(f"{complaint(error, argv)}; gpenctl --help shows the usage") from None
+    options = read("gpenctl", USAGE, argv, f"gpenctl {__version__}", options_first=True,
+                   missing="TARGET is missing: the path of a control socket or HOST:PORT")
     try:
         target = parse_target(options["TARGET"])
     except ValueError as error:
@@ -131,22 +128,6 @@ def arranged(argv: list[str]) -> list[str]:
         else:
             options.append(word)
     return [*options, *others]
-
-
-def complaint(error: DocoptExit, argv: list[str]) -> str:
-    """What is wrong with `argv`: docopt's message, but where it only says that something is, the thing itself."""
-    message = first_line(error)
-    if not message.startswith(("Usage", "Warning")):
-        return message
-    try:  # a missing TARGET leaves every option unmatched; with one, only those that are wrong
-        docopt(USAGE, [*argv, "TARGET"], options_first=True)
-    except DocoptExit as other:
-        return "unknown or repeated option " + ", ".join(re.findall(r"'(-[^']+)'", first_line(other)))
-    return "TARGET is missing: the path of a control socket or HOST:PORT"
-
-
-def first_line(error: DocoptExit) -> str:
-    return str(error.code).partition("\n")[0]
 
 
 def one_of(option: str, value: str, choices: tuple[str, ...]) -> str:

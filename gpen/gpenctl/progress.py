@@ -6,8 +6,9 @@ import re
 import sys
 
 from gpen.gpenctl.link import CUT, LinkError, follow
-from gpen.gpenctl.show import View, complain, out, show_reply
+from gpen.gpenctl.show import View, out, show_reply
 from gpen.model.text import printable
+from gpen.usage import complain
 
 PROGRESS = re.compile(r"draining (server [0-9]{1,9}): ([0-9]{1,9}) sessions? left")
 SILENCE = 5.0  # seconds in which a daemon that speaks each second must be heard, however short --timeout is
@@ -38,7 +39,7 @@ def drain(line: str, view: View) -> int:
         bar.clear()
         if server:
             back = f"gpenctl {view.target.text} {server} state ready"
-            complain(f"gpenctl: {server} stays in state drain; to take it back: {back}")
+            complain("gpenctl", f"{server} stays in state drain; to take it back: {back}")
         raise
     finally:
         bar.clear()

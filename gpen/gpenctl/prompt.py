@@ -11,8 +11,9 @@ from pathlib import Path
 
 from gpen.gpenctl.command import run
 from gpen.gpenctl.link import LinkError, meet
-from gpen.gpenctl.show import UsageError, View, complain, out, show_reply
+from gpen.gpenctl.show import View, out, show_reply
 from gpen.gpenctl.watch import watch
+from gpen.usage import UsageError, complain, tell
 
 PROMPT = "gpen> "
 OWN = ("quit", "watch")  # the prompt's own commands, beside the daemon's
@@ -85,7 +86,7 @@ def execute(line: str, view: View) -> int:
             return watch(view, words[1:])
         return run(line, view)
     except (LinkError, UsageError) as error:
-        complain(f"gpenctl: {error}")
+        complain("gpenctl", error)
     return 1
 
 
@@ -99,9 +100,9 @@ def hint(line: str) -> None:
         return
     usage = command.usage_no if first == "no" and command.negatable else command.usage
     if usage != line:
-        complain(f"usage: {usage}")
+        tell(f"usage: {usage}")
         if command.example:
-            complain(f"example: {command.example}")
+            tell(f"example: {command.example}")
 
 
 # Line editing

@@ -12,10 +12,7 @@ from typing import Any, NamedTuple
 from gpen.gpenctl.link import Target, ask, meet
 from gpen.gpenctl.tables import parse_plain, records
 from gpen.model.text import printable
-
-
-class UsageError(Exception):
-    """What is wrong with the words that the user gave, in one line."""
+from gpen.usage import UsageError, complain, tell
 
 
 def seconds(name: str, value: str) -> float:
@@ -104,7 +101,7 @@ def show_reply(reply: str, view: View) -> int:
     lines = reply.rstrip("\n").split("\n")
     out("\n".join(line for line in lines if not ERROR.match(line)), view)
     for line in filter(ERROR.match, lines):
-        complain(line)
+        tell(line)
         if unknown := UNKNOWN.match(line):
             suggest(unknown[1])
     return 1
@@ -116,7 +113,7 @@ def suggest(name: str) -> None:
 
     meant = suggestion(name)
     if meant and meant != name:  # a pen does not know all that gpen knows
-        complain(f"gpenctl: did you mean '{meant}'?")
+        complain("gpenctl", f"did you mean '{meant}'?")
 
 
 def out(text: str, view: View, ended: bool = True, painted: bool = False) -> None:
@@ -127,8 +124,3 @@ def out(text: str, view: View, ended: bool = True, painted: bool = False) -> Non
         text = printable(text, keep="\n\t")
     sys.stdout.write(LONE.sub(lambda match: printable(match[0]), text))
     sys.stdout.flush()
-
-
-def complain(text: str) -> None:
-    """One line to stderr, in which nothing can act on the terminal."""
-    print(printable(text, keep="\t"), file=sys.stderr, flush=True)

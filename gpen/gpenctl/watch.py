@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from types import FrameType
 
 from gpen.gpenctl.link import LinkError
-from gpen.gpenctl.show import UsageError, View, failed, fetch, out, refused, seconds
+from gpen.gpenctl.show import View, failed, fetch, out, refused, seconds
 from gpen.gpenctl.tables import Record, records, table
 from gpen.model.text import printable
+from gpen.usage import UsageError
 
 # Alternate screen, no cursor, no line wrap; and all that back.
 OPEN, CLOSE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import socket
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from docopt import DocoptExit, docopt
-
 from gpen import __version__
 from gpen.model.address import Address
-from gpen.model.text import printable
-
-FAILED, USAGE = 1, 2  # exit statuses
-
-
-class UsageError(Exception):
-    """The command line is wrong, or names something that can't be used; one line for the user."""
+from gpen.usage import UsageError
+from gpen.usage import read as usage_of
 
 
 class Place(NamedTuple):
@@ -30,24 +21,8 @@ class Place(NamedTuple):
 
 
 def read(name: str, usage: str, argv: Sequence[str] | None) -> dict[str, Any]:
-    """What docopt makes of a command line (None: the process's own). Raises UsageError; --help and --version exit."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    try:
-        return dict(docopt(usage, words, version=f"{name} {__version__}"))
-    except DocoptExit as error:
-        raise UsageError(f"{_complaint(str(error.code), usage, words)}; {name} --help shows the usage") from None
-
-
-def _complaint(said: str, usage: str, words: list[str]) -> str:
-    """What docopt says, in words for the user. Where an argument is missing it complains of everything else."""
-    first = said.partition("\n")[0]
-    if not first.startswith(("Usage", "Warning")):
-        return first
-    with contextlib.suppress(DocoptExit):
-        docopt(usage, [*words, "argument"])
-        return "an argument is missing"
-    wrong = re.findall(r"'(-[^']*)'|Argument\(None, '([^']*)'", first)
-    return "unknown or repeated " + ", ".join(option or word for option, word in wrong)
+    """The arguments of a command line (None: the process's own). Raises UsageError; --help and --version exit."""
+    return usage_of(name, usage, sys.argv[1:] if argv is None else argv, f"{name} {__version__}")
 
 
 def find(address: Address, family: int = socket.AF_UNSPEC) -> Place:
@@ -64,9 +39,3 @@ def find(address: Address, family: int = socket.AF_UNSPEC) -> Place:
         raise UsageError(f"can't find '{address}': {reason}") from None
     first = min(found, key=lambda entry: entry[0] != socket.AF_INET)
     return Place(first[0], first[4])
-
-
-def complain(name: str, what: object) -> None:
-    """Tell on stderr, in one line, where there is somebody to read it."""
-    with contextlib.suppress(OSError):
-        print(printable(f"{name}: {what}"), file=sys.stderr, flush=True)

@@ -16,9 +16,10 @@ from gpen.daemon import process
 from gpen.daemon.chroot import Chroot
 from gpen.model.address import bracketed, parse_listen
 from gpen.model.settings import Settings
-from gpen.netlog.arguments import FAILED, USAGE, Place, UsageError, complain, find, read
+from gpen.netlog.arguments import Place, find, read
 from gpen.netlog.merge import Merger
 from gpen.netlog.output import Output
+from gpen.usage import FAILED, USAGE, UsageError, complain
 
 log = logging.getLogger("gpen")
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from gpen.model.address import Address, bracketed, parse_listen
-from gpen.netlog.arguments import USAGE, Place, UsageError, complain, find, read
+from gpen.netlog.arguments import Place, find, read
 from gpen.netlog.entries import PIECE
+from gpen.usage import USAGE, UsageError, complain
 
 USAGE_TEXT = """\
 Send a web server's log to gpenlogd (or penlogd), a datagram for each line.

@@ -41,7 +41,7 @@ def test_help_has_examples_and_fits_a_terminal(command: str) -> None:
 
 
 @pytest.mark.parametrize(("words", "expected"), [
-    ("", "wrong usage; gpen-galera --help"),
+    ("", "COMMAND is missing: one of watch, status,"),
     ("bogus", "'bogus' is no command: expected one of watch, status, move, adopt, check, serve, notify"),
     ("watch", "no gpen to tell: give --reader=CONTROL or --writer=CONTROL"),
     ("watch --reader=x", "target 'x': expected"),

@@ -116,7 +116,7 @@ def test_an_error_in_every_format(gpenctl: Run, daemon: Daemon, form: str) -> No
         ("", "TARGET is missing: the path of a control socket or HOST:PORT"),
         ("-f csv", "TARGET is missing: the path"),
         ("--color always -t2", "TARGET is missing: the path"),
-        ("-f csv -x", "option -x;"),
+        ("-f csv -x", "repeated -x;"),
         ("--wrong /x servers", "--wrong"),
         ("-x /x servers", "-x"),
         ("--format csv -f json /x servers", "--format"),
