@@ -54,11 +54,17 @@ def begun(file: Path, name: str = "first") -> Gpen:
     return Gpen(file.parent, "-F", str(file), name=name, control=str(file.parent / "gpen.ctl"))
 
 
-def rearrange(file: Path, group: Group) -> None:
+def exchange(file: Path, group: Group) -> None:
     """Change the file so that its reload puts the first two, at each other's places, in front of the third."""
     one, two, three = (f"port {node.port} prio {rank}" for rank, node in enumerate(group.nodes))
     text = file.read_text().replace(three, three.replace("prio 2", "prio 5"))
     file.write_text(text.replace(one, "one").replace(two, one).replace("one", two.replace("prio 1", "prio 0")))
+
+
+def renumber(file: Path, group: Group) -> None:
+    """The same, under numbers of which the watcher has never said anything."""
+    exchange(file, group)
+    file.write_text(file.read_text().replace("server 0 ", "server 5 ").replace("server 1 ", "server 6 "))
 
 
 def third(front: Gpen, judge: Watcher, group: Group) -> None:
@@ -94,7 +100,7 @@ def test_what_was_opened_elsewhere_after_a_reload_ends(
             assert node_of(kept) == "node2"
             with contextlib.ExitStack() as stack:
                 with standing_still(judge):
-                    rearrange(hasty, group)
+                    renumber(hasty, group)
                     front.signal(signal.SIGHUP)
                     wait_until(lambda: front.server(2)["prio"] == 5, what="the file being read")
                     wrong = stack.enter_context(session(front))
@@ -102,6 +108,20 @@ def test_what_was_opened_elsewhere_after_a_reload_ends(
                 wait_until(lambda: is_cut(wrong), what="the end of the session elsewhere")
             stays_alone(front, group)
             assert node_of(kept) == "node2"
+
+
+def test_who_moves_to_another_number_by_a_reload_gets_nobody(group: Group, hasty: Path, watcher: Start) -> None:
+    """The watcher has judged these numbers: at another address they wait for its word."""
+    with begun(hasty) as front:
+        judge = watcher("--writer", front.control)
+        third(front, judge, group)
+        with standing_still(judge):
+            exchange(hasty, group)
+            front.signal(signal.SIGHUP)
+            wait_until(lambda: front.server(2)["prio"] == 5, what="the file being read")
+            with session(front) as new:
+                assert node_of(new) == "node2"
+        stays_alone(front, group)
 
 
 def test_clients_that_come_all_the_time_do_not_stay_elsewhere(group: Group, hasty: Path, watcher: Start) -> None:
@@ -117,7 +137,7 @@ def test_clients_that_come_all_the_time_do_not_stay_elsewhere(group: Group, hast
 
         clients = in_background(come)
         came = group.nodes[2].logins
-        rearrange(hasty, group)
+        renumber(hasty, group)
         front.signal(signal.SIGHUP)
         wait_until(lambda: group.nodes[2].logins >= came + 3, what="more clients")
         coming = False
