@@ -1,11 +1,11 @@
-# make demo | test | campaign | fuzz | chaos | chaos-galera | bench | bench-udp | bench-tls | lint | man | clean
+# make demo | test | campaign | fuzz | chaos | chaos-galera | bench | bench-udp | bench-tls | lint | man | docs | clean
 # Everything goes into a virtual environment of its own (.venv); nothing else is needed than Python 3.10 or newer.
 
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo test campaign fuzz chaos chaos-galera bench bench-udp bench-tls lint man clean
+.PHONY: demo test campaign fuzz chaos chaos-galera bench bench-udp bench-tls lint man docs clean
 
 demo: $(VENV)/.base
 	$(PY) contrib/demo.py
@@ -55,6 +55,11 @@ man: $(VENV)/.base
 	$(PY) -m gpen.netlog.manual gpenlogd > man/gpenlogd.1
 	$(PY) -m gpen.docs.completion bash > contrib/completion/gpen.bash
 	$(PY) -m gpen.docs.completion zsh > contrib/completion/_gpen
+
+# the pictures of docs/ARCHITECTURE.md, with graphviz
+docs:
+	dot -Tsvg docs/rooms.dot -o docs/rooms.svg
+	dot -Tsvg docs/connection.dot -o docs/connection.svg
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "gpen needs Python 3.10 or newer: make PYTHON=python3.11"; exit 1; }

@@ -101,6 +101,33 @@ def module_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+def reached(room: str, arrows: set[tuple[str, str]]) -> set[str]:
+    """The rooms to which arrows lead from one, over others too."""
+    direct = {end for start, end in arrows if start == room}
+    return direct.union(*(reached(other, arrows) for other in direct))
+
+
+def test_the_picture_of_the_rooms_is_true() -> None:
+    """Each arrow stands for an import that is allowed, and each import that is made for arrows."""
+    arrows = set(re.findall(r"(\w+) -> (\w+);", (ROOT / "docs" / "rooms.dot").read_text()))
+    drawn = {room: reached(room, arrows) for room in ROOMS}
+    made = {room: set().union(*(rooms_imported(path) for path in FILES if room_of(path) == room)) - {room}
+            for room in ROOMS}
+    assert all(made[room] <= drawn[room] for room in ROOMS)
+    assert all(drawn[room] <= ROOMS[room] | {"wire", "proto"} for room in ROOMS)
+    svg = (ROOT / "docs" / "rooms.svg").read_text()
+    assert len(arrows) == svg.count('class="edge"') and all(f">{room}</text>" in svg for room in ROOMS)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md"])
+def test_documents_name_files_that_exist(name: str) -> None:
+    text = (ROOT / name).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in target or (ROOT / name).parent.joinpath(target).exists(), target
+    for file in re.findall(r"`((?:model|proto|control|wire|daemon|docs|gpenctl|galera|netlog)/\w+\.py)`", text):
+        assert (PACKAGE / file).exists(), file
+
+
 def test_no_circle_of_modules() -> None:
     """Each can be understood after those that it imports. For types alone, two may name each other."""
     left = {module_of(path): loaded_by(path) for path in FILES}
