@@ -169,6 +169,21 @@ def test_what_is_loaded(module: str, absent: tuple[str, ...]) -> None:
     assert done.returncode == 0, f"{module} loads {done.stderr}"
 
 
+def test_the_attributes_of_settings_are_those_of_the_table() -> None:
+    """mypy believes the annotations of Settings; the values come from SETTINGS."""
+    from gpen.model.settings import SETTINGS, Settings
+
+    assert set(Settings.__annotations__) == {
+        name for name, setting in SETTINGS.items() if not (setting.missing or setting.is_ignored)}
+    words = {bool: "bool", int: "int", float: "float", str: "str"}
+    for name, annotation in Settings.__annotations__.items():
+        default = SETTINGS[name].default
+        if default is None:
+            assert annotation.endswith("| None"), name
+        elif type(default) in words:
+            assert annotation in (words[type(default)], "float"), name
+
+
 # --- one exit --------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 # Completion of gpen and gpenctl in bash, made from gpen's command table by
 #   python -m gpen.docs.completion bash
 
-_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client_acl client_max clients_max close conn_max connection control control_access control_acl control_mode debug delayed_forward drain dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting half_closed_timeout hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include keepalive kqueue leastconn listen log log_format mode multi_accept mysql name_refresh on_down peek pending_max pid pid_file poll prio proxy_protocol random recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path status stay stubborn tcp_fastclose tcp_nodelay timeout tracking udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight write"
+_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max close conn_max connection control control_access control_acl control_mode debug delayed_forward drain dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting half_closed_timeout hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include keepalive kqueue leastconn listen log log_format mode multi_accept mysql name_refresh on_down peek pending_max pid pid_file poll prio proxy_protocol random recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path state status stay stubborn tcp_fastclose tcp_nodelay timeout tracking udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight write"
 
 # What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.
 _gpen_after() {
@@ -10,6 +10,11 @@ _gpen_after() {
         "acl 2 "*) echo "country" ;;
         "check 0 "*) echo "off connect greeting send exec" ;;
         "chroot 0 "*) echo "DIR" ;;
+        "client 0 "*) ;;
+        "client 1 "*) echo "server" ;;
+        "client 2 "*) ;;
+        "client "*" idle") ;;
+        "client "*) echo "idle" ;;
         "close 0 "*) echo "server" ;;
         "close 1 "*) ;;
         "close "*" at") ;;
@@ -53,7 +58,9 @@ _gpen_after() {
         "server "*" state") echo "ready drain maint" ;;
         "server "*" check") ;;
         "server "*" health") echo "up drain down" ;;
-        "server "*) echo "at address port max hard weight prio acl blacklist state check health" ;;
+        "server "*" failed") ;;
+        "server "*" checked") echo "up drain down" ;;
+        "server "*) echo "at address port max hard weight prio acl blacklist state check health failed checked" ;;
         "servers "*" json") ;;
         "servers "*) echo "json" ;;
         "sessions "*" json") ;;
@@ -159,7 +166,7 @@ _gpenctl_command() {
     elif [[ $1 != no ]]; then
         _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
     elif (($# == 2)); then
-        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client_acl client_max clients_max conn_max control control_access control_acl control_mode debug delayed_forward dummy emergency epoll exit_enabled foreground geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen log log_format multi_accept mysql name_refresh on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight"
+        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max conn_max control control_access control_acl control_mode debug delayed_forward dummy emergency epoll exit_enabled foreground geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen log log_format multi_accept mysql name_refresh on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight"
     fi
 }
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpen.model.acl import parse_country, parse_entry
-from gpen.model.address import UNSPECIFIED, Address, parse_host, parse_port
+from gpen.model.address import UNIX, UNSPECIFIED, Address, parse_host, parse_port
 from gpen.model.check import take_check
-from gpen.model.server import STATES, VERDICTS
+from gpen.model.server import STATES, VERDICTS, Said
 from gpen.model.settings import SETTINGS, Setting
 from gpen.model.value_types import ACL, FILE, TEXT, one_of, seconds, whole
 
@@ -110,18 +110,35 @@ def _check(words: Sequence[str]) -> tuple[Any, Sequence[str]]:
     return (None, words[1:]) if words[0] == "default" else take_check(words)
 
 
-def _health(words: Sequence[str]) -> tuple[tuple[str, str], Sequence[str]]:
-    """``up|drain|down [because WORDS...]``, which goes to the end of the line, or ``unknown``."""
-    word, *rest = words
+def _said(words: Sequence[str]) -> tuple[Said, Sequence[str]]:
+    """``up|drain|down [for SECONDS] [because WORDS...]``, or ``unknown``."""
+    word, rest = words[0], words[1:]
     if word == "unknown":
-        return (word, ""), rest
+        return Said(word), rest
     if word not in VERDICTS:
         raise ValueError(f"'{word}' is not {', '.join(VERDICTS)} or unknown")
-    if rest[:1] != ["because"]:
-        return (word, "by a command"), rest
-    if not rest[1:]:
+    age = 0.0
+    if list(rest[:1]) == ["for"]:
+        if not rest[1:]:
+            raise ValueError("for: expected SECONDS")
+        age, rest = seconds().parse(rest[1]), rest[2:]
+    reason, rest = _because(rest, "by a command")
+    return Said(word, reason, age), rest
+
+
+def _failed(words: Sequence[str]) -> tuple[Said, Sequence[str]]:
+    """``SECONDS [because WORDS...]``."""
+    reason, rest = _because(words[1:], "connect failed")
+    return Said("down", reason, seconds(zero=False).parse(words[0])), rest
+
+
+def _because(words: Sequence[str], default: str) -> tuple[str, Sequence[str]]:
+    """A reason, which goes to the end of the line; and the words behind it, where there is none."""
+    if list(words[:1]) != ["because"]:
+        return default, words
+    if not words[1:]:
         raise ValueError("because: expected WORDS")
-    return (word, TEXT.parse(" ".join(rest[1:]))), []
+    return TEXT.parse(" ".join(words[1:])), []
 
 
 def _address(words: Sequence[str]) -> tuple[Address, Sequence[str]]:
@@ -143,7 +160,9 @@ SERVER_FIELDS: dict[str, Take] = {
     "blacklist": _word(seconds().parse),
     "state": _word(one_of(*STATES).parse),
     "check": _check,
-    "health": _health,
+    "failed": _failed,
+    "health": _said,
+    "checked": _said,
 }
 
 
@@ -217,6 +236,13 @@ def _acl(words: Sequence[str]) -> Arguments:
     return {"number": number, "entry": parse_country(words[1], words[3]) if is_country else parse_entry(*words[1:4])}
 
 
+def _client(words: Sequence[str]) -> Arguments:
+    if len(words) not in (3, 5) or words[1] != "server" or words[3:4] not in ([], ["idle"]):
+        raise ValueError("expected client ADDRESS server N [idle SECONDS]")
+    return {"address": _client_address(words[0], unix=True), "server": _NUMBER.parse(words[2]),
+            "idle": seconds().parse(words[4]) if words[4:] else 0.0}
+
+
 def _help(words: Sequence[str]) -> Arguments:
     return maybe("name", str, None)(words[1:] if words[:1] == ["no"] else words)
 
@@ -236,6 +262,9 @@ _COMMANDS = [
             maybe("seconds", seconds().parse, 300), json=True, example="recent 60"),
     Command("events", "events [N] [json]", "The last N (20) changes of servers' states, with time and cause.",
             maybe("count", whole(1).parse, 20), json=True, example="events 5"),
+    Command("state", "state", "Print, as commands, what write does not save: verdicts with reason and age, what is "
+            "left of blacklists, drain and maint, and which client was at which server. A gpen with the same "
+            "configuration that includes it goes on where this one is.", nothing),
     Command("explain", "explain ADDRESS [json]", "The server that a client from ADDRESS would get now, and for every "
             "other server the reason why not. Changes nothing.",
             one("address", lambda text: _client_address(text), "the ADDRESS of a client"), json=True,
@@ -256,7 +285,8 @@ _COMMANDS = [
     # servers
     Command("server", "server N [at ADDRESS] [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] "
             "[blacklist SECONDS] [state ready|drain|maint] [check CHECK|default] "
-            "[health up|drain|down [because WORDS...]|unknown]",
+            "[health up|drain|down [for SECONDS] [because WORDS...]|unknown] "
+            "[failed SECONDS [because WORDS...]] [checked up|drain|down [for SECONDS] [because WORDS...]|unknown]",
             "Change server N; a new N with an address (HOST, HOST:PORT or /PATH) makes a new server. max and hard "
             "limit its sessions, but for those whose server's side has ended (0 = no limit; hard is for clients that "
             "return to it); blacklist leaves it alone for "
@@ -264,6 +294,7 @@ _COMMANDS = [
             "is how it is checked, in the words of the setting check; default takes that. health is a verdict from "
             "outside: down gives it no new sessions, and on_down says what becomes of those that it has; drain keeps "
             "them, whatever on_down says; up also ends a blacklist, unknown withdraws it; write does not save it. "
+            "failed and checked are what 'state' prints of what connects and checks have found. "
             "'no server N' deletes it: its sessions go on, the numbers of the others stay. Address 0.0.0.0, "
             "or port 0, empties its slot, as in pen: the same, but servers still lists it until it gets another "
             "address. With another address, the sessions at the old one go on, and no verdict, maint or drain of the "
@@ -274,6 +305,11 @@ _COMMANDS = [
             "number meanwhile.",
             _server, "operate", _which("no server N"), "no server N [at ADDRESS]", configures=True,
             example="server 2 address 10.0.0.3 port 3306 max 100"),
+    Command("client", "client ADDRESS server N [idle SECONDS]", "Remember that the client at ADDRESS was served by "
+            "server N, as if it had been seen so many SECONDS (0) ago. 'no client ADDRESS' forgets it: when it comes "
+            "again, it is new. write does not save it; state prints it.", _client, "operate",
+            one("address", lambda text: _client_address(text, unix=True), "no client ADDRESS"), "no client ADDRESS",
+            configures=True, example="client 192.0.2.7 server 1"),
     Command("acl", "acl N permit|deny ADDRESS [MASK] | acl N permit|deny country CC", "Add an entry to access list N "
             "(0 to 9): an IPv4 address with an optional mask, a network as ADDRESS/LENGTH, an IPv6 address or network, "
             "or all addresses of a country (two letters, ISO 3166-1; needs geoip_db). The first match decides; "
@@ -306,7 +342,10 @@ _COMMANDS = [
 ]
 
 
-def _client_address(text: str) -> str:
+def _client_address(text: str, unix: bool = False) -> str:
+    """The address of a client as it is remembered; that of clients of a unix socket is ``unix``, if that may be."""
+    if unix and text == UNIX:
+        return text
     try:
         address = ipaddress.ip_address(text)
         return str(getattr(address, "ipv4_mapped", None) or address)

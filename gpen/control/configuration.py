@@ -5,6 +5,7 @@ It changes by adopting a Draft, in one step. ``dump`` gives the commands that ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -14,8 +15,9 @@ from gpen.model.acl import LISTS, AccessList
 from gpen.model.address import Address
 from gpen.model.check import Check
 from gpen.model.client import ClientTable
-from gpen.model.pool import SPECIAL, Pool
-from gpen.model.server import FIELDS
+from gpen.model.health import MEANWHILE
+from gpen.model.pool import SOURCES, SPECIAL, Pool
+from gpen.model.server import FIELDS, Server
 from gpen.model.settings import SETTINGS, Settings
 from gpen.model.text import quote
 
@@ -83,6 +85,12 @@ class Configuration:
             pool.acls[number] = access
         for number, actions in draft.actions.items():
             pool.act(pool.servers[number], actions)
+        for address, place in draft.clients.items():
+            remembered = None if place is None else pool.servers.get(place[0])  # it may have been deleted since
+            if place is None or remembered is None:
+                self.clients.forget(address)
+            else:
+                self.clients.remember(address, remembered, pool.now() - place[1], self.settings.clients_max)
         self.ignored |= draft.ignored
 
     # --- as commands --------------------------------------------------------------------------------------------------
@@ -103,6 +111,44 @@ class Configuration:
             yield server_line(number, self.fields_of(number) or _NO_SERVER, given.fields_of(number) or {})
 
 
+    def state(self) -> Iterator[str]:
+        """The commands that make of a gpen with this configuration, which begins anew, one that is where this is."""
+        now = self.pool.now()
+        for server in self.pool.all_servers():
+            if server.number is not None and not server.is_empty:
+                yield from (f"server {server.number} {words}" for words in _state_words(server, now))
+        for client in reversed(list(self.clients)):
+            server_of = client.server
+            if server_of is not None and server_of.number is not None and not server_of.deleted:
+                yield f"client {client.address} server {server_of.number} idle {_seconds(now - client.last)}"
+
+
+def _state_words(server: Server, now: float) -> Iterator[str]:
+    """What is to be said of a server behind its number."""
+    if server.state != FIELDS["state"]:
+        yield f"state {server.state}"
+    names = {source: name for name, source in SOURCES.items()}
+    for source, verdict in server.verdicts.items():  # in their order: of equals the first is told
+        if source in names:
+            yield f"{names[source]} {verdict.word} for {_seconds(now - verdict.began)}{_because(verdict.reason)}"
+    if server.down_until:
+        left, reason = _seconds(max(server.down_until - now, _A_MOMENT)), server.reason
+        if server.blamed == math.inf:
+            yield f"blacklist {left}"
+            reason = reason.partition(MEANWHILE)[2]
+        if reason:
+            yield f"failed {left}{_because(reason)}"
+
+
+def _because(reason: str) -> str:
+    return f" because {quote(reason)}" if reason else ""
+
+
+def _seconds(value: float) -> str:
+    return f"{max(value, 0):.3f}"
+
+
+_A_MOMENT = 0.001  # what is over, and waits for its trial
 _NO_SERVER = {**FIELDS, "address": Address("0.0.0.0", 0)}  # pen's way to say so
 
 

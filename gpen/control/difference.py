@@ -14,11 +14,11 @@ from typing import Any
 from gpen.control.configuration import Configuration, address_words, field_words
 from gpen.control.draft import ACTIONS, Draft
 from gpen.model.acl import LISTS, Entry
-from gpen.model.server import FIELDS
+from gpen.model.server import FIELDS, Said
 from gpen.model.settings import SETTINGS
 
 SHOWN_ENTRIES, COMPARED_ENTRIES = 5, 1000  # comparing 1,000 takes about a millisecond
-_UNDONE = {"blacklist": 0, "health": ("unknown", "")}
+_UNDONE = {"blacklist": 0, "failed": 0, "health": Said("unknown"), "checked": Said("unknown")}
 _MISSING = object()
 
 
@@ -41,6 +41,7 @@ class Difference:
             self.draft.give_origin(label, self._new.origin_of(label))
         yield from self._lists()
         yield from self._actions()
+        yield from self._clients()
 
     def _settings(self) -> Iterator[str]:
         old, new, given = self._old.values, self._new.values, self._given.settings
@@ -106,6 +107,15 @@ class Difference:
                     yield f"server {number} {name} {_action(value)}"
 
 
+    def _clients(self) -> Iterator[str]:
+        old, new = self._old.clients, self._new.clients
+        for address in sorted(old.keys() | new.keys()):
+            place = new.get(address)
+            if (address in old, old.get(address)) != (address in new, place):
+                self.draft.clients[address] = place
+                yield f"no client {address}" if place is None else f"client {address} server {place[0]}"
+
+
 def _words(fields: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> str:
     """Fields of a server as they are written, without those that are the defaults."""
     words = [address_words(fields["address"])] if "address" in fields else []
@@ -129,7 +139,6 @@ def _news(now: Sequence[Entry], current: Sequence[Entry]) -> str:
 
 
 def _action(value: Any) -> str:
-    if not isinstance(value, tuple):
+    if not isinstance(value, Said):
         return f"{value:g}"
-    word, reason = value
-    return f"{word} because {reason}" if reason else str(word)
+    return value.word if value.word == "unknown" else f"{value.word} because {value.reason}"

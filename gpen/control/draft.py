@@ -20,7 +20,7 @@ from gpen.model.server import FIELDS
 from gpen.model.settings import Settings
 from gpen.model.text import ranges
 
-ACTIONS = ("blacklist", "health")  # what is done to a server, and is no part of its configuration
+ACTIONS = ("blacklist", "failed", "health", "checked")  # what is done to a server, and is no part of its configuration
 
 
 class Base(Protocol):
@@ -55,8 +55,9 @@ class Draft:
     """Changes to a configuration.
 
     ``values`` are the settings that are given, ``servers`` the fields of the servers that are made or changed,
-    ``deleted`` the base's servers that go, ``lists`` the access lists that differ, and ``actions`` what shall be done
-    to servers.
+    ``deleted`` the base's servers that go, ``lists`` the access lists that differ, ``actions`` what shall be done to
+    servers, and ``clients`` where clients shall be remembered: the number of a server, and for how many seconds the
+    client has been idle; None for one that shall be forgotten.
     """
 
     def __init__(self, base: Base, settled: Iterable[str] = (), cause: str = "by a command") -> None:
@@ -70,6 +71,7 @@ class Draft:
         self.deleted: set[int] = set()
         self.lists: dict[int, AccessList] = {}
         self.actions: dict[int, dict[str, Any]] = {}
+        self.clients: dict[str, tuple[int, float] | None] = {}
         self.ignored: set[str] = set()  # commands without effect that were run
         self._origins: dict[int | str, str] = {}
         self._unmade: set[str] = set()  # the numbers of servers whose line was wrong
@@ -130,6 +132,8 @@ class Draft:
             self.ignored.add(name)
         elif name == "acl":
             self._list(call)
+        elif name == "client":
+            self._remember(call)
 
     def set(self, name: str, value: Any, origin: str = "") -> None:
         """Give a setting a value that its kind has read, or None for its default."""
@@ -163,17 +167,20 @@ class Draft:
         if address is None and "address" not in changes:
             if str(number) in self._unmade:
                 return  # its address was wrong, which is told
-            raise call.error(f"there is no server {number} (known: {ranges(self.numbers())}); a new one needs an "
-                             "address")
+            raise self._no_server(call, number, "; a new one needs an address")
         call.refuse_elsewhere(self._place(Address(), changes) if address is None else address)
         fields = {name: changes[name] for name in FIELDS if name in changes}
         if "address" in changes or "port" in changes:
             fields["address"] = self._place(address or Address(), changes)
             self._origins[number] = call.origin
         self.configure(number, fields)
-        actions = {name: changes[name] for name in ACTIONS if name in changes}
-        if actions:
-            self.actions.setdefault(number, {}).update(actions)
+        for name in (name for name in changes if name in ACTIONS):
+            actions = self.actions.setdefault(number, {})
+            actions.pop(name, None)  # the last word counts, in its place
+            actions[name] = changes[name]
+
+    def _no_server(self, call: Call, number: int, more: str = "") -> ScriptError:
+        return call.error(f"there is no server {number} (known: {ranges(self.numbers())}){more}")
 
     def _delete(self, call: Call) -> None:
         number = call["number"]
@@ -182,6 +189,14 @@ class Draft:
             raise call.error(f"there is no server {number}")
         call.refuse_elsewhere(address)
         self.delete(number)
+
+    def _remember(self, call: Call) -> None:
+        if call.no:
+            self.clients[call["address"]] = None
+            return
+        if self.address_of(call["server"]) is None:
+            raise self._no_server(call, call["server"])
+        self.clients[call["address"]] = call["server"], call["idle"]
 
     def _list(self, call: Call) -> None:
         number = call["number"]

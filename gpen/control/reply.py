@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
 MORE_MODES = tuple(rule.name for rule in RULES if rule.name not in PEN_MODES)
 ROWS_AT_ONCE = 100  # about 2 ms of work, with rows of servers
-_AS_IT_COMES = ("drain",)  # text, piece by piece, with time between them
+_AS_IT_COMES = ("drain", "state")  # text, piece by piece, with time between them
 _AS_A_WHOLE = ("help",)  # its rows are laid out together
 
 

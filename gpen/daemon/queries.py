@@ -72,6 +72,9 @@ class Queries:
     def events(self, call: Call) -> list[Row]:
         return [event._asdict() for event in list(self._pool.events)[-call["count"]:]]
 
+    def state(self, call: Call) -> Iterator[str]:
+        return (f"{line}\n" for line in gently(self._configuration.state()))
+
     def explain(self, call: Call) -> Row:
         settings, pool, address = self._settings, self._pool, call["address"]
         now = time.monotonic()

@@ -66,7 +66,9 @@ countries without geoip_db, and with mysql what its servers would block gpen for
 send. What has no effect as things are (hold_max without hold, prio of a server while the mode is off, a client_acl
 that is empty) is taken, for lines may come in any order, and told once in the diagnostics.
 
-'write' saves what is in force, short: what differs from the defaults.
+'write' saves what is in force, short: what differs from the defaults. 'state' prints the rest, as commands: verdicts
+with reason and age, what is left of blacklists, drain and maint, and which client was at which server. A gpen of the
+same configuration that includes that goes on where this one is: gpenctl OLD state > FILE; gpenctl NEW include FILE.
 
 At signal HUP, or by the command reload, which also answers, the file is compared with what it said when it was read
 last, and what is different is carried out, whole or not at all: a new or changed line counts; one that went is undone,

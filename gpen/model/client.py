@@ -91,6 +91,21 @@ class ClientTable:
         """Forget by which server the client was served."""
         client.server = None
 
+    def remember(self, address: str, server: Server, last: float, limit: int) -> None:
+        """The client of this address was at this server when it was seen last. It is now the one seen last: who tells
+        of several begins with the one seen longest ago."""
+        client = self._clients.get(address)
+        if client is None:
+            client = self._clients[address] = Client(address, self._next_number)
+            self._next_number += 1
+            self.shrink(limit)
+        self._clients.move_to_end(address)
+        client.server, client.last = server, last
+
+    def forget(self, address: str) -> None:
+        """The client of this address is new when it comes again; one that is unknown stays so."""
+        self._clients.pop(address, None)
+
     def shrink(self, limit: int) -> None:
         """Forget the least recently seen until ``limit`` remain."""
         while len(self._clients) > limit:

@@ -37,6 +37,7 @@ from gpen.model.settings import Settings
 from gpen.model.text import printable
 
 BLACKLISTED = "blacklisted by a command"
+MEANWHILE = "; meanwhile "
 
 
 class Health:
@@ -53,30 +54,31 @@ class Health:
         self._clock = clock
         self._servers = servers
 
-    def blame(self, server: Server, cause: str, is_silent: bool = False) -> None:
-        """The server could not be reached, or is silent: leave it alone for the blacklist time. Special servers are
-        always tried."""
+    def blame(self, server: Server, cause: str, is_silent: bool = False, seconds: float | None = None) -> None:
+        """The server could not be reached, or is silent: leave it alone for so many seconds (None: the blacklist time).
+        Special servers are always tried."""
         server.failures += 1
         now = self._clock()
         if server.blamed == math.inf and now < server.down_until:
             self._blame_besides(server, cause, now)
             return
+        duration = self._settings.blacklist if seconds is None else seconds
         server.reason = cause
         self.on_unwell(server)
         if server.is_special or server.deleted:
             return
         dismiss_spares(server)
         if not server.is_down:
-            self._events.note(server, "down", f"{cause}; blacklisted for {self._settings.blacklist:g} s")
+            self._events.note(server, "down", f"{cause}; blacklisted for {duration:g} s")
         server.blamed = now
-        server.down_until = now + self._settings.blacklist
+        server.down_until = now + duration
         server.is_silent = is_silent
 
     def _blame_besides(self, server: Server, cause: str, now: float) -> None:
         """A command has said for how long the server is left alone: what is found meanwhile is told, once, and changes
         nothing."""
         if server.reason == BLACKLISTED:
-            server.reason = f"{BLACKLISTED}; meanwhile {cause}"
+            server.reason = f"{BLACKLISTED}{MEANWHILE}{cause}"
             self._events.tell(server, "failed",
                               f"{cause}; stays {BLACKLISTED}, for {server.down_until - now:.0f} s more")
             self.on_unwell(server)
@@ -103,7 +105,7 @@ class Health:
 
     def forget(self, server: Server) -> None:
         """What connects have found, and whom that has blacklisted, counts no more."""
-        server.down_until = 0.0
+        server.down_until = server.blamed = 0.0
         server.trial = None
         server.reason = ""
         server.is_silent = False
@@ -142,14 +144,16 @@ class Health:
             for other in self._servers():
                 other.kept_away = ""
 
-    def judge(self, server: Server, source: str, word: str, reason: str) -> None:
+    def judge(self, server: Server, source: str, word: str, reason: str, age: float = 0.0) -> None:
         """A verdict on the server, one of VERDICTS, by ``source`` (command, check). One that turns to up also ends a
         blacklist, unless a command made that and a check thinks better of it; one that is only renewed does not, for a
-        client's connect may know better."""
+        client's connect may know better. It has been so for ``age`` seconds, where it turns."""
         old = server.verdicts.get(source)
         turned = old is None or old.word != word
         now = self._clock()
-        since, began = (self._events.wall(), now) if old is None or turned else (old.since, old.began)
+        since, began = self._events.wall() - age, now - age
+        if old is not None and not turned:
+            since, began = old.since, old.began
         server.verdicts[source] = Verdict(word, printable(reason), since, began, now)
         before = server.standing
         if turned and word == "up" and (source == "command" or server.blamed != math.inf):

@@ -31,6 +31,7 @@ RETRY_SECONDS = 1.0
 BY_COMMAND = "by a command"
 UNJUDGED = "nobody has said yet how it is at its new address"
 SPECIAL = ("emergency", "abuse")
+SOURCES = {"health": "command", "checked": "check"}  # of verdicts, by what commands call them
 _flags: Callable[[Settings], Sequence[bool]] = attrgetter(*(rule.name for rule in RULES))
 
 
@@ -265,16 +266,19 @@ class Pool:
                 setattr(server, name, value)
 
     def act(self, server: Server, actions: Mapping[str, Any]) -> None:
-        """Do what a command asks for: ``blacklist`` it for so many seconds, or give a verdict on its ``health``: one of
-        VERDICTS (or unknown: no verdict any more), and why."""
-        if "blacklist" in actions:
-            self.health.blacklist(server, actions["blacklist"])
-        if "health" in actions:
-            word, reason = actions["health"]
-            if word == "unknown":
-                self.health.withdraw(server, "command", "withdrawn", "is withdrawn by a command")
-            else:
-                self.health.judge(server, "command", word, reason)
+        """Do what commands ask for, in their order: ``blacklist`` it for so many seconds, give a verdict on its
+        ``health``, or take for found what another gpen has found: that a connect ``failed`` (for so many seconds it is
+        left alone; 0: no longer), and what it ``checked``."""
+        health = self.health
+        for name, said in actions.items():
+            if name == "blacklist":
+                health.blacklist(server, said)
+            elif name == "failed" and said:
+                health.blame(server, said.reason, seconds=said.seconds)
+            elif name in SOURCES and said.word == "unknown":
+                health.withdraw(server, SOURCES[name], "withdrawn", "is withdrawn by a command")
+            elif name in SOURCES:
+                health.judge(server, SOURCES[name], said.word, said.reason, said.seconds)
 
     def delete(self, number: int, cause: str = BY_COMMAND) -> Server:
         """Take a server away: it gets no new sessions, the old ones go on. Raises KeyError."""

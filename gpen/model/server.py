@@ -34,6 +34,15 @@ class Verdict(NamedTuple):
     renewed: float
 
 
+class Said(NamedTuple):
+    """What somebody says of a server: one of VERDICTS, why, and for how many seconds it has been so. ``unknown`` takes
+    back what was said before."""
+
+    word: str
+    reason: str = ""
+    seconds: float = 0.0
+
+
 class Server:
     """A place to connect to. Changed by the Pool only."""
 

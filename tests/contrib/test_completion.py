@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from gpen.control.commands import COMMANDS, Command
-from gpen.ctl import main as ctl
 from gpen.docs import completion
+from gpen.gpenctl import main as ctl
 from tests.contrib.service import CONTRIB, PATIENCE
 
 BASH = CONTRIB / "completion" / "gpen.bash"

@@ -14,7 +14,7 @@ from hypothesis.strategies import SearchStrategy
 from gpen.control.configuration import Configuration
 from gpen.control.draft import Draft
 from gpen.control.script import ScriptError, read_file, read_lines
-from gpen.model import kinds
+from gpen.model import value_types as types
 from gpen.model.server import STATES
 from gpen.model.settings import SETTINGS, Setting, quote
 from tests.scripts import all_of, parse_lines
@@ -46,7 +46,7 @@ words = st.text(min_size=1, max_size=20).filter(str.isprintable)
 ports = st.one_of(st.integers(0, 65535).map(str), st.sampled_from(["http", "x-port"]))
 hosts = st.one_of(st.ip_addresses().map(str), st.sampled_from(["www", "www-1.example.org", "localhost", "fe80::1%lo"]))
 paths = words.map(lambda text: f"/tmp/{text}").filter(lambda path: len(path.encode()) < 100)
-numbers = st.one_of(st.integers(0, 9), st.integers(0, kinds.MOST)).map(str)
+numbers = st.one_of(st.integers(0, 9), st.integers(0, types.MOST)).map(str)
 durations = st.one_of(st.integers(1, 10**6).map(str), st.decimals("0.000001", 1000, places=6).map(str))
 
 
@@ -60,11 +60,11 @@ specs = st.one_of(
     st.builds(lambda host, port, *options: ":".join([bracketed(host), port, *options]), hosts, ports,
               st.integers(0, 99).map(str), st.integers(0, 99).map(str)))
 VALUES: dict[int, SearchStrategy[str]] = {
-    id(kinds.TEXT): words, id(kinds.FILE): words, id(kinds.DIRECTORY): words, id(kinds.USER): words,
-    id(kinds.IP): st.ip_addresses().map(str), id(kinds.MODE): st.integers(0, 0o777).map(lambda mode: f"{mode:o}"),
-    id(kinds.LISTEN): listens, id(kinds.CONTROL): listens, id(kinds.SPEC): specs,
-    id(kinds.ACL): st.integers(0, 9).map(str), id(kinds.LOG): words | st.just("[::1]:514"),
-    id(kinds.ALPN): st.sampled_from(["h2", "h2,http/1.1"]),
+    id(types.TEXT): words, id(types.FILE): words, id(types.DIRECTORY): words, id(types.USER): words,
+    id(types.IP): st.ip_addresses().map(str), id(types.MODE): st.integers(0, 0o777).map(lambda mode: f"{mode:o}"),
+    id(types.LISTEN): listens, id(types.CONTROL): listens, id(types.SPEC): specs,
+    id(types.ACL): st.integers(0, 9).map(str), id(types.LOG): words | st.just("[::1]:514"),
+    id(types.ALPN): st.sampled_from(["h2", "h2,http/1.1"]),
 }
 keepalives = st.tuples(st.integers(1, 32767), st.integers(1, 32767), st.integers(1, 127))
 
@@ -88,7 +88,7 @@ def value_of(setting: Setting) -> SearchStrategy[str]:
     return candidates.filter(lambda text: fits(kind, text))
 
 
-def fits(kind: kinds.Kind, text: str) -> bool:
+def fits(kind: types.Kind, text: str) -> bool:
     try:
         kind.parse(text)
     except ValueError:

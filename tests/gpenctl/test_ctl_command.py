@@ -559,7 +559,7 @@ def test_no_gevent(daemon: Daemon, environment: dict[str, str]) -> None:
     program = """
 import sys
 from gpen.gpenctl.main import main
-from gpen.ctl import prompt, watch
+from gpen.gpenctl import prompt, watch
 for arguments in (["servers"], []):
     assert main(["--format=table", sys.argv[1], *arguments]) == 0
 prompt.candidates([])

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 
-from gpen.wire import program
+from gpen.wire import subprocesses
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
 from gpen.wire.subprocesses import Children, Program
 
@@ -248,7 +248,7 @@ def test_a_pidfd_event_that_is_none_stops_nobody(poller: Poller, monkeypatch: py
     """A program whose pidfd seems ready goes on: whoever waits for it goes on waiting, and so does all else."""
     false_alarm, far = os.pipe()
     real = os.pidfd_open
-    monkeypatch.setattr(program, "_pidfd", lambda pid: real(pid))
+    monkeypatch.setattr(subprocesses, "_pidfd", lambda pid: real(pid))
     running = Program(["/bin/sh", "-c", "echo begun; exec sleep 60"], os.environ, poller, Children())
     pidfd = os.dup(running._pidfd)
     os.dup2(false_alarm, running._pidfd)

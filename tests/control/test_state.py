@@ -1,0 +1,140 @@
+"""What `state` prints: a configuration that runs it, on top of what `write` saves, is where the first one was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpen.control.configuration import Configuration
+from gpen.control.draft import Draft
+from gpen.control.script import ScriptErrors, parse_line, read_lines
+from gpen.model.address import Endpoint
+from gpen.model.server import VERDICTS
+
+SERVERS = [f"server {number} address 10.0.0.{number} port 80" for number in range(4)]
+
+
+def quarters(seconds: float) -> int:
+    """As time passes here, and as many as can be told apart."""
+    return round(4 * seconds)
+
+
+class World:
+    """A configuration under a clock that is turned by hand."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.configuration = Configuration(lambda: self.now, lambda: self.now + 5e8)
+
+    def run(self, *lines: str) -> World:
+        draft = Draft(self.configuration)
+        draft.run_all(read_lines(lines, "test"))
+        self.configuration.adopt(draft)
+        for server in self.pool.servers.values():
+            self.pool.resolved(server, [Endpoint(2, str(server.address), 80, (str(server.address), 80))])
+        return self
+
+    @property
+    def pool(self) -> Any:
+        return self.configuration.pool
+
+    def again(self) -> World:
+        """Another one that has run what this one would write and print."""
+        other = World(self.now).run(*self.configuration.dump(), *self.configuration.state())
+        other.now += 0.002  # in which a blacklist that is over has ended there as well
+        return other
+
+    def seen(self) -> Any:
+        """All that decides about clients, times as they are from now."""
+        servers = {number: (
+            server.state, server.health(self.now), server.condemned, server.drained, server.reason,
+            quarters(server.down_until - self.now) if server.down_until > self.now else bool(server.down_until),
+            server.blamed == math.inf,
+            {source: (verdict.word, verdict.reason, quarters(self.now - verdict.began))
+             for source, verdict in server.verdicts.items()})
+            for number, server in self.pool.servers.items()}
+        clients = [(client.address, client.server.number, quarters(self.now - client.last))
+                   for client in self.configuration.clients if client.server is not None and not client.server.deleted]
+        return servers, clients
+
+
+def test_each_thing_that_write_does_not_save() -> None:
+    world = World().run(*SERVERS, "server 0 state drain", "server 1 health down because it rains",
+                        "server 2 blacklist 60", "client 192.0.2.1 server 1", "client 2001:db8::7 server 3")
+    world.pool.health.judge(world.pool.servers[2], "check", "down", "refused")
+    world.pool.health.blame(world.pool.servers[3], "connection refused")
+    world.now += 7.5
+    world.run("client 192.0.2.2 server 0")
+    assert list(world.configuration.state()) == [
+        "server 0 state drain",
+        'server 1 health down for 7.500 because "it rains"',
+        "server 2 checked down for 7.500 because refused", "server 2 blacklist 52.500",
+        'server 3 failed 22.500 because "connection refused"',
+        "client 192.0.2.1 server 1 idle 7.500", "client 2001:db8::7 server 3 idle 7.500",
+        "client 192.0.2.2 server 0 idle 0.000"]
+    assert world.again().seen() == world.seen()
+
+
+ADDRESSES = st.sampled_from(("192.0.2.1", "192.0.2.2", "2001:db8::1", "unix"))
+NUMBERS = st.integers(0, 3)
+REASONS = st.sampled_from(("it rains", "x", 'a "quoted" word', "down for 3 because", "# no comment", "\\", "because"))
+STEPS = st.one_of(
+    st.builds(lambda n, state: ("run", f"server {n} state {state}"), NUMBERS, st.sampled_from(("ready", "drain"))),
+    st.builds(lambda n, seconds: ("run", f"server {n} blacklist {seconds}"), NUMBERS, st.sampled_from((0, 5, 60))),
+    st.builds(lambda a, n: ("run", f"client {a} server {n}"), ADDRESSES, NUMBERS),
+    st.builds(lambda a: ("run", f"no client {a}"), ADDRESSES),
+    st.builds(lambda n, s, w, r: ("judge", n, s, w, r), NUMBERS, st.sampled_from(("check", "command")),
+              st.sampled_from(VERDICTS), REASONS),
+    st.builds(lambda n, r: ("blame", n, r), NUMBERS, REASONS),
+    st.builds(lambda seconds: ("wait", seconds), st.sampled_from((0.25, 4, 40))))
+
+
+@given(steps=st.lists(STEPS, max_size=12))
+def test_any_state(steps: list[tuple[Any, ...]]) -> None:
+    world = World().run(*SERVERS, "blacklist 30", "clients_max 3")
+    for step, *values in steps:
+        if step == "run":
+            world.run(*values)
+        elif step == "wait":
+            world.now += values[0]
+        else:
+            getattr(world.pool.health, step)(world.pool.servers[values[0]], *values[1:])
+    again = world.again()
+    assert again.seen() == world.seen()
+    assert again.again().seen() == world.seen()
+
+
+def errors_of(lines: Iterable[str]) -> str:
+    with pytest.raises(ScriptErrors) as failed:
+        World().run(*lines)
+    return str(failed.value)
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("client 192.0.2.1 server 9", "client: there is no server 9 (known: 0-3)"),
+    ("client www.example.com server 1", "client: 'www.example.com' is not an IPv4 or IPv6 address"),
+    ("client 192.0.2.1 at 1", "client: expected client ADDRESS server N [idle SECONDS]"),
+    ("client 192.0.2.1 server 1 idle", "client: expected client ADDRESS server N [idle SECONDS]"),
+    ("no client", "no client: expected no client ADDRESS"),
+    ("server 0 health down for", "server: health: for: expected SECONDS"),
+    ("server 0 health down for ever", "server: health: 'ever' is not a number of seconds"),
+    ("server 0 failed 0", "server: failed: '0' is not a number of seconds above 0"),
+    ("server 0 checked well", "server: checked: 'well' is not up, drain, down or unknown")])
+def test_what_is_wrong(line: str, said: str) -> None:
+    assert said in errors_of([*SERVERS, line])
+
+
+def test_a_client_of_a_server_that_is_deleted_in_the_same_change() -> None:
+    world = World().run(*SERVERS, "client 192.0.2.1 server 1")
+    world.run("client 192.0.2.1 server 2", "no server 2")
+    assert world.seen()[1] == []
+
+
+def test_it_is_for_looking() -> None:
+    call = parse_line("state")
+    assert call is not None and call.command.access == "view"
