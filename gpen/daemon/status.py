@@ -13,6 +13,7 @@ from gpen.control.reply import timestamp
 from gpen.control.script import Call, parse_words
 from gpen.control.units import size
 from gpen.model.address import bracketed
+from gpen.model.ending import ERRORS
 from gpen.model.text import printable
 
 if TYPE_CHECKING:
@@ -105,8 +106,10 @@ def _figures(summary: dict[str, Any]) -> str:
                ("clients that wait", summary["held"]), ("sessions in all", summary["total"]),
                ("clients remembered", f"{summary['clients']} of {summary['clients_max']}")]
     figures += [("datagrams dropped: loops", summary["looped"])] if summary["looped"] else []
-    figures += [(f"ended: {word}", count) for word, count in sorted(summary["endings"].items())]
     cells = "".join(f"<div>{escape(name)}<b>{_shown(value)}</b></div>" for name, value in figures)
+    for word, count in sorted(summary["endings"].items()):
+        style = ' class="down"' if word in ERRORS else ""
+        cells += f"<div{style}>ended: {escape(word)}<b>{count}</b></div>"
     return f'<div class="figures">{cells}</div>'
 
 

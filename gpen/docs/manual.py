@@ -111,7 +111,8 @@ def _names(commands: Iterable[Command]) -> str:
 
 def _endings() -> Iterator[str]:
     for ending in Ending:
-        yield from roff.term(ending.value, ending.text[0].upper() + ending.text[1:] + ".")
+        remark = " Counts as an error." if ending.is_error else ""
+        yield from roff.term(ending.value, f"{ending.text[0].upper()}{ending.text[1:]}.{remark}")
 
 
 def _examples(rows: Iterable[tuple[str, str]]) -> Iterator[str]:

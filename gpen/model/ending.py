@@ -6,29 +6,32 @@ from enum import Enum
 
 
 class Ending(Enum):
-    """``value`` is the word in logs and counters; ``text`` says it in a sentence."""
+    """``value`` is the word in logs and counters; ``text`` says it in a sentence. ``is_error``: the client did not get
+    what it came for, and neither it nor an operator has decided that."""
 
     text: str
+    is_error: bool
 
-    def __new__(cls, word: str, text: str) -> Ending:
+    def __new__(cls, word: str, text: str, is_error: bool = False) -> Ending:
         self = object.__new__(cls)
         self._value_ = word
         self.text = text
+        self.is_error = is_error
         return self
 
     CLIENT_CLOSED = "client-closed", "the client closed first, and all bytes were passed on"
     SERVER_CLOSED = "server-closed", "the server closed first, and all bytes were passed on"
     CLIENT_RESET = "client-reset", "the client's connection was reset or lost"
-    SERVER_RESET = "server-reset", "the server's connection was reset or lost"
+    SERVER_RESET = "server-reset", "the server's connection was reset or lost", True
     IDLE = "idle", "no byte moved for idle_timeout seconds"
     HALF_CLOSED = "half-closed", "one side had ended, and no byte moved for half_closed_timeout seconds behind that"
     DENIED = "denied", "client_acl denies the client, and there is no abuse server"
     CLIENT_MAX = "client-max", "the client's address had as many sessions as client_max allows"
-    NO_SERVER = "no-server", "no server could take the client"
-    CONNECT_FAILED = "connect-failed", "every server that was tried could not be reached, or did not greet"
+    NO_SERVER = "no-server", "no server could take the client", True
+    CONNECT_FAILED = "connect-failed", "every server that was tried could not be reached, or did not greet", True
     PROXY_HEADER = "proxy-header", "the client's PROXY protocol header was missing, malformed, late, or not allowed"
-    SERVER_DOWN = "server-down", "its server was found to be down, and on_down is close"
-    LOCAL = "local-error", "this machine ran out of descriptors, ports or memory, or keeps gpen from all servers"
+    SERVER_DOWN = "server-down", "its server was found to be down, and on_down is close", True
+    LOCAL = "local-error", "this machine ran out of descriptors, ports or memory, or keeps gpen from all servers", True
     KILLED = "killed", "closed by a command"
     SHUTDOWN = "shutdown", "gpen is stopping"
     ANSWERED = "answered", "gpen answered by itself (dummy)"
@@ -38,7 +41,10 @@ class Ending(Enum):
     REQUEST_TIMEOUT = "request-timeout", "the head of an HTTP request was not whole in http_head_timeout seconds"
     SILENT = "silent", "the flow had no datagram for udp_timeout seconds"
     REPLIED = "replied", "the flow had its udp_replies replies"
-    UNANSWERED = "unanswered", "the flow had no reply, where udp_replies expects one"
+    UNANSWERED = "unanswered", "the flow had no reply, where udp_replies expects one", True
     LOOP = "loop", "the flow's client is one of gpen's servers, or gpen itself, since these have changed"
-    EVICTED = "evicted", "the flow made room for another one, at conn_max, or was beyond it"
-    ERROR = "error", "gpen failed; the traceback is in its diagnostics"
+    EVICTED = "evicted", "the flow made room for another one, at conn_max, or was beyond it", True
+    ERROR = "error", "gpen failed; the traceback is in its diagnostics", True
+
+
+ERRORS = frozenset(ending.value for ending in Ending if ending.is_error)
