@@ -47,6 +47,16 @@ class End:
     nothing more will come from it. ``deaf``: nothing can be sent to it any more. ``tap`` is shown what it sends.
 
     Its end is watched for (EPOLLRDHUP) also while it is not read, and until it has come.
+
+    What a subclass (tls.py, http.py) may rely on, and has to keep:
+
+    - ``_recv_into`` and ``_send`` are the socket's, and may be set to others that return, and raise, as those do. What
+      they return is counted as received and sent.
+    - ``pending`` is set when, and only when, the other side is not read because of what waits here: whoever sets it
+      takes EPOLLIN from the peer's mask, and whoever has sent the last of it calls ``_flushed``.
+    - ``_read`` and ``_flush`` are called in the hub, for what epoll has told; ``_ended`` once, when no more will come;
+      ``half_close`` when no more will be sent, perhaps while ``pending`` waits; ``_forget`` when the socket is closed,
+      and drops what refers back. Each may be extended. None may switch, and none raises what is the peer's fault.
     """
 
     __slots__ = ("_mask", "_poller", "_recv_into", "_relay", "_send", "active", "deaf", "eof", "fd", "peer", "pending",
