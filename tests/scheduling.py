@@ -36,6 +36,11 @@ class Scheduling(LoadScopeScheduling):
             self._reschedule(other)
         return crashed
 
+    def _reschedule(self, node: WorkerController) -> None:
+        """Give a process more to do; one that has not said yet what it has found gets its share when it does."""
+        if node in self.registered_collections:
+            super()._reschedule(node)
+
     def schedule(self) -> None:
         """Share out the work; also for a process that takes the place of a crashed one. It begins with two pieces, as
         it runs none before it knows the next."""

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from gpen.daemon.chroot import Chroot
 from gpen.daemon.line_file import LineFile
-from gpen.daemon.process import Jail, PidFile, StartError
+from gpen.daemon.process import PidFile, StartError
 from gpen.files import Entry, write_whole
 from gpen.galera.console import Console, ConsoleError
 from gpen.gpenctl.prompt import history_file
@@ -64,7 +65,7 @@ def log(path: str) -> None:
 
 
 def pid_file(path: str) -> None:
-    PidFile(path).remove(Jail())
+    PidFile(path).remove(Chroot())
 
 
 def write(path: str) -> None:

@@ -77,7 +77,7 @@ def test_a_fault_of_our_own_is_no_missing_package(tmp_path: Path) -> None:
 
 def test_an_interrupt_while_it_is_loaded_has_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "docopt.py").write_text("import os\nos.kill(os.getpid(), 2)")
-    done = run("gpenctl", "--version", first=tmp_path)
+    done = run("gpen", "--version", first=tmp_path)
     assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 

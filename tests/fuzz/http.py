@@ -20,8 +20,8 @@ from tests.fuzz.http_reference import Message
 from tests.fuzz.kind import Balanced, Trial
 from tests.fuzz.mutations import BYTES, cuts, pieces, spoiled
 from tests.harness import Gpen, Server, read_all
+from tests.proto.test_http_requests import SMUGGLING, valid_requests
 from tests.wire.http_peers import get
-from tests.wire.test_http_requests import SMUGGLING, valid_requests
 
 ADDRESS = "192.0.2.7"
 MOST = 4000  # bytes of a head

@@ -15,7 +15,7 @@ from tests.fuzz.kind import Kind, pure
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.mutations import pieces
 from tests.fuzz.proxy import SIGNATURE, check_reading, checksum, meaning
-from tests.wire.test_http_requests import CHUNKED, SMUGGLING
+from tests.proto.test_http_requests import CHUNKED, SMUGGLING
 
 SEED = int(os.environ.get("FUZZ_SEED") or 1)
 SECONDS = float(os.environ.get("FUZZ_SECONDS") or 0)  # for all kinds together; 0 is one round of each

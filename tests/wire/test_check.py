@@ -188,7 +188,8 @@ def test_what_this_machine_lacks_says_nothing_about_the_server(trial: Trial, ser
     (hold, "no answer within 0.3 s")])
 def test_no_greeting(trial: Trial, servers: Serve, serve: Callable[[socket.socket], None], reason: str) -> None:
     server = servers(serve)
-    assert trial.bad(GREETING, server.address, seconds=0.3 if serve is hold else GOOD) == reason
+    told = trial.bad(GREETING, server.address, seconds=0.3 if serve is hold else GOOD)
+    assert told == reason or (serve is reset and told == "connection reset by peer"), "it may come that soon"
 
 
 def test_any_first_byte_is_a_greeting(trial: Trial, servers: Serve) -> None:
