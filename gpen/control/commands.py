@@ -299,7 +299,8 @@ _COMMANDS = [
             "or port 0, empties its slot, as in pen: the same, but servers still lists it until it gets another "
             "address. With another address, the sessions at the old one go on, and no verdict, maint or drain of the "
             "server means them, nor do max and hard count them; clients that are just being connected go to the new "
-            "one. Where verdicts expire (health_ttl), one that had a verdict is down there until the next. What "
+            "one. Where verdicts expire (health_ttl), one that had a verdict is down there until the next, and so is a "
+            "new server where all others have one. What "
             "a command has said stays, whatever connects and checks find. With at, the command counts only "
             "if the server has this address, or gets it as a new one: so a program changes no other that has got its "
             "number meanwhile.",

@@ -78,8 +78,9 @@ class Configuration:
             self.clients.shrink(self.settings.clients_max)
         for number in draft.deleted & pool.servers.keys():
             pool.delete(number, draft.cause)
+        is_judged = bool(draft.servers) and pool.is_judged()
         for number, fields in draft.servers.items():
-            server = pool.servers.get(number) or pool.add(number, fields["address"])
+            server = pool.servers.get(number) or pool.add(number, fields["address"], is_judged)
             pool.configure(server, fields, draft.cause)
         for number, access in draft.lists.items():
             pool.acls[number] = access

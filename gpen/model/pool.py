@@ -29,7 +29,7 @@ from gpen.model.settings import Settings
 
 RETRY_SECONDS = 1.0
 BY_COMMAND = "by a command"
-UNJUDGED = "nobody has said yet how it is at its new address"
+UNJUDGED = "nobody has said yet how it is here"
 SPECIAL = ("emergency", "abuse")
 SOURCES = {"health": "command", "checked": "check"}  # of verdicts, by what commands call them
 _flags: Callable[[Settings], Sequence[bool]] = attrgetter(*(rule.name for rule in RULES))
@@ -246,14 +246,22 @@ class Pool:
 
     # --- the operator's changes -----------------------------------------------------------------------------------
 
-    def add(self, number: int, address: Address) -> Server:
-        """A new server under a number that is free."""
+    def add(self, number: int, address: Address, is_judged: bool = False) -> Server:
+        """A new server under a number that is free; one that ``is_judged`` gets nobody before it was."""
         server = Server(str(number), number)
         server.address = address
         self.servers[number] = server
         self._arrange(server)
         self.events.note(server, "added", str(address))
+        if is_judged and not server.is_empty:
+            self.health.judge(server, "command", "down", UNJUDGED)
         return server
+
+    def is_judged(self) -> bool:
+        """Whether somebody outside judges all servers, again and again, for else its words would expire (health_ttl):
+        then it will soon say how new ones are, and they may be no place to write to."""
+        return self.settings.health_ttl > 0 and bool(self._places) and all(
+            "command" in server.verdicts for server in self._places)
 
     def configure(self, server: Server, fields: Mapping[str, Any], cause: str = BY_COMMAND) -> None:
         """Give a server these of its FIELDS, and its address if that is among them; ``cause`` is told in events."""
@@ -293,11 +301,12 @@ class Pool:
     def move(self, server: Server, address: Address) -> None:
         """Give a server another address: what was known of the place where it was counts no more.
 
-        Where somebody outside judges it, again and again (health_ttl), it gets nobody before it was judged here: it may
-        be no place to write to.
+        Where somebody outside judges it, again and again (health_ttl), it gets nobody before it was judged here.
         """
         if address == server.address:
             return
+        is_judged = self.is_judged() if server.is_empty else (
+            self.settings.health_ttl > 0 and "command" in server.verdicts)
         dismiss_spares(server)
         was_empty, old, server.address = server.is_empty, server.address, address
         _count_elsewhere(server, old)
@@ -309,12 +318,11 @@ class Pool:
         server.endpoints = ()
         server.silences = {}
         self.on_moved()
-        is_judged = self.settings.health_ttl > 0 and "command" in server.verdicts and not server.is_empty
         server.verdicts.clear()
         server.weigh()
         self.health.forget(server)
         self._arrange(server)
-        if is_judged:
+        if is_judged and not server.is_empty:
             self.health.judge(server, "command", "down", UNJUDGED)
 
     def set_state(self, server: Server, state: str, cause: str = BY_COMMAND) -> None:

@@ -67,6 +67,13 @@ def renumber(file: Path, group: Group) -> None:
     file.write_text(file.read_text().replace("server 0 ", "server 5 ").replace("server 1 ", "server 6 "))
 
 
+def overrule(file: Path, group: Group) -> None:
+    """Change the file so that its reload puts the first one in front of the third, and says that it is well."""
+    three = f"port {group.nodes[2].port} prio 2"
+    file.write_text(file.read_text().replace(three, three.replace("prio 2", "prio 5"))
+                    + "\nserver 0 health up because the file says so\n")
+
+
 def third(front: Gpen, judge: Watcher, group: Group) -> None:
     """Make the third node the writer: to the file it is the last."""
     wait_until(lambda: len(used(front)) == 1, what="the writer")
@@ -100,7 +107,7 @@ def test_what_was_opened_elsewhere_after_a_reload_ends(
             assert node_of(kept) == "node2"
             with contextlib.ExitStack() as stack:
                 with standing_still(judge):
-                    renumber(hasty, group)
+                    overrule(hasty, group)
                     front.signal(signal.SIGHUP)
                     wait_until(lambda: front.server(2)["prio"] == 5, what="the file being read")
                     wrong = stack.enter_context(session(front))
@@ -110,13 +117,15 @@ def test_what_was_opened_elsewhere_after_a_reload_ends(
             assert node_of(kept) == "node2"
 
 
-def test_who_moves_to_another_number_by_a_reload_gets_nobody(group: Group, hasty: Path, watcher: Start) -> None:
-    """The watcher has judged these numbers: at another address they wait for its word."""
+@pytest.mark.parametrize("change", [exchange, renumber])
+def test_who_moves_to_another_number_by_a_reload_gets_nobody(
+        group: Group, hasty: Path, watcher: Start, change: Callable[[Path, Group], None]) -> None:
+    """The watcher judges all: at another address, or under a new number, they wait for its word."""
     with begun(hasty) as front:
         judge = watcher("--writer", front.control)
         third(front, judge, group)
         with standing_still(judge):
-            exchange(hasty, group)
+            change(hasty, group)
             front.signal(signal.SIGHUP)
             wait_until(lambda: front.server(2)["prio"] == 5, what="the file being read")
             with session(front) as new:
@@ -137,7 +146,7 @@ def test_clients_that_come_all_the_time_do_not_stay_elsewhere(group: Group, hast
 
         clients = in_background(come)
         came = group.nodes[2].logins
-        renumber(hasty, group)
+        overrule(hasty, group)
         front.signal(signal.SIGHUP)
         wait_until(lambda: group.nodes[2].logins >= came + 3, what="more clients")
         coming = False

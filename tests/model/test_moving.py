@@ -185,7 +185,7 @@ def test_who_is_judged_from_outside_gets_nobody_at_a_new_address_before_that() -
     world.pool.move(server, Address("10.0.0.9", 80))
     world.pool.resolved(server, [endpoint("10.0.0.9")])
     assert (server.health(world.clock.now), server.condemned) == (
-        "down", "nobody has said yet how it is at its new address")
+        "down", "nobody has said yet how it is here")
     assert world.reserve().server is world.server(1)
     world.pool.health.judge(server, "command", "up", "synced")
     assert server.health(world.clock.now) == "up"
@@ -204,3 +204,30 @@ def test_a_verdict_for_good_is_of_the_old_address() -> None:
     world = judged(0)
     world.pool.move(world.server(0), Address("10.0.0.9", 80))
     assert world.server(0).health(world.clock.now) == "up"
+
+
+def test_a_new_server_among_those_that_are_judged_waits_for_its_verdict() -> None:
+    world = judged(5)
+    new = world.pool.add(2, Address("10.0.0.2", 80), world.pool.is_judged())
+    assert (new.health(world.clock.now), new.condemned) == ("down", "nobody has said yet how it is here")
+    world.clock.now += 5
+    for number in range(2):
+        world.pool.health.judge(world.server(number), "command", "up", "synced")
+    world.pool.health.expire()
+    assert new.health(world.clock.now) == "up", "its judge has had the time"
+
+
+def test_a_slot_that_is_filled_again_is_a_new_server() -> None:
+    world = judged(5)
+    world.pool.move(world.server(0), Address("0.0.0.0", 0))
+    assert world.server(0).health(world.clock.now) == "empty"
+    world.pool.move(world.server(0), Address("10.0.0.9", 80))
+    assert world.server(0).health(world.clock.now) == "down"
+
+
+def test_where_not_all_are_judged_a_new_server_is_used_at_once() -> None:
+    world = World(2, health_ttl=5)
+    world.pool.health.judge(world.server(0), "command", "up", "by a script that knows one")
+    assert not world.pool.is_judged()
+    assert not judged(0).pool.is_judged(), "verdicts are for good, and nobody need come again"
+    assert not World(0, health_ttl=5).pool.is_judged()
