@@ -75,6 +75,7 @@ def test_turmoil(gpen: Callable[..., Gpen], servers: Callable[..., Server], tmp_
         for thread in threads:
             thread.join()
         balancer.ctl("conn_max 400", "server 1 state ready", "idlers 0")
+        wait_until(lambda: not any(row["sessions"] for row in balancer.json("servers")), what="the end of idlers")
         balancer.wait_idle()
     assert wait_until(lambda: balancer.fds() == descriptors)
     # clients that had left before they were accepted may be accepted yet
