@@ -8,6 +8,7 @@ What else is to be changed comes before, on a connection of its own, so that its
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ OUTDATED = (ELSEWHERE, "there is no server ", UNKNOWN)
 # a gpen of before `health drain`, and what its user can do
 NO_DRAIN = "'drain' is not up, down or unknown", ("it is older than this watcher and does not know 'health drain', so "
                                                   "a donor there gets clients still: restart it with this version")
+STALE = 0.5  # seconds after which a plan is told no more
 LOOK = 1.0  # seconds between two looks at the servers
 TTL = 5  # seconds that verdicts last where they must not outlive the watchers
 REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's
@@ -66,6 +68,7 @@ class GpenClient:
         self.hides_clients = True  # without the PROXY protocol its servers see its own address alone
         self.absent = False  # nobody listens at its control socket, so there is no such gpen
         self._wanted: tuple[Plan, Changes, int] = ({}, Changes(), 0)
+        self._wanted_at = math.inf  # nothing was wanted yet: the first look is never late
         self._told: Plan = {}
         self._rows: Sequence[Row] = ()
         self._look_at = 0.0
@@ -95,6 +98,7 @@ class GpenClient:
 
     def want(self, plan: Plan, changes: Changes, version: int) -> None:
         """Bring this plan to the gpen now, after these changes. ``version``: of the choice that the plan follows."""
+        self._wanted_at = time.monotonic()
         self._wanted = plan, changes, version
         self._wake.set()
 
@@ -114,6 +118,8 @@ class GpenClient:
     def _round(self, plan: Plan, changes: Changes, version: int, again: bool = True,
                ) -> tuple[Sequence[Row] | None, str]:
         """Tell the gpen the plan. Returns its servers as they were seen last, and what is wrong."""
+        if time.monotonic() - self._wanted_at > STALE:  # this process stood still; it asks before it wants again
+            return self._rows, self._trouble()
         chores = [*self._mending, *changes.commands(self._rows, self._by_address)]
         orders = commands(plan, changes.kept(self._rows), self._limits, self._by_address)
         looking = self.is_writer or bool(chores) or plan != self._told or time.monotonic() >= self._look_at
