@@ -66,9 +66,10 @@ class GpenClient:
         self._by_address = True
         self.told = 0  # the newest choice of the writer that it has carried out
         self.hides_clients = True  # without the PROXY protocol its servers see its own address alone
+        self.is_late = False  # the last plan was too old to be told when its turn came: another one is needed
         self.absent = False  # nobody listens at its control socket, so there is no such gpen
         self._wanted: tuple[Plan, Changes, int] = ({}, Changes(), 0)
-        self._wanted_at = math.inf  # nothing was wanted yet: the first look is never late
+        self._wanted_at = math.inf  # when the plan was made; the first look is never late
         self._told: Plan = {}
         self._rows: Sequence[Row] = ()
         self._look_at = 0.0
@@ -96,9 +97,10 @@ class GpenClient:
         self._stopping = True
         self._wake.set()
 
-    def want(self, plan: Plan, changes: Changes, version: int) -> None:
-        """Bring this plan to the gpen now, after these changes. ``version``: of the choice that the plan follows."""
-        self._wanted_at = time.monotonic()
+    def want(self, plan: Plan, changes: Changes, version: int, made: float = math.inf) -> None:
+        """Bring this plan to the gpen now, after these changes. ``version``: of the choice that the plan follows;
+        ``made``: when it was, in seconds of the monotonic clock, so that one that has become old is not told."""
+        self._wanted_at = made
         self._wanted = plan, changes, version
         self._wake.set()
 
@@ -118,7 +120,8 @@ class GpenClient:
     def _round(self, plan: Plan, changes: Changes, version: int, again: bool = True,
                ) -> tuple[Sequence[Row] | None, str]:
         """Tell the gpen the plan. Returns its servers as they were seen last, and what is wrong."""
-        if time.monotonic() - self._wanted_at > STALE:  # this process stood still; it asks before it wants again
+        self.is_late = time.monotonic() - self._wanted_at > STALE  # this process stood still, or the gpen was slow
+        if self.is_late:
             return self._rows, self._trouble()
         chores = [*self._mending, *changes.commands(self._rows, self._by_address)]
         orders = commands(plan, changes.kept(self._rows), self._limits, self._by_address)

@@ -144,7 +144,7 @@ def told(arguments: Arguments, request: str) -> int:
     if answer is None:
         return 3
     if "done" not in answer:
-        complain(NAME, (answer.get("error", f"{arguments['--socket']}: what answers there is no watcher")))
+        complain(NAME, answer.get("error", f"{arguments['--socket']}: what answers there is no watcher"))
         return 1
     print(answer["done"])
     return 0

@@ -321,6 +321,8 @@ class Watcher:
         before, gpen.problem, gpen.silent = gpen.gist, problem, rows is None
         gpen.gist = problem, gpen.silent, balancer.told, gpen.shape
         self._stirred = self._stirred or gpen.gist != before
+        if balancer.is_late:
+            self._next_round = time.monotonic()
         if rows is None:
             return
         self._watch_nodes()
@@ -418,7 +420,7 @@ class Watcher:
             if self.options.discover and gpen.rows:
                 rank = LAST_RANK if gpen.balancer.is_writer else None
                 changes = self._discovery.changes(gpen.rows, members, now, rank)
-            gpen.balancer.want(self._plan(gpen, ranks, now), changes, self.election.version)
+            gpen.balancer.want(self._plan(gpen, ranks, now), changes, self.election.version, now)
 
     def _reached(self, members: Sequence[str], now: float) -> list[str]:
         """The members that may be servers: those that are, and those that were met where they say they are."""

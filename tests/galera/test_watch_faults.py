@@ -146,7 +146,7 @@ def test_an_error_of_any_length_takes_the_node_down(group: Group, gpen: Start, w
 def test_a_watcher_that_stood_still_asks_before_it_tells(group: Group, gpen: Start, watcher: Start) -> None:
     """What it knew is old, and its plan as well."""
     front = gpen("-r", "-O", "health_ttl 60", servers=group.addresses)
-    judge = watcher("--reader", front.control, "--interval=0.05")
+    judge = watcher("--reader", front.control)
     wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up")
     heard: list[Any] = []
     for _ in range(5):
@@ -198,6 +198,24 @@ def test_answers_like_those_before_are_thought_about_at_each_interval_only(
         group.nodes[0].said["read_only"] = "ON"
         judge._nodes[group.addresses[0]].poke()
         wait_until(lambda: verdicts(front)[0] == "down", 2, "one that is not like that being thought about at once")
+
+
+def test_what_is_found_while_a_gpen_hangs_is_told_when_it_goes_on(
+        group: Group, gpen: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plan that has become old meanwhile is made anew at once, and not at the next interval."""
+    monkeypatch.setattr(gpen_client, "STALE", 0.2)
+    front = gpen("-r", servers=group.addresses)
+    with watching(front, interval=20.0) as judge:
+        client = judge.gpens[0].balancer
+        front.signal(signal.SIGSTOP)
+        for node in group.nodes[:2]:
+            before = client._wanted_at
+            node.said["read_only"] = "ON"
+            judge._nodes[node.address].poke()
+            wait_until(lambda before=before: client._wanted_at > before, what="a plan")
+        wait_until(lambda: time.monotonic() - client._wanted_at > 0.2, what="its getting old")
+        front.signal(signal.SIGCONT)
+        wait_until(lambda: verdicts(front) == ["down", "down", "up"], 5, "both being told")
 
 
 def test_a_pass_that_fails_is_told_by_status(group: Group, gpen: Start, monkeypatch: pytest.MonkeyPatch) -> None:
