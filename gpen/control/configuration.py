@@ -111,7 +111,6 @@ class Configuration:
         for number in sorted({*self.numbers(), *given.numbers()}):
             yield server_line(number, self.fields_of(number) or _NO_SERVER, given.fields_of(number) or {})
 
-
     def state(self) -> Iterator[str]:
         """The commands that make of a gpen with this configuration, which begins anew, one that is where this is."""
         now = self.pool.now()
@@ -146,9 +145,11 @@ def _because(reason: str) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{max(value, 0):.3f}"
+    """A number of seconds that can be read back: twelve digits at most (model/value_types.py)."""
+    return f"{max(value, 0):.3f}" if value < _LONG else f"{min(value, _LONGEST):.0f}"
 
 
+_LONG, _LONGEST = 1e8, 1e12 - 1
 _A_MOMENT = 0.001  # what is over, and waits for its trial
 _NO_SERVER = {**FIELDS, "address": Address("0.0.0.0", 0)}  # pen's way to say so
 

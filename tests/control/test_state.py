@@ -80,6 +80,16 @@ def test_each_thing_that_write_does_not_save() -> None:
     assert world.again().seen() == world.seen()
 
 
+def test_times_as_long_as_can_be_said() -> None:
+    """What is printed can be read, whoever means for ever by so many seconds."""
+    most = "9" * 12
+    world = World().run(*SERVERS, f"server 0 blacklist {most}", f"server 1 health down for {most}",
+                        f"client 192.0.2.1 server 1 idle {most}")
+    world.now += 100
+    assert world.again().seen()[0][0][:3] == ("ready", "down", "")
+    assert len(list(world.again().configuration.state())) == 3
+
+
 ADDRESSES = st.sampled_from(("192.0.2.1", "192.0.2.2", "2001:db8::1", "unix"))
 NUMBERS = st.integers(0, 3)
 REASONS = st.sampled_from(("it rains", "x", 'a "quoted" word', "down for 3 because", "# no comment", "\\", "because"))
