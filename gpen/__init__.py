@@ -13,9 +13,9 @@ A tour of the sources, in the order in which they are best read:
    they need, ``proxy_header.py`` and ``client_hello.py``: bytes in, bytes and verdicts out
 5. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
    ``poller.py`` says when; ``listener.py`` and ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a
-   server, ``check.py`` asks whether that is well; ``tls.py`` and ``http.py`` are sides of a session that speak more
-   than bytes; ``flow.py``, ``datagram.py`` and ``loops.py`` are UDP; ``pacing.py`` lets long work leave others time,
-   ``faults.py`` lets what goes on for ever survive what fails
+   server, ``check.py`` asks whether that is well; ``tls.py`` is what may be on the wire of a side, and ``http.py``
+   what may be done on the way; ``flow.py``, ``datagram.py`` and ``loops.py`` are UDP; ``pacing.py`` lets long work
+   leave others time, ``faults.py`` lets what goes on for ever survive what fails
 6. ``daemon/balancer.py``  makes all of these and tells each what it needs of the others: ``front.py`` is a listener,
    ``sessions.py`` the register, ``changes.py`` changes the configuration, ``executor.py`` runs commands,
    ``queries.py`` answers; ``process.py`` makes it a daemon

@@ -19,7 +19,8 @@ class Truncated(Exception):
 
 
 class TlsClient:
-    """As much of a socket as tests need; sending and receiving may be done by two threads."""
+    """As much of a socket as tests need; sending and receiving may be done by two threads. With the context of a
+    server, and without a name, it is one."""
 
     def __init__(self, address: tuple[str, int] | str, context: ssl.SSLContext, name: str | None = "localhost", *,
                  sock: socket.socket | None = None, seconds: float = 20.0, fin: bool = True) -> None:
@@ -38,7 +39,7 @@ class TlsClient:
         self.sock = sock
         self.fin = fin
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, context.protocol is ssl.PROTOCOL_TLS_SERVER, name)
         self._lock, self._sending = threading.Lock(), threading.Lock()
         self._said_goodbye = self._begun = False
 

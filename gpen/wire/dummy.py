@@ -37,7 +37,7 @@ def answer(client: End, poller: Poller, seconds: float) -> Ending:
 def _receive(client: End, poller: Poller, seconds: float) -> bytes | None:
     while True:
         try:
-            return bytes(poller.view[: client.receive(poller.view)])
+            return bytes(poller.view[: client.recv_into(poller.view)])
         except BlockingIOError:
             if not poller.wait(client.fd, EPOLLIN, seconds):
                 return None

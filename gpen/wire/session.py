@@ -33,10 +33,10 @@ from gpen.wire import proxy, sockets
 from gpen.wire.conversation import Conversation, Front, Watch
 from gpen.wire.dial import dial
 from gpen.wire.dummy import answer
-from gpen.wire.http import HttpEnd, read_opening
+from gpen.wire.http import HttpFilter, read_opening
 from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP
 from gpen.wire.relay import End, Tap
-from gpen.wire.tls import HandshakeError, Terminator, TlsEnd
+from gpen.wire.tls import HandshakeError, Terminator, TlsStream
 
 log = logging.getLogger("gpen")
 
@@ -169,8 +169,8 @@ class Session(Conversation):
         if limit and self.idle(now) >= limit:
             self.stop(Ending.IDLE)
         elif self._relaying:
-            if isinstance(self.up, HttpEnd):
-                self.up.tend(now, settings.http_head_timeout)
+            if self.up is not None and isinstance(self.up.filter, HttpFilter):
+                self.up.filter.tend(now, settings.http_head_timeout)
             self._tend_last_bytes(now)
 
     def keep_alive(self) -> None:
@@ -257,7 +257,7 @@ class Session(Conversation):
             log.debug("session %d: TLS handshake of %s: %s", self.id, self.peername, error)
             return False
         self.secured = channel.secured
-        self.down = TlsEnd(self.down.sock, front.poller, self, channel)
+        self.down = End(self.down.sock, front.poller, self, TlsStream(channel))
         return True
 
     def _listen(self, opening: Opening) -> Ending | None:
@@ -424,18 +424,20 @@ class Session(Conversation):
 
     def _server_end(self, sock: Any) -> End:
         poller, opening = self._front.poller, self._opening
-        return HttpEnd(sock, poller, self, opening) if isinstance(opening, HttpOpening) else End(sock, poller, self)
+        if isinstance(opening, HttpOpening):
+            return End(sock, poller, self, filter=HttpFilter(opening, self._refuse_request))
+        return End(sock, poller, self)
 
     def _ask(self, opening: Opening) -> None:
         """Give a server what the client said before it had one."""
-        assert isinstance(self.up, HttpEnd) and isinstance(opening, HttpOpening)
+        assert self.up is not None and isinstance(self.up.filter, HttpFilter) and isinstance(opening, HttpOpening)
         if self.down.tap is not None:
             self.down.tap(self.down, memoryview(opening.heard))
-        self.up.begin(opening)
+        self.up.filter.begin(opening)
         self._opening = None  # it is large
 
-    def refuse(self, status: int, reason: str) -> None:
-        """An HttpEnd's word that the client's request gets this status instead of an answer."""
+    def _refuse_request(self, status: int, reason: str) -> None:
+        """HTTP's word that the client's request gets this status instead of an answer."""
         self.stop(self._turned_away(status, reason))
 
     def _turned_away(self, status: int, reason: str) -> Ending:

@@ -1,4 +1,4 @@
-"""TLS: ended here, so that servers see plain bytes.
+"""TLS: ended here, so that servers see plain bytes. After the handshake it is a stream like another (relay.py).
 
 The library's TLS (ssl.SSLObject) reads and writes memory only; sockets are waited for in gevent's loop, by the poller,
 as everywhere. gevent.ssl's SSLSocket is the other way to let greenlets cooperate: it needs two of them a session, and
@@ -28,10 +28,10 @@ from gpen.model.text import shortened
 from gpen.proto.client_hello import protocols_in
 from gpen.wire.conversation import Secured
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
-from gpen.wire.relay import End, Relay
+from gpen.wire.relay import End, Stream
 from gpen.wire.tls_contexts import TlsError, contexts_by_name, main_context, reason_of
 
-__all__ = ["Channel", "HandshakeError", "Terminator", "TlsEnd", "TlsError"]
+__all__ = ["Channel", "HandshakeError", "Terminator", "TlsError", "TlsStream"]
 
 _RECORD = 16384  # most plain bytes of a record
 _PIECE = 32768  # most bytes read from a client at once, for they stay in OpenSSL's memory until the session ends
@@ -60,14 +60,14 @@ class _ClientTls(ssl.SSLObject):
 
 
 class Channel:
-    """The TLS of one client after its handshake, and the memory that it reads from and writes into."""
+    """The TLS of one connection, in its handshake and after it, and the memory that it reads from and writes into."""
 
     __slots__ = ("incoming", "outgoing", "secured", "tls")
 
-    def __init__(self, context: ssl.SSLContext) -> None:
-        self.incoming = ssl.MemoryBIO()
-        self.outgoing = ssl.MemoryBIO()
-        self.tls: Any = context.wrap_bio(self.incoming, self.outgoing, server_side=True)
+    def __init__(self, tls: Any, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> None:
+        self.tls = tls
+        self.incoming = incoming
+        self.outgoing = outgoing
         self.secured = Secured("", "", "")
 
     def step(self) -> None:
@@ -108,9 +108,9 @@ class Terminator:
         The tickets of TLS 1.3, which come behind it, wait for the first bytes that go to the client: one that only
         sends, and closes with tickets unread, would thereby reset its connection and throw away what it has sent.
         """
-        channel = Channel(self._context)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        channel = Channel(self._context.wrap_bio(incoming, outgoing, server_side=True), incoming, outgoing)
         channel.tls.sent = bytearray()
-        incoming, outgoing = channel.incoming, channel.outgoing
         deadline = time.monotonic() + seconds
         try:
             while not channel.secured.version:
@@ -208,51 +208,40 @@ def _told(error: ssl.SSLError) -> str:
     return f"it says: {said}" if alert else _HINTS.get(reason, reason)
 
 
-class TlsEnd(End):
-    """The client's side of a session that speaks TLS.
+class TlsStream(Stream):
+    """TLS on the wire of one End.
 
-    ``received`` and ``sent`` count plain bytes; ``pending`` is TLS's, for what is encrypted is sent: as long as there
-    is any, the server is not read.
+    The End's ``received`` and ``sent`` count plain bytes; its ``pending`` is TLS's, for what is encrypted is sent.
     """
 
-    __slots__ = ("_ended_well", "_failure", "_heard", "_incoming", "_notified", "_outgoing", "_tickets", "_tls")
+    __slots__ = ("_end", "_heard", "_incoming", "_notified", "_outgoing", "_sock", "_tickets", "_tls", "failure",
+                 "has_ended")
 
-    must_say_goodbye = True
+    says_goodbye = True
+    counts_at_once = True
 
-    def __init__(self, sock: Any, poller: Poller, relay: Relay, channel: Channel) -> None:
-        super().__init__(sock, poller, relay)
+    _end: End
+    _sock: Any
+
+    def __init__(self, channel: Channel) -> None:
         self._tls = channel.tls
         self._incoming = channel.incoming
         self._outgoing = channel.outgoing
-        self._recv_into = self._decrypt_into
-        self._send = self._encrypt
         self._tickets = channel.outgoing.pending  # bytes that wait for data to go with
-        self._heard = b""  # of the client, before anybody read it
-        self._ended_well = False  # the client has sent its close_notify
-        self._failure: OSError | None = None  # of what it sent
-        self._notified = False  # it was sent ours
+        self._heard = b""  # of the other machine, before anybody read it
+        self._notified = False  # that was sent our close_notify
+        self.has_ended = False  # it has sent its own
+        self.failure: OSError | None = None  # of what it sent
 
-    # --- from the client ----------------------------------------------------------------------------------------------
+    def join(self, end: End) -> None:
+        self._end, self._sock = end, end.sock
+        end.recv_into, end.send = self._decrypt_into, self._encrypt
 
-    def wake(self) -> None:
-        """Read what came behind the handshake, and its end; only the latter, where what came before waits already."""
-        if not self._mask & EPOLLIN:
-            self._conclude()
-        elif self._heard or self._incoming.pending or self._ended_well or self._failure is not None:
-            self.ready(EPOLLIN)
+    # --- from the other machine ---------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        super()._read()
-        self._conclude()
-
-    def _conclude(self) -> None:
-        """End where the client has ended, or spoilt, what it sends."""
-        if self.eof or self.fd < 0:
-            return
-        if self._failure is not None:  # these came behind data, and no event will tell of them
-            self._lost()
-        elif self._ended_well:
-            self._ended()
+    @property
+    def has_more(self) -> bool:
+        return bool(self._heard or self._incoming.pending)
 
     def _decrypt_into(self, view: memoryview) -> int:
         """As recv_into: the plain bytes of all whole records that have come; 0 at the end, whether or not it was
@@ -262,7 +251,7 @@ class TlsEnd(End):
             view[: len(heard)] = heard
             return len(heard)
         try:
-            came = self.sock.recv_into(view, _PIECE)
+            came = self._sock.recv_into(view, _PIECE)
         except BlockingIOError:
             came = -1
         if came > 0:
@@ -270,13 +259,13 @@ class TlsEnd(End):
         count = self._decrypt(view)
         if self._outgoing.pending > self._tickets:
             self._answer()
-        if count or self._ended_well:
+        if count or self.has_ended:
             return count
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if came:
             raise BlockingIOError
-        self.truncated = True
+        self._end.truncated = True
         return 0
 
     def _decrypt(self, view: memoryview) -> int:
@@ -286,50 +275,47 @@ class TlsEnd(End):
             while incoming.pending:
                 piece = read(_RECORD, view[count:])
                 if not piece:
-                    self._ended_well = True
+                    self.has_ended = True
                     break
                 count += piece
         except ssl.SSLWantReadError:
             pass  # the rest of a record is to come
         except ssl.SSLZeroReturnError:
-            self._ended_well = True
+            self.has_ended = True
         except ssl.SSLError as error:
-            self._failure = error
+            self.failure = error
             self._alert()
         return count
 
     def _answer(self) -> None:
-        """Send what TLS itself has to say to the client: that it may not renegotiate, that keys were changed. One that
-        keeps asking and does not read would have that pile up."""
+        """Send what TLS itself has to say: that there is no renegotiation, that keys were changed. Who keeps asking and
+        does not read would have that pile up."""
         answers = self._outgoing.read()
         if self._notified:
             return
         try:
-            if self.pending is not None:
+            if self._end.is_full:
                 raise ConnectionError("it asks TLS for answers and reads none")
             self._put((answers,))
         except OSError as error:
-            self._failure = error
+            self.failure = error
 
     def _alert(self) -> None:
-        """Tell the client what is wrong with what it sent."""
-        if self.pending is None:
+        """Tell the other machine what is wrong with what it sent."""
+        if not self._end.is_full:
             try:
-                self.sock.send(self._outgoing.read())
+                self._sock.send(self._outgoing.read())
             except OSError:
                 return
 
-    def has_spoken(self) -> bool:
-        """Whether the client has sent a byte that nobody has read: its goodbye is none."""
+    def has_spoken(self, end: End) -> bool:
+        """Whether it has sent a byte that nobody has read: its goodbye is none. Raises OSError."""
         if not self._heard:
-            view = self._poller.view
-            try:
-                self._heard = bytes(view[: self._decrypt_into(view)])
-            except OSError:
-                return False
+            view = end.poller.view
+            self._heard = bytes(view[: self._decrypt_into(view)])
         return bool(self._heard)
 
-    # --- to the client ------------------------------------------------------------------------------------------------
+    # --- to the other machine -----------------------------------------------------------------------------------------
 
     def _encrypt(self, view: memoryview) -> int:
         """As send, but all of it is taken. Raises OSError."""
@@ -347,65 +333,28 @@ class TlsEnd(End):
         return size
 
     def _put(self, records: Sequence[bytes]) -> None:
-        """Send records of TLS; what finds no room waits, and the server with it. Raises OSError."""
+        """Send records of TLS; what finds no room waits, and the other side with it. Raises OSError."""
         try:
-            sent = self.sock.send(records[0]) if len(records) == 1 else self.sock.sendmsg(records)
+            sent = self._sock.send(records[0]) if len(records) == 1 else self._sock.sendmsg(records)
         except BlockingIOError:
             sent = 0
-        if sent == sum(map(len, records)) or not hasattr(self, "peer"):
-            return  # without a server these are last words, which wait for nobody
-        self.pending = memoryview(b"".join(records))[sent:]
-        self._watch(self._mask | EPOLLOUT)
-        self.peer._watch(self.peer._mask & ~EPOLLIN)
+        if sent != sum(map(len, records)) and self._end.has_peer:  # without one these are last words: nobody waits
+            self._end.keep(memoryview(b"".join(records))[sent:])
 
-    def _flush(self) -> None:
-        assert self.pending is not None
-        try:
-            sent = self.sock.send(self.pending)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._deafen()
-            return
-        self.active = self._poller.now
-        if sent < len(self.pending):
-            self.pending = self.pending[sent:]
-        else:
-            self._flushed()
-
-    def say(self, words: bytes) -> None:
-        """Send a few last words of our own, unless others wait for room. Does not switch."""
-        if words and self.pending is None and not self._notified:
-            try:
-                self.sent += self._encrypt(memoryview(words))
-            except OSError:
-                return
-
-    def half_close(self) -> None:
-        """Nothing more will be sent to this side: its close_notify, and behind that an end of input."""
-        if self.deaf:
-            return
+    def half_close(self, end: End) -> None:
+        """Nothing more will be sent: a close_notify, and behind that an end of input. Raises OSError."""
         if not self._notified:
             self._notified = True
-            if not (hasattr(self, "peer") and self.peer.reset):
+            if not (end.has_peer and (end.peer.reset or end.peer.truncated)):
                 self._say_goodbye()
-        if self.pending is None:
-            super().half_close()
+        if end.pending is None:
+            super().half_close(end)
 
     def _say_goodbye(self) -> None:
-        held = self._incoming.read()  # or unwrap() would look there for the client's close_notify
+        held = self._incoming.read()  # or unwrap() would look there for the other side's close_notify
         try:
             self._tls.unwrap()
         except ssl.SSLError:
             pass  # it has not come
         self._incoming.write(held)
-        try:
-            self._put((self._outgoing.read(),))
-        except OSError:
-            self.deaf = True
-
-    def close(self) -> None:
-        """Close the socket; a client that got no server is told that this was all."""
-        if self.fd >= 0 and not hasattr(self, "peer"):
-            self.half_close()
-        super().close()
+        self._put((self._outgoing.read(),))
