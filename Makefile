@@ -60,6 +60,7 @@ man: $(VENV)/.base
 docs:
 	dot -Tsvg docs/rooms.dot -o docs/rooms.svg
 	dot -Tsvg docs/connection.dot -o docs/connection.svg
+	dot -Tsvg docs/listeners.dot -o docs/listeners.svg
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "gpen needs Python 3.10 or newer: make PYTHON=python3.11"; exit 1; }

@@ -2,13 +2,16 @@
 
 A tour of the sources, in the order in which they are best read:
 
-1. ``model/settings.py``   every setting, declared once
-2. ``model/pool.py``       the servers, and which one a client gets (``server.py``, ``scheduler.py``, ``client.py``,
-   ``acl.py`` beside it); ``health.py`` says what is known of each, and what leads from one state to another;
-   ``lease.py`` counts places, ``silence.py`` is for UDP: plain Python, no socket, no clock of its own
+1. ``model/settings.py``   every setting, declared once, and whose it is: of the process or of each listener
+2. ``model/pool.py``       the servers, for all listeners (``server.py``: a server, the ways to reach it, and how a
+   listener uses it); ``health.py`` says what is known of each, and what leads from one state to another; ``lease.py``
+   counts places, ``silence.py`` is for UDP; ``selector.py`` says which server a client of one listener gets, out of
+   its ``roster.py``, by a rule of ``scheduler.py`` (``client.py``, ``acl.py`` beside it); ``listener.py`` is all that
+   a listener has of these: plain Python, no socket, no clock of its own
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back; ``draft.py``
-   is what they change as long as it does not count, ``validation.py`` whether that makes sense together,
-   ``configuration.py`` what counts, ``difference.py`` what HUP changes
+   is what they change as long as it does not count, ``validation.py`` whether that makes sense together, ``ways.py``
+   over which transports and ports its listeners reach servers, ``configuration.py`` what counts, ``difference.py``
+   what HUP changes
 4. ``proto/protocol.py``   what a session asks of what its client and server speak; ``mysql.py``, ``http.py`` and what
    they need, ``proxy_header.py`` and ``client_hello.py``: bytes in, bytes and verdicts out
 5. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
@@ -17,8 +20,9 @@ A tour of the sources, in the order in which they are best read:
    what may be done on the way; ``flow.py``, ``datagram.py`` and ``loops.py`` are UDP; ``pacing.py`` lets long work
    leave others time, ``faults.py`` lets what goes on for ever survive what fails
 6. ``daemon/balancer.py``  makes all of these and tells each what it needs of the others: ``front.py`` is a listener,
-   ``sessions.py`` the register, ``changes.py`` changes the configuration, ``executor.py`` runs commands,
-   ``queries.py`` answers; ``process.py`` makes it a daemon
+   ``listeners.py`` all of them, ``logs.py`` where they log, ``sessions.py`` the register of their sessions;
+   ``changes.py`` changes the configuration, ``executor.py`` runs commands, ``queries.py`` answers; ``process.py``
+   makes it a daemon
 7. ``cli.py`` and ``gpenctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;
    ``netlog/``: gpenlog and gpenlogd; ``docs/``: manuals and completion
 8. ``usage.py``, ``files.py`` and ``rights.py``: how they complain of a command line, make, write and give away

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import docopt
 
@@ -33,6 +33,7 @@ from gpen.control.script import (
 )
 from gpen.control.sources import Sources
 from gpen.control.validation import notes
+from gpen.control.ways import Ways
 from gpen.daemon import own_address, process
 from gpen.daemon.balancer import Balancer
 from gpen.daemon.changes import (
@@ -42,13 +43,17 @@ from gpen.daemon.changes import (
     check_programs,
     check_user,
     checks_of,
+    listening_at,
 )
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import open_countries
-from gpen.daemon.front import make_terminator
+from gpen.daemon.front import make_terminator, resolved
 from gpen.daemon.hostnames import Hostnames
-from gpen.daemon.session_log import AnyLog
-from gpen.model.address import network_address, parse_listen, parse_server
+from gpen.daemon.listeners import named
+from gpen.model.address import Endpoint, network_address, parse_listen, parse_server
+from gpen.model.listener import Scope
+from gpen.model.pool import SPECIAL
+from gpen.model.server import TCP, UDP
 from gpen.model.settings import SETTINGS, Settings
 from gpen.model.text import printable, shortened
 from gpen.wire.resolver import Answer, ResolveError, Resolver
@@ -59,6 +64,7 @@ log = logging.getLogger("gpen")
 FAILED, USAGE = 1, 2
 REPEATABLE = ("-d", "-O", "-o")
 _NO_TEXT = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_STRANGE = re.compile(r"(?:[^/]*:)?[0-9]+/.*")  # behind a port in LISTEN, where the transport may stand
 _BY_FLAG = {option.flag: option for option in OPTIONS}
 
 
@@ -223,13 +229,84 @@ def _steps_of_addresses(arguments: dict[str, Any]) -> Iterator[Step]:
     listen = arguments["LISTEN"]
     if not listen:
         return
-    step, = attempt(partial(parse_words, ["listen", listen]))
-    yield step
-    if isinstance(step, ScriptError):
+    try:
+        doors = doors_in(listen)
+    except ValueError as error:
+        yield ScriptError(f"listen: {error}")
         return  # without it, what is the port of the servers?
-    default_port = parse_listen(listen).port or ""
+    for door in doors:
+        yield from (parse_words(words) for words in door.commands(doors[0].transport == UDP and not arguments["-U"]))
+    default_port = parse_listen(doors[0].place).port or ""
     for number, text in enumerate(arguments["SERVER"]):
         yield from attempt(partial(_server_call, number, text, default_port))
+        yield from _own_ports(number, text, doors)
+    yield from _own_specials(arguments, doors)
+
+
+class Door(NamedTuple):
+    """One address of LISTEN: the name of its listener, which is empty for the first; where it is; and over which
+    transport, if that is said."""
+
+    name: str
+    place: str
+    transport: str | None
+
+    def commands(self, first_alone: bool) -> list[list[str]]:
+        """What makes this listener; ``first_alone``: that the first is one of UDP means no other."""
+        prefix = ["listener", self.name] if self.name else []
+        commands = [[*prefix, "listen", self.place]]
+        if self.transport == UDP:
+            commands.append([*prefix, "udp"])
+        elif self.transport == TCP or (self.name and first_alone):
+            commands.append([*prefix, "no", "udp"])
+        return commands
+
+
+def doors_in(listen: str) -> list[Door]:
+    """Read LISTEN: addresses with commas between them, each with /tcp or /udp behind it if it is told. Raises
+    ValueError."""
+    doors: list[Door] = []
+    for text in [listen] if listen.startswith("/") else listen.split(","):
+        place, _, transport = text.rpartition("/") if text.endswith(("/tcp", "/udp")) and text[0] != "/" else (
+            text, "", None)
+        if _STRANGE.fullmatch(place):
+            raise ValueError(f"'{text}': expected nothing but /tcp or /udp behind a port (a path begins with / or .)")
+        address = parse_listen(place)
+        name = "" if not doors else str(address.port)
+        if doors and address.path:
+            raise ValueError(f"'{text}': a unix socket has no port to be named by: give it by -O 'listener NAME listen "
+                             f"{text}'")
+        if name in [door.name for door in doors]:
+            raise ValueError(f"'{listen}': two listeners would be called {name}: give one of them by -O 'listener NAME "
+                             f"listen {text}'")
+        doors.append(Door(name, place, transport))
+    return doors
+
+
+def _own_ports(number: int, text: str, doors: Sequence[Door]) -> Iterator[Step]:
+    """A server without a port is reached by each listener at its own."""
+    for door in _doors_elsewhere(text, doors):
+        port = str(parse_listen(door.place).port)
+        if port == "0":
+            yield ScriptError(f"server {number}: '{text}' needs a port: {door.place} is at any that is free")
+        else:
+            yield parse_words(["listener", door.name, "server", str(number), "port", port])
+
+
+def _own_specials(arguments: dict[str, Any], doors: Sequence[Door]) -> Iterator[Step]:
+    """And so are those of -e and -B."""
+    for option in (option for option in OPTIONS if option.setting in SPECIAL and arguments[option.flag]):
+        text = arguments[option.flag]
+        for door in _doors_elsewhere(text, doors):
+            yield from attempt(partial(parse_words, ["listener", door.name, option.setting, text], option.flag))
+
+
+def _doors_elsewhere(text: str, doors: Sequence[Door]) -> Iterator[Door]:
+    """The doors at other ports than that of the first, if this server is given without one."""
+    with suppress(ValueError):  # which has been told
+        if parse_server(text, "").address.port == "" and not text.startswith("/"):
+            first = parse_listen(doors[0].place).port
+            yield from (door for door in doors[1:] if parse_listen(door.place).port != first)
 
 
 def _server_call(number: int, text: str, default_port: int | str) -> Call:
@@ -264,43 +341,61 @@ def _check(draft: Draft, errors: Errors) -> None:
                                "change to (-u USER), or use a unix socket (-C /PATH)"))
     with errors.gathered():
         check_user(settings)
-    for name in ("log", "pid_file", "web_stats"):
-        if name != "log" or not network_address(settings.log or ""):
-            with errors.gathered():
-                check_directory(name, settings.get(name))
+    for name in ("pid_file", "web_stats"):
+        with errors.gathered():
+            check_directory(name, settings.get(name))
+    logs = {each.log: name for name, each in reversed(draft.all_settings().items())}  # and the first that has it
+    for path, listener in logs.items():
+        with errors.gathered(), named(listener):
+            check_directory("log", None if network_address(path or "") else path)
     with errors.gathered():
-        check_extras(settings)
+        check_extras(draft)
 
 
 def check_outside(configuration: Configuration, sources: Sources, errors: Errors) -> None:
     """Look at what the configuration names: hosts, services, programs, certificates, databases; what is wrong is
     gathered."""
     settings, outside, resolver = configuration.settings, Chroot(), Resolver()
-    names = Hostnames(configuration.pool, settings, resolver)
+    names, said = Hostnames(configuration.pool, settings, resolver), sources.said
     answers: Mapping[str, Answer] = {}
     with errors.gathered():
-        answers = names.resolve(sources.said, patient=True)
-    with errors.gathered(), suppress(ResolveError):  # which is told below
-        if settings.listen:
-            listening = resolver.resolve(parse_listen(settings.listen), settings.timeout, settings.udp)[0]
-            own_address.refuse(names.places(sources.said, answers), listening, sources.said.origin_of)
-    log_address = network_address(settings.log or "")
-    for name, address in (("listen", settings.listen and parse_listen(settings.listen)), ("log", log_address),
-                          ("control", settings.control and parse_listen(settings.control))):
-        try:
-            if address:
-                resolver.resolve(address, settings.timeout, name == "log" or (settings.udp and name == "listen"))
-        except ResolveError as error:
-            if name == "log" and error.temporary:
-                log.warning("log: %s", error)
-            else:
-                errors.add(ScriptError(f"{name}: {error}"))
+        answers = names.resolve(said, patient=True)
+    own: dict[str, Endpoint] = {}
+    scopes = configuration.scopes.values()
+    for scope in scopes:
+        with errors.gathered():
+            _check_addresses(scope, resolver, own)
+    with errors.gathered(), suppress(ResolveError):  # which is told above
+        own_address.refuse(names.places(said, answers), listening_at(Ways(said), own), said.origin_of)
+    if settings.control:
+        with errors.gathered():
+            resolved(resolver, settings, "control", parse_listen(settings.control))
     with errors.gathered():
         check_programs(checks_of(configuration), outside)
-    with errors.gathered():
-        make_terminator(settings, outside)
+    for scope in scopes:
+        with errors.gathered(), named(scope.name):
+            make_terminator(scope.settings, outside.path)
     with errors.gathered():
         open_countries(settings, outside)
+
+
+def _check_addresses(scope: Scope, resolver: Resolver, own: dict[str, Endpoint]) -> None:
+    """Look up where one listener listens, which goes to ``own``, and its log. Raises ScriptErrors."""
+    settings, errors = scope.settings, Errors()
+    with errors.gathered(), named(scope.name):
+        if settings.listen:
+            address = parse_listen(settings.listen)
+            own[scope.name] = resolved(resolver, settings, "listen", address, settings.udp)[0]
+    try:
+        if log_address := network_address(settings.log or ""):
+            resolver.resolve(log_address, settings.timeout, datagrams=True)
+    except ResolveError as error:
+        if error.temporary:
+            log.warning("log: %s", error)
+        else:
+            with errors.gathered(), named(scope.name):
+                raise ScriptError(f"log: {error}") from None
+    errors.raise_all()
 
 
 def run(configuration: Configuration, sources: Sources, command_line: str) -> int:
@@ -330,15 +425,14 @@ def _serve(balancer: Balancer, detached: process.Detached | None) -> int:
     pid_file = process.PidFile(settings.pid_file) if settings.pid_file else None
     syslog = process.syslog() if detached is not None else None  # while /dev/log is in sight
     try:
-        process.raise_descriptor_limit(settings)
+        process.raise_descriptor_limit(balancer.settings_in_use())
         try:
             balancer.open()
-            process.confine(settings, _made_by(pid_file, balancer.front.session_log), balancer.chroot)
+            process.confine(settings, [*(pid_file.made() if pid_file else ()), *balancer.logs.made()], balancer.chroot)
         except BaseException:
             balancer.close()  # or the socket files of those that are open stay behind
             raise
-        if balancer.front.session_log is not None:
-            balancer.front.session_log.confined(balancer.chroot, settings.user)
+        balancer.logs.confined(settings.user)
         balancer.serve(lambda: _announce(balancer, detached, syslog))
         log.info("gpen ended")
     finally:
@@ -353,12 +447,7 @@ def _announce(balancer: Balancer, detached: process.Detached | None, syslog: log
         process.tell(syslog)
         detached.quiet()
         detached.report(0)
-    log.info("gpen %s listens on %s", __version__, balancer.front.address)
-
-
-def _made_by(*owners: process.PidFile | AnyLog | None) -> list[int]:
-    """The files that root has made: the user that gpen runs as must be able to reopen or remove them."""
-    return [fd for owner in owners if owner is not None for fd in owner.made()]
+    log.info("gpen %s listens on %s", __version__, ", ".join(balancer.listeners.addresses()))
 
 
 def _complain(problem: object, status: int) -> int:

@@ -9,7 +9,7 @@ from xdist.workermanage import WorkerController
 
 # Two clusters of three nodes are what two processors carry; each has half of the work. One server alone is light.
 CLUSTERS = {
-    "first": ("test_events.py", "test_clients.py", "test_chaos_galera.py"),
+    "first": ("test_events.py", "test_clients.py", "test_chaos_galera.py", "test_one_gpen.py"),
     "second": ("test_writer.py", "test_watch_nodes.py", "test_watch_moves.py", "test_watch_one.py", "test_traces.py"),
     "lone": ("test_blocking.py",),
 }

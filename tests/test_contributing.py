@@ -1,4 +1,5 @@
-"""CONTRIBUTING.md says what it takes to add a rule, a command, a protocol, a check: here that is done, to a copy."""
+"""CONTRIBUTING.md says what it takes to add a setting, a rule, a command, a protocol, a check: here that is done, to a
+copy."""
 
 from __future__ import annotations
 
@@ -79,6 +80,23 @@ def copy(tmp_path: Path) -> Copy:
     return Copy(tmp_path)
 
 
+def test_a_setting(copy: Copy) -> None:
+    copy.follow("A setting")
+    with Server(hold) as server, copy.gpen(
+            "-O", "listener short listen 127.0.0.2:0", "-O", "listener short session_timeout 0.5", "127.0.0.1:0",
+            server.address) as control:
+        places = [pair_of(ctl(control, line).strip()) for line in ("listen", "listener short listen")]
+        with connect(places[0]) as lasting, connect(places[1]) as short:
+            assert short.recv(1) == b""
+            wait_until(lambda: ctl(control, "listener short sessions") == "")
+            assert [word in ctl(control, "sessions") for word in ("state open", "short")] == [True, False]
+            assert ctl(control, "session_timeout").strip() == "0" and ctl(control, "listener short session_timeout 9")
+            ctl(control, "listener short inherit session_timeout")
+            ctl(control, "session_timeout 0.5")
+            assert lasting.recv(1) == b"" and ctl(control, "listener short session_timeout").strip() == "0.5"
+    assert "had lasted for session_timeout seconds" in copy.run("gpen.docs.manual", "gpen")
+
+
 def test_a_rule(copy: Copy) -> None:
     copy.follow("A rule that chooses a server")
     with Server(naming("a")) as a, Server(naming("b")) as b, copy.gpen(
@@ -117,6 +135,6 @@ def test_a_kind_of_check(copy: Copy) -> None:
 def test_nothing_is_left_out() -> None:
     """Each section is tried above."""
     titles = re.findall(r"^## (.*)", TEXT, re.MULTILINE)
-    assert titles == ["A rule that chooses a server", "A command", "A protocol", "A kind of check"]
+    assert titles == ["A setting", "A rule that chooses a server", "A command", "A protocol", "A kind of check"]
     assert all(list(changes(title)) for title in titles)
     assert TEXT.count("```python") == sum(len(list(changes(title))) for title in titles)

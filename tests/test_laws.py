@@ -119,6 +119,14 @@ def test_the_picture_of_the_rooms_is_true() -> None:
     assert len(arrows) == svg.count('class="edge"') and all(f">{room}</text>" in svg for room in ROOMS)
 
 
+@pytest.mark.parametrize("name", ["connection", "listeners"])
+def test_the_pictures_name_files_that_exist(name: str) -> None:
+    named = re.findall(r"\w+/\w+\.py", (ROOT / "docs" / f"{name}.dot").read_text())
+    svg = (ROOT / "docs" / f"{name}.svg").read_text()
+    assert named and all((PACKAGE / file).exists() for file in named)
+    assert all(file in svg for file in named), "run: make docs"
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md"])
 def test_documents_name_files_that_exist(name: str) -> None:
     text = (ROOT / name).read_text()
@@ -126,6 +134,15 @@ def test_documents_name_files_that_exist(name: str) -> None:
         assert "://" in target or (ROOT / name).parent.joinpath(target).exists(), target
     for file in re.findall(r"`((?:model|proto|control|wire|daemon|docs|gpenctl|galera|netlog)/\w+\.py)`", text):
         assert (PACKAGE / file).exists(), file
+
+
+def test_a_front_names_no_class_of_the_daemon() -> None:
+    """A listener gets what it shares with others, and knows it by what it needs of it: of its own room it imports
+    functions."""
+    imported = [alias.name for node in ast.walk(tree_of(PACKAGE / "daemon" / "front.py"))
+                if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gpen.daemon")
+                for alias in node.names]
+    assert imported and all(name.islower() for name in imported)
 
 
 def test_no_circle_of_modules() -> None:
@@ -227,14 +244,14 @@ COUNTED_BY_LEASES = ("sessions", "total", "sx", "rx", "spares")
 
 
 def changes_of_servers() -> Iterator[tuple[str, str]]:
-    """Which file sets or counts what of a server."""
+    """Which file sets or counts what of a server, of a way to one, or of how a listener uses one."""
     for path in FILES:
         if room_of(path) in ("model", "wire", "daemon", "control"):
             for node in ast.walk(tree_of(path)):
                 targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
                 for target in [part for whole in targets for part in getattr(whole, "elts", [whole])]:
-                    if isinstance(target, ast.Attribute) and re.search(r"(^|\.)_?(server|other|emergency)$",
-                                                                       ast.unparse(target.value)):
+                    if isinstance(target, ast.Attribute) and re.search(
+                            r"(^|\.)_?(server|other|emergency|target|member)$", ast.unparse(target.value)):
                         yield path.relative_to(PACKAGE).as_posix(), target.attr
 
 
@@ -242,10 +259,11 @@ def test_servers_are_changed_by_the_pool_only() -> None:
     """By the pool and what it is made of; where clients are served or people ask, a server is looked at."""
     changed = set(changes_of_servers())
     assert {file for file, _ in changed} == {f"model/{name}.py" for name in (
-        "pool", "health", "lease", "events", "scheduler")}
+        "pool", "health", "lease", "events", "roster")}
     assert {file for file, name in changed if name in COUNTED_BY_LEASES} == {"model/lease.py"}
     assert {file for file, name in changed if name in ("down_until", "blamed", "reason", "is_silent", "kept_away")} == {
         "model/health.py"}
+    assert {file for file, name in changed if name == "endpoints"} == {"model/pool.py"}
 
 
 # --- what somebody else has said -------------------------------------------------------------------------------------

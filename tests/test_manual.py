@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gpen.control.commands import COMMANDS, OPTIONS
+from gpen.docs import texts
 from gpen.docs.manual import gpen_page, gpenctl_page
 from gpen.netlog.manual import gpenlog_page, gpenlogd_page
+from tests.harness import ROOT
 
-MAN = Path(__file__).resolve().parent.parent / "man"
+MAN = ROOT / "man"
 PAGES = [("gpen.1", gpen_page), ("gpenctl.1", gpenctl_page), ("gpenlog.1", gpenlog_page),
          ("gpenlogd.1", gpenlogd_page)]
 
@@ -37,3 +41,14 @@ def test_every_option_and_command_is_in_it() -> None:
     options, commands = gpen_page().replace("\\-", "-"), gpenctl_page().replace("\\-", "-")
     assert [option.flag for option in OPTIONS if f"\\fB{option.flag}\\fR" not in options] == []
     assert [name for name in COMMANDS if name not in commands] == []
+
+
+@pytest.mark.parametrize("text", [texts.LISTENERS, (ROOT / "README.md").read_text()], ids=["gpen.1", "README.md"])
+def test_the_example_of_several_listeners_is_valid(text: str, tmp_path: Path) -> None:
+    example = re.search(r"^    listen 3307\n(    .*\n)+", text, re.MULTILINE)
+    assert example is not None and "listener admin client_acl 9" in example[0]
+    file = tmp_path / "db.cfg"
+    file.write_text(example[0])
+    done = subprocess.run([sys.executable, str(ROOT / "bin" / "gpen"), "--check", "-F", str(file)], capture_output=True,
+                          text=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("configuration is valid\n", "", 0)

@@ -1,11 +1,12 @@
 # Completion of gpen and gpenctl in bash, made from gpen's command table by
 #   python -m gpen.docs.completion bash
 
-_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max close conn_max connection control control_access control_acl control_mode debug delayed_forward drain dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting half_closed_timeout hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include keepalive kqueue leastconn listen log log_format mode multi_accept mysql name_refresh on_down peek pending_max pid pid_file poll prio proxy_protocol random recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path state status stay stubborn tcp_fastclose tcp_nodelay timeout tracking udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight write"
+_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max close conn_max conn_max_total connection control control_access control_acl control_mode debug delayed_forward drain dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting half_closed_timeout hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include keepalive kqueue leastconn listen listener listeners log log_format mode multi_accept mysql name_refresh on_down peek pending_max pid pid_file poll prio proxy_protocol random recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path state status stay stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight write"
 
 # What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.
 _gpen_after() {
     case "$1 $2 $3" in
+        "accept_proxy 0 "*) echo "off" ;;
         "acl 1 "*) echo "permit deny" ;;
         "acl 2 "*) echo "country" ;;
         "check 0 "*) echo "off connect greeting send exec" ;;
@@ -36,6 +37,8 @@ _gpen_after() {
         "help "*" json") ;;
         "help "*) echo "json" ;;
         "include 0 "*) echo "FILE" ;;
+        "listeners "*" json") ;;
+        "listeners "*) echo "json" ;;
         "log 0 "*) echo "FILE" ;;
         "log_format 0 "*) echo "session pen json" ;;
         "mode "*" json") ;;
@@ -56,7 +59,7 @@ _gpen_after() {
         "server "*" acl") ;;
         "server "*" blacklist") ;;
         "server "*" state") echo "ready drain maint" ;;
-        "server "*" check") ;;
+        "server "*" check") echo "default" ;;
         "server "*" health") echo "up drain down" ;;
         "server "*" failed") ;;
         "server "*" checked") echo "up drain down" ;;
@@ -73,10 +76,38 @@ _gpen_after() {
         "ssl_protocol 0 "*) echo "tls1.2 tls1.3" ;;
         "ssl_sni_path 0 "*) echo "DIR" ;;
         "tcp_fastclose 0 "*) echo "off up down both" ;;
+        "tracking_with 0 "*) echo "LISTENER" ;;
         "user 0 "*) echo "USER" ;;
         "web_stats 0 "*) echo "FILE" ;;
         "write 0 "*) echo "FILE" ;;
     esac
+}
+
+# The same behind listener NAME.
+_gpen_after_listener() {
+    case "$1 $2 $3" in
+        "close 0 "*) echo "server" ;;
+        "close 1 "*) ;;
+        "close "*" at") ;;
+        "close "*) echo "at" ;;
+        "inherit 0 "*) echo "conn_max client_max backlog multi_accept pending_max client_acl tracking roundrobin prio weight leastconn random hash stubborn emergency abuse udp udp_timeout udp_replies udp_unanswered on_down timeout idle_timeout half_closed_timeout greeting mysql hold hold_max proxy_protocol accept_proxy source tcp_fastclose tcp_nodelay keepalive user_timeout dummy http http_header_max http_head_timeout ssl_certificate ssl_key ssl_ca_file ssl_ca_path ssl_require_peer ssl_protocol ssl_ciphers ssl_option ssl_sni_path ssl_alpn ssl_handshake ssl_compat ssl_client_renegotiation_interval log log_format server" ;;
+        "server 0 "*) ;;
+        "server "*" max") ;;
+        "server "*" weight") ;;
+        "server "*" prio") ;;
+        "server "*" port") ;;
+        "server "*) echo "max weight prio port" ;;
+        "servers 0 "*) echo "all" ;;
+        "servers "*" json") ;;
+        "servers "*) echo "json" ;;
+        *) _gpen_after "$@" ;;
+    esac
+}
+
+# The names of the listeners of the gpen at $2; $1 is gpenctl. Nothing but names may come from there:
+# bash expands what it offers.
+_gpen_listeners() {
+    "$1" -f plain -t 2 "$2" listeners 2>/dev/null | LC_ALL=C sed -nE 's/^([A-Za-z0-9][A-Za-z0-9_.-]*) listen .*/\1/p'
 }
 
 # What the argument of option $1 is; fails for an option without one.
@@ -117,6 +148,7 @@ _gpen_reply() {
         DIR) how=(-d) ;;
         USER) how=(-u) ;;
         NAME) how=(-W "$_gpen_names") ;;
+        LISTENER) how=(-W "$(_gpen_listeners "${words[0]}" "${words[target]/#\~\//$HOME/}")") ;;
     esac
     [[ $1 == FILE || $1 == DIR ]] && compopt -o filenames 2>/dev/null
     mapfile -t COMPREPLY < <(compgen "${how[@]}" -- "$cur")
@@ -163,10 +195,27 @@ _gpenctl() {
 _gpenctl_command() {
     if (($# == 1)); then
         _gpen_reply "$_gpen_names no watch"
+    elif [[ $1 == listener ]]; then
+        _gpenctl_listener "${@:2}"
     elif [[ $1 != no ]]; then
         _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
     elif (($# == 2)); then
-        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max conn_max control control_access control_acl control_mode debug delayed_forward dummy emergency epoll exit_enabled foreground geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen log log_format multi_accept mysql name_refresh on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight"
+        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max conn_max conn_max_total control control_access control_acl control_mode debug delayed_forward dummy emergency epoll exit_enabled foreground geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen listener log log_format multi_accept mysql name_refresh on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight"
+    elif (($# == 3)) && [[ $2 == listener ]]; then
+        _gpen_reply LISTENER
+    fi
+}
+
+# The words behind listener, up to cur.
+_gpenctl_listener() {
+    if (($# == 1)); then
+        _gpen_reply LISTENER
+    elif (($# == 2)); then
+        _gpen_reply "abuse accept_proxy backlog client client_acl client_max close conn_max dummy emergency events explain greeting half_closed_timeout hash hold hold_max http http_head_timeout http_header_max idle_timeout inherit keepalive leastconn listen log log_format mode multi_accept mysql on_down pending_max prio proxy_protocol random recent roundrobin server servers sessions source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user_timeout weight no"
+    elif [[ $2 != no ]]; then
+        _gpen_reply "$(_gpen_after_listener "$2" $(($# - 3)) "${words[${#words[@]} - 2]}")"
+    elif (($# == 3)); then
+        _gpen_reply "abuse accept_proxy backlog client client_acl client_max conn_max dummy emergency greeting half_closed_timeout hash hold hold_max http http_head_timeout http_header_max idle_timeout keepalive leastconn listen log log_format multi_accept mysql on_down pending_max prio proxy_protocol random roundrobin source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user_timeout weight"
     fi
 }
 

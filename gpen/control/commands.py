@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gpen.model.acl import parse_country, parse_entry
 from gpen.model.address import UNIX, UNSPECIFIED, Address, parse_host, parse_port
 from gpen.model.check import take_check
-from gpen.model.server import STATES, VERDICTS, Said
-from gpen.model.settings import SETTINGS, Setting
-from gpen.model.value_types import ACL, FILE, TEXT, one_of, seconds, whole
+from gpen.model.server import MEMBER_FIELDS, STATES, VERDICTS, Said
+from gpen.model.settings import OWN, PROCESS, SETTINGS, SHARED, Setting
+from gpen.model.text import shortened
+from gpen.model.value_types import ACL, FILE, MOST, TEXT, one_of, parse_listener, seconds, whole
 
 ACCESS = ("view", "operate", "admin")
 Arguments = dict[str, Any]
@@ -80,7 +82,7 @@ def one(name: str, parse: Callable[[str], Any], what: str) -> Parse:
 
     def read(words: Sequence[str]) -> Arguments:
         if len(words) != 1:
-            raise ValueError(f"expected {what}")
+            raise ValueError(f"'{words[1]}' is too much: expected {what}" if words else f"expected {what}")
         return {name: parse(words[0])}
 
     return read
@@ -243,6 +245,91 @@ def _client(words: Sequence[str]) -> Arguments:
             "idle": seconds().parse(words[4]) if words[4:] else 0.0}
 
 
+def _uses(words: Sequence[str]) -> Arguments:
+    """Nothing, which asks; or the numbers of servers: ``all``, or numbers and ranges with commas between them."""
+    if not words:
+        return {}
+    text = " ".join(words)
+    return {"numbers": None if text == "all" else _numbers(text)}
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers: set[int] = set()
+    for piece in text.split(","):
+        match = _RANGE.fullmatch(piece.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if not first <= last <= MOST:
+            raise ValueError(f"'{piece or text}' is not a number or a range of numbers: expected something like 0-2,5, "
+                             "or all")
+        if len(numbers) + last - first >= _MOST_NUMBERS:
+            raise ValueError(f"'{text}' is more than {_MOST_NUMBERS:,} numbers")
+        numbers.update(range(first, last + 1))
+    return tuple(sorted(numbers))
+
+
+def _member(words: Sequence[str]) -> Arguments:
+    """The number of a server, and what is different of it for a listener; None for what is not."""
+    if len(words) < 2:
+        raise ValueError(f"expected N, the number of a server, and what is different of it: {', '.join(MEMBER_FIELDS)}")
+    number, rest = _NUMBER.parse(words[0]), words[1:]
+    changes: Arguments = {}
+    while rest:
+        name, *rest = rest
+        if name not in _MEMBER_FIELDS:
+            raise ValueError(f"'{name}' is not one of {', '.join(MEMBER_FIELDS)}: what else a server has is the same "
+                             "for all listeners")
+        if not rest:
+            raise ValueError(f"{name}: expected a value, or default")
+        try:
+            changes[name], rest = (None, rest[1:]) if rest[0] == "default" else _MEMBER_FIELDS[name](rest)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return {"number": number, "changes": changes}
+
+
+def _port_there(text: str) -> int | str:
+    port = parse_port(text)
+    if port == 0:
+        raise ValueError("nobody listens at port 0: expected 1 to 65535, or default")
+    return port
+
+
+_RANGE = re.compile("([0-9]{1,10})(?:-([0-9]{1,10}))?")
+_MOST_NUMBERS = 100_000
+_MEMBER_FIELDS: dict[str, Take] = {
+    **{name: SERVER_FIELDS[name] for name in ("max", "weight", "prio")}, "port": _word(_port_there), "failed": _failed}
+
+
+def _inherit(words: Sequence[str]) -> Arguments:
+    name, *rest = words or [""]
+    if name == "server" and rest:
+        return {"setting": None} | one("number", _NUMBER.parse, "server N")(rest)
+    if not name or name == "server":
+        raise ValueError("expected the name of a setting, or server N")
+    if rest:
+        raise ValueError(f"'{rest[0]}' is too much: expected the name of a setting, or server N")
+    setting = SETTINGS.get(name)
+    if setting is None:
+        near = suggestion(name, SHARED_NAMES)
+        raise ValueError(f"'{shortened(name)}' is not a setting" + (f"; did you mean '{near}'?" if near else ""))
+    if setting.scope != SHARED:
+        raise ValueError(f"{name}: it is {_NOT_SHARED[setting.scope]}, and there is nothing to inherit")
+    return {"setting": name, "number": None}
+
+
+_NOT_SHARED = {PROCESS: "of the whole gpen, not of one listener", OWN: "of each listener alone"}
+
+
+def _close_there(words: Sequence[str]) -> Arguments:
+    if list(words[:1]) != ["server"]:
+        raise ValueError("expected server N: a session is closed by its number alone, 'close N'")
+    return _close(words)
+
+
+def _no_listener(words: Sequence[str]) -> Arguments:
+    raise ValueError("expected NAME and a COMMAND: listener NAME listen [HOST:]PORT, say")
+
+
 def _help(words: Sequence[str]) -> Arguments:
     return maybe("name", str, None)(words[1:] if words[:1] == ["no"] else words)
 
@@ -253,10 +340,11 @@ _NO_EFFECT = "Accepted for pen's sake, without effect: gpen always uses epoll an
 
 _COMMANDS = [
     # looking
-    Command("servers", "servers [json]", "List the servers: address, sessions, limits and bytes (sx sent to the "
-            "server, rx received from it).", nothing, json=True, example="servers json"),
+    Command("servers", "servers [json]", "List the servers: address, sessions (of all listeners), limits and "
+            "bytes (sx sent to the server, rx received from it).", nothing, json=True, example="servers json"),
     Command("sessions", "sessions [json]", "List the sessions: id, client, server, state, age and idle time in "
-            "seconds, bytes to the server (up) and to the client (down).", nothing, json=True),
+            "seconds, bytes to the server (up) and to the client (down), and the listener if it has a name.", nothing,
+            json=True),
     Command("recent", "recent [SECONDS] [json]", "List the clients seen in the last SECONDS (300), with their connects "
             "and bytes (sx sent to the client, rx received from it).",
             maybe("seconds", seconds().parse, 300), json=True, example="recent 60"),
@@ -282,6 +370,25 @@ _COMMANDS = [
             "has come.", nothing),
     Command("help", "help [NAME] [json]", "List the commands, or explain one.", _help, json=True,
             example="help server"),
+    # listeners
+    Command("listeners", "listeners [json]", "List the listeners: name (- is the one without), address, what clients "
+            "speak, sessions (conn) and their limit, clients that wait (held), sessions in all, how servers are "
+            "chosen, and which.", nothing, json=True),
+    Command("listener", "listener NAME listen [HOST:]PORT | listener NAME SETTING [VALUE] | listener NAME no SETTING | "
+            "listener NAME inherit SETTING | listener NAME servers [NUMBERS|all] | listener NAME server N [max M] "
+            "[weight W] [prio P] [port P] | listener NAME inherit server N | listener NAME COMMAND",
+            "Say something of the listener of this name alone. 'listen' makes it, and is the first to be said of a new "
+            "one; 'no listener NAME' closes it, and its sessions go on. A setting that is said here is its own ('no "
+            "SETTING': the default); all others have the value that is said without a name, and 'inherit' takes that "
+            "again. 'servers 0-2,5' are "
+            "those that it uses (all, unless told), 'server N' says what is different of one here: its max here counts "
+            "this listener's sessions alone, and holds beside the server's own; 'max default' takes back one of these, "
+            "'inherit server N' all. The states, verdicts and blacklists of servers are those of all listeners; the "
+            "turn and the memory of clients are its own, unless tracking_with says otherwise. COMMAND is servers, "
+            "sessions, recent, events, mode, explain, close server N or client: what they say or do is about this "
+            "listener then.",
+            _no_listener, "admin", one("listener", parse_listener, "no listener NAME"), "no listener NAME",
+            configures=True, example="listener writer listen 3306"),
     # servers
     Command("server", "server N [at ADDRESS] [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] "
             "[blacklist SECONDS] [state ready|drain|maint] [check CHECK|default] "
@@ -382,6 +489,28 @@ COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS} 
     name: _of_setting(setting) for name, setting in SETTINGS.items()
 }
 
+# what may stand behind ``listener NAME``: settings that are not of the process, and these
+_SCOPED = (
+    Command("servers", "listener NAME servers [json] | listener NAME servers NUMBERS|all", "", _uses, "operate",
+            configures=True, json=True),
+    Command("server", "listener NAME server N [max M] [weight W] [prio P] [port P]", "", _member, "operate",
+            configures=True),
+    Command("inherit", "listener NAME inherit SETTING|server N", "", _inherit, "admin", configures=True),
+    Command("close", "listener NAME close server N [at ADDRESS]", "", _close_there, "operate"),
+    *(COMMANDS[name] for name in ("sessions", "recent", "explain", "mode", "events", "client")),
+)
+SCOPED: dict[str, Command] = {command.name: command for command in _SCOPED} | {
+    name: COMMANDS[name] for name, setting in SETTINGS.items() if setting.scope != PROCESS
+}
+
+SHARED_NAMES = tuple(name for name, setting in SETTINGS.items() if setting.scope == SHARED)
+
+
+def scoped_usage(command: Command) -> str:
+    """How one of SCOPED is written behind ``listener NAME``."""
+    return command.usage.replace("listener NAME ", "")
+
+
 OPTIONS: tuple[Option, ...] = (
     *(Option(s.flag, s.kind.metavar if not s.is_flag and s.flag != "-d" else "",
              s.missing or s.help, s.name) for s in SETTINGS.values() if s.flag),
@@ -397,7 +526,7 @@ OPTIONS: tuple[Option, ...] = (
 )
 
 
-def suggestion(name: str) -> str | None:
-    """The command whose name is nearest to an unknown one, if any is near."""
-    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.6)
+def suggestion(name: str, known: Iterable[str] = COMMANDS) -> str | None:
+    """The name of those that are known, of the commands, which is nearest to an unknown one, if any is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return near[0] if near else None

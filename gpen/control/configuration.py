@@ -6,7 +6,7 @@ It changes by adopting a Draft, in one step. ``dump`` gives the commands that ma
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from gpen.control.draft import Base, Draft
@@ -16,21 +16,37 @@ from gpen.model.address import Address
 from gpen.model.check import Check
 from gpen.model.client import ClientTable
 from gpen.model.health import MEANWHILE
+from gpen.model.listener import ListenerConfig, Misled, Scope, memory_of, numbers_words, transport_of
 from gpen.model.pool import SOURCES, SPECIAL, Pool
-from gpen.model.server import FIELDS, Server
-from gpen.model.settings import SETTINGS, Settings
+from gpen.model.roster import Roster
+from gpen.model.selector import Selector, special_name
+from gpen.model.server import FIELDS, MEMBER_FIELDS, TRANSPORTS, Server, Target
+from gpen.model.settings import SETTINGS, SHARED, Settings
 from gpen.model.text import quote
 
 
 class Configuration:
-    """Settings, servers and access lists, with the memory of clients that they govern."""
+    """Settings, servers, access lists and listeners. ``scopes`` are the listeners in force by their names, first the
+    one without, which is there even if it listens nowhere; ``settings`` are its own, and what all others share."""
 
     def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         """``clock`` gives seconds that never jump, ``wall`` the time of day in seconds since 1970."""
         self.settings = Settings()
-        self.pool = Pool(self.settings, clock, wall)
-        self.clients = ClientTable()
+        self.pool = pool = Pool(self.settings, clock, wall)
+        self._rosters = {transport: Roster(transport) for transport in TRANSPORTS}  # of all servers, as they are
+        self.scopes = {"": Scope("", self.settings, Selector(pool, self.settings, self._rosters[pool.transport]))}
         self.ignored: set[str] = set()  # commands without effect that were run
+        pool.use(self._rosters[pool.transport])
+
+    @property
+    def unnamed(self) -> Scope:
+        """The listener without a name."""
+        return self.scopes[""]
+
+    @property
+    def clients(self) -> ClientTable:
+        """The memory of the listener without a name."""
+        return self.unnamed.clients
 
     # --- as the base of a draft ---------------------------------------------------------------------------------------
 
@@ -53,6 +69,13 @@ class Configuration:
     def own_checks(self) -> dict[int, Check]:
         return {number: server.check for number, server in self.pool.servers.items() if server.check is not None}
 
+    def listener_names(self) -> list[str]:
+        return [name for name in self.scopes if name]
+
+    def listener_of(self, name: str) -> ListenerConfig | None:
+        scope = self.scopes.get(name)
+        return None if scope is None else scope.config
+
     def new_addresses(self) -> Mapping[int | str, Address]:
         return {}
 
@@ -67,15 +90,19 @@ class Configuration:
         draft.run(call)
         self.adopt(draft)
 
-    def adopt(self, draft: Draft) -> None:
-        """Put a draft over this configuration, or over one that it was adopted from, in force. Can't fail."""
+    def new_scope(self, name: str) -> Scope:
+        """What a listener of this name will have, if a draft makes it that is adopted with it."""
+        settings = Settings()
+        return Scope(name, settings, Selector(self.pool, settings, self._rosters[self.pool.transport], name))
+
+    def adopt(self, draft: Draft, scopes: Mapping[str, Scope] | None = None) -> None:
+        """Put a draft over this configuration, or over one that it was adopted from, in force; its new listeners get
+        these ``scopes``. Can't fail."""
         pool = self.pool
         for name, value in draft.values.items():
             self.settings.replace(name, value)
             if name in SPECIAL:
                 pool.set_special(name, value)
-        if "clients_max" in draft.values:
-            self.clients.shrink(self.settings.clients_max)
         for number in draft.deleted & pool.servers.keys():
             pool.delete(number, draft.cause)
         is_judged = bool(draft.servers) and pool.is_judged()
@@ -84,15 +111,87 @@ class Configuration:
             pool.configure(server, fields, draft.cause)
         for number, access in draft.lists.items():
             pool.acls[number] = access
+        if draft.values or draft.listeners:
+            self._adopt_listeners(draft, scopes or {})
         for number, actions in draft.actions.items():
             pool.act(pool.servers[number], actions)
-        for address, place in draft.clients.items():
+        self._adopt_observed(draft)
+        self.ignored |= draft.ignored
+
+    def _adopt_listeners(self, draft: Draft, scopes: Mapping[str, Scope]) -> None:
+        """Make, change and end listeners, and give each the settings that it has now."""
+        for name, config in draft.listeners.items():
+            if config is None:
+                self._end(name)
+            else:
+                if name not in self.scopes:
+                    self.scopes[name] = scopes.get(name) or self.new_scope(name)
+                self.scopes[name].config = config
+                for special in SPECIAL:
+                    self.pool.set_special(special_name(name, special), config.own.get(special))
+        for scope in self.scopes.values():
+            if scope.name:
+                scope.settings.become(self.settings.overlaid(scope.config.own))
+        self._arrange()
+
+    def _end(self, name: str) -> None:
+        if self.scopes.pop(name, None) is not None:
+            for special in SPECIAL:
+                self.pool.set_special(special_name(name, special), None)
+
+    def _arrange(self) -> None:
+        """Each listener uses servers, and remembers clients, as its settings say now."""
+        pool, scopes = self.pool, self.scopes.values()
+        listening = next((scope for scope in scopes if scope.settings.listen), self.unnamed)
+        before = pool.transport
+        pool.reach_over(transport_of(listening.settings))
+        settings = {scope.name: scope.settings for scope in scopes}
+        is_reached_otherwise = pool.transport != before
+        for scope in scopes:
+            selector, transport, config = scope.selector, transport_of(scope.settings), scope.config
+            if config.uses_all_alike:
+                roster = self._rosters[transport]
+                is_new = roster not in pool.rosters
+            elif selector.roster in self._rosters.values():
+                roster, is_new = Roster(transport, config.servers, config.members), True
+            else:
+                roster = selector.roster
+                is_new = roster.change(transport, config.servers, config.members)
+            is_reached_otherwise |= is_new or roster is not selector.roster
+            selector.roster = roster
+            if is_new:
+                pool.use(roster)
+            selector.arrange_special()
+            scope.share_memory(self.scopes[_memory(scope.name, settings)])
+            scope.clients.shrink(self.settings.clients_max)
+        if is_reached_otherwise:
+            pool.forget_unused()
+
+    def dismiss_unused(self, leaving: Iterable[Scope] = ()) -> None:
+        """Neither the listeners in force, nor these, which were deleted and have sessions yet, need other rosters."""
+        pool = self.pool
+        used = [scope.selector.roster for scope in (*self.scopes.values(), *leaving)]
+        unused = [roster for roster in pool.rosters if roster not in used]
+        for roster in unused:
+            pool.dismiss(roster)
+        if unused:
+            pool.forget_unused()
+
+    def _adopt_observed(self, draft: Draft) -> None:
+        """Take for found, and remember, what another gpen has."""
+        pool = self.pool
+        for (listener, number), said in draft.failed.items():
+            server = pool.servers.get(number)
+            member = None if server is None else self.scopes[listener].selector.roster.get(server)
+            if member is not None:
+                pool.act(member.server, {"failed": said}, member.target)
+        for (listener, address), place in draft.clients.items():
+            clients = self.scopes[listener].clients
             remembered = None if place is None else pool.servers.get(place[0])  # it may have been deleted since
             if place is None or remembered is None:
-                self.clients.forget(address)
+                clients.forget(address)
             else:
-                self.clients.remember(address, remembered, pool.now() - place[1], self.settings.clients_max)
-        self.ignored |= draft.ignored
+                clients.remember(address, remembered, pool.now() - place[1], self.settings.clients_max)
 
     # --- as commands --------------------------------------------------------------------------------------------------
 
@@ -110,6 +209,8 @@ class Configuration:
             yield from (f"acl {number} {entry}" for entry in entries)
         for number in sorted({*self.numbers(), *given.numbers()}):
             yield server_line(number, self.fields_of(number) or _NO_SERVER, given.fields_of(number) or {})
+        for name in dict.fromkeys([*self.listener_names(), *given.listener_names()]):
+            yield from listener_lines(name, self.listener_of(name), given.listener_of(name))
 
     def state(self) -> Iterator[str]:
         """The commands that make of a gpen with this configuration, which begins anew, one that is where this is."""
@@ -117,10 +218,32 @@ class Configuration:
         for server in self.pool.all_servers():
             if server.number is not None and not server.is_empty:
                 yield from (f"server {server.number} {words}" for words in _state_words(server, now))
-        for client in reversed(list(self.clients)):
-            server_of = client.server
-            if server_of is not None and server_of.number is not None and not server_of.deleted:
-                yield f"client {client.address} server {server_of.number} idle {_seconds(now - client.last)}"
+        others = [target for server in self.pool.all_servers() for target in server.targets.values()
+                  if target is not server.target and target.down_until]
+        for scope in self.scopes.values():
+            prefix = f"listener {scope.name} " if scope.name else ""
+            for target in others if scope.name else ():
+                member = scope.selector.roster.get(target.server)
+                if member is not None and member.target is target:
+                    yield from (f"{prefix}server {member.number} {words}" for words in _failed_words(target, now))
+            if scope.settings.tracking_with is None:
+                yield from (f"{prefix}{line}" for line in _client_lines(scope.clients, now))
+
+
+def _memory(name: str, settings: Mapping[str, Settings]) -> str:
+    """As ``memory_of``; what leads nowhere is not there yet, as long as the file of -F is not read, and is refused
+    behind that."""
+    try:
+        return memory_of(name, settings)
+    except Misled:
+        return name
+
+
+def _client_lines(clients: ClientTable, now: float) -> Iterator[str]:
+    for client in reversed(list(clients)):
+        server = client.server
+        if server is not None and server.number is not None and not server.deleted:
+            yield f"client {client.address} server {server.number} idle {_seconds(now - client.last)}"
 
 
 def _state_words(server: Server, now: float) -> Iterator[str]:
@@ -131,13 +254,18 @@ def _state_words(server: Server, now: float) -> Iterator[str]:
     for source, verdict in server.verdicts.items():  # in their order: of equals the first is told
         if source in names:
             yield f"{names[source]} {verdict.word} for {_seconds(now - verdict.began)}{_because(verdict.reason)}"
-    if server.down_until:
-        left, reason = _seconds(max(server.down_until - now, _A_MOMENT)), server.reason
-        if server.blamed == math.inf:
+    if server.target.down_until:
+        yield from _failed_words(server.target, now)
+
+
+def _failed_words(target: Target, now: float) -> Iterator[str]:
+    left, reason = _seconds(max(target.down_until - now, _A_MOMENT)), target.reason
+    if target.blamed == math.inf:
+        if target is target.server.target:
             yield f"blacklist {left}"
-            reason = reason.partition(MEANWHILE)[2]
-        if reason:
-            yield f"failed {left}{_because(reason)}"
+        reason = reason.partition(MEANWHILE)[2]
+    if reason:
+        yield f"failed {left}{_because(reason)}"
 
 
 def _because(reason: str) -> str:
@@ -172,3 +300,34 @@ def address_words(address: Address) -> str:
 def field_words(name: str, value: Any) -> str:
     """One of FIELDS as it is written."""
     return f"{name} {'default' if value is None else value}"
+
+
+def listener_lines(name: str, config: ListenerConfig | None, given: ListenerConfig | None = None) -> Iterator[str]:
+    """The commands that make this listener, also where something else has been given of it before."""
+    if config is None:
+        yield f"no listener {name}"
+        return
+    given = given or ListenerConfig()
+    prefix = f"listener {name} "
+    for setting in SETTINGS.values():
+        if setting.name in config.own:
+            yield from (f"{prefix}{line}" for line in setting.lines(config.own[setting.name]))
+        elif setting.name in given.own:
+            yield f"{prefix}{inherit_line(setting.name)}"
+    if not (config.servers is None and given.servers is None):
+        yield f"{prefix}servers {numbers_words(config.servers)}"
+    for number in sorted(given.members.keys() - config.members.keys()):
+        yield f"{prefix}inherit server {number}"
+    for number, fields in sorted(config.members.items()):
+        yield f"{prefix}server {number} {member_words(fields, given.members.get(number, {}))}"
+
+
+def inherit_line(name: str) -> str:
+    """What takes a setting of a listener back."""
+    return f"inherit {name}" if SETTINGS[name].scope == SHARED else f"no {name}"
+
+
+def member_words(fields: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """What is different of a server for a listener, and what is not any more."""
+    return " ".join(f"{name} {fields.get(name, 'default')}" for name in MEMBER_FIELDS
+                    if name in fields or name in given)

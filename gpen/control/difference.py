@@ -11,10 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gpen.control.configuration import Configuration, address_words, field_words
+from gpen.control.configuration import (
+    Configuration,
+    address_words,
+    field_words,
+    inherit_line,
+    listener_lines,
+    member_words,
+)
 from gpen.control.draft import ACTIONS, Draft
 from gpen.model.acl import LISTS, Entry
-from gpen.model.server import FIELDS, Said
+from gpen.model.listener import ListenerConfig, numbers_words
+from gpen.model.server import FIELDS, MEMBER_FIELDS, Said
 from gpen.model.settings import SETTINGS
 
 SHOWN_ENTRIES, COMPARED_ENTRIES = 5, 1000  # comparing 1,000 takes about a millisecond
@@ -40,6 +48,7 @@ class Difference:
         for label in self.draft.new_addresses():
             self.draft.give_origin(label, self._new.origin_of(label))
         yield from self._lists()
+        yield from self._listeners()
         yield from self._actions()
         yield from self._clients()
 
@@ -94,6 +103,19 @@ class Difference:
                 self.draft.lists[number] = self._new.list_of(number)
                 yield f"acl {number}: {_entries(len(now))} (had {len(current)}){_news(now, current)}"
 
+    def _listeners(self) -> Iterator[str]:
+        for name in dict.fromkeys([*self._old.listener_names(), *self._new.listener_names()]):
+            was, now = self._old.listener_of(name), self._new.listener_of(name)
+            current = self.draft.listener_of(name)
+            if now in (was, current):
+                continue
+            if now is None or current is None:
+                self.draft.listeners[name] = None if now is None else now.copy()
+                yield from (f"{line} (new)" if now is not None else line for line in listener_lines(name, now))
+            else:
+                changed = self.draft.listeners[name] = current.copy()
+                yield from (f"listener {name} {line}" for line in _listener(was or ListenerConfig(), now, changed))
+
     def _actions(self) -> Iterator[str]:
         old, new = self._old.actions, self._new.actions
         for number in sorted(old.keys() | new.keys()):
@@ -106,14 +128,51 @@ class Difference:
                     self.draft.actions.setdefault(number, {})[name] = value
                     yield f"server {number} {name} {_action(value)}"
 
-
     def _clients(self) -> Iterator[str]:
         old, new = self._old.clients, self._new.clients
-        for address in sorted(old.keys() | new.keys()):
-            place = new.get(address)
-            if (address in old, old.get(address)) != (address in new, place):
-                self.draft.clients[address] = place
-                yield f"no client {address}" if place is None else f"client {address} server {place[0]}"
+        for listener, address in sorted(old.keys() | new.keys()):
+            key = listener, address
+            place = new.get(key)
+            if (key in old, old.get(key)) != (key in new, place) and (
+                    not listener or self.draft.listener_of(listener) is not None):
+                self.draft.clients[key] = place
+                prefix = f"listener {listener} " if listener else ""
+                yield prefix + (f"no client {address}" if place is None else f"client {address} server {place[0]}")
+
+
+def _listener(was: ListenerConfig, now: ListenerConfig, changed: ListenerConfig) -> Iterator[str]:
+    """Bring a listener of which the file says something else now, and of which this is in force (``changed``), to what
+    a start with the file would bring."""
+    for name, setting in SETTINGS.items():
+        value, current = now.own.get(name, _MISSING), changed.own.get(name, _MISSING)
+        if value == was.own.get(name, _MISSING) or value == current:
+            continue
+        if value is _MISSING:
+            del changed.own[name]
+            yield inherit_line(name)
+        else:
+            changed.own[name] = value
+            yield setting.line(value) + (f" (was {setting.told(current)})" if current is not _MISSING else "")
+    if now.servers not in (was.servers, changed.servers):
+        yield f"servers {numbers_words(now.servers)} (was {numbers_words(changed.servers)})"
+        changed.servers = now.servers
+    for number in sorted(was.members.keys() | now.members.keys()):
+        yield from _member(number, was.members.get(number, {}), now.members.get(number, {}), changed)
+
+
+def _member(number: int, was: Mapping[str, Any], now: Mapping[str, Any], changed: ListenerConfig) -> Iterator[str]:
+    """The same of what is different of a server there."""
+    current = changed.members.get(number, {})
+    for name in MEMBER_FIELDS:
+        value = now.get(name)
+        if value != was.get(name) and value != current.get(name):
+            yield f"server {number} {member_words({name: value} if value is not None else {}, {name: None})}"
+            fields = changed.members.setdefault(number, {})
+            fields.pop(name, None)
+            if value is not None:
+                fields[name] = value
+            if not fields:
+                del changed.members[number]
 
 
 def _words(fields: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> str:

@@ -15,8 +15,10 @@ from gpen.control.validation import errors
 from gpen.model.acl import AccessList
 from gpen.model.address import Address, ServerSpec, parse_listen
 from gpen.model.check import Check
+from gpen.model.listener import ListenerConfig
 from gpen.model.pool import SPECIAL
-from gpen.model.server import FIELDS
+from gpen.model.selector import special_name
+from gpen.model.server import FIELDS, MEMBER_FIELDS, Said
 from gpen.model.settings import Settings
 from gpen.model.text import ranges
 
@@ -44,6 +46,12 @@ class Base(Protocol):
     def own_checks(self) -> Mapping[int, Check]:
         """The checks of the servers that have one of their own, by their numbers."""
 
+    def listener_names(self) -> Iterable[str]:
+        """Those of the listeners that have one."""
+
+    def listener_of(self, name: str) -> ListenerConfig | None:
+        """What is said of a listener; None when there is none of this name."""
+
     def new_addresses(self) -> Mapping[int | str, Address]:
         """See Draft."""
 
@@ -55,9 +63,10 @@ class Draft:
     """Changes to a configuration.
 
     ``values`` are the settings that are given, ``servers`` the fields of the servers that are made or changed,
-    ``deleted`` the base's servers that go, ``lists`` the access lists that differ, ``actions`` what shall be done to
-    servers, and ``clients`` where clients shall be remembered: the number of a server, and for how many seconds the
-    client has been idle; None for one that shall be forgotten.
+    ``deleted`` the base's servers that go, ``lists`` the access lists that differ, ``listeners`` those with a name that
+    are made or changed, or go (None), ``actions`` what shall be done to servers, ``failed`` what a listener shall take
+    for found of one, and ``clients`` where clients of a listener shall be remembered: the number of a server, and for
+    how many seconds the client has been idle; None for one that shall be forgotten.
     """
 
     def __init__(self, base: Base, settled: Iterable[str] = (), cause: str = "by a command") -> None:
@@ -71,7 +80,9 @@ class Draft:
         self.deleted: set[int] = set()
         self.lists: dict[int, AccessList] = {}
         self.actions: dict[int, dict[str, Any]] = {}
-        self.clients: dict[str, tuple[int, float] | None] = {}
+        self.listeners: dict[str, ListenerConfig | None] = {}
+        self.failed: dict[tuple[str, int], Said] = {}
+        self.clients: dict[tuple[str, str], tuple[int, float] | None] = {}
         self.ignored: set[str] = set()  # commands without effect that were run
         self._origins: dict[int | str, str] = {}
         self._unmade: set[str] = set()  # the numbers of servers whose line was wrong
@@ -102,6 +113,22 @@ class Draft:
         checks |= {number: fields["check"] for number, fields in self.servers.items() if "check" in fields}
         return {number: check for number, check in checks.items() if check is not None}
 
+    def listener_names(self) -> Iterable[str]:
+        names = dict.fromkeys([*self._base.listener_names(), *self.listeners])
+        return [name for name in names if self.listeners.get(name, self) is not None]
+
+    def listener_of(self, name: str) -> ListenerConfig | None:
+        return self.listeners[name] if name in self.listeners else self._base.listener_of(name)
+
+    def settings_of(self, name: str) -> Settings:
+        """Those of a listener; of the one without a name, that is empty, they are the shared ones."""
+        config = self.listener_of(name) if name else None
+        return self.settings if config is None else self.settings.overlaid(config.own)
+
+    def all_settings(self) -> dict[str, Settings]:
+        """Those of all listeners by their names, first of the one without."""
+        return {name: self.settings_of(name) for name in ("", *self.listener_names())}
+
     def _under(self, number: int) -> Mapping[str, Any] | None:
         """A server as the base has it; None for one that is new here."""
         return None if number in self.deleted else self._base.fields_of(number)
@@ -123,7 +150,14 @@ class Draft:
     def run(self, call: Call) -> None:
         """Run one configuring command. Raises ScriptError, with nothing changed, when it makes no sense."""
         name = call.command.name
-        if call.command.setting is not None:
+        if name == "client":
+            self._remember(call)
+        elif call.listener:
+            self._run_scoped(call)
+        elif name == "listener":
+            if self.listener_of(call["listener"]) is not None:  # else it is as it shall be: write says so of one of -O
+                self.listeners[call["listener"]] = None
+        elif call.command.setting is not None:
             if name not in self._settled:
                 self.set(name, call["value"], call.origin)
         elif name == "server":
@@ -132,13 +166,65 @@ class Draft:
             self.ignored.add(name)
         elif name == "acl":
             self._list(call)
-        elif name == "client":
-            self._remember(call)
+
+    def _run_scoped(self, call: Call) -> None:
+        """Run a command that is said for one listener. Its lines may come in any order, and before those of servers:
+        what is missing is found when all have been read (control/validation.py)."""
+        name, listener = call.command.name, call.listener
+        config = self._listener(listener)
+        if call.command.setting is not None:
+            self._set_own(config, listener, name, call)
+        elif name == "servers":
+            config.servers = call["numbers"]
+        elif name == "server":
+            self._differ(config, call)
+        elif call["setting"] is not None:
+            config.own.pop(call["setting"], None)
+        else:
+            config.members.pop(call["number"], None)
+
+    def _no_listener(self, call: Call, name: str) -> ScriptError:
+        known = ", ".join(self.listener_names()) or "none"
+        return ScriptError(f"listener {name}: there is no listener of this name (known: {known})", call.origin)
+
+    def _listener(self, name: str) -> ListenerConfig:
+        """What is said of a listener, to be changed."""
+        config = self.listeners.get(name)
+        if config is None:
+            under = None if name in self.listeners else self._base.listener_of(name)
+            config = self.listeners[name] = under.copy() if under is not None else ListenerConfig()
+        return config
+
+    def _set_own(self, config: ListenerConfig, listener: str, name: str, call: Call) -> None:
+        value = call["value"]
+        settings = self.settings_of(listener)
+        if isinstance(value, ServerSpec):
+            value = _with_port(value, _port_of(settings))
+            self._origins[special_name(listener, name)] = call.origin
+        settings.set(name, value)
+        config.own[name] = settings.get(name)
+        if name == "listen":
+            for special in SPECIAL:
+                spec = config.own.get(special)
+                if spec is not None:
+                    config.own[special] = _with_port(spec, _port_of(settings))
+
+    def _differ(self, config: ListenerConfig, call: Call) -> None:
+        number, changes = call["number"], call["changes"]
+        fields = config.members.setdefault(number, {})
+        for name in (name for name in MEMBER_FIELDS if name in changes):
+            fields.pop(name, None)
+            if changes[name] is not None:
+                fields[name] = changes[name]
+        if not fields:
+            del config.members[number]
+        if changes.get("failed") is not None:
+            self.failed[call.listener, number] = changes["failed"]
 
     def set(self, name: str, value: Any, origin: str = "") -> None:
         """Give a setting a value that its kind has read, or None for its default."""
         if isinstance(value, ServerSpec):
-            value = self._with_port(value)
+            value = _with_port(value, _port_of(self.settings))
             self._origins[name] = origin
         self.settings.set(name, value)
         self.values[name] = self.settings.get(name)
@@ -158,6 +244,10 @@ class Draft:
         """Take a server away."""
         self.servers.pop(number, None)
         self.actions.pop(number, None)
+        for name in self.listener_names():
+            config = self.listener_of(name)
+            if config is not None and number in config.members:  # a new server of this number is another one
+                del self._listener(name).members[number]
         if self._base.address_of(number) is not None:
             self.deleted.add(number)
 
@@ -191,12 +281,14 @@ class Draft:
         self.delete(number)
 
     def _remember(self, call: Call) -> None:
+        if call.listener and self.listener_of(call.listener) is None:
+            raise self._no_listener(call, call.listener)
         if call.no:
-            self.clients[call["address"]] = None
+            self.clients[call.listener, call["address"]] = None
             return
         if self.address_of(call["server"]) is None:
             raise self._no_server(call, call["server"])
-        self.clients[call["address"]] = call["server"], call["idle"]
+        self.clients[call.listener, call["address"]] = call["server"], call["idle"]
 
     def _list(self, call: Call) -> None:
         number = call["number"]
@@ -216,12 +308,8 @@ class Draft:
             return Address(path=given.path)
         port = changes.get("port", given.port)
         if port == "":
-            port = address.port or self._listen_port()  # port 0 was the slot's, when there was no server in it
+            port = address.port or _port_of(self.settings)  # port 0 was the slot's, when there was no server in it
         return Address(given.host, port)
-
-    def _listen_port(self) -> int | str:
-        listen = self.settings.listen
-        return parse_listen(listen).port or "" if listen else ""
 
     def _give_port(self) -> None:
         """Give the listening port to the servers that were named before it was, without a port."""
@@ -234,18 +322,16 @@ class Draft:
             if spec is not None and not spec.address.path and spec.address.port == "":
                 self.set(name, spec)
 
-    def _with_port(self, spec: ServerSpec) -> ServerSpec:
-        address = spec.address
-        if address.path or address.port != "":
-            return spec
-        return ServerSpec(Address(address.host, self._listen_port()), spec.options)
-
     def new_addresses(self) -> Mapping[int | str, Address]:
         """The addresses that are not in force yet, by the number or special name of the server."""
         new: dict[int | str, Address] = {label: address for label, address in self._base.new_addresses().items()
                                          if label not in self.deleted and label not in self.values}
         new |= {number: fields["address"] for number, fields in self.servers.items() if "address" in fields}
         new |= {name: self.values[name].address for name in SPECIAL if self.values.get(name) is not None}
+        new = {label: address for label, address in new.items() if _listener_in(label) not in self.listeners}
+        for listener, config in self.listeners.items():
+            own = {} if config is None else config.own
+            new |= {special_name(listener, name): own[name].address for name in SPECIAL if own.get(name) is not None}
         return new
 
     def give_origin(self, label: int | str, origin: str) -> None:
@@ -258,8 +344,28 @@ class Draft:
 
     # --- whether it can work ----------------------------------------------------------------------------------------
 
+    def is_unmade(self, number: int) -> bool:
+        """Whether the line that makes a server was wrong, which is told."""
+        return str(number) in self._unmade
+
     def check(self) -> None:
         """Raises ScriptErrors for what each line allows, but not all of them together."""
         wrong = list(errors(self))
         if wrong:
             raise ScriptErrors(wrong)
+
+
+def _port_of(settings: Settings) -> int | str:
+    """The port where a listener with these settings listens; empty when it has none."""
+    return parse_listen(settings.listen).port or "" if settings.listen else ""
+
+
+def _with_port(spec: ServerSpec, port: int | str) -> ServerSpec:
+    """A server that was named without a port is at this one."""
+    address = spec.address
+    return spec if address.path or address.port != "" else ServerSpec(Address(address.host, port), spec.options)
+
+
+def _listener_in(label: int | str) -> str:
+    """The listener whose special server has this name; empty for others."""
+    return label.rpartition("/")[0] if isinstance(label, str) else ""

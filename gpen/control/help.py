@@ -11,6 +11,7 @@ from typing import Any
 
 from gpen.control.commands import COMMANDS, Command
 from gpen.control.script import UnknownCommand
+from gpen.model.settings import OWN, PROCESS
 
 Row = dict[str, Any]
 
@@ -18,6 +19,7 @@ WIDTH = 100  # characters of a line, where nobody says otherwise
 NARROWEST = 40
 COMMAND, SETTING, IGNORED, MISSING = GROUPS = ("commands", "settings", "without effect", "not in this version")
 _NAMES_ONLY = (IGNORED, MISSING)
+_SCOPES = {PROCESS: " Of the whole gpen, not of one listener.", OWN: " Each listener has its own."}
 
 
 def group_of(command: Command) -> str:
@@ -50,7 +52,8 @@ def _row(command: Command) -> Row:
             "help": command.help, "access": command.access, "example": command.example}
     if setting is None or setting.missing:
         return told
-    return told | {"default": setting.told(setting.default), "option": setting.flag, "at_start_only": setting.startup}
+    return told | {"default": setting.told(setting.default), "option": setting.flag, "at_start_only": setting.startup,
+                   "scope": setting.scope}
 
 
 def overview(rows: Iterable[Row], width: int = WIDTH) -> str:
@@ -78,13 +81,14 @@ def _members(rows: list[Row], names_only: bool, column: int, width: int) -> Iter
 
 def details(row: Row, width: int = WIDTH) -> str:
     """One command: how it is written, and all that is to be said of it."""
-    lines = [line for usage in ("usage", "usage_no") if _text(row, usage)
-             for line in _folded(_text(row, usage), "", "    ", width)]
+    ways = [*_text(row, "usage").split(" | "), _text(row, "usage_no")]
+    lines = [line for way in ways if way for line in _folded(way, "", "    ", width)]
     remarks = [_text(row, "help")]
     if _text(row, "default"):
         remarks.append(f"Default: {_text(row, 'default')}."
                        + (f" Option {_text(row, 'option')}." if _text(row, "option") else "")
-                       + (" Set at start only." if row.get("at_start_only") else ""))
+                       + (" Set at start only." if row.get("at_start_only") else "")
+                       + _SCOPES.get(_text(row, "scope"), ""))
     if _text(row, "access") not in ("", "view"):
         remarks.append(f"Needs control_access {_text(row, 'access')}.")
     if _text(row, "example"):

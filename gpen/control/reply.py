@@ -15,9 +15,11 @@ from typing import Any
 from gpen.control import help
 from gpen.control.commands import OPTIONS, Option
 from gpen.control.script import Call, UnknownCommand
+from gpen.model.listener import numbers_words
 from gpen.model.scheduler import RULES
 from gpen.model.settings import SETTINGS, Setting
 from gpen.model.text import counted
+from gpen.model.value_types import UNNAMED
 
 Row = Mapping[str, Any]
 PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
@@ -100,7 +102,23 @@ def _sessions(rows: Sequence[Row]) -> str:
     return "".join(
         f"{row['id']} client {row['client']} server {row['server'] if row['server'] is not None else '-'} "
         f"addr {row['server_address'] or '-'} state {row['state']} age {row['age']:.1f} idle {row['idle']:.1f} "
-        f"up {row['up']} down {row['down']}{_tls(row)}\n" for row in rows)
+        f"up {row['up']} down {row['down']}{_tls(row)}{_listener(row)}\n" for row in rows)
+
+
+def _listener(row: Row) -> str:
+    return f" listener {row['listener']}" if row["listener"] else ""
+
+
+def _listeners(rows: Sequence[Row]) -> str:
+    return "".join(
+        f"{row['name'] or UNNAMED} listen {row['address']} protocol {row['protocol'].replace(' over ', '/')} "
+        f"conn {row['sessions']} max {row['conn_max']} held {row['held']} total {row['total']} "
+        f"rule {row['rule'].replace(' ', '-')} servers {numbers_words(row['servers'])}"
+        f"{_tracking(row['tracking_with'])}\n" for row in rows)
+
+
+def _tracking(other: str | None) -> str:
+    return f" tracking_with {other}" if other is not None else ""
 
 
 def _tls(row: Row) -> str:
@@ -121,12 +139,13 @@ def _connection(row: Row) -> str:
 
 
 def _events(rows: Sequence[Row]) -> str:
-    return "".join(f"{timestamp(row['time'])} {_subject(row['server'])} {row['event']}: {row['cause']}\n"
-                   for row in rows)
+    return "".join(f"{timestamp(row['time'])} {_subject(row)} {row['event']}: {row['cause']}\n" for row in rows)
 
 
-def _subject(server: int | str | None) -> str:
-    return "gpen" if server is None else f"server {server}"
+def _subject(row: Row) -> str:
+    if row["server"] is not None:
+        return f"server {row['server']}"
+    return f"listener {row['listener']}" if row["listener"] else "gpen"
 
 
 def _explain(row: Mapping[str, Any]) -> str:
@@ -149,9 +168,9 @@ def timestamp(seconds: float) -> str:
 
 
 _TEXT: dict[str, Callable[[Any], str]] = {
-    "servers": _servers, "recent": _recent, "sessions": _sessions, "mode": _mode, "connection": _connection,
-    "events": _events, "explain": _explain, "status": _text, "help": _help, "close": _text, "socket": _text,
-    "exit": _text, "reload": _text,
+    "listeners": _listeners, "servers": _servers, "recent": _recent, "sessions": _sessions, "mode": _mode,
+    "connection": _connection, "events": _events, "explain": _explain, "status": _text, "help": _help,
+    "close": _text, "socket": _text, "exit": _text, "reload": _text,
 }
 
 
@@ -164,7 +183,9 @@ Usage:
   gpen [options] [-d...] [-O COMMAND]... [-o COMMAND]... [--] [LISTEN [SERVER...]]
 
 LISTEN is [HOST:]PORT, [IPV6]:PORT or /PATH; a SERVER is HOST[:PORT[:MAX[:HARD[:WEIGHT[:PRIO]]]]], [IPV6]:PORT... or
-/PATH. They may also come from a file (-F) with the commands listen and server.
+/PATH. They may also come from a file (-F) with the commands listen and server. With several addresses, as in 80,443 or
+53/tcp,53/udp, each is a listener of the same servers; those behind the first are named by their ports, and what is
+different there is said with -O 'listener NAME ...'.
 
 Options, with defaults in parentheses:
 {rows}
@@ -175,6 +196,8 @@ Examples:
   gpen -f -r -C /run/gpen.ctl 80 www1:8000 www2:8000          round robin, in the foreground
   gpen -h -x 10000 [::]:443 10.0.0.1 10.0.0.2 -e 10.0.0.9     by client address, with an emergency server
   gpen -U -r -O 'udp_replies 1' 53 10.0.0.1 10.0.0.2          name servers
+  gpen -r 53/udp,53/tcp 10.0.0.1 10.0.0.2                     name servers, over UDP and TCP
+  gpen -O 'listener 443 tracking_with -' 80,443 www1 www2     both ports of a site: a client has one server
   gpen -r -H -E www.pem 443 www1:8000 www2:8000               TLS, and servers that know their clients
   gpen --check -F /etc/gpen/web.cfg                           is this file right?
   gpenctl /run/gpen.ctl servers                               ask and change a running gpen

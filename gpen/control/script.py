@@ -10,14 +10,15 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpen.control.commands import COMMANDS, Arguments, Command, suggestion
+from gpen.control.commands import ACCESS, COMMANDS, SCOPED, Arguments, Command, suggestion
 from gpen.model.address import Address
 from gpen.model.text import shortened
+from gpen.model.value_types import UNNAMED, parse_listener
 
 MAX_INCLUDES = 8
 MAX_FILE = 1 << 20  # bytes of one file
@@ -121,18 +122,36 @@ class UnknownCommand(NotInOurLanguage):
 
 @dataclass(frozen=True)
 class Call:
-    """A command with its arguments. ``json`` asks for the reply in JSON, ``no`` that ``no`` stood in front."""
+    """A command with its arguments. ``json`` asks for the reply in JSON, ``no`` that ``no`` stood in front;
+    ``listener`` is the one that it is said for, empty when none was named."""
 
     command: Command
     arguments: Arguments = field(default_factory=dict)
     no: bool = False
     json: bool = False
     origin: str = ""
+    listener: str = ""
+
+    @property
+    def asks(self) -> bool:
+        """Whether it would set something, if it had arguments, and asks for that without."""
+        is_settable = self.command.setting is not None or self.command.name == "servers"
+        return is_settable and not (self.arguments or self.no)
+
+    @property
+    def access(self) -> str:
+        """What a client must be allowed to do to say it, one of ACCESS."""
+        if self.asks:
+            return ACCESS[0]
+        if self.command.name == "inherit" and self["setting"] is None:
+            return SCOPED["server"].access  # it undoes what that says
+        return self.command.access
 
     def error(self, message: str) -> ScriptError:
         """An error about this call."""
         name = f"no {self.command.name}" if self.no else self.command.name
-        return ScriptError(f"{name}: {message}", self.origin)
+        scope = f"listener {self.listener}: " if self.listener else ""
+        return ScriptError(f"{scope}{name}: {message}", self.origin)
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -174,26 +193,61 @@ def parse_line(line: str, origin: str = "") -> Call | None:
 
 def parse_words(words: list[str], origin: str = "") -> Call:
     """Read the words of one command. Raises ScriptError."""
+    if words[0] == "listener" and len(words) > 1:
+        return _parse_scoped(words[1], words[2:], origin)
+    return _parse(words, COMMANDS, origin, "")
+
+
+def _parse_scoped(name: str, words: list[str], origin: str) -> Call:
+    """Read what stands behind ``listener NAME``."""
+    if name == UNNAMED:
+        raise ScriptError(f"listener {name}: it is the one without a name: say the command without 'listener {name}'",
+                          origin)
+    try:
+        listener = parse_listener(name)
+    except ValueError as error:
+        raise ScriptError(f"listener: {error}", origin) from None
+    if not words:
+        raise ScriptError(f"listener {listener}: expected a command behind the name: listener {listener} listen "
+                          "[HOST:]PORT, say", origin)
+    said = words[1] if words[0] == "no" and len(words) > 1 else words[0]
+    if said not in SCOPED and words != ["no"]:
+        raise ScriptError(f"listener {listener}: {_why_not_scoped(said, listener)}", origin)
+    return _parse(words, SCOPED, origin, listener)
+
+
+def _why_not_scoped(name: str, listener: str) -> str:
+    """Why this is no command behind ``listener NAME``."""
+    if name in COMMANDS:
+        return f"{name}: it is of the whole gpen, not of one listener: say it without 'listener {listener}'"
+    near = suggestion(name, SCOPED)
+    hint = f"; did you mean '{near}'?" if near else ": 'help listener' tells what may stand there"
+    return f"unknown command '{shortened(name)}'{hint}"
+
+
+def _parse(words: list[str], commands: Mapping[str, Command], origin: str, listener: str) -> Call:
     no = words[0] == "no"
     if no:
         words = words[1:]
         if not words:
-            raise ScriptError("no: expected the name of a command", origin)
-    command = COMMANDS.get(words[0])
+            scope = f"listener {listener}: " if listener else ""
+            raise ScriptError(f"{scope}no: expected the name of a command", origin)
+    command = commands.get(words[0])
     if command is None:
         raise UnknownCommand(words[0], origin)
     parse = command.parse_no if no else command.parse
     if parse is None:
-        raise ScriptError(f"no {command.name}: there is no such command: {command.usage}", origin)
+        usage = command.usage.replace("listener NAME", f"listener {listener}")
+        raise Call(command, no=no, origin=origin, listener=listener).error(f"there is no such command: {usage}")
     json = command.json and not no and words[-1] == "json" and len(words) > 1
     try:
         arguments = parse(words[1:-1] if json else words[1:])
     except ValueError as error:
-        problem = Call(command, no=no, origin=origin).error(str(error))
+        problem = Call(command, no=no, origin=origin, listener=listener).error(str(error))
         if command.name == "server" and "address" in words[2:]:
             problem.server = words[1]
         raise problem from None
-    return Call(command, arguments, no, json, origin)
+    return Call(command, arguments, no, json, origin, listener)
 
 
 def parse_configuring(line: str, origin: str, hint: str = "") -> Call | None:
@@ -205,8 +259,9 @@ def parse_configuring(line: str, origin: str, hint: str = "") -> Call | None:
     if not call.command.configures:
         raise call.error("this command can't stand in a configuration; it is for the control socket")
     setting = call.command.setting
-    if setting is not None and not call.arguments:
-        raise call.error(f"needs a value: {setting.name} {setting.kind.metavar}{hint}")
+    if call.asks:
+        what = f"{setting.name} {setting.kind.metavar}" if setting is not None else "servers NUMBERS, or all"
+        raise call.error(f"needs a value: {what}{hint}")
     return call
 
 

@@ -7,17 +7,19 @@ prepares for later, or is seen to do nothing, is neither: geoip_db before the en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.control.script import ScriptError
 from gpen.model.acl import LISTS, number_of
-from gpen.model.address import network_address
+from gpen.model.address import Address, network_address, parse_listen
 from gpen.model.check import OFF
-from gpen.model.pool import Pool
+from gpen.model.listener import ListenerConfig, Misled, Scope, memory_of
 from gpen.model.scheduler import RULES
-from gpen.model.server import FIELDS, Server
-from gpen.model.settings import SETTINGS, Settings
+from gpen.model.selector import Selector
+from gpen.model.server import FIELDS, MEMBER_FIELDS, Member, Server
+from gpen.model.settings import PROCESS, SETTINGS, Settings
+from gpen.model.text import ranges
 
 if TYPE_CHECKING:
     from gpen.control.configuration import Configuration
@@ -36,19 +38,20 @@ class Vain(NamedTuple):
     """Settings that have no effect ``when`` the rest is so."""
 
     names: Sequence[str]
-    when: Callable[[Settings, Pool], object]
+    when: Callable[[Settings, Selector], object]
     why: str
 
 
 class VainAtServer(NamedTuple):
-    """A field of a server, or a setting, that has no effect on a server ``when`` that, and the rest, is so."""
+    """A field of a server, or a setting, that has no effect on a server of a listener ``when`` that, and the rest, is
+    so."""
 
     name: str
-    when: Callable[[Settings, Pool, Server], object]
+    when: Callable[[Settings, Selector, Member], object]
     why: str
 
 
-_FOR_TCP = "it is for TCP, and this gpen balances UDP (-U)"
+_FOR_TCP = "it is for TCP, and this is UDP (udp, -U)"
 _PERMITS_ALL = "the access list is empty, and permits everybody"
 _NO_LOGIN = ("a MySQL server (mysql) blocks gpen's address (1129) after max_connect_errors connections without a "
              "login: take check connect, which it does not see")
@@ -70,80 +73,158 @@ REFUSED = (
 )
 
 VAIN = (
-    Vain(("udp_timeout", "udp_replies", "udp_unanswered"), lambda settings, pool: not settings.udp,
-         "it is for UDP, and this gpen balances TCP (no -U)"),
-    Vain(("udp_unanswered",), lambda settings, pool: settings.udp and not settings.udp_replies,
+    Vain(("udp_timeout", "udp_replies", "udp_unanswered"), lambda settings, selector: not settings.udp,
+         "it is for UDP, and this is TCP (no udp, no -U)"),
+    Vain(("udp_unanswered",), lambda settings, selector: settings.udp and not settings.udp_replies,
          "silence is held against no server unless udp_replies says that replies are due"),
     Vain(("backlog", "pending_max", "idle_timeout", "half_closed_timeout", "tcp_fastclose", "tcp_nodelay", "keepalive",
-          "user_timeout"), lambda settings, pool: settings.udp, _FOR_TCP),
-    Vain(("client_max",), lambda settings, pool: settings.client_max > settings.conn_max,
+          "user_timeout"), lambda settings, selector: settings.udp, _FOR_TCP),
+    Vain(("client_max",), lambda settings, selector: settings.client_max > settings.conn_max,
          "conn_max allows fewer in all"),
-    Vain(("client_max",), lambda settings, pool: "/" in (settings.listen or "") and settings.accept_proxy == "off",
+    Vain(("client_max",), lambda settings, selector: "/" in (settings.listen or "") and settings.accept_proxy == "off",
          "clients of a unix socket have no address"),
-    Vain(("half_closed_timeout",), lambda settings, pool: (
+    Vain(("idlers",), lambda settings, selector: not settings.listen,
+         "they are those of the listener without a name, which has no address"),
+    Vain(("half_closed_timeout",), lambda settings, selector: (
         0 < settings.idle_timeout <= settings.half_closed_timeout), "idle_timeout is shorter, or the same"),
-    Vain(("hold_max",), lambda settings, pool: not settings.hold, "no client waits, unless hold says for how long"),
-    Vain(("http_header_max", "http_head_timeout"), lambda settings, pool: not settings.http,
+    Vain(("hold_max",), lambda settings, selector: not settings.hold, "no client waits, unless hold says for how long"),
+    Vain(("http_header_max", "http_head_timeout"), lambda settings, selector: not settings.http,
          "it is for HTTP mode (-H), which is off"),
     Vain(("ssl_key", "ssl_protocol", "ssl_ciphers", "ssl_option", "ssl_alpn", "ssl_handshake"),
-         lambda settings, pool: not settings.ssl_certificate, "without a certificate (-E FILE) there is no TLS"),
-    Vain(("ssl_ciphers",), lambda settings, pool: (
+         lambda settings, selector: not settings.ssl_certificate, "without a certificate (-E FILE) there is no TLS"),
+    Vain(("ssl_ciphers",), lambda settings, selector: (
         settings.ssl_protocol == "tls1.3" or "no_tlsv1.2" in settings.ssl_option),
          "it is for TLS 1.2, which is not spoken; TLS 1.3 has its own"),
-    Vain(("ssl_ca_file", "ssl_ca_path"), lambda settings, pool: not settings.ssl_require_peer,
+    Vain(("ssl_ca_file", "ssl_ca_path"), lambda settings, selector: not settings.ssl_require_peer,
          "no client is asked for a certificate, unless with ssl_require_peer (-R)"),
-    Vain(("check_interval", "check_timeout", "check_rise", "check_fall"), lambda settings, pool: (
-        settings.check == OFF and not any(server.check not in (None, OFF) for server in pool.servers.values())),
+    Vain(("check_interval", "check_timeout", "check_rise", "check_fall"), lambda settings, selector: (
+        settings.check == OFF
+        and not any(server.check not in (None, OFF) for server in selector.pool.servers.values())),
          "no server is checked: see check"),
-    Vain(("tracking",), lambda settings, pool: (
-        settings.roundrobin and not any(server.hard for server in pool.servers.values())),
+    Vain(("tracking",), lambda settings, selector: (
+        settings.roundrobin and not any(server.hard for server in selector.pool.servers.values())),
          "roundrobin (-r) does not look a client's last server up"),
-    *(Vain((rule.name,), lambda settings, pool, name=rule.name: pool.rule.name != name,  # type: ignore[misc]
+    *(Vain((rule.name,), lambda settings, selector, name=rule.name: selector.rule.name != name,  # type: ignore[misc]
            f"of {', '.join(rule.name for rule in RULES)}, the first that is on chooses") for rule in RULES),
-    Vain(("emergency",), lambda settings, pool: settings.stubborn, "stubborn (-s) does not fail over"),
-    Vain(("abuse",), lambda settings, pool: not pool.acls[settings.client_acl].entries,
+    Vain(("emergency",), lambda settings, selector: settings.stubborn, "stubborn (-s) does not fail over"),
+    Vain(("abuse",), lambda settings, selector: not selector.pool.acls[settings.client_acl].entries,
          "the access list of client_acl is empty, and denies nobody"),
-    Vain(("client_acl",), lambda settings, pool: not pool.acls[settings.client_acl].entries, _PERMITS_ALL),
-    Vain(("control_acl",), lambda settings, pool: (  # 0 stands in all files that pen has written
-        settings.control_acl and not pool.acls[settings.control_acl].entries), _PERMITS_ALL),
-    Vain(("accept_proxy",), lambda settings, pool: not pool.acls[int(settings.accept_proxy)].entries,
+    Vain(("client_acl",), lambda settings, selector: not selector.pool.acls[settings.client_acl].entries, _PERMITS_ALL),
+    Vain(("control_acl",), lambda settings, selector: (  # 0 stands in all files that pen has written
+        settings.control_acl and not selector.pool.acls[settings.control_acl].entries), _PERMITS_ALL),
+    Vain(("accept_proxy",), lambda settings, selector: not selector.pool.acls[int(settings.accept_proxy)].entries,
          "the access list is empty: whoever comes must begin with a header, and is who it says"),
-    Vain(("log_format",), lambda settings, pool: network_address(settings.log or ""),
+    Vain(("log_format",), lambda settings, selector: network_address(settings.log or ""),
          "a log elsewhere gets pen's datagram for each request"),
-    Vain(("control_access",), lambda settings, pool: "/" in (settings.control or ""),
+    Vain(("control_access",), lambda settings, selector: "/" in (settings.control or ""),
          "the control socket is a file: whoever may open that may do all"),
-    Vain(("control_acl",), lambda settings, pool: settings.control_acl and "/" in (settings.control or ""),
+    Vain(("control_acl",), lambda settings, selector: settings.control_acl and "/" in (settings.control or ""),
          "the control socket is a file, and clients of that have no address"),
-    Vain(("control_mode",), lambda settings, pool: settings.control and "/" not in settings.control,
+    Vain(("control_mode",), lambda settings, selector: settings.control and "/" not in settings.control,
          "the control socket is a port, not a file"),
 )
 
 VAIN_AT_SERVERS = (
-    VainAtServer("prio", lambda settings, pool, server: server.prio and not settings.prio, "the mode prio is off"),
-    VainAtServer("weight", lambda settings, pool, server: server.weight != FIELDS["weight"] and not pool.rule.weighs,
-                 "none of the modes that weigh is on"),
-    VainAtServer("hard", lambda settings, pool, server: server.hard and (not server.max or server.hard < server.max),
+    VainAtServer("prio", lambda settings, selector, member: member.prio and not settings.prio, "the mode prio is off"),
+    VainAtServer("weight", lambda settings, selector, member: (
+        member.weight != FIELDS["weight"] and not selector.rule.weighs), "none of the modes that weigh is on"),
+    VainAtServer("hard", lambda settings, selector, member: (
+        member.server.hard and (not member.server.max or member.server.hard < member.server.max)),
                  "it is how far clients that return may go beyond max"),
-    VainAtServer("acl", lambda settings, pool, server: server.acl and not pool.acls[server.acl].entries, _PERMITS_ALL),
-    VainAtServer("source", lambda settings, pool, server: settings.source and _is_elsewhere(settings.source, server),
+    VainAtServer("acl", lambda settings, selector, member: (
+        member.server.acl and not selector.pool.acls[member.server.acl].entries), _PERMITS_ALL),
+    VainAtServer("source", lambda settings, selector, member: (
+        settings.source and _is_elsewhere(settings.source, member)),
                  "it is of the other family (IPv4, IPv6) than the server's address"),
 )
 
 
 def errors(draft: Draft) -> Iterator[ScriptError]:
     """What each line allows, but not all of them together."""
-    settings = draft.settings
-    for names, when, why in REFUSED:
-        if when(settings):
-            yield from (ScriptError(f"{name}: {why}") for name in names if _is_given(settings, name))
-    if settings.mysql:
+    every = draft.all_settings()
+    yield from _of_listeners(draft, every)
+    for name, settings in every.items():
+        if not (name or settings.listen) and len(every) > 1:
+            continue  # nobody comes there: it only has what others share
+        config = draft.listener_of(name) if name else None
+        for names, when, why in REFUSED:
+            if when(settings):
+                yield from (_error(name, f"{setting}: {why}") for setting in names if _is_given(settings, setting)
+                            and not (name and _is_of_another(setting, why, config)))
+    if any(settings.mysql for settings in every.values()):
         yield from _talks(draft)
-    if settings.udp:
-        places = [settings.listen or "", *map(str, draft.new_addresses().values())]
-        yield from (ScriptError(f"udp: needs HOST:PORT, not a unix socket: {place}") for place in places
-                    if "/" in place)
-    if not settings.geoip_db and any(draft.list_of(number).names_countries for number in range(LISTS)):
+    if any(settings.udp for settings in every.values()):
+        yield from _files(draft, every)
+    if not draft.settings.geoip_db and any(draft.list_of(number).names_countries for number in range(LISTS)):
         yield ScriptError("acl: country needs a database that knows countries: give geoip_db FILE first")
+
+
+def _error(listener: str, message: str) -> ScriptError:
+    return ScriptError(f"listener {listener}: {message}" if listener else message)
+
+
+def _of_listeners(draft: Draft, every: Mapping[str, Settings]) -> Iterator[ScriptError]:
+    """Listeners without an address, at that of another, or that share the memory of none."""
+    places: dict[tuple[Address, bool], str] = {}
+    for name, settings in every.items():
+        config = draft.listener_of(name) if name else None
+        if settings.listen:
+            place = parse_listen(settings.listen)
+            other = places.setdefault((place, settings.udp), name) if place.port != 0 else name  # 0: any that is free
+            if other != name:
+                whose = f"listener {other}" if other else "the listener without a name"
+                yield _error(name, f"listen: {settings.listen} is where {whose} listens: give it another address")
+        elif config is not None and "listen" in config.own:
+            yield _error(name, f"no listen: a listener needs an address; 'no listener {name}' closes it")
+        elif name:
+            known = ", ".join(other for other in every if other not in ("", name)) or "none"
+            yield _error(name, f"it has no address, and there is no such listener unless it gets one: 'listener {name} "
+                               f"listen [HOST:]PORT' (others: {known})")
+        for number, fields in config.members.items() if config is not None else ():
+            address = draft.address_of(number)
+            if address is None and not draft.is_unmade(number):
+                yield _error(name, f"server {number}: there is no server {number} (known: {ranges(draft.numbers())})")
+            elif address is not None and address.path and "port" in fields:
+                yield _error(name, f"server {number}: it is the unix socket {address}, which has no port")
+    yield from _misled(every)
+
+
+def _misled(every: Mapping[str, Settings]) -> Iterator[ScriptError]:
+    """Where ``tracking_with`` leads nowhere, or round: told once, of a listener that makes it so, and not of those that
+    it leads there."""
+    told: set[str] = set()
+    for name in every:
+        try:
+            memory_of(name, every)
+        except Misled as error:
+            if name in error.names and name not in told:
+                yield _error(name, f"tracking_with: {error}")
+                told.update(error.names)
+
+
+def _is_of_another(setting: str, why: str, config: ListenerConfig | None) -> bool:
+    """Whether a setting that a listener shares is none of its business: idlers are of the one without a name; and what
+    is said to all is no word to those of UDP."""
+    is_own = config is not None and setting in config.own
+    return setting == "idlers" or (why is _FOR_TCP and not is_own)
+
+
+def _files(draft: Draft, every: Mapping[str, Settings]) -> Iterator[ScriptError]:
+    """Unix sockets where listeners of UDP would be, or connect to."""
+    is_news = "udp" in draft.values or draft.listeners
+    places: Mapping[int | str, Address | None] = draft.new_addresses()
+    if is_news:
+        places = {**{number: draft.address_of(number) for number in draft.numbers()}, **places}
+    files = {label: address.path for label, address in places.items() if address is not None and address.path}
+    for name, settings in every.items():
+        if not settings.udp:
+            continue
+        config = draft.listener_of(name) if name else None
+        numbers = None if config is None else config.servers
+        used = [path for label, path in files.items()
+                if not isinstance(label, int) or numbers is None or label in numbers]
+        for path in [*([settings.listen] if "/" in (settings.listen or "") else []), *used]:
+            yield _error(name, f"udp: needs HOST:PORT, not a unix socket: {path}")
 
 
 def _talks(draft: Draft) -> Iterator[ScriptError]:
@@ -157,36 +238,93 @@ def _talks(draft: Draft) -> Iterator[ScriptError]:
 def notes(configuration: Configuration, servers: Iterable[Server]) -> Iterator[tuple[str, str]]:
     """What is to be told of a configuration, and of these servers in it: what it is about, to tell it once, and a line
     of words."""
-    settings, pool = configuration.settings, configuration.pool
     for name in sorted(configuration.ignored):
         yield name, f"{name}: accepted for pen's sake, without effect"
-    protocol = settings.ssl_protocol
-    if protocol and not protocol.startswith("tls1."):
-        yield "ssl_protocol", (f"ssl_protocol {protocol}: means TLS 1.2 and 1.3 now: the versions of its time are "
-                               "broken and gone")
-    for names, when, why in VAIN:
-        given = [name for name in names if _is_given(settings, name)]
-        if given and when(settings, pool):
-            yield from ((f"{name}: {why}", f"{SETTINGS[name].line(settings.get(name))} has no effect: {why}")
-                        for name in given)
-    servers = list(servers)
+    scopes = [scope for scope in configuration.scopes.values() if scope.settings.listen] or [configuration.unnamed]
+    for scope in scopes:
+        protocol = scope.settings.ssl_protocol
+        if protocol and not protocol.startswith("tls1."):
+            yield "ssl_protocol", (f"ssl_protocol {protocol}: means TLS 1.2 and 1.3 now: the versions of its time are "
+                                   "broken and gone")
+        yield from _without_servers(scope, configuration)
+    for row in VAIN:
+        yield from _vain(row, configuration, scopes)
+    by_label = {server.label: server for server in servers}
+    for scope in scopes:
+        yield from _vain_at_servers(scope, by_label)
+
+
+def _without_servers(scope: Scope, configuration: Configuration) -> Iterator[tuple[str, str]]:
+    """A listener all of whose servers are yet to come: or somebody mistook their numbers."""
+    numbers = scope.config.servers
+    if numbers is not None and configuration.pool.servers.keys().isdisjoint(numbers):
+        known = ranges(configuration.pool.servers)
+        yield f"listener {scope.name}: servers", (f"listener {scope.name}: servers {ranges(numbers)}: there is none of "
+                                                  f"them (known: {known})")
+
+
+def _vain(row: Vain, configuration: Configuration, scopes: Sequence[Scope]) -> Iterator[tuple[str, str]]:
+    """What has no effect: at a listener that has it of its own, or, of what is shared, at all that share it."""
+    names, when, why = row
+    shared = configuration.settings
+    vain = [scope for scope in scopes if any(_is_given(scope.settings, name) for name in names)
+            and when(scope.settings, scope.selector)]
+    for name in names:
+        if SETTINGS[name].scope == PROCESS:
+            is_vain = _is_given(shared, name) and when(shared, configuration.unnamed.selector)
+        else:
+            sharing = [scope for scope in scopes if name not in scope.config.own]
+            is_vain = sharing and all(scope in vain for scope in sharing)
+        if is_vain and _is_given(shared, name):
+            yield _has_no_effect("", name, shared, why)
+        yield from (_has_no_effect(scope.name, name, scope.settings, why) for scope in vain if name in scope.config.own)
+
+
+def _has_no_effect(listener: str, name: str, settings: Settings, why: str) -> tuple[str, str]:
+    prefix = f"listener {listener}: " if listener else ""
+    return f"{prefix}{name}: {why}", f"{prefix}{SETTINGS[name].line(settings.get(name))} has no effect: {why}"
+
+
+def _vain_at_servers(scope: Scope, servers: Mapping[int | str, Server]) -> Iterator[tuple[str, str]]:
+    """What has no effect on these servers, by their labels, at a listener; at one with a name, of what is said there:
+    to look at 1,000 servers for each of 100 listeners took 50 ms."""
+    prefix, own = f"listener {scope.name}: " if scope.name else "", scope.config.own
+    selector = scope.selector
+    members: Sequence[Member] = ()
+    if not scope.name or any(name in own for name, _, _ in VAIN_AT_SERVERS):
+        members = _members_of(selector, list(servers.values()))
     for name, is_vain, why in VAIN_AT_SERVERS:
-        its = [server for server in servers if is_vain(settings, pool, server)]
+        concerned = members
+        if scope.name and name not in own:
+            concerned = _members_of(selector, [servers[number] for number, fields in scope.config.members.items()
+                                               if name in fields and number in servers])
+        its = [member for member in concerned if is_vain(scope.settings, selector, member)]
         if its:
             more = f" (and {len(its) - 1} more)" if len(its) > 1 else ""
-            what = f"{name} {getattr(its[0], name) if name in FIELDS else settings.get(name)}"
-            yield f"server {name}", f"{what} has no effect on server {its[0].name}{more}: {why}"
+            value = getattr(its[0], name, None) if name in MEMBER_FIELDS else getattr(its[0].server, name, None)
+            what = f"{name} {value if name in FIELDS else scope.settings.get(name)}"
+            yield f"{prefix}server {name}", (f"{prefix}{what} has no effect on server {its[0].server.name}{more}: "
+                                             f"{why}")
+
+
+def _members_of(selector: Selector, servers: Collection[Server]) -> list[Member]:
+    """Of these servers those that a listener uses, and the special ones, as it uses them."""
+    found = map(selector.roster.get, servers)
+    special = (selector.emergency, selector.abuse)
+    return [*(member for member in found if member is not None), *(
+        member for member in special if member is not None and member.server in servers)]
 
 
 def _is_given(settings: Settings, name: str) -> bool:
     return bool(settings.get(name) != SETTINGS[name].default)
 
 
-def _is_elsewhere(source: str, server: Server) -> bool:
+def _is_elsewhere(source: str, member: Member) -> bool:
     """Whether all addresses of a server that are known are of the family that ``source`` is not of."""
+    server, endpoints = member.server, member.target.endpoints
     if server.is_empty or server.address.path:
         return False
-    families = {6 if ":" in endpoint.host else 4 for endpoint in server.endpoints} or {_family(server.address.host)}
+    families = {6 if ":" in endpoint.host else 4 for endpoint in endpoints} or {_family(server.address.host)}
     return all(families) and (6 if ":" in source else 4) not in families
 
 

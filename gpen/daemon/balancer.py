@@ -18,15 +18,18 @@ from gevent.hub import get_hub
 from gpen.control.configuration import Configuration
 from gpen.control.draft import Draft
 from gpen.control.sources import Sources
+from gpen.control.ways import Ways
 from gpen.daemon import janitor, own_address, process
-from gpen.daemon.changes import WITH_ALL_CHECKS, Changes, check_programs, checks_of
+from gpen.daemon.changes import WITH_ALL_CHECKS, Changes, check_programs, checks_of, listening_at
 from gpen.daemon.checks import Checks
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.control_socket import ControlSocket
 from gpen.daemon.countries import Countries, open_countries, prepare_for_chroot
 from gpen.daemon.executor import Executor
-from gpen.daemon.front import Front, Shared, resolved
+from gpen.daemon.front import Shared, resolved
 from gpen.daemon.hostnames import Hostnames
+from gpen.daemon.listeners import Listeners
+from gpen.daemon.logs import Logs
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessions import Sessions
 from gpen.daemon.socket_files import SocketFiles
@@ -35,11 +38,13 @@ from gpen.files import write_whole
 from gpen.model.address import Endpoint, parse_listen
 from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL
-from gpen.model.server import Server
+from gpen.model.server import Server, Target
+from gpen.model.settings import Settings
 from gpen.wire.check import Prober
 from gpen.wire.faults import Troubles
 from gpen.wire.greenlets import Greenlets
 from gpen.wire.idlers import Idlers
+from gpen.wire.loops import Loops
 from gpen.wire.pacing import PAUSE, gently
 from gpen.wire.poller import Poller
 from gpen.wire.resolver import Resolver
@@ -61,9 +66,10 @@ class Balancer:
         self.settings = settings = configuration.settings
         self.pool = pool = configuration.pool
         self.chroot = Chroot()
-        self.sessions = Sessions(process.sessions_within_limit(settings))
-        self.troubles = Troubles()
         self._configuration = configuration
+        self.sessions = Sessions(process.sessions_within_limit(self.settings_in_use()))
+        self._wanted = process.descriptors_wanted(self.settings_in_use())
+        self.troubles = Troubles()
         self._sources = sources
         self._threads = get_hub().threadpool  # now: gevent loads it when it is first asked, perhaps inside a chroot
         self._poller = Poller()
@@ -71,29 +77,37 @@ class Balancer:
         self._resolver = Resolver()
         self._greenlets = Greenlets(KEPT_GREENLETS)
         files = SocketFiles(settings, self.chroot)
-        self.front = Front(settings, Shared(
-            pool, configuration.clients, self.sessions, self._poller, self._greenlets, self.troubles, self._resolver,
-            self.chroot, files, shed=lambda: self.idlers.shed(), log_refused=lambda: self.names.refresh_log()))
-        self.idlers = Idlers(self.front)
-        self.names = Hostnames(pool, settings, self._resolver, lambda: self.front.session_log, self._renamed)
-        self.checks = Checks(pool, settings, self._prober, self.troubles, self.front.resume)
-        self._countries = Countries(pool, configuration.clients)
+        self.logs = Logs(self._resolver, self.chroot, self.troubles, lambda: self.names.refresh_log())
+        loops = Loops(pool, lambda: self.listeners.datagram_listeners())
+        self.listeners = Listeners(configuration, Shared(
+            self.sessions, self._poller, self._greenlets, self.troubles, self._resolver, loops, files, self.chroot.path,
+            shed=lambda: self.idlers.shed(), holds={}, short={}), self.logs)
+        unnamed = self.listeners.unnamed
+        self.idlers = Idlers(unnamed)
+        self.names = Hostnames(pool, settings, self._resolver, self.logs.networked, self._renamed)
+        self.checks = Checks(pool, settings, self._prober, self.troubles, self._resume)
+        self._countries = Countries(pool, lambda: (scope.clients for scope in configuration.scopes.values()))
         self._control = ControlSocket(settings, pool, files)
-        self._changes = Changes(configuration, sources, command_line, self.front, self.names, self._countries,
-                                self.chroot, self._threads.apply, self._taken_up)
-        self._queries = Queries(configuration, self.sessions, self.front, self.stop)
+        self._changes = Changes(configuration, sources, command_line, self.listeners, self.logs, self.names,
+                                self._countries, self.chroot, self._threads.apply, self._taken_up)
+        self._queries = Queries(configuration, self.sessions, self.listeners, loops, self.stop)
         self._executor = Executor(configuration, self._changes, self._queries, self.chroot, {
-            "listen": lambda: self.front.address,
-            "control": lambda: self._control.address or None,
-            "control_acl": lambda: settings.control_acl or 0,
-            "idlers": lambda: f"{self.idlers.connected}/{settings.idlers}",
-        }, self.front.hold.stir)
+            "listen": lambda listener: self.listeners[listener].address or None,
+            "control": lambda listener: self._control.address or None,
+            "control_acl": lambda listener: settings.control_acl or 0,
+            "idlers": lambda listener: f"{self.idlers.connected}/{settings.idlers}",
+        }, unnamed.stir)
         self._janitor: Any = None
         self._stopping = Event()
         pool.health.on_condemned = self.sessions.condemned
         pool.health.on_unwell = self.names.refresh
-        pool.on_moved = self.front.loops.changed
+        pool.on_moved = loops.changed
         pool.is_ourselves = self._is_ourselves
+
+    def settings_in_use(self) -> list[Settings]:
+        """Those of the listeners that have an address."""
+        every = [scope.settings for scope in self._configuration.scopes.values()]
+        return [settings for settings in every if settings.listen] or every[:1]
 
     # --- opening and closing --------------------------------------------------------------------------------------
 
@@ -110,15 +124,16 @@ class Balancer:
         if settings.chroot:
             self._resolver.prepare_for_chroot(settings.timeout)
             prepare_for_chroot()
-        self.front.open()
+        self.listeners.open()
         places = list(self.names.places(said, answers))
-        own_address.refuse(places, self.front.listener.endpoint, said.origin_of)
+        own = {front.name: front.listener.endpoint for front in self.listeners if front.listener is not None}
+        own_address.refuse(places, listening_at(Ways(said), own), said.origin_of)
         self.names.adopt(answers, places)
         if settings.control:
             address = parse_listen(settings.control, "127.0.0.1")
             self._control.open(settings.control, partial(resolved, self._resolver, settings, "control", address),
                                self._executor.execute)
-        self.front.open_log()
+        self.listeners.open_logs()
         self._changes.tell_notes(self.pool.all_servers())
 
     def serve(self, ready: Callable[[], None]) -> None:
@@ -135,7 +150,7 @@ class Balancer:
         self._spare_collections()
         self._janitor = gevent.spawn(janitor.run, self.sessions, self._works())
         self.checks.tend_all()
-        self.front.start()
+        self.listeners.start()
         self._control.start()
         ready()
         self._stopping.wait()
@@ -164,7 +179,7 @@ class Balancer:
 
     def close(self) -> None:
         """Stop accepting, end all sessions, then close control socket and log. Switches greenlets."""
-        self.front.close()
+        self.listeners.close()
         for session in self.sessions:
             try:
                 session.stop(Ending.SHUTDOWN)
@@ -178,7 +193,7 @@ class Balancer:
             self._janitor.kill()
         self.idlers.close()
         self.checks.close()
-        self.front.close_log()
+        self.listeners.close_logs()
         self._greenlets.dismiss()
         self._poller.close()
 
@@ -189,10 +204,11 @@ class Balancer:
         process.set_debug(self.settings.debug)
         if "control_mode" in draft.values:
             self._control.renew_mode()
-        if "conn_max" in draft.values:
-            process.raise_descriptor_limit(self.settings)
+        if self._wanted != (wanted := process.descriptors_wanted(self.settings_in_use())):
+            self._wanted = wanted
+            process.raise_descriptor_limit(self.settings_in_use())
         self._renew_limit()
-        if draft.new_addresses() or draft.deleted or not draft.values.keys().isdisjoint(SPECIAL):
+        if draft.new_addresses() or draft.deleted or draft.listeners or not draft.values.keys().isdisjoint(SPECIAL):
             self.sessions.follow_servers()
         for server in touched:
             if server.state == "maint" and not server.deleted:
@@ -201,22 +217,29 @@ class Balancer:
             self.checks.tend(touched)
         else:
             self.checks.tend_all()
-        self.front.hold.stir()
+        self._resume()
 
     def _renamed(self) -> None:
         """A name means other addresses now. Does not switch."""
         self.sessions.follow_servers()
         gevent.spawn(self.checks.tend_all)
-        self.front.resume()
+        self._resume()
 
-    def _is_ourselves(self, endpoint: Endpoint) -> bool:
-        return own_address.is_own(endpoint, self.front.listener.endpoint, self.chroot.path)
+    def _resume(self) -> None:
+        """There may be room, or a server, for another client of any listener."""
+        for front in self.listeners:
+            front.resume()
+
+    def _is_ourselves(self, target: Target, endpoint: Endpoint) -> bool:
+        """Whether a listener that uses a server so listens there itself."""
+        return any(own_address.is_own(endpoint, listener.endpoint, self.chroot.path) and front.reaches(target)
+                   for front, listener in self.listeners.at_port(endpoint.port))
 
     def _prober(self, server: Server) -> Prober:
         return Prober(server, self.settings, self._poller, self._children, self.chroot.path)
 
     def _renew_limit(self) -> None:
-        self.sessions.most = process.sessions_within_limit(self.settings)
+        self.sessions.most = process.sessions_within_limit(self.settings_in_use())
 
     def _works(self) -> Sequence[janitor.Work]:
         """What is to be done each second."""
@@ -228,10 +251,15 @@ class Balancer:
             ("troubles", self.troubles.tend),
             ("checks", self.checks.tend_all),
             ("children", self._children.reap),
-            ("accepting", self.front.resume),
+            ("accepting", self._resume),
             ("sessions", lambda: janitor.tend_sessions(self.sessions)),
-            ("conn_max", self.front.evict_excess),
+            ("conn_max", self._evict_excess),
+            ("listeners that are gone", self.listeners.tend),
         )
+
+    def _evict_excess(self) -> None:
+        for front in self.listeners:
+            front.evict_excess()
 
     def _write_statistics(self) -> None:
         """USR1: the status page to the file of -w, or else a summary to the diagnostics."""

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from itertools import chain
@@ -23,18 +23,22 @@ from gpen.control.draft import Draft
 from gpen.control.script import Call, Errors, ScriptError, Step, read_file, read_lines
 from gpen.control.sources import Sources
 from gpen.control.validation import notes
+from gpen.control.ways import Ways
 from gpen.daemon import own_address, process
 from gpen.daemon.checks import unusable
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import Countries, open_countries
-from gpen.daemon.front import Front, Prepared
 from gpen.daemon.hostnames import Hostnames, Place
+from gpen.daemon.listeners import Change, Listeners
+from gpen.daemon.logs import Logs
 from gpen.files import write_whole
+from gpen.model.address import Endpoint
 from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.wire import sockets
 from gpen.wire.pacing import gently
+from gpen.wire.resolver import ResolveError
 
 log = logging.getLogger("gpen")
 
@@ -47,8 +51,8 @@ TakenUp = Callable[[Draft, Sequence[Server]], None]
 class Changes:
     """What changes the configuration that is in force."""
 
-    def __init__(self, configuration: Configuration, sources: Sources, command_line: str, front: Front,
-                 names: Hostnames, countries: Countries, chroot: Chroot,
+    def __init__(self, configuration: Configuration, sources: Sources, command_line: str,
+                 listeners: Listeners, logs: Logs, names: Hostnames, countries: Countries, chroot: Chroot,
                  in_thread: Callable[..., OSError | None], taken_up: TakenUp) -> None:
         """``sources`` is where the configuration came from; ``command_line`` stands in the head of what ``write``
         saves, which is done ``in_thread``. ``taken_up`` is called, and may switch, when a draft has come in force that
@@ -58,7 +62,8 @@ class Changes:
         self._pool = configuration.pool
         self._sources = sources
         self._command_line = command_line
-        self._front = front
+        self._listeners = listeners
+        self._logs = logs
         self._names = names
         self._countries = countries
         self._chroot = chroot
@@ -82,48 +87,69 @@ class Changes:
         """Put a draft in force, all of it or nothing. Switches greenlets. Raises as ``apply`` does."""
         self._check(draft)
         answers = self._names.resolve(draft)
-        places = list(gently(self._names.places(draft, answers)))
+        try:
+            places = list(gently(self._names.places(draft, answers)))
+        except ResolveError as error:
+            raise ScriptError(str(error)) from None
         has_database = draft.settings.geoip_db != self._settings.geoip_db
         with ExitStack() as undo:
             database = open_countries(draft.settings, self._chroot) if has_database else None
-            prepared = self._front.prepare(draft.settings, undo)
-            self._refuse_ourselves(draft, places, prepared)
-            self._front.prepare_log(draft.settings, prepared, undo)  # last, for it may make a file
-            if prepared.listener is not None:
-                prepared.listener.start()  # nobody comes yet: from here on nothing switches
+            change = self._listeners.prepare(draft, undo)
+            self._refuse_ourselves(draft, places, change)
+            self._listeners.prepare_logs(draft, change, undo)  # last, for it may make a file
+            for listener in change.new_listeners.values():
+                listener.start()  # nobody comes yet: from here on nothing switches
             undo.pop_all()
         touched = [self._pool.servers[number] for number in draft.deleted]
-        self._configuration.adopt(draft)
+        self._configuration.adopt(draft, change.scopes)
         self._names.adopt(answers, places)
-        self._front.adopt(prepared)
-        if prepared.listener is not None:
+        self._listeners.adopt(change)
+        if change.new_listeners or change.ended:
             self._names.adopt_again()
+        for name in change.ended:
+            self._told = {about for about in self._told if not about.startswith(f"listener {name}: ")}
         if has_database:
             self._countries.adopt(database)
         touched += [self._pool.servers[number] for number in draft.servers]
-        self.tell_notes(self._pool.all_servers() if draft.values or draft.lists else
+        is_for_all = draft.values or draft.lists or draft.listeners
+        self.tell_notes(self._pool.all_servers() if is_for_all else
                         [server for server in touched if not server.deleted])
         self._taken_up(draft, touched)
 
     def _check(self, draft: Draft) -> None:
         """Raises ScriptError for what can't work."""
         old, new = self._settings, draft.settings
-        if new.listen is None:
-            raise ScriptError("no listen: gpen needs an address to listen on")
         draft.check()
-        check_extras(new)
+        check_listening(draft)
+        check_extras(draft)
         check_programs(_new_checks(draft), self._chroot)
         if new.web_stats != old.web_stats:
             check_directory("web_stats", new.web_stats and self._chroot.path(new.web_stats))
 
-    def _refuse_ourselves(self, draft: Draft, places: Sequence[Place], prepared: Prepared) -> None:
-        """Raises ScriptErrors when a server is gpen itself: one at a new place, or with a new listener any."""
-        listener = prepared.listener
-        new = draft.new_addresses() if listener is not None else ()
-        others = _places(server for server in self._pool.all_servers() if listener is not None
-                         and server.label not in new and server.label not in draft.deleted)
-        own_address.refuse(chain(places, others), (listener or self._front.listener).endpoint, draft.origin_of,
-                          self._chroot.path)
+    def _refuse_ourselves(self, draft: Draft, places: Sequence[Place], change: Change) -> None:
+        """Raises ScriptErrors when a server is a listener that uses it: one at a new place, or, where listeners are new
+        or use others than before, any."""
+        own = {front.name: front.listener.endpoint for front in self._listeners
+               if front.listener is not None and front.name not in change.ended}
+        own |= {name: listener.endpoint for name, listener in change.new_listeners.items()}
+        if places:
+            self._refuse(places, own, draft)
+        changed = {name: endpoint for name, endpoint in own.items()
+                   if name in change.new_listeners or self._uses_others(draft, name)}
+        if changed:
+            new = draft.new_addresses()
+            self._refuse((Place(server.label, (target.transport, target.port), target.address, target.endpoints)
+                          for server in self._pool.all_servers()
+                          if server.label not in new and server.label not in draft.deleted
+                          for target in server.targets.values()), changed, draft)
+
+    def _uses_others(self, draft: Draft, listener: str) -> bool:
+        """Whether with this draft a listener uses servers that it has not used, or otherwise."""
+        new, old = draft.listeners.get(listener), self._configuration.listener_of(listener)
+        return new is not None and old is not None and (new.servers, new.members) != (old.servers, old.members)
+
+    def _refuse(self, places: Iterable[Place], own: Mapping[str, Endpoint], draft: Draft) -> None:
+        own_address.refuse(places, listening_at(Ways(draft), own), draft.origin_of, self._chroot.path)
 
     def tell_notes(self, servers: Iterable[Server]) -> None:
         """Say once what has no effect, or means something else now, in the configuration and at these servers."""
@@ -234,16 +260,9 @@ class Changes:
         """Take up the log, certificates, keys and the country database as they are now; what is broken leaves the old
         in force, and keeps nothing else from changing. Names are looked up again beside."""
         self._names.refresh_all()
-        front = self._front
-        try:
-            if front.session_log is not None:
-                front.session_log.reopen(self._chroot)
-        except OSError as error:
-            errors.add(ScriptError(f"can't reopen the log '{self._settings.log}': {error.strerror}; the old file "
-                                   "stays"))
-        try:
-            front.renew_certificates()
-        except ScriptError as error:
+        for error in self._logs.reopen():
+            errors.add(error)
+        for error in self._listeners.renew_certificates():
             errors.add(ScriptError(f"{error}; the old certificates stay in force"))
         try:
             self._countries.adopt(open_countries(self._settings, self._chroot))
@@ -260,9 +279,20 @@ def _written(path: str, text: str) -> OSError | None:
     return None
 
 
-def _places(servers: Iterable[Server]) -> Iterator[Place]:
-    """Where servers are that are known."""
-    return ((server.label, server.address, server.endpoints) for server in servers)
+def listening_at(ways: Ways, own: Mapping[str, Endpoint]) -> Callable[[Place], Iterator[tuple[str, Endpoint]]]:
+    """What says where those listeners listen that reach a server as it is reached at a place: ``own`` is where each
+    does. Asked for a thousand servers and a hundred listeners, it looks only at those of the same port."""
+    by_port: dict[int, list[str]] = {}
+    for name, endpoint in own.items():
+        by_port.setdefault(endpoint.port, []).append(name)
+
+    def listening(place: Place) -> Iterator[tuple[str, Endpoint]]:
+        candidates = by_port.get(place.endpoints[0].port)
+        if candidates:
+            users = set(ways.users(place.label, place.address, place.way))
+            yield from ((name, own[name]) for name in candidates if name in users)
+
+    return listening
 
 
 def checks_of(configuration: Configuration) -> set[Check]:
@@ -285,19 +315,27 @@ def check_programs(checks: set[Check], chroot: Chroot) -> None:
             raise ScriptError(f"check: {reason}")
 
 
-def check_extras(settings: Settings) -> None:
+def check_extras(draft: Draft) -> None:
     """Raises ScriptError when a setting needs a package that is not installed."""
     for name, module, extra in EXTRAS:
-        if settings.get(name) and sys.modules.get(module) is None and find_spec(module) is None:
+        is_on = any(settings.get(name) for settings in draft.all_settings().values())
+        if is_on and sys.modules.get(module) is None and find_spec(module) is None:
             raise ScriptError(f"{name}: needs the package {module}: pip install 'gpen[{extra}]'")
+
+
+def check_listening(draft: Draft) -> None:
+    """Raises ScriptError when nobody could connect."""
+    if not any(settings.listen for settings in draft.all_settings().values()):
+        raise ScriptError("listen: gpen needs an address to listen on, and this is its last")
 
 
 def check_completeness(draft: Draft) -> None:
     """Raises ScriptError when there is nothing to do."""
-    settings = draft.settings
-    if not settings.listen:
+    settings, every = draft.settings, draft.all_settings().values()
+    if not any(each.listen for each in every):
         raise ScriptError("no address to listen on: give LISTEN, or a file (-F) with 'listen'; see gpen --help")
-    if not (any(True for _ in draft.numbers()) or settings.emergency or settings.dummy or settings.control):
+    if not (any(True for _ in draft.numbers()) or settings.control
+            or any(each.emergency or each.dummy for each in every)):
         raise ScriptError("no server: give at least one SERVER, or a file (-F) with 'server 0 address ...'")
 
 

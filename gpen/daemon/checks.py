@@ -140,9 +140,9 @@ class Checker:
     def _planned(self) -> _Plan:
         server, interval = self._server, self._settings.check_interval
         verdict = server.verdicts.get(_SOURCE)
-        is_well = verdict is not None and verdict.word == "up" and not (self._bad or server.is_down)
+        is_well = verdict is not None and verdict.word == "up" and not (self._bad or server.target.is_down)
         period = interval if is_well and self._checked > 0 else interval / FASTER
-        return _Plan(server.check or self._settings.check, server.address, frozenset(server.endpoints), period)
+        return _Plan(server.check or self._settings.check, server.address, frozenset(server.target.endpoints), period)
 
     def _run(self) -> None:
         while True:
@@ -176,7 +176,7 @@ class Checker:
 
     def _check(self) -> None:
         server, plan = self._server, self._plan
-        if not server.endpoints:
+        if not server.target.endpoints:
             return  # it takes nobody, and Names looks after it
         try:
             up, reason = self._probe(plan.check)
@@ -195,7 +195,7 @@ class Checker:
             return
         if self._trouble:
             self._trouble = ""
-            log.info("server %s %s: checked again", server.name, server.shown)
+            log.info("server %s %s: checked again", server.name, server.target.shown)
         if not server.deleted and not self._is_another():
             self._conclude(up, reason)
 
@@ -210,7 +210,7 @@ class Checker:
         """The check could not be made; said once, until it can be or the trouble is another."""
         if trouble != self._trouble:
             self._trouble = trouble
-            log.warning("server %s %s: not checked: %s", self._server.name, self._server.shown, trouble)
+            log.warning("server %s %s: not checked: %s", self._server.name, self._server.target.shown, trouble)
 
     def _conclude(self, up: bool, reason: str) -> None:
         """Count, and pass or renew the verdict. A server of which nothing is known is up with its first good check."""
@@ -230,12 +230,12 @@ class Checker:
         else:
             needed = 1
         if (self._good if up else self._bad) < needed:
-            log.debug("server %s %s: check: %s", server.name, server.shown, reason)
+            log.debug("server %s %s: check: %s", server.name, server.target.shown, reason)
             return
         self._pool.health.judge(server, _SOURCE, word, reason)
         if turns:
             level = logging.DEBUG if up and verdict is None else logging.INFO  # at the start, to be well is no news
-            log.log(level, "server %s %s: %s by its check: %s", server.name, server.shown, word, reason)
+            log.log(level, "server %s %s: %s by its check: %s", server.name, server.target.shown, word, reason)
             self._turned()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,9 @@ log = logging.getLogger("gpen")
 class Countries:
     """Tells a pool the countries of its clients, who remember them until the database changes."""
 
-    def __init__(self, pool: Pool, clients: ClientTable) -> None:
-        self._clients = clients
+    def __init__(self, pool: Pool, tables: Callable[[], Iterable[ClientTable]]) -> None:
+        """``tables`` are all memories of clients."""
+        self._tables = tables
         self._reader: maxminddb.Reader | None = None
         self._is_damaged = False
         pool.country_of = self.of
@@ -34,7 +36,8 @@ class Countries:
         if self._reader is not None or reader is not None:
             self._reader = reader
             self._is_damaged = False
-            self._clients.forget_countries()
+            for clients in self._tables():
+                clients.forget_countries()
 
     def of(self, address: str) -> str:
         """The country (ISO 3166-1) of an address; empty when nobody knows. Does not switch."""

@@ -36,9 +36,9 @@ class Executor:
     """Runs a line at a time, for as many clients as there are."""
 
     def __init__(self, configuration: Configuration, changes: Changes, queries: Queries, chroot: Chroot,
-                 answers: Mapping[str, Callable[[], Any]], acted: Callable[[], object]) -> None:
-        """``answers`` has the settings that are answered with something else than their value; ``acted`` is called when
-        something was done to a server."""
+                 answers: Mapping[str, Callable[[str], Any]], acted: Callable[[], object]) -> None:
+        """``answers`` has the settings that are answered with something else than their value, which are told for which
+        listener; ``acted`` is called when something was done to a server."""
         self._configuration = configuration
         self._settings = configuration.settings
         self._changes = changes
@@ -69,8 +69,7 @@ class Executor:
 
     def _check_access(self, call: Call, address: str) -> None:
         allowed = self._settings.control_access if address else ACCESS[-1]
-        reads = call.command.setting is not None and not call.arguments
-        needed = ACCESS[0] if reads else call.command.access
+        needed = call.access
         if ACCESS.index(needed) > ACCESS.index(allowed):
             raise call.error(f"needs {needed} access; control_access gives clients of the control port '{allowed}'")
         if address and _runs_a_program(call):
@@ -79,6 +78,8 @@ class Executor:
 
     def _run(self, call: Call, address: str) -> Any:
         name = call.command.name
+        if call.listener and (call.asks or not call.command.configures):
+            self._check_listener(call.listener)
         if call.command.setting is not None:
             return self._read_or_set(call)
         if name == "include":
@@ -90,7 +91,9 @@ class Executor:
         elif self._is_action(call):
             self._configuration.run(call)
             self._acted()
-        elif call.command.configures:
+        elif call.command.configures and not call.asks:
+            if name == "listener":
+                self._check_listener(call["listener"])
             self._changes.apply([call])
         else:
             return getattr(self._queries, name)(call)
@@ -101,8 +104,14 @@ class Executor:
         them, so that they need not wait while others resolve names."""
         if call.command.name == "client":
             return True
-        return (call.command.name == "server" and not call.no and call["changes"].keys() <= set(ACTIONS)
+        return (call.command.name == "server" and not (call.no or call.listener)
+                and call["changes"].keys() <= set(ACTIONS)
                 and call["number"] in self._configuration.pool.servers)
+
+    def _check_listener(self, name: str) -> None:
+        if name not in self._configuration.scopes:
+            known = ", ".join(self._configuration.listener_names()) or "none"
+            raise ScriptError(f"listener {name}: there is no listener of this name (known: {known})")
 
     def _include(self, call: Call, address: str) -> str | None:
         """A client's ``include``: its lines may do what the client may, and it learns nothing from a file that is no
@@ -149,7 +158,8 @@ class Executor:
             if call.no or setting.is_flag or setting.reply is None:
                 return None
         answer = self._answers.get(setting.name)
-        return self._settings.get(setting.name) if answer is None else answer()
+        scope = self._configuration.scopes[call.listener]
+        return scope.settings.get(setting.name) if answer is None else answer(call.listener)
 
 
 def _runs_a_program(call: Call) -> bool:

@@ -1,26 +1,23 @@
 """One listener: where clients come from, and how they are treated on their way to the servers.
 
-What it shares with others (servers, poller, register of sessions) it gets; what is its own are its settings, its
-socket, its TLS, its protocol, its waiting room and its log.
+What it shares with others (servers, poller, register of sessions, logs) it gets, and knows by what it needs of them
+only; what is its own are its settings, its socket, its TLS, its protocol, its waiting room and its count of sessions.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from gpen.control.script import ScriptError
-from gpen.daemon.chroot import Chroot
-from gpen.daemon.line_file import STDOUT
-from gpen.daemon.session_log import AnyLog, NetworkLog, SessionLog, dump_watch, request_watch, session_line
-from gpen.daemon.sessions import Sessions
-from gpen.daemon.socket_files import SocketFiles
-from gpen.model.address import Address, network_address, parse_listen
-from gpen.model.client import ClientTable
-from gpen.model.pool import Pool
+from gpen.daemon.session_log import dump_watch, request_watch, session_line
+from gpen.model.address import Address, Endpoint, parse_listen
+from gpen.model.ending import Ending
+from gpen.model.listener import Scope
+from gpen.model.server import Target
 from gpen.model.settings import SETTINGS, Settings
 from gpen.model.text import counted
 from gpen.proto.protocols import protocol_of
@@ -43,164 +40,217 @@ log = logging.getLogger("gpen")
 DUMP_LEVEL = 2
 
 AnyListener = Listener | DatagramListener
+Locate = Callable[[str], str]
+
+
+class Register(Protocol):
+    """Where all sessions are registered."""
+
+    def begin(self, make: Callable[[int], Some]) -> Some:
+        """Make a session of a fresh number, and count it."""
+
+    def forget(self, session: Conversation) -> bool:
+        """It is no session any more; whether it was one."""
+
+    def is_full(self) -> bool:
+        """Whether there are as many as all listeners together may have."""
+
+    def note(self, ending: Ending) -> None:
+        """One has come to this ending."""
+
+    def __iter__(self) -> Iterator[Conversation]: ...
+
+
+class Files(Protocol):
+    """What makes and removes the files of unix sockets."""
+
+    def listen(self, address: Address, *, leaving: Mapping[str, sockets.Socket]) -> sockets.Socket: ...
+
+    def remove(self, name: str) -> None: ...
+
+    def is_at(self, name: str, bound: Endpoint, endpoint: Endpoint) -> bool: ...
+
+
+class Log(Protocol):
+    """Where a line for each session, or a record of each request, goes."""
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether it is for requests alone, as pen's log over the network."""
+
+    def write(self, line: str) -> None: ...
+
+    def write_request(self, client: str, server: str, request: bytes) -> None: ...
 
 
 @dataclass
 class Shared:
-    """What all listeners of a gpen have in common. ``shed`` ends what no client needs, when descriptors are short;
-    ``log_refused`` is called when nobody listens where a log's datagrams go."""
+    """What all listeners of a gpen have in common. ``locate`` gives the name of a file as it is seen from within the
+    chroot; ``shed`` ends what no client needs, when descriptors are short. ``holds`` are the waiting rooms where
+    somebody waits, ``short`` the listeners that wait for others' sessions to end."""
 
-    pool: Pool
-    clients: ClientTable
-    sessions: Sessions
+    register: Register
     poller: Poller
     greenlets: Greenlets
     troubles: Troubles
     resolver: Resolver
-    chroot: Chroot
-    files: SocketFiles
+    loops: Loops
+    files: Files
+    locate: Locate
     shed: Callable[[], bool]
-    log_refused: Callable[[], object]
+    holds: dict[Hold, None]
+    short: dict[Front, None]
 
 
 @dataclass
 class Prepared:
-    """What was opened for other settings, beside what is in use: a listener, if it is another one; and what takes the
+    """What was opened for other settings, beside what is in use: a listener, if it is another one, and what takes the
     place of TLS and of the log, where these change."""
 
     listener: AnyListener | None = None
     has_tls: bool = False
     tls: Terminator | None = None
     has_log: bool = False
-    log: AnyLog | None = None
+    log: Log | None = None
 
 
 class Front:
-    """What conversations know of gpen (wire/conversation.py). It is made, opened, and then started."""
+    """What conversations know of gpen (wire/conversation.py). It is made, given what was prepared for its settings, and
+    then started."""
 
-    listener: AnyListener
-
-    def __init__(self, settings: Settings, shared: Shared) -> None:
-        self.settings = settings
-        self.pool = shared.pool
-        self.clients = shared.clients
+    def __init__(self, scope: Scope, shared: Shared) -> None:
+        self.name = scope.name
+        self.scope = scope
+        self.settings = scope.settings
+        self.selector = scope.selector
+        self.clients = scope.clients
         self.poller = shared.poller
         self.troubles = shared.troubles
-        self.hold = Hold(self)
-        self.loops = Loops(shared.pool, self._datagram_listeners)
-        self.protocol = protocol_of(settings)
+        self.loops = shared.loops
+        self.hold = Hold(self, shared.holds)
+        self.protocol = protocol_of(scope.settings)
+        self.listener: AnyListener | None = None  # none as long as it has no address
         self.tls: Terminator | None = None
-        self.session_log: AnyLog | None = None
+        self.session_log: Log | None = None
         self.dialing = 0
+        self.count = 0  # of its sessions
+        self.total = 0  # of those that it ever had
+        self.shed = shared.shed
         self._shared = shared
-        self._sessions = shared.sessions
-        self._live = shared.sessions.live
+        self._register = shared.register
+        self._holds = shared.holds
+        self._short = shared.short
         self._refusals = Seldom()
         self._leaving: list[DatagramListener] = []  # listeners of before that have flows yet
 
+    def reaches(self, target: Target) -> bool:
+        """Whether its clients may be given to a server in this way."""
+        return any(member.target is target for member in self.selector.members_of(target.server))
+
     # --- its socket -----------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Bind it, and read certificates; nobody is accepted yet. Switches greenlets. Raises ScriptError, ListenError
-        or OSError."""
-        settings = self.settings
-        assert settings.listen is not None
-        self.tls = make_terminator(settings, self._shared.chroot)
-        self.listener = self._listener(settings.listen, settings)
-
-    def open_log(self) -> None:
-        """Open the log, if there is one; one elsewhere, whose name has no answer now, waits for it. Switches greenlets.
-        Raises ScriptError or OSError."""
-        if self.settings.log:
-            self.session_log = self._open_log(self.settings.log, patient=True)
-
     def start(self) -> None:
-        """Accept clients."""
-        self.listener.start()
+        """Accept clients, if it has an address."""
+        if self.listener is not None:
+            self.listener.start()
 
     def close(self) -> None:
         """Accept no more, if it was opened; sessions go on."""
-        listener: AnyListener | None = getattr(self, "listener", None)
-        if listener is not None:
-            self._close_listener(listener)
+        if self.listener is not None:
+            self._close_listener(self.listener)
 
-    def close_log(self) -> None:
-        """Nothing is logged any more."""
-        if self.session_log is not None:
-            self.session_log.close()
-            self.session_log = None
+    def end(self) -> None:
+        """It was deleted: take those who wait in the kernel's backlog, and close."""
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            self._give_up(listener)
+            self.loops.changed()
 
     @property
     def address(self) -> str:
         """The address that clients connect to, as it was given; with the real port where 0 was given."""
         given = self.settings.listen or ""
+        if self.listener is None or not given:
+            return given
         return self.listener.bound_to if parse_listen(given).port == 0 and "/" not in given else given
 
-    def _listener(self, text: str, settings: Settings) -> AnyListener:
-        """The listener for an address: the one that is there already, though it may be about to close, or a new one
-        with these settings."""
-        shared, files = self._shared, self._shared.files
-        address = parse_listen(text)
-        if address.path:
-            address = Address(path=shared.chroot.path(address.path))
-        endpoint = self._resolved("listen", address, settings.udp)[0]
-        current: AnyListener | None = getattr(self, "listener", None)
-        if current is not None and files.is_at(current.bound_to, current.endpoint, endpoint):
-            return current
-        for leaving in self._leaving:
-            if leaving.is_open and files.is_at(leaving.bound_to, leaving.endpoint, endpoint):
-                leaving.keep()
-                return leaving
+    def _new_listener(self, address: Address, endpoint: Endpoint, settings: Settings, leaving: Sequence[AnyListener],
+                      ) -> AnyListener:
+        """One at an address, with these settings. Those that are ``leaving`` theirs may stand in its way."""
+        shared, kind = self._shared, DatagramListener if settings.udp else Listener
+        ours = {listener.bound_to: listener.socket for listener in (self.listener, *self._left, *leaving)
+                if isinstance(listener, kind) and listener.is_open}
         if settings.udp:
-            ours = [listener.socket for listener in (current, *self._leaving) if isinstance(listener, DatagramListener)
-                    and listener.is_open]
-            return DatagramListener(sockets.receive_datagrams(address, endpoint, ours), self)
+            return DatagramListener(sockets.receive_datagrams(address, endpoint, list(ours.values())), self)
         if address.path:
-            sock = files.listen(address)
+            sock = shared.files.listen(address, leaving=ours)
         else:
-            sock = sockets.listen(address, endpoint, settings, current and current.socket)
+            sock = sockets.listen(address, endpoint, settings, list(ours.values()))
             endpoint = sockets.endpoint_of(sock)
         return Listener(sock, endpoint, self.poller, settings.multi_accept, shared.greenlets, self._begin, self.no_room,
                         self.shed)
 
-    def _datagram_listeners(self) -> Iterator[DatagramListener]:
+    def datagram_listeners(self) -> Iterator[DatagramListener]:
         """Those that clients of UDP may reach."""
-        return (listener for listener in (self.listener, *self._leaving) if isinstance(listener, DatagramListener))
+        return (listener for listener in (self.listener, *self._left) if isinstance(listener, DatagramListener))
+
+    @property
+    def _left(self) -> list[DatagramListener]:
+        """Those of before that have flows yet, and that no other has taken over."""
+        return [listener for listener in self._leaving if listener.is_open and listener.front is self]
+
+    def covers(self, listener: DatagramListener) -> bool:
+        """Whether what comes for the address of this one is for this front, once that is closed."""
+        return isinstance(self.listener, DatagramListener) and self.listener.covers(listener)
+
+    def inherit(self, listener: DatagramListener) -> None:
+        """It closes, and what comes there meanwhile is for this front."""
+        listener.front = self
+        self._leaving.append(listener)
+
+    def _give_up(self, listener: AnyListener) -> None:
+        """Take those who wait in the kernel, and close it, unless another has taken it over."""
+        if isinstance(listener, DatagramListener) and listener.front is not self:
+            return
+        listener.empty()
+        self._close_listener(listener)
 
     def _close_listener(self, listener: AnyListener) -> None:
         listener.close()
         self._shared.files.remove(listener.bound_to)
-        known = [*self._leaving, listener] if isinstance(listener, DatagramListener) else self._leaving
-        self._leaving = list(dict.fromkeys(leaving for leaving in known if leaving.is_open))
-
-    def _resolved(self, name: str, address: Address, datagrams: bool = False, patient: bool = False) -> Endpoints:
-        return resolved(self._shared.resolver, self.settings, name, address, datagrams, patient)
+        if isinstance(listener, DatagramListener):
+            self._leaving.append(listener)
+        self._leaving = list(dict.fromkeys(self._left))
 
     # --- other settings -------------------------------------------------------------------------------------------
 
-    def prepare(self, new: Settings, undo: ExitStack) -> Prepared:
-        """Open what these settings need, beside what is in use; ``undo`` closes it again. Switches greenlets. Raises
-        ScriptError, ListenError or OSError."""
-        prepared = Prepared()
-        if tls_settings(new) != tls_settings(self.settings):
-            prepared.has_tls, prepared.tls = True, make_terminator(new, self._shared.chroot)
-        if new.listen is not None and new.listen != self.settings.listen:
-            listener = self._listener(new.listen, new)
-            if listener is not self.listener:
-                prepared.listener = listener
-                undo.callback(self._close_listener, listener)
-        return prepared
-
-    def prepare_log(self, new: Settings, prepared: Prepared, undo: ExitStack) -> None:
-        """The same for the log."""
-        if new.log == self.settings.log:
+    def prepare_listener(self, new: Settings, prepared: Prepared, undo: ExitStack,
+                         leaving: Sequence[AnyListener] = ()) -> None:
+        """Open the socket that these settings need, beside what is in use; ``undo`` closes it again. Those that are
+        ``leaving`` their places may be there: one of UDP is taken over, for it stays as long as it has flows, and two
+        at one place would share what comes. Switches greenlets. Raises ScriptError, ListenError or OSError."""
+        if new.listen is None:
             return
-        try:
-            prepared.has_log, prepared.log = True, self._open_log(new.log) if new.log else None
-        except OSError as error:
-            raise ScriptError(f"log: can't open '{new.log}': {error.strerror}") from None
-        if prepared.log is not None:
-            undo.callback(prepared.log.close)
+        shared, files = self._shared, self._shared.files
+        address = parse_listen(new.listen)
+        if address.path:
+            address = Address(path=shared.locate(address.path))
+        endpoint = resolved(shared.resolver, new, "listen", address, new.udp)[0]
+
+        def is_there(listener: AnyListener | None) -> bool:
+            return (isinstance(listener, DatagramListener if new.udp else Listener) and listener.is_open
+                    and files.is_at(listener.bound_to, listener.endpoint, endpoint))
+
+        if is_there(self.listener):
+            return
+        for old in (*self._left, *leaving):
+            if isinstance(old, DatagramListener) and is_there(old) and not old.is_kept:
+                old.keep()
+                undo.callback(old.let_go)
+                prepared.listener = old
+                return
+        prepared.listener = listener = self._new_listener(address, endpoint, new, leaving)
+        undo.callback(self._close_listener, listener)
 
     def adopt(self, prepared: Prepared) -> None:
         """Take up the settings as they are now, and put what was opened for them in the place of what was in use. Does
@@ -208,32 +258,20 @@ class Front:
         if prepared.has_tls:
             self.tls = prepared.tls
         if prepared.has_log:
-            self.close_log()
             self.session_log = prepared.log
         if prepared.listener is not None:
             old, self.listener = self.listener, prepared.listener
-            self._leaving = [leaving for leaving in self._leaving if leaving is not self.listener]
-            old.empty()
-            self._close_listener(old)
+            self._leaving = [leaving for leaving in self._left if leaving is not self.listener]
+            if old is not None:
+                self._give_up(old)
             self.loops.changed()
+        elif self.settings.listen is None:
+            self.end()
+        self.clients = self.scope.clients
         self.protocol = protocol_of(self.settings)
-        self.listener.tune(self.settings)
-        self.listener.resume()
-
-    def renew_certificates(self) -> None:
-        """Read certificates and keys again. Raises ScriptError, and the old ones stay."""
-        self.tls = make_terminator(self.settings, self._shared.chroot)
-
-    def _open_log(self, target: str, patient: bool = False) -> AnyLog:
-        """The log: a file, or where its datagrams go; when ``patient``, once its name is resolved.
-
-        Raises ScriptError or OSError.
-        """
-        address = network_address(target)
-        if address is None:
-            return SessionLog(target if target == STDOUT else self._shared.chroot.path(target))
-        endpoints = self._resolved("log", address, datagrams=True, patient=patient)
-        return NetworkLog(target, address, endpoints, self._shared.log_refused, self.troubles.tell)
+        if self.listener is not None:
+            self.listener.tune(self.settings)
+            self.listener.resume()
 
     # --- conversations --------------------------------------------------------------------------------------------
 
@@ -242,33 +280,40 @@ class Front:
 
     def begin(self, make: Callable[[int], Some]) -> Some:
         """Make a conversation of a fresh number, and count it."""
-        return self._sessions.begin(make)
+        session = self._register.begin(make)
+        self.count += 1
+        self.total += 1
+        return session
 
     def no_room(self) -> bool:
         """Whether no conversation may begin now."""
-        limit = self.settings.pending_max
-        if limit and self.dialing >= limit:
+        settings = self.settings
+        limit = settings.pending_max
+        if self.count >= settings.conn_max or (limit and self.dialing >= limit):
             return True
-        return len(self._live) >= min(self.settings.conn_max, self._sessions.most)
+        if self._register.is_full():
+            self._short[self] = None
+            return True
+        return False
 
     def evict_excess(self) -> None:
         """Flows of UDP give way to a conn_max that was lowered; TCP sessions go on. Switches greenlets when they are
         many."""
         pacer = Pacer()
-        for _ in range(len(self._live) - self.settings.conn_max):
-            if not isinstance(self.listener, DatagramListener) or len(self._live) <= self.settings.conn_max:
+        for _ in range(self.count - self.settings.conn_max):
+            if not isinstance(self.listener, DatagramListener) or self.count <= self.settings.conn_max:
                 return
             self.listener.make_room()
             pacer.pause()
 
-    def oldest(self) -> Conversation:
-        """The one that began before all others; there is one."""
-        return next(iter(self._live.values()))
+    def oldest_flow(self) -> Conversation | None:
+        """Of the flows of sockets that it had before, one that was idle for long, if there are any."""
+        return next((flow for leaving in self._left for flow in leaving.own_flows()), None)
 
     def watch(self, session: Conversation) -> Watch | None:
         """What shall see the bytes of a session: pen's request log, the dumps of debug 2, or nothing."""
-        watch = None
-        if isinstance(self.session_log, NetworkLog) or (self.session_log and self.settings.log_format == "pen"):
+        watch, log = None, self.session_log
+        if log is not None and (log.takes_requests or self.settings.log_format == "pen"):
             watch = request_watch(session, lambda: self.session_log)
         return dump_watch(session, self.settings, watch) if self.settings.debug >= DUMP_LEVEL else watch
 
@@ -276,7 +321,7 @@ class Front:
         """A conversation is over: forget it, log it, and let the next client in."""
         self.forget(session)
         assert session.ending is not None
-        self._sessions.endings[session.ending.value] += 1
+        self._register.note(session.ending)
         if self.session_log is not None and self.settings.log_format != "pen":
             self.session_log.write(session_line(session, self.settings))
         if self.settings.debug:
@@ -285,8 +330,11 @@ class Front:
 
     def forget(self, session: Conversation) -> None:
         """It is no session any more, however it ended. A second call does nothing."""
-        if self._sessions.forget(session) and session.client is not None:
-            self.clients.leave(session.client)
+        if not self._register.forget(session):
+            return
+        self.count -= 1
+        if session.client is not None:
+            session.clients.leave(session.client)
 
     def refused_for_client_max(self, address: str, others: int) -> None:
         """This address has so many sessions already, which is the most."""
@@ -294,17 +342,25 @@ class Front:
         if more is not None:
             most = self.settings.client_max
             cause = f"{address} has {counted(others, 'session')} already, and client_max is {most}{more}"
-            self.pool.events.note_own("refused", cause)
-            log.warning("refused: %s", cause)
+            self.selector.pool.events.note_own("refused", cause, self.name)
+            log.warning("%srefused: %s", f"listener {self.name}: " if self.name else "", cause)
 
     def resume(self) -> None:
-        """There may be room for another client."""
-        self.listener.resume()
-        self.hold.stir()
+        """There may be room for another client: of this listener, and of those that wait for sessions of others."""
+        if self.listener is not None:
+            self.listener.resume()
+        self.stir()
+        if self._short:
+            fronts = list(self._short)
+            self._short.clear()
+            for front in fronts:
+                if front.listener is not None:
+                    front.listener.resume()
 
-    def shed(self) -> bool:
-        """Descriptors or memory are short: end what no client needs. Whether there was any."""
-        return self._shared.shed()
+    def stir(self) -> None:
+        """A place on a server may be free: for those who wait, at whichever listener."""
+        for hold in self._holds:
+            hold.stir()
 
 
 def resolved(resolver: Resolver, settings: Settings, name: str, address: Address, datagrams: bool = False,
@@ -319,14 +375,16 @@ def resolved(resolver: Resolver, settings: Settings, name: str, address: Address
         raise ScriptError(f"{name}: {error}") from None
 
 
-def tls_settings(settings: Settings) -> list[object]:
-    """The values of the settings that make a TLS context."""
-    return [settings.get(name) for name in SETTINGS if name.startswith("ssl_") and name != "ssl_handshake"]
+def tls_settings(settings: Settings) -> tuple[object, ...]:
+    """The values of the settings that make a TLS context; empty where there is none."""
+    if not settings.ssl_certificate or settings.udp:
+        return ()
+    return tuple(settings.get(name) for name in SETTINGS if name.startswith("ssl_") and name != "ssl_handshake")
 
 
-def make_terminator(settings: Settings, chroot: Chroot) -> Terminator | None:
+def make_terminator(settings: Settings, locate: Locate) -> Terminator | None:
     """What ends the clients' TLS with these settings, if they speak it. Raises ScriptError."""
     try:
-        return Terminator(settings, chroot.path) if settings.ssl_certificate else None
+        return Terminator(settings, locate) if tls_settings(settings) else None
     except TlsError as error:
         raise ScriptError(str(error)) from None

@@ -15,18 +15,19 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from gevent.pool import Pool as Greenlets
 
 from gpen.control.draft import Draft
 from gpen.control.script import Errors, ScriptError
+from gpen.control.ways import Way, Ways
 from gpen.daemon.session_log import NetworkLog
 from gpen.model.address import Address
 from gpen.model.pool import Pool
-from gpen.model.server import Server
+from gpen.model.server import UDP, Server, Target
 from gpen.model.settings import Settings
 from gpen.wire.pacing import gently
 from gpen.wire.resolver import Answer, Endpoints, ResolveError, Resolver, at_port, no_answer, numeric
@@ -40,7 +41,13 @@ MOST_FOR_SILENT, MOST_FOR_MISSING, MOST_FOR_TURN, MOST_FOR_WANTED = 8, 12, 16, 2
 LOOKUP_PAUSE = 5.0  # between two lookups of a name out of turn; and when one that has no answer counts as failed
 LISTED = 5  # servers of a name that a line of the diagnostics lists
 
-Place = tuple[int | str, Address, Endpoints]  # a server's number or special name, its address, and what that means
+class Place(NamedTuple):
+    """A server's number or special name, how it is reached, its address there, and what that means."""
+
+    label: int | str
+    way: Way
+    address: Address
+    endpoints: Endpoints
 
 
 class Hostname:
@@ -75,13 +82,14 @@ class Hostname:
 class Hostnames:
     """The names of the servers in one pool, and of the log."""
 
-    def __init__(self, pool: Pool, settings: Settings, resolver: Resolver, log: Callable[[], object] = lambda: None,
+    def __init__(self, pool: Pool, settings: Settings, resolver: Resolver,
+                 logs: Callable[[], Sequence[NetworkLog]] = lambda: (),
                  changed: Callable[[], object] = lambda: None) -> None:
-        """``log`` gives the log that is in use; ``changed`` is called when servers are elsewhere by now."""
+        """``logs`` gives those that are elsewhere; ``changed`` is called when servers are elsewhere by now."""
         self._pool = pool
         self._settings = settings
         self._resolver = resolver
-        self._log = log
+        self._logs = logs
         self._changed = changed
         self._names: dict[str, Hostname] = {}
         self._waiting: deque[Hostname] = deque()  # whose turn it is
@@ -96,13 +104,14 @@ class Hostnames:
         others serve.
         """
         brought: dict[str, int | str] = {}
-        errors = Errors()
-        for label, address in gently(draft.new_addresses().items()):
+        errors, new = Errors(), draft.new_addresses()
+        ways = Ways(draft) if new else None
+        for label, address in gently(new.items()):
             server = None if patient else self._pool.server(label)
             if address.path or address.is_none or (server is not None and server.address == address):
                 continue
             with errors.gathered():
-                self._check_port(label, address, draft)
+                self._check_port(label, address, draft, ways)
             if not numeric(address.host) and (server is None or server.address.host != address.host):
                 brought.setdefault(address.host, label)
         answers: dict[str, Answer] = {}
@@ -113,15 +122,18 @@ class Hostnames:
         errors.raise_all()
         return answers
 
-    def _check_port(self, label: int | str, address: Address, draft: Draft) -> None:
-        problem = f"'{address.host}' needs a port" if address.port == "" else ""
-        try:
-            if not problem:
-                self._resolver.port(address, self._settings.udp)
-        except ResolveError as error:
-            problem = str(error)
-        if problem:
-            raise ScriptError(f"{called(label)}: {problem}", draft.origin_of(label))
+    def _check_port(self, label: int | str, address: Address, draft: Draft, ways: Ways | None) -> None:
+        if address.port == "":
+            raise ScriptError(f"{called(label)}: '{address.host}' needs a port", draft.origin_of(label))
+        for way in ways.to(label, address) if ways else ():
+            transport, port = way
+            try:
+                self._resolver.port(address if port is None else Address(address.host, port), transport == UDP)
+            except ResolveError as error:
+                user = next(ways.users(label, address, way), "") if ways and port is not None else ""
+                scope = f"listener {user}: " if user else ""
+                origin = "" if scope else draft.origin_of(label)  # that of the server's own port
+                raise ScriptError(f"{scope}{called(label)}: {error}", origin) from None
 
     def _look_up_all(self, hosts: Sequence[str]) -> Iterator[tuple[str, Answer]]:
         """The answer for each name, in order. Where names without an answer keep the threads busy, the others are not
@@ -162,30 +174,71 @@ class Hostnames:
             name.asked = now - LOOKUP_PAUSE  # the next may be soon: what is wrong shows when a server is first used
             name.is_asked = False  # this answer is newer than what is under way
             self._take(name, now, answer)
-        for label, address, endpoints in places:
-            server = self._pool.server(label)
-            if server is not None and server.address == address and not server.endpoints:
-                self._pool.resolved(server, endpoints)
+        known = {(place.label, place.way): place for place in places}
+        unresolved, self._pool.unresolved = self._pool.unresolved, []
+        for target in unresolved:
+            if target.endpoints:
+                continue
+            place = known.get((target.server.label, (target.transport, target.port)))
+            is_known = place is not None and place.address == target.address
+            self._pool.resolved(target, place.endpoints if is_known and place else self._endpoints_of(target))
 
     def places(self, draft: Draft, answers: Mapping[str, Answer]) -> Iterator[Place]:
-        """Where the servers are to which a draft gives addresses, as far as it is known."""
-        for label, address in draft.new_addresses().items():
+        """Where servers are that a draft has at new addresses, or reaches otherwise, as far as it is known. Raises
+        ResolveError."""
+        new = draft.new_addresses()
+        is_for_all = not draft.values.keys().isdisjoint(("udp", "listen"))
+        if not (new or is_for_all or draft.listeners):
+            return
+        ways = Ways(draft)
+        for label, address in new.items():
             answer = answers.get(address.host, ())
-            yield label, address, self._endpoints(address, () if isinstance(answer, ResolveError) else answer)
+            found = () if isinstance(answer, ResolveError) else answer
+            yield from self._places_of(label, address, ways, found)
+        if not (is_for_all or draft.listeners):
+            return
+        ways = ways if is_for_all else Ways(draft, draft.listeners)  # the others reach servers as before
+        for server in gently(self._pool.all_servers()):
+            if server.label not in new and server.label not in draft.deleted:
+                yield from self._places_of(server.label, server.address, ways, known=server.targets)
+
+    def _places_of(self, label: int | str, address: Address, ways: Ways, answer: Endpoints = (),
+                   known: Container[Way] = ()) -> Iterator[Place]:
+        """Where a server is in each of these ways that is not ``known``. Raises ResolveError."""
+        for way in ways.to(label, address):
+            if way in known:
+                continue
+            try:
+                yield self._place(label, address, way, answer)
+            except ResolveError as error:  # of a service that there is not, or not over this transport
+                user = next(ways.users(label, address, way), "")
+                raise ResolveError(f"{f'listener {user}: ' if user else ''}{called(label)}: {error}") from None
+
+    def _place(self, label: int | str, address: Address, way: Way, answer: Endpoints = ()) -> Place:
+        transport, port = way
+        there = address if port is None or address.path else Address(address.host, port)
+        return Place(label, way, there, self._endpoints(there, transport, answer))
 
     def adopt_again(self) -> None:
         """Look at all places again: gpen itself listens elsewhere now. Does not switch."""
         for server in self._pool.all_servers():
-            self._pool.resolved(server, self._endpoints(server.address) or server.endpoints)
+            for target in server.targets.values():
+                self._pool.resolved(target, self._endpoints_of(target) or target.endpoints)
 
-    def _endpoints(self, address: Address, answer: Endpoints = ()) -> Endpoints:
+    def _endpoints_of(self, target: Target) -> Endpoints:
+        try:
+            return self._endpoints(target.address, target.transport)
+        except ResolveError:  # of a service that this transport does not have
+            return ()
+
+    def _endpoints(self, address: Address, transport: str, answer: Endpoints = ()) -> Endpoints:
         """What a server's address means, as far as it is known."""
         if address.path:
             return self._resolver.resolve(address, 0)
         if address.is_none or address.port == "":
             return ()
         known = answer or numeric(address.host) or self._name(address.host).known
-        return at_port(known, self._resolver.port(address, self._settings.udp)) if known else ()
+        return at_port(known, self._resolver.port(address, transport == UDP)) if known else ()
 
     # --- beside everything else -----------------------------------------------------------------------------------
 
@@ -269,13 +322,13 @@ class Hostnames:
         """All who use the name learn what it means now. That is news where they were elsewhere, or waited for it."""
         changed = False
         for server in self._servers(name):
-            before = server.endpoints
-            self._pool.resolved(server, self._endpoints(server.address))
-            changed |= server.endpoints is not before and (bool(before) or was_missing)
-            if was_missing and not before:
-                self._pool.events.note(server, "resolved", f"'{name.host}' is {server.shown_host}")
-        network_log = self._network_log(name)
-        if network_log is not None:
+            for target in list(server.targets.values()):
+                before = target.endpoints
+                self._pool.resolved(target, self._endpoints_of(target))
+                changed |= target.endpoints is not before and (bool(before) or was_missing)
+                if was_missing and not before and target is server.target:
+                    self._pool.events.note(server, "resolved", f"'{name.host}' is {target.shown_host}")
+        for network_log in self._network_logs(name):
             port = self._resolver.port(network_log.address, datagrams=True)
             was_there = network_log.is_connected
             changed |= network_log.move(at_port(name.known, port)) and (was_there or was_missing)
@@ -305,36 +358,34 @@ class Hostnames:
         yield from self._hosts_of_log()
 
     def _hosts_of_log(self) -> Iterator[str]:
-        network_log = self._log()
-        if isinstance(network_log, NetworkLog) and not numeric(network_log.address.host):
-            yield network_log.address.host
+        return (log.address.host for log in self._logs() if not numeric(log.address.host))
 
     def _servers(self, name: Hostname) -> list[Server]:
         return [server for server in self._pool.all_servers()
                 if server.address.host == name.host and not server.is_empty]
 
-    def _network_log(self, name: Hostname) -> NetworkLog | None:
-        """The log, if it is at this name."""
-        network_log = self._log()
-        if isinstance(network_log, NetworkLog) and network_log.address.host == name.host:
-            return network_log
-        return None
+    def _network_logs(self, name: Hostname) -> list[NetworkLog]:
+        """The logs that are at this name."""
+        return [log for log in self._logs() if log.address.host == name.host]
 
     def _users(self, name: Hostname) -> str:
         """Who has the name, for the diagnostics: "server 0, 1 and 198 more"."""
         servers = [server.name for server in self._servers(name)]
         words = ", ".join(servers[:LISTED]) + (f" and {len(servers) - LISTED} more" if len(servers) > LISTED else "")
-        return " and ".join([*([f"server {words}"] if servers else []), *(["log"] if self._network_log(name) else [])])
+        return " and ".join([*([f"server {words}"] if servers else []), *(["log"] if self._network_logs(name) else [])])
 
 
 def called(label: int | str) -> str:
-    """A server in messages: by its number, or its special name."""
-    return f"server {label}" if isinstance(label, int) else label
+    """A server in messages: by its number, or its special name, with that of the listener whose own it is."""
+    if isinstance(label, int):
+        return f"server {label}"
+    listener, _, name = label.rpartition("/")
+    return f"listener {listener}: {name}" if listener else name
 
 
 def _has_name(server: Server) -> bool:
     """Whether the server is at a name, not at a number or a path."""
-    host = server.address.host
-    if server.is_empty or not host or (server.endpoints and server.endpoints[0].host == host):
+    host, endpoints = server.address.host, server.target.endpoints
+    if server.is_empty or not host or (endpoints and endpoints[0].host == host):
         return False
-    return bool(server.endpoints) or not numeric(host)
+    return bool(endpoints) or not numeric(host)

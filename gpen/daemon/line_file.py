@@ -49,6 +49,13 @@ class LineFile:
         """Its descriptor, if it is a file that was not there before."""
         return [self._fd] if self._is_made else []
 
+    def unmake(self) -> None:
+        """Remove the file, if it was not there before; to be called before it is closed. Who could make it, but can't
+        remove it, leaves it."""
+        if self._is_made and self._fd >= 0:
+            with contextlib.suppress(OSError), Entry(self._path) as entry:
+                entry.remove(os.fstat(self._fd))
+
     def reopen(self, path: str) -> None:
         """Take up what has this name now, for rotation. Raises OSError, and then the old one stays in use."""
         if self._is_inherited:

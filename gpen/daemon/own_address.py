@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import _socket
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gpen.control.script import Errors, ScriptError
-from gpen.daemon.hostnames import called
-from gpen.model.address import Address, Endpoint
+from gpen.daemon.hostnames import Place, called
+from gpen.model.address import Endpoint
 from gpen.wire.sockets import has_address
 
 _LOOPBACK = {4: _socket.inet_aton("127.0.0.1"), 16: _socket.inet_pton(_socket.AF_INET6, "::1")}  # by length
@@ -36,16 +36,26 @@ def is_own(endpoint: Endpoint, listening: Endpoint, locate: Callable[[str], str]
     return host == own and _scope(endpoint) in (0, _scope(listening))
 
 
-def refuse(places: Iterable[tuple[int | str, Address, Sequence[Endpoint]]], listening: Endpoint,
+def refuse(places: Iterable[Place], listening: Callable[[Place], Iterable[tuple[str, Endpoint]]],
            origin_of: Callable[[int | str], str], locate: Callable[[str], str] = str) -> None:
-    """Raises ScriptErrors for each server that is the listener, and nothing else. ``places`` are their numbers or
-    special names, their addresses, and what these mean; ``origin_of`` says where they were given."""
+    """Raises ScriptErrors for each server that is a listener which uses it, and nothing else. ``places`` are their
+    numbers or special names, their addresses, and what these mean; ``listening`` gives the listeners who reach it so,
+    their names and where they are, ``origin_of`` says where its address was given."""
     errors = Errors()
-    for label, address, endpoints in places:
-        if endpoints and not address.is_none and all(is_own(endpoint, listening, locate) for endpoint in endpoints):
-            means = "" if str(endpoints[0]) == str(address) else f", which is {endpoints[0]},"
-            errors.add(ScriptError(f"{called(label)}: {address}{means} is where gpen itself listens: it would be its "
-                                   "own client; give the address of a server", origin_of(label)))
+    told: set[int | str] = set()
+    for place in places:
+        if not place.endpoints or place.address.is_none or place.label in told:
+            continue
+        for listener, own in listening(place):
+            if all(is_own(endpoint, own, locate) for endpoint in place.endpoints):
+                address, first = place.address, place.endpoints[0]
+                means = "" if str(first) == str(address) else f", which is {first},"
+                scope = f"listener {listener}: " if place.way[1] is not None else ""  # by a port of its own there
+                errors.add(ScriptError(f"{scope}{called(place.label)}: {address}{means} is where gpen itself listens: "
+                                       "it would be its own client; give the address of a server",
+                                       "" if scope else origin_of(place.label)))
+                told.add(place.label)
+                break
     errors.raise_all()
 
 

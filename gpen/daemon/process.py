@@ -15,7 +15,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from gpen import rights
@@ -190,10 +190,14 @@ class PidFile:
         os.close(self._fd)
 
 
-def raise_descriptor_limit(settings: Settings) -> None:
-    """Raise RLIMIT_NOFILE to what conn_max needs, as far as this user may; warn when it is not enough."""
-    sessions = settings.conn_max
-    wanted = _each(settings) * sessions + RESERVED_DESCRIPTORS
+def raise_descriptor_limit(every: Sequence[Settings]) -> None:
+    """Raise RLIMIT_NOFILE to what the conn_max of all listeners, which have these settings, need, as far as this user
+    may; warn when it is not enough."""
+    total = every[0].conn_max_total
+    sessions, wanted = sum(settings.conn_max for settings in every), descriptors_wanted(every)
+    what = f"conn_max {sessions}{' (of all listeners together)' if len(every) > 1 else ''}"
+    if 0 < total < sessions:
+        sessions, what = total, f"conn_max_total {total}"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
         return
@@ -201,11 +205,20 @@ def raise_descriptor_limit(settings: Settings) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
     except (ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-    room = sessions_within_limit(settings)
+    room = sessions_within_limit(every)
     if room < sessions:
-        log.warning("conn_max %d needs %d descriptors, the limit is %d: %d %s; raise it with ulimit -n or "
-                    "LimitNOFILE", sessions, wanted, min(wanted, hard), room,
-                    "flows at a time" if settings.udp else "sessions at a time, the rest waits")
+        log.warning("%s needs %d descriptors, the limit is %d: %d %s; raise it with ulimit -n or "
+                    "LimitNOFILE", what, wanted, min(wanted, hard), room,
+                    "flows at a time" if all(settings.udp for settings in every) else
+                    "sessions at a time, the rest waits")
+
+
+def descriptors_wanted(every: Sequence[Settings]) -> int:
+    """How many descriptors the conn_max of all listeners, which have these settings, need."""
+    total, kept = every[0].conn_max_total, RESERVED_DESCRIPTORS + len(every) - 1
+    if 0 < total < sum(settings.conn_max for settings in every):
+        return max(map(_each, every)) * total + kept
+    return sum(_each(settings) * settings.conn_max for settings in every) + kept
 
 
 def _each(settings: Settings) -> int:
@@ -213,11 +226,12 @@ def _each(settings: Settings) -> int:
     return 1 if settings.udp else 2
 
 
-def sessions_within_limit(settings: Settings) -> int:
-    """How many sessions, or flows, RLIMIT_NOFILE allows now."""
+def sessions_within_limit(every: Sequence[Settings]) -> int:
+    """How many sessions, or flows, of listeners with these settings RLIMIT_NOFILE and conn_max_total allow now."""
     soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    spare = min(RESERVED_DESCRIPTORS, soft // 2)
-    return max((soft - spare) // _each(settings), 1)
+    spare = min(RESERVED_DESCRIPTORS + len(every) - 1, soft // 2)
+    most = max((soft - spare) // max(map(_each, every)), 1)
+    return min(most, every[0].conn_max_total or most)
 
 
 def check_user(settings: Settings) -> None:

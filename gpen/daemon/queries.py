@@ -18,18 +18,23 @@ from gpen.control.configuration import Configuration
 from gpen.control.script import Call
 from gpen.daemon.drain import drain
 from gpen.daemon.front import Front
+from gpen.daemon.listeners import Listeners
 from gpen.daemon.session_log import tls_fields
 from gpen.daemon.sessions import Sessions
 from gpen.daemon.status import status_page
 from gpen.model.client import Client
 from gpen.model.ending import Ending
-from gpen.model.pool import SPECIAL, Choice
-from gpen.model.server import Server
+from gpen.model.listener import Scope, transport_of
+from gpen.model.selector import Choice
+from gpen.model.server import Member, Server, Target
+from gpen.model.settings import Settings
 from gpen.model.text import counted
 from gpen.wire.conversation import Conversation
+from gpen.wire.loops import Loops
 from gpen.wire.pacing import gently
 
 Row = dict[str, Any]
+Live = dict[int, list[Conversation]]  # the sessions that run, by the identity of their servers
 
 # pen's bits of a connection's state, as `connection N` answers them
 _CONNECTING, _CONNECTED, _CLOSED_UP, _CLOSED_DOWN = 1, 2, 4, 8
@@ -38,78 +43,118 @@ _CONNECTING, _CONNECTED, _CLOSED_UP, _CLOSED_DOWN = 1, 2, 4, 8
 class Queries:
     """The commands that change no configuration."""
 
-    def __init__(self, configuration: Configuration, sessions: Sessions, front: Front,
+    def __init__(self, configuration: Configuration, sessions: Sessions, listeners: Listeners, loops: Loops,
                  stop: Callable[[], object]) -> None:
         """``stop`` ends gpen."""
         self._configuration = configuration
         self._pool = configuration.pool
         self._settings = configuration.settings
-        self._clients = configuration.clients
         self._sessions = sessions
-        self._front = front
+        self._listeners = listeners
+        self._loops = loops
         self._stop = stop
+
+    def _scope(self, call: Call) -> Scope:
+        """The listener that a call is about; the one without a name where none is named."""
+        return self._configuration.scopes[call.listener]
+
+    def listeners(self, call: Call) -> list[Row]:
+        fronts = [front for front in self._listeners if front.listener is not None]
+        return [_listener_row(front) for front in gently(fronts)]
 
     def servers(self, call: Call) -> Iterator[Row]:
         live, agreed = self._live_by_server(), self._live_tls()
         now = time.monotonic()
-        return (self._server_row(server, live.get(id(server), ()), now) | {"tls": agreed.get(id(server), {})}
-                for server in self._pool.all_servers())
+        rows = self._rows_of_all(live, now) if not call.listener else self._rows_of(self._scope(call), live, now)
+        return (row | {"tls": agreed.get(id(server), {})} for server, row in rows)
+
+    def _rows_of_all(self, live: Live, now: float) -> Iterator[tuple[Server, Row]]:
+        """All servers, as the listener without a name has them, with the sessions that they have of all."""
+        held = sum(len(front.hold) for front in self._listeners)
+        for server in self._pool.all_servers():
+            if "/" not in server.name:
+                yield server, self._server_row(server, server.target, live.get(id(server), ()), now, held)
+
+    def _rows_of(self, scope: Scope, live: Live, now: float) -> Iterator[tuple[Server, Row]]:
+        """The servers of one listener, as that has them, with its own sessions."""
+        held = len(self._listeners[scope.name].hold)
+        for member in list(scope.selector.all_members()):
+            server = member.server
+            row = self._server_row(server, member.target, live.get(id(server), ()), now, held)
+            yield server, row | {"sessions": scope.selector.load_of(member), "max": member.max or server.max,
+                                 "weight": member.weight, "prio": member.prio}
 
     def sessions(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
-        return (_session_row(session, now) for session in self._sessions)
+        return (_session_row(session, now) for session in self._sessions
+                if not call.listener or session.listener == call.listener)
 
     def recent(self, call: Call) -> Iterator[Row]:
-        now = time.monotonic()
+        now, clients = time.monotonic(), self._scope(call).clients
         live: dict[int, list[Conversation]] = {}
         for session in self._live():
-            if session.client is not None:
+            if session.client is not None and session.clients is clients:
                 live.setdefault(session.client.number, []).append(session)
-        seen = takewhile(lambda client: now - client.last <= call["seconds"], list(self._clients))
-        return (_client_row(client, live.get(client.number, ()), self._clients.sessions_of(client.address), now)
+        seen = takewhile(lambda client: now - client.last <= call["seconds"], list(clients))
+        return (_client_row(client, live.get(client.number, ()), clients.sessions_of(client.address), now)
                 for client in seen)
 
     def events(self, call: Call) -> list[Row]:
-        return [event._asdict() for event in list(self._pool.events)[-call["count"]:]]
+        rows = [event._asdict() for event in self._pool.events]
+        if call.listener:
+            selector = self._scope(call).selector
+            its = {member.server.label for member in selector.all_members()}
+            rows = [row for row in rows if row["listener"] in (None, call.listener)
+                    and (row["server"] is None or row["server"] in its)]
+        return rows[-call["count"]:]
 
     def state(self, call: Call) -> Iterator[str]:
         return (f"{line}\n" for line in gently(self._configuration.state()))
 
     def explain(self, call: Call) -> Row:
-        settings, pool, address = self._settings, self._pool, call["address"]
+        scope, address = self._scope(call), call["address"]
+        settings, selector, clients = scope.settings, scope.selector, scope.clients
         now = time.monotonic()
-        client = self._clients.glimpse(address, now, settings.tracking)
-        turned_away = self._turned_away(client)
+        client = clients.glimpse(address, now, settings.tracking)
+        turned_away = self._turned_away(client, scope)
         if turned_away is not None:
-            server, why = turned_away
+            member, why = turned_away
         else:
-            dice = pool.turns.random.getstate()
-            choice = pool.choose(client, now)
-            pool.turns.random.setstate(dice)
-            server, why = choice[0], self._why(choice, client, now)
-        others = [other for other in pool.all_servers() if other is not server]
+            dice = selector.turns.random.getstate()
+            choice = selector.choose(client, now)
+            selector.turns.random.setstate(dice)
+            member, why = choice[0], self._why(choice, client, now, scope)
+        others = [other for other in self._candidates(scope) if member is None or other.server is not member.server]
         return {
             "client": address,
-            "server": server.label if server else None,
-            "server_address": server.shown if server else None,
+            "server": member.server.label if member else None,
+            "server_address": member.target.shown if member else None,
             "why": why,
-            "sessions": self._clients.sessions_of(address),
-            "others": [{"server": other.label, "address": other.shown,
-                        "why_not": why if turned_away and other.name not in SPECIAL else
-                        self._why_not(other, server, client, now)} for other in gently(others)],
+            "sessions": clients.sessions_of(address),
+            "others": [{"server": other.server.label, "address": other.target.shown,
+                        "why_not": why if turned_away and not other.server.is_special else
+                        self._why_not(other, member, client, now, scope)} for other in gently(others)],
         }
 
-    def _turned_away(self, client: Client) -> tuple[Server | None, str] | None:
+    def _candidates(self, scope: Scope) -> Iterator[Member]:
+        """The servers that a client of this listener might get, were they well, there, and not kept from it."""
+        selector = scope.selector
+        for server in self._pool.servers.values() if not scope.name else ():
+            yield selector.roster.get(server) or Member(server, server.target)
+        yield from (member for member in selector.all_members() if scope.name or member.server.is_special)
+
+    def _turned_away(self, client: Client, scope: Scope) -> tuple[Member | None, str] | None:
         """Where a client goes that no server of number would get, whatever these can take, and why; None for others."""
-        settings, pool = self._settings, self._pool
-        denied, abuse = not pool.permits(settings.client_acl, client), pool.special.get("abuse")
-        sessions, most = self._clients.sessions_of(client.address), settings.client_max
+        settings, selector = scope.settings, scope.selector
+        denied, abuse = not self._pool.permits(settings.client_acl, client), selector.abuse
+        sessions, most = scope.clients.sessions_of(client.address), settings.client_max
         if 0 < most <= sessions and (abuse is not None or not denied):
             return None, f"it has {counted(sessions, 'session')} already, and client_max is {most}"
         return (abuse, f"access list {settings.client_acl} (client_acl) denies it") if denied else None
 
     def mode(self, call: Call) -> dict[str, bool]:
-        return {name: self._settings.get(name) for name in reply.PEN_MODES + reply.MORE_MODES}
+        settings = self._scope(call).settings
+        return {name: settings.get(name) for name in reply.PEN_MODES + reply.MORE_MODES}
 
     def connection(self, call: Call) -> Row:
         number = call["number"]
@@ -135,7 +180,7 @@ class Queries:
         if "server" in call.arguments:
             number = call["server"]
             call.refuse_elsewhere(self._configuration.address_of(number))
-            closing = self._sessions.close_number(number)
+            closing = self._sessions.close_number(number, call.listener)
             if not closing and number not in self._pool.servers:
                 raise call.error(f"there is no server {number}, nor a session of a deleted one")
             return f"Closing {closing} connections of server {number}\n"
@@ -177,40 +222,39 @@ class Queries:
 
     def summary(self) -> Row:
         """The figures at the head of the status page."""
-        front, sessions = self._front, self._sessions
-        return {"listen": front.address, "sessions": len(sessions), "held": len(front.hold),
-                "looped": front.loops.dropped, "conn_max": self._settings.conn_max, "clients": len(self._clients),
-                "clients_max": self._settings.clients_max, "total": sessions.total, "started": sessions.started,
-                "rule": self._pool.rule.name, "protocol": self._protocol(), "endings": dict(sessions.endings)}
+        sessions, unnamed = self._sessions, self._listeners.unnamed
+        listening = [front for front in self._listeners if front.listener is not None]
+        most = unnamed.settings.conn_max if len(listening) == 1 else self._settings.conn_max_total or sum(
+            front.settings.conn_max for front in listening)
+        return {"listen": ", ".join(front.address for front in listening), "sessions": len(sessions),
+                "held": sum(len(front.hold) for front in listening), "looped": self._loops.dropped, "conn_max": most,
+                "clients": len(unnamed.clients), "clients_max": self._settings.clients_max, "total": sessions.total,
+                "started": sessions.started, "endings": dict(sessions.endings)}
 
-    def _protocol(self) -> str:
-        settings = self._settings
-        names = [name for name, is_on in (("HTTP", settings.http), ("TLS", settings.ssl_certificate)) if is_on]
-        return " over ".join(names or ["UDP" if settings.udp else "TCP"])
-
-    def _server_row(self, server: Server, sessions: Sequence[Conversation], now: float) -> Row:
+    def _server_row(self, server: Server, target: Target, sessions: Sequence[Conversation], now: float,
+                    held: int) -> Row:
         live = [session for session in sessions if not session.finished and session.server is server]
         return {
-            "number": server.number, "name": server.name, "address": server.shown_host, "host": _host(server),
-            "port": server.shown_port, "state": server.state, "health": server.health(now),
-            "reason": server.why(now), "since": round(server.since, 3),
-            "for": round(now - server.changed, 1), "blacklisted": round(max(server.down_until - now, 0), 1),
+            "number": server.number, "name": server.name, "address": target.shown_host, "host": _host(server),
+            "port": target.shown_port, "state": server.state, "health": target.health(now),
+            "reason": target.why(now), "since": round(target.since, 3),
+            "for": round(now - target.changed, 1), "blacklisted": round(max(target.down_until - now, 0), 1),
             "sessions": server.sessions, "max": server.max, "hard": server.hard, "weight": server.weight,
             "prio": server.prio, "acl": server.acl, "sx": server.sx + sum(session.to_server for session in live),
             "rx": server.rx + sum(session.from_server for session in live),
             "total": server.total, "failures": server.failures,
             **_verdict_fields(server, now), "check": str(server.check or self._settings.check),
-            "held": len(self._front.hold), "looped": self._front.loops.dropped,
+            "held": held, "looped": self._loops.dropped,
         }
 
     def _live(self) -> Iterator[Conversation]:
         """The sessions that are not over. One whose last words are on their way has its bytes added up already."""
         return (session for session in self._sessions if not session.finished)
 
-    def _live_by_server(self) -> dict[int, list[Conversation]]:
+    def _live_by_server(self) -> Live:
         """The sessions that run, by server: by its identity, for a number may have been given to another one since.
         What they have moved is asked when a row is made: in a long list some end meanwhile, and are added up."""
-        live: dict[int, list[Conversation]] = {}
+        live: Live = {}
         for session in self._live():
             if session.server is not None and session.connected:
                 live.setdefault(id(session.server), []).append(session)
@@ -219,49 +263,71 @@ class Queries:
     def _live_tls(self) -> dict[int, Counter[str]]:
         """How many of a server's clients have which TLS version and cipher and asked for which name."""
         agreed: dict[int, Counter[str]] = {}
-        for session in self._live() if self._settings.ssl_certificate else ():
+        for session in self._live():
             if session.server is not None and session.secured is not None:
                 agreed.setdefault(id(session.server), Counter())[str(session.secured)] += 1
         return agreed
 
-    def _why(self, choice: Choice, client: Client, now: float) -> str:
-        server, rule, _ = choice
-        if server is None:
-            why = "stubborn, and its server can't take it" if self._settings.stubborn else "none can take it"
-            return why + self._patience()
-        if server.name in SPECIAL:
+    def _why(self, choice: Choice, client: Client, now: float, scope: Scope) -> str:
+        member, rule, _ = choice
+        if member is None:
+            why = "stubborn, and its server can't take it" if scope.settings.stubborn else "none can take it"
+            return why + self._patience(scope)
+        if member.server.is_special:
             return "no other server can take it"
         if rule is None:
             return "the client used it last"
-        if now < server.down_until:
+        if now < member.target.down_until:
             return f"{rule.name}; no other can take it, and this one failed a while ago: it is tried again"
         return rule.name
 
-    def _patience(self) -> str:
+    def _patience(self, scope: Scope) -> str:
         """What becomes of a client that no server can take."""
-        settings, held = self._settings, len(self._front.hold)
+        settings, hold = scope.settings, self._listeners[scope.name].hold
+        held = len(hold)
         if not settings.hold:
             return ""
-        if not self._front.hold.has_room():
+        if not hold.has_room():
             return f"; it would be closed: hold_max is reached, {held} waiting"
         return f"; it would wait up to {settings.hold:g} s" + (f", {held} before it" if held else "")
 
-    def _why_not(self, other: Server, chosen: Server | None, client: Client, now: float) -> str:
-        if other.name in SPECIAL:
-            if other.is_full:
-                return f"full: {other.sessions} sessions, max {other.max}"
-            if other.is_empty or other.condemned:
-                return other.condemned or "its slot is empty"
-            return "only for clients that client_acl denies" if other.name == "abuse" else "another server can take it"
-        refusal = self._pool.refusal(other, client, now)
+    def _why_not(self, other: Member, chosen: Member | None, client: Client, now: float, scope: Scope) -> str:
+        server = other.server
+        if server.is_special:
+            if server.is_full:
+                return f"full: {server.sessions} sessions, max {server.max}"
+            if server.is_empty or server.condemned:
+                return server.condemned or "its slot is empty"
+            is_abuse = other is scope.selector.abuse
+            return "only for clients that client_acl denies" if is_abuse else "another server can take it"
+        refusal = scope.selector.refusal(other, client, now)
         if refusal is not None:
             return refusal
-        rule = self._pool.rule
+        rule = scope.selector.rule
         if other.weight == 0 and rule.weighs:
             return f"its weight is 0, and the rule is {rule.name}"
-        if chosen is not None and chosen is client.server and not self._settings.roundrobin:
+        if chosen is not None and chosen.server is client.server and not scope.settings.roundrobin:
             return "available, but the client is remembered at another"
         return f"available, but not chosen by {rule.name}"
+
+
+def _listener_row(front: Front) -> Row:
+    """One listener, as ``listeners`` tells it."""
+    settings, scope = front.settings, front.scope
+    return {"name": front.name or None, "address": front.address,
+            "transport": "unix" if "/" in front.address else transport_of(settings), "protocol": _protocol(settings),
+            "sessions": front.count, "conn_max": settings.conn_max, "held": len(front.hold), "total": front.total,
+            "rule": front.selector.rule.name, "servers": scope.config.servers and list(scope.config.servers),
+            "tracking_with": settings.tracking_with}
+
+
+def _protocol(settings: Settings) -> str:
+    """What clients speak."""
+    if settings.udp:
+        return "UDP"
+    names = [name for name, is_on in (("HTTP", settings.http), ("MySQL", settings.mysql),
+                                      ("TLS", settings.ssl_certificate)) if is_on]
+    return " over ".join(names or ["TCP"])
 
 
 def _host(server: Server) -> str:
@@ -288,9 +354,9 @@ def _client_row(client: Client, sessions: Sequence[Conversation], present: int, 
 def _session_row(session: Conversation, now: float) -> Row:
     server = session.server
     return {"id": session.id, "client": session.peername, "server": server.label if server else None,
-            "server_address": session.server_address, "state": session.state,
-            "age": round(session.age(now), 3), "idle": round(session.idle(now), 3), "up": session.to_server,
-            "down": session.to_client, **tls_fields(session)}
+            "server_address": session.server_address, "state": session.state, "age": round(session.age(now), 3),
+            "idle": round(session.idle(now), 3), "up": session.to_server, "down": session.to_client,
+            **tls_fields(session), "listener": session.listener}
 
 
 def _pen_state(session: Conversation) -> int:

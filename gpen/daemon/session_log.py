@@ -9,6 +9,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from gpen.control.reply import timestamp
 from gpen.daemon.chroot import Chroot
@@ -29,6 +30,8 @@ DUMP_BYTES = 256
 class SessionLog:
     """The open log file. Raises OSError when it can't be opened."""
 
+    takes_requests = False  # alone
+
     def __init__(self, path: str) -> None:
         self.path = path
         self._file = LineFile(path)
@@ -37,6 +40,10 @@ class SessionLog:
     def made(self) -> list[int]:
         """The file's descriptor, if gpen has made it: the user that gpen becomes must be able to open it again."""
         return self._file.made()
+
+    def unmake(self) -> None:
+        """Remove the file if gpen has made it just now: nothing came of that."""
+        self._file.unmake()
 
     def confined(self, chroot: Chroot, user: str | None) -> None:
         """gpen has become this user: tell what that means for rotation."""
@@ -66,6 +73,8 @@ class SessionLog:
 
 class NetworkLog:
     """A log elsewhere, which gets a datagram for each request in pen's format: gpenlogd(1), penlogd(1)."""
+
+    takes_requests = True  # and nothing else
 
     def __init__(self, target: str, address: Address, endpoints: Sequence[Endpoint],
                  refused: Callable[[], object], tell: Callable[[str], object]) -> None:
@@ -111,6 +120,9 @@ class NetworkLog:
         """No file."""
         return []
 
+    def unmake(self) -> None:
+        """There is none to remove."""
+
     def reopen(self, chroot: Chroot) -> None:
         """There is nothing to rotate here."""
 
@@ -154,7 +166,8 @@ def session_line(session: Conversation, settings: Settings) -> str:
         return json.dumps(fields, separators=(",", ":"))
     server = session.server
     place = f"{server.name} {session.server_address}" if server is not None else "- -"
-    return (f"{fields['client']} {fields['started']} server {place} "
+    listener = f" listener {session.listener}" if session.listener else ""
+    return (f"{fields['client']} {fields['started']}{listener} server {place} "
             f"choose {fields['choose']:.6f} connect {fields['connect']:.6f} total {fields['total']:.6f} "
             f"up {fields['up']} down {fields['down']} {fields['ending']}"
             + (f" {session.secured}" if session.secured else ""))
@@ -166,6 +179,7 @@ def _fields(session: Conversation) -> dict[str, object]:
     return {
         "client": session.peername,
         "started": timestamp(session.started),
+        "listener": session.listener,
         "server": server.label if server is not None else None,
         "server_address": session.server_address,
         "choose": round(choose, 6),
@@ -186,7 +200,13 @@ def tls_fields(session: Conversation) -> dict[str, str | None]:
     return {"tls": agreed.version, "cipher": agreed.cipher, "sni": agreed.sni or None}
 
 
-def request_watch(session: Conversation, current: Callable[[], AnyLog | None]) -> Watch:
+class RequestLog(Protocol):
+    """What takes requests."""
+
+    def write_request(self, client: str, server: str, request: bytes) -> None: ...
+
+
+def request_watch(session: Conversation, current: Callable[[], RequestLog | None]) -> Watch:
     """Logs the first line of what the client sends at a time, as pen does.
 
     ``current`` gives the log of that moment: a session outlives the log that it began with.

@@ -14,7 +14,8 @@ from gpen.wire.conversation import Conversation, Some
 
 class Sessions:
     """``live`` are those that are, in the order in which they began; it is changed here only. ``total`` is how many
-    there ever were, and ``endings`` how often each Ending was; ``most`` is how many the limit of descriptors allows."""
+    there ever were, and ``endings`` how often each Ending was; ``most`` is how many there may be at one time, by the
+    limit of descriptors and conn_max_total."""
 
     def __init__(self, most: int) -> None:
         self.live: dict[int, Conversation] = {}
@@ -39,6 +40,14 @@ class Sessions:
         """Those that began after the one of this number, the newest first."""
         return list(takewhile(lambda session: session.id > number, reversed(self.live.values())))
 
+    def is_full(self) -> bool:
+        """Whether there are as many as there may be."""
+        return len(self.live) >= self.most
+
+    def note(self, ending: Ending) -> None:
+        """One has come to this ending."""
+        self.endings[ending.value] += 1
+
     def begin(self, make: Callable[[int], Some]) -> Some:
         """Make a session or flow of a fresh number, and count it."""
         session = make(next(self._ids))
@@ -52,11 +61,12 @@ class Sessions:
 
     # --- those of a server ----------------------------------------------------------------------------------------
 
-    def close_number(self, number: int) -> int:
-        """End all sessions of the servers that have or had this number, wherever these were then; returns how many they
-        are. Clients that are just being connected go to another."""
+    def close_number(self, number: int, listener: str = "") -> int:
+        """End all sessions of the servers that have or had this number, wherever these were then; of one ``listener``
+        only, if it is named. Returns how many they are. Clients that are just being connected go to another."""
         leases = [(session, session.lease) for session in self
-                  if session.lease is not None and session.lease.server.number == number]
+                  if session.lease is not None and session.lease.server.number == number
+                  and (not listener or session.listener == listener)]
         for session, lease in leases:
             session.leave(lease, Ending.KILLED)
         return len(leases)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
+from collections.abc import Mapping
 
 from gpen.daemon import process
 from gpen.daemon.chroot import Chroot
@@ -16,27 +18,45 @@ log = logging.getLogger("gpen")
 
 
 class SocketFiles:
-    """Those that gpen has made and not removed yet, by the name under which each was made."""
+    """Those that gpen has made and not removed yet, by the name under which each was made. A listener that goes and
+    another that comes to its place share a file; the last removes it."""
 
     def __init__(self, settings: Settings, chroot: Chroot) -> None:
         self._settings = settings
         self._chroot = chroot
         self._made: dict[str, os.stat_result] = {}
+        self._users: Counter[str] = Counter()  # how many sockets each name is of
 
-    def listen(self, address: Address, mode: int | None = None) -> sockets.Socket:
-        """A socket with a file of this mode, which belongs to the user that gpen becomes. Raises ListenError."""
+    def listen(self, address: Address, mode: int | None = None,
+               leaving: Mapping[str, sockets.Socket] | None = None) -> sockets.Socket:
+        """A socket with a file of this mode, which belongs to the user that gpen becomes. Of those that are ``leaving``
+        theirs, by the names of their files, one may be there: then it is the same socket. Raises ListenError."""
+        for name, sock in (leaving or {}).items():
+            made = self._made.get(name)
+            if made is not None and _is_at(address.path, made):
+                self._made[address.path] = made
+                self._users[address.path] += 1
+                return sockets.another(sock)
         user = process.user_to_be(self._settings)
         sock = sockets.listen_at_path(address, self._settings.backlog, mode, user)
         with Entry(address.path, follow=False) as entry:
             made = entry.status()
         if made is not None:
             self._made[address.path] = made
+            self._users[address.path] += 1
         return sock
 
     def remove(self, name: str) -> None:
-        """Remove the file of that name, unless it is none, or another gpen's by now."""
-        made = self._made.pop(name, None)
-        if made is None:
+        """A socket with a file of that name, if it is one, is closed: remove the file, unless it is another socket's of
+        ours, or another gpen's by now."""
+        if name not in self._made:
+            return
+        self._users[name] -= 1
+        if self._users[name]:
+            return
+        del self._users[name]
+        made = self._made.pop(name)
+        if any(os.path.samestat(made, other) for other in self._made.values()):
             return
         path = self._chroot.path(name)
         try:
@@ -63,7 +83,11 @@ class SocketFiles:
         file = self._made.get(name)
         if file is None:
             return bool(bound.sockaddr == endpoint.sockaddr)
-        try:
-            return os.path.samestat(os.stat(endpoint.host), file)
-        except OSError:  # it was removed, or is not there yet
-            return False
+        return _is_at(endpoint.host, file)
+
+
+def _is_at(path: str, file: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), file)
+    except OSError:  # it was removed, or is not there yet
+        return False

@@ -14,7 +14,9 @@ from gpen.control.script import Call, parse_words
 from gpen.control.units import size
 from gpen.model.address import bracketed
 from gpen.model.ending import ERRORS
+from gpen.model.listener import numbers_words
 from gpen.model.text import printable
+from gpen.model.value_types import UNNAMED
 
 if TYPE_CHECKING:
     from gpen.daemon.queries import Queries
@@ -48,8 +50,14 @@ _CLIENTS = (
     ("idle", "Seconds ago", "n"),
     ("sx", "Sent", "n bytes"), ("rx", "Received", "n bytes"),
 )
+_LISTENERS = (
+    ("name", "Listener", ""), ("address", "Address", ""), ("protocol", "Clients speak", ""),
+    ("rule", "Servers chosen by", ""), ("used", "Servers", "why"), ("tracking_with", "Memory shared with", ""),
+    ("limits", "Sessions", "n"), ("held", "Waiting", "n"), ("total", "Total", "n"),
+)
 _SESSIONS = (
-    ("id", "Session", "n"), ("client", "Client", ""), ("server", "Server", ""), ("server_address", "Address", ""),
+    ("id", "Session", "n"), ("listener", "Listener", ""), ("client", "Client", ""), ("server", "Server", ""),
+    ("server_address", "Address", ""),
     ("state", "State", ""), ("age", "Age, s", "n"), ("idle", "Idle, s", "n"), ("up", "To server", "n bytes"),
     ("down", "To client", "n bytes"), ("secured", "TLS", "why"),
 )
@@ -59,6 +67,7 @@ def status_page(queries: Queries) -> str:
     """The whole page for the balancer behind these queries."""
     summary = queries.summary()
     servers = [_server(row) for row in islice(queries.servers(_call("servers")), MOST_ROWS + 1)]
+    listeners = [_listener(row) for row in islice(queries.listeners(_call("listeners")), MOST_ROWS + 1)]
     clients = list(islice(queries.recent(_call("recent")), MOST_ROWS + 1))
     sessions = [row | {"secured": _secured(row)} for row in islice(queries.sessions(_call("sessions")), MOST_ROWS + 1)]
     now = timestamp(time.time())
@@ -66,9 +75,9 @@ def status_page(queries: Queries) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>gpen {_shown(summary['listen'])}</title><style>{_STYLE}</style></head><body>
 <h1>gpen at {_shown(summary['listen'])}</h1>
-<p>Version {__version__}, {escape(now)}, up since {escape(timestamp(summary['started']))}.
-Clients speak {summary['protocol']}. Servers are chosen by {escape(summary['rule'])}.</p>
+<p>Version {__version__}, {escape(now)}, up since {escape(timestamp(summary['started']))}.</p>
 {_figures(summary)}
+<h2>Listeners</h2>{_table(_LISTENERS, listeners)}
 <h2>Servers</h2>{_table(_SERVERS, servers)}
 <h2>Clients of the last five minutes</h2>{_table(_CLIENTS, clients)}
 <h2>Sessions</h2>{_table(_SESSIONS, sessions)}
@@ -78,6 +87,12 @@ Clients speak {summary['protocol']}. Servers are chosen by {escape(summary['rule
 
 def _secured(session: dict[str, Any]) -> str:
     return " ".join(filter(None, (session["tls"], session["cipher"], session["sni"])))
+
+
+def _listener(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the listeners as people read it."""
+    return row | {"name": row["name"] or UNNAMED, "used": numbers_words(row["servers"]),
+                  "limits": f"{row['sessions']} of {row['conn_max']}"}
 
 
 def _server(row: dict[str, Any]) -> dict[str, Any]:

@@ -3,17 +3,19 @@
     python -m gpen.docs.completion bash > contrib/completion/gpen.bash
     python -m gpen.docs.completion zsh > contrib/completion/_gpen
 
-Both scripts hold the same shell function ``_gpen_after``, which knows what may follow the words of a
-command. What this version lacks (``Setting.missing``) is not offered.
+Both scripts hold the same shell functions: ``_gpen_after`` and ``_gpen_after_listener`` know what may follow the words
+of a command, ``_gpen_listeners`` asks the gpen at gpenctl's TARGET for the names of its listeners. What this version
+lacks (``Setting.missing``) is not offered.
 """
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
-from gpen.control.commands import COMMANDS, OPTIONS, Command, Option
+from gpen.control.commands import COMMANDS, OPTIONS, SCOPED, SHARED_NAMES, Command, Option, scoped_usage
 from gpen.model.settings import SETTINGS, Setting
 
 # gpenctl's own; a test holds them against gpenctl's usage text.
@@ -29,11 +31,12 @@ CTL_OPTIONS = (
 )
 CTL_NAMES = {
     "no": "Switch a command off, or put a setting's default back.",
-    "watch": "Redraw the table of servers until Ctrl-C.",
+    "watch": "Redraw the tables of servers and listeners until Ctrl-C.",
 }
 
-# What a shell offers for an option's argument: a kind that it can complete itself (NAME: a command) or words.
-KINDS = ("FILE", "DIR", "USER", "NAME")
+# What a shell offers for an option's argument: a kind that it can complete itself (NAME: a command, LISTENER: the name
+# of one of those there are) or words.
+KINDS = ("FILE", "DIR", "USER", "NAME", "LISTENER")
 ARGUMENTS = {kind: kind for kind in KINDS} | {
     "ADDRESS": "FILE",  # a unix socket
     "COMMAND": "NAME",
@@ -44,7 +47,16 @@ ARGUMENTS = {kind: kind for kind in KINDS} | {
 
 def commands() -> list[Command]:
     """The commands that this version has, by name."""
-    return [command for _, command in sorted(COMMANDS.items()) if _present(command.setting)]
+    return _commands_of(COMMANDS)
+
+
+def scoped_commands() -> list[Command]:
+    """Those that may stand behind ``listener NAME``, as they are written there."""
+    return [replace(command, usage=scoped_usage(command)) for command in _commands_of(SCOPED)]
+
+
+def _commands_of(table: Mapping[str, Command]) -> list[Command]:
+    return [command for _, command in sorted(table.items()) if _present(command.setting)]
 
 
 def options() -> list[Option]:
@@ -90,23 +102,42 @@ def rows(command: Command) -> Iterator[tuple[str, str]]:
 
 def _offer(word: str = "") -> str:
     """What a shell can offer for a word of a usage line; nothing where only the user knows."""
-    kind, *_ = word.split("|")
-    return kind if kind in KINDS else word.replace("|", " ") if word.islower() else ""
+    choices = word.split("|")
+    if choices[0] in KINDS:
+        return choices[0]
+    names = [name for name in SHARED_NAMES if _present(SETTINGS[name])] if choices[0] == "SETTING" else []
+    return _words([*names, *filter(str.islower, choices)])
 
 
 # --- pieces of both scripts ---------------------------------------------------------------------------------
 
 
+_LISTENERS = r"""# The names of the listeners of the gpen at $2; $1 is gpenctl. Nothing but names may come from there:
+# bash expands what it offers.
+_gpen_listeners() {
+    "$1" -f plain -t 2 "$2" listeners 2>/dev/null | LC_ALL=C sed -nE 's/^([A-Za-z0-9][A-Za-z0-9_.-]*) listen .*/\1/p'
+}"""
+
+
 def _after() -> str:
-    cases = [f"        {pattern}) {_echo(words)};;" for c in commands() for pattern, words in rows(c)]
+    own = [command for command in scoped_commands() if SCOPED[command.name] is not COMMANDS.get(command.name)]
     return "\n".join((
         "# What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.",
-        "_gpen_after() {",
-        '    case "$1 $2 $3" in',
-        *cases,
-        "    esac",
-        "}",
+        *_function("_gpen_after", (command for command in commands() if command.name != "listener")),
+        "",
+        "# The same behind listener NAME.",
+        *_function("_gpen_after_listener", own, '*) _gpen_after "$@" ;;'),
+        "",
+        _LISTENERS,
     ))
+
+
+def _function(name: str, commands: Iterable[Command], *others: str) -> Iterator[str]:
+    yield f"{name}() {{"
+    yield '    case "$1 $2 $3" in'
+    yield from (f"        {pattern}) {_echo(words)};;" for command in commands for pattern, words in rows(command))
+    yield from (f"        {case}" for case in others)
+    yield from ("    esac", "}")
 
 
 def _echo(words: str) -> str:
@@ -148,6 +179,7 @@ _gpen_reply() {
         DIR) how=(-d) ;;
         USER) how=(-u) ;;
         NAME) how=(-W "$_gpen_names") ;;
+        LISTENER) how=(-W "$(_gpen_listeners "${words[0]}" "${words[target]/#\~\//$HOME/}")") ;;
     esac
     [[ $1 == FILE || $1 == DIR ]] && compopt -o filenames 2>/dev/null
     mapfile -t COMPREPLY < <(compgen "${how[@]}" -- "$cur")
@@ -194,10 +226,27 @@ _gpenctl() {
 _gpenctl_command() {
     if (($# == 1)); then
         _gpen_reply "$_gpen_names @ctl_names@"
+    elif [[ $1 == listener ]]; then
+        _gpenctl_listener "${@:2}"
     elif [[ $1 != no ]]; then
         _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
     elif (($# == 2)); then
         _gpen_reply "@negatable@"
+    elif (($# == 3)) && [[ $2 == listener ]]; then
+        _gpen_reply LISTENER
+    fi
+}
+
+# The words behind listener, up to cur.
+_gpenctl_listener() {
+    if (($# == 1)); then
+        _gpen_reply LISTENER
+    elif (($# == 2)); then
+        _gpen_reply "@scoped@ no"
+    elif [[ $2 != no ]]; then
+        _gpen_reply "$(_gpen_after_listener "$2" $(($# - 3)) "${words[${#words[@]} - 2]}")"
+    elif (($# == 3)); then
+        _gpen_reply "@scoped_negatable@"
     fi
 }
 
@@ -212,13 +261,19 @@ def bash() -> str:
         _BASH,
         after=_after(),
         names=_words(command.name for command in commands()),
-        negatable=_words(command.name for command in commands() if command.negatable),
+        negatable=_negatable(commands()),
+        scoped=_words(command.name for command in scoped_commands()),
+        scoped_negatable=_negatable(scoped_commands()),
         ctl_names=_words(CTL_NAMES),
         gpen_options=_words(option.flag for option in options()),
         gpenctl_options=_words(option.flag for option in CTL_OPTIONS),
         gpen_value=_value_function("_gpen_value", options()),
         gpenctl_value=_value_function("_gpenctl_value", CTL_OPTIONS),
     )
+
+
+def _negatable(commands: Iterable[Command]) -> str:
+    return _words(command.name for command in commands if command.negatable)
 
 
 def _words(words: Iterable[str]) -> str:
@@ -256,6 +311,7 @@ _gpen_reply() {
         DIR) _files -/ ;;
         USER) _users ;;
         NAME) _gpen_names ;;
+        LISTENER) compadd -- $(_gpen_listeners $gpenctl ${(Q)~line[1]}) ;;
         *) compadd -- ${=1} ;;
     esac
 }
@@ -268,10 +324,27 @@ _gpen_command() {
     if ((CURRENT == 1)); then
         _gpen_names
         _describe command own
+    elif [[ $words[1] == listener ]]; then
+        _gpen_listener
     elif [[ $words[1] != no ]]; then
         _gpen_reply "$(_gpen_after "$words[1]" $((CURRENT - 2)) "$words[CURRENT-1]")"
     elif ((CURRENT == 2)); then
         compadd -- @negatable@
+    elif ((CURRENT == 3)) && [[ $words[2] == listener ]]; then
+        _gpen_reply LISTENER
+    fi
+}
+
+# What may stand behind listener, which is $words[1].
+_gpen_listener() {
+    if ((CURRENT == 2)); then
+        _gpen_reply LISTENER
+    elif ((CURRENT == 3)); then
+        compadd -- @scoped@ no
+    elif [[ $words[3] != no ]]; then
+        _gpen_reply "$(_gpen_after_listener "$words[3]" $((CURRENT - 4)) "$words[CURRENT-1]")"
+    elif ((CURRENT == 4)); then
+        compadd -- @scoped_negatable@
     fi
 }
 
@@ -288,6 +361,7 @@ case $service in
             ':listen:_files' '*:server: '
         ;;
     gpenctl)
+        local gpenctl=${(Q)~words[1]}
         _arguments \
 @gpenctl_options@
             ':target:_gpen_target' '*:::command:_gpen_command'
@@ -303,7 +377,9 @@ def zsh() -> str:
         after=_after(),
         names="\n".join(_described(command.name, command.help) for command in commands()),
         ctl_names="\n".join(_described(*row) for row in CTL_NAMES.items()),
-        negatable=_words(command.name for command in commands() if command.negatable),
+        negatable=_negatable(commands()),
+        scoped=_words(command.name for command in scoped_commands()),
+        scoped_negatable=_negatable(scoped_commands()),
         gpen_options="\n".join(map(_specification, options())),
         gpenctl_options="\n".join(map(_specification, CTL_OPTIONS)),
     )

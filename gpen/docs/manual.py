@@ -27,6 +27,7 @@ def gpen_page() -> str:
         ("DESCRIPTION", _paragraphs(texts.GPEN_DESCRIPTION)),
         ("OPTIONS", _options()),
         ("HOW A SERVER IS CHOSEN", _paragraphs(texts.CHOICE)),
+        ("SEVERAL LISTENERS", _paragraphs(texts.LISTENERS)),
         ("THE CONFIGURATION FILE", _paragraphs(texts.CONFIGURATION)),
         ("HEALTH", _paragraphs(texts.HEALTH)),
         ("WHO IS GONE, AND WHO COMES TOO OFTEN", _paragraphs(texts.GONE)),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from gpen.model import settings
 from gpen.model.scheduler import RULES
+from gpen.model.server import MEMBER_FIELDS
 
 GPEN_DESCRIPTION = """
 gpen accepts connections at LISTEN and passes each on to one of the SERVERs, bytes both ways, until both ends are
 done; or datagrams (-U). A client goes to the server that it used last; if that can't be reached, to another one. It
 takes pen's options, speaks pen's control language, and reads the files that pen writes.
 
-LISTEN is [HOST:]PORT, [IPV6]:PORT or /PATH of a unix socket. A SERVER is HOST[:PORT[:MAX[:HARD[:WEIGHT[:PRIO]]]]],
-[IPV6]:PORT... or /PATH; fields may be empty. PORT is a number or a service's name, and that of LISTEN unless given.
-MAX limits the sessions of a server, HARD those of clients that return to it.
+LISTEN is [HOST:]PORT or [IPV6]:PORT, several of these with commas between (see SEVERAL LISTENERS), or /PATH of a unix
+socket. A SERVER is HOST[:PORT[:MAX[:HARD[:WEIGHT[:PRIO]]]]], [IPV6]:PORT... or /PATH; fields may be empty. PORT is a
+number or a service's name, and that of LISTEN unless given. MAX limits the sessions of a server, HARD those of clients
+that return to it.
 
 Options are read first, then the addresses, then -O commands, and the file of -F last, as in pen; but where the
 process itself is concerned (pid file, control socket, user, chroot, foreground) the command line wins over the file.
@@ -34,9 +37,10 @@ In the background the command returns when gpen serves, with status 0, or when i
 
 _ORDER = ", ".join(f"{rule.name} ({rule.flag})" if rule.flag else rule.name for rule in RULES)
 CHOICE = f"""
-A client that client_acl denies gets the abuse server (-B), or is closed. Else, unless -r is given, the client gets
-the server that it used last, as long as that is remembered (-c, -T). A new client gets a server by the first of these
-that is on: {_ORDER}; without any, the next one in turn. What is not chosen in turn moves no turn.
+A client that client_acl denies gets the abuse server (-B), or is closed. Else, unless -r is given, the client gets the
+server that it used last, as long as that is remembered (-c, -T). A new client gets a server by the first of these that
+is on: {_ORDER}; without any, the next one in turn. What is not chosen in turn moves no turn. All this is of one
+listener: another has its own rule, turn and memory of clients.
 
 A server is passed over while it is blacklisted, found down by a check or by 'server N health', full, drained (by
 'server N state' or 'server N health'), or while its own access list denies the client. When a connection is refused,
@@ -52,19 +56,95 @@ chooses among the servers that are not down, blacklisted or drained (hash: among
 the client closes it and has had its turn; so does one whose connect fails. Neither emergency server nor trial.
 
 A server whose address is 0.0.0.0 (in any notation) or [::], or whose port is 0, is an empty slot, as in pen: nobody is
-sent there, the sessions that it had go on, and 'server N address ...' puts a server into it. An address where gpen
-itself listens is refused; a server whose name turns out to mean one is down for that reason.
+sent there, the sessions that it had go on, and 'server N address ...' puts a server into it. An address where a
+listener that uses the server listens itself is refused; a server whose name turns out to mean one is down for that
+reason.
 
 The command explain says which server a client would get, and why not the others.
 """
 
+_OF_THE_PROCESS = ", ".join(sorted(name for name, setting in settings.SETTINGS.items()
+                                   if setting.scope == settings.PROCESS))
+_DIFFERENT = " or ".join((", ".join(MEMBER_FIELDS[:-1]), MEMBER_FIELDS[-1]))
+LISTENERS = f"""
+One gpen may listen at several addresses: where a cluster is read and where it is written, at 80 and 443, at port 53 of
+UDP and of TCP. Each is a listener, and all of them have the same servers. One listener may be without a name: it is
+the one of pen's commands, and - in lists. The others have names, of letters, digits, _ . and -, which begin with a
+letter or a digit and have at most 32 characters. There need not be one without a name.
+
+'listener NAME' in front of a command says it to that listener. A line means the same on the control socket, in -O and
+in a file. A setting without it is that of the listener without a name, and of all others that have no value of their
+own:
+
+    listener NAME listen [HOST:]PORT    makes it, or moves it
+    listener NAME SETTING VALUE         a value of its own
+    listener NAME no SETTING            the default as its own value
+    listener NAME inherit SETTING       the shared value again
+    listener NAME SETTING               tells the value that it has
+    listener NAME servers 0-2,5         which servers it uses, or all
+    listener NAME server N max M        {_DIFFERENT} there
+    listener NAME server N max default  there as everywhere
+    listener NAME inherit server N      all of the server as everywhere
+    listener NAME client A server N     its memory of clients
+    no listener NAME                    closes it; its sessions go on
+
+In a file, and in several -O, lines may come in any order; on the control socket a listener begins with its listen.
+These are of the whole gpen, and refused behind 'listener NAME': access lists, and {_OF_THE_PROCESS}.
+
+LISTEN makes listeners too: 80,443 or 10.0.0.1:80,[::1]:443 or 53/udp,53/tcp. The first is the one without a name, each
+further one is named by its port. A SERVER without a port, also that of -e or -B, is reached by each of them at its own
+port. What is different at one is said by -O.
+
+What is known of a server is shared: its address, its state, the verdicts of checks and of 'server N health', and the
+blacklist of 'server N blacklist'. max and hard of 'server N' count the sessions of all listeners, and so do leastconn
+and weight when they compare servers; max of 'listener NAME server N' counts those of that listener, and both hold.
+What a failed connect says, and silence over UDP, is of the server as it was reached, over TCP or UDP and at that port:
+a UDP 53 that is refused takes no TCP 53 away. Checks go to the server's own port, with the source and proxy_protocol
+that are said without a name. With on_down, a verdict closes the sessions of those listeners that say so.
+
+Each listener has its own rule, turn, memory of clients (of clients_max at most), client_max, conn_max and clients that
+wait (hold). 'listener NAME tracking_with OTHER' gives it the memory and the turn of OTHER, or of - without a name:
+whoever was at a server over port 80 gets the same one over 443, and client_max counts both. conn_max_total limits all
+listeners together. Idlers are for the listener without a name.
+
+Over UDP a listener takes no notice of settings for TCP that it shares, such as hold; they are refused where they are
+said to it, or where the listener without a name is one of UDP: say them to those of TCP then.
+
+'listeners' lists them. 'servers', 'mode', 'recent' and 'explain' tell what holds for the listener without a name, but
+count the sessions that servers have of all; 'sessions' and 'events' tell of all. Behind 'listener NAME' they, and
+'close server N', are about that one: 'listener NAME servers' has the servers that it uses, with its sessions, and with
+max, weight, prio and port as they are there; bytes are of all. A listener that can't be opened fails the whole change
+that brings it.
+
+A port to write to a cluster, one to read from it, and one for whoever looks after it, at one server; a server that is
+found down is down for all three, and only writers lose their sessions there:
+
+    listen 3307
+    roundrobin
+    mysql
+    greeting 1
+    hold 10
+    server 0 address 10.0.0.1 port 3306 max 200
+    server 1 address 10.0.0.2 port 3306 max 200
+    acl 9 permit 127.0.0.0/8
+    listener writer listen 3306
+    listener writer prio
+    listener writer server 0 prio 1
+    listener writer server 1 prio 2
+    listener writer on_down close
+    listener admin listen 127.0.0.1:3308
+    listener admin client_acl 9
+    listener admin servers 0
+    listener admin server 0 max 5
+"""
+
 CONFIGURATION = """
-The file of -F holds commands, a line each (gpenctl(1) describes them); 'include FILE' reads more. All that is wrong
-is told, with file and line; --check does only that. What can't work together is refused: settings for TCP, TLS or
-HTTP with UDP, ssl_ca_file, ssl_ca_path, ssl_require_peer and ssl_sni_path without ssl_certificate, entries for
-countries without geoip_db, and with mysql what its servers would block gpen for: idlers, check greeting and check
-send. What has no effect as things are (hold_max without hold, prio of a server while the mode is off, a client_acl
-that is empty) is taken, for lines may come in any order, and told once in the diagnostics.
+The file of -F holds commands, a line each (gpenctl(1) describes them); 'include FILE' reads more. All that is wrong is
+told, with file and line; --check does only that. What can't work together is refused: settings for TCP, TLS or HTTP
+with UDP (of one listener), ssl_ca_file, ssl_ca_path, ssl_require_peer and ssl_sni_path without ssl_certificate,
+entries for countries without geoip_db, and with mysql what its servers would block gpen for: idlers, check greeting
+and check send. What has no effect as things are (hold_max without hold, prio of a server while the mode is off, a
+client_acl that is empty) is taken, for lines may come in any order, and told once in the diagnostics.
 
 'write' saves what is in force, short: what differs from the defaults. 'state' prints the rest, as commands: verdicts
 with reason and age, what is left of blacklists, drain and maint, and which client was at which server. A gpen of the
@@ -72,10 +152,11 @@ same configuration that includes that goes on where this one is: gpenctl OLD sta
 
 At signal HUP, or by the command reload, which also answers, the file is compared with what it said when it was read
 last, and what is different is carried out, whole or not at all: a new or changed line counts; one that went is undone,
-so that a setting has the command line's value or its default again, and a server gets no new sessions and is gone,
-while its old sessions go on; an access list whose lines have changed is built anew. What the file says as before is
-left alone, whatever has been done to it at runtime, and so is what it never mentioned: with an unchanged file a HUP,
-such as logrotate's, disturbs nothing. Each change is told. Settings that count at the start only are named, and wait.
+so that a setting has the command line's value or its default again, a setting of one listener the shared value, and a
+server or a listener gets no new sessions and is gone, while its old sessions go on; an access list whose lines have
+changed is built anew. What the file says as before is left alone, whatever has been done to it at runtime, and so is
+what it never mentioned: with an unchanged file a HUP, such as logrotate's, disturbs nothing. Each change is told.
+Settings that count at the start only are named, and wait.
 
 A file is a regular one of at most 1 MiB; with all that it includes, at most 8 deep, it has at most 100,000 lines. What
 a client of the control port includes may do what that client may.
@@ -84,11 +165,11 @@ a client of the control port includes may do what that client may.
 HEALTH = """
 Beside the blacklist, which needs a client to find out, a server's health is what a check (the settings check and
 check_...) or somebody outside ('server N health up|drain|down because ...') says of it: down, it gets no new clients;
-those that are just being connected to it go to another; on_down says what becomes of its sessions. drain is the word
-for one that serves well what it has, but shall get no more (a database that is busy as a donor, say): as down, but its
-sessions go on, whatever on_down says. Of a check and somebody outside the worse counts; events calls it drained, where
-drain is what an operator did with 'server N state'. health_ttl drops the word of somebody outside who has fallen
-silent.
+those that are just being connected to it go to another; on_down says, for each listener, what becomes of its sessions.
+drain is the word for one that serves well what it has, but shall get no more (a database that is busy as a donor,
+say): as down, but its sessions go on, whatever on_down says. Of a check and somebody outside the worse counts; events
+calls it drained, where drain is what an operator did with 'server N state'. health_ttl drops the word of somebody
+outside who has fallen silent.
 
 A server that this machine keeps gpen from has failed like any other: a route of kind blackhole, prohibit, unreachable
 or throw, a firewall that refuses what goes out, a family of addresses that is off. Only where a route or the firewall
@@ -124,18 +205,19 @@ client-reset or server-reset. While bytes are on their way to it, it is not aske
 15 minutes; user_timeout makes that shorter. That also cuts off who is there, but has no room for what waits for it
 for so long: leave it off where clients may pause, as in a long download, or a cursor of a database.
 
-client_max is how many sessions one client address may have, so that no single one has all of conn_max. Those that are
-held, or in their TLS handshake, count; those that have yet to send a PROXY protocol header have no address so far.
-More are closed at once: before a TLS handshake, with error 1203 where servers speak mysql, with 429 in HTTP, and in the
-log as client-max. The diagnostics and events tell the first, and then one a minute. explain ADDRESS and recent show how
-many an address has. Clients behind one NAT, or a proxy without the PROXY protocol, are one address. The sender of a
-datagram may be forged: over UDP, somebody else can use up an address's share.
+client_max is how many sessions one client address may have at a listener, so that no single one has all of conn_max.
+Those that are held, or in their TLS handshake, count; those that have yet to send a PROXY protocol header have no
+address so far. More are closed at once: before a TLS handshake, with error 1203 where servers speak mysql, with 429 in
+HTTP, and in the log as client-max. The diagnostics and events tell the first, and then one a minute. explain ADDRESS
+and recent show how many an address has. Clients behind one NAT, or a proxy without the PROXY protocol, are one
+address. The sender of a datagram may be forged: over UDP, somebody else can use up an address's share.
 """
 
 UDP = """
-With -U gpen balances datagrams. What one client address and port sends is a flow: it has one server, chosen as for a
-TCP session, and a socket of its own to it. Replies come from the address that the client has asked, also where gpen
-has several. sessions, servers, recent, drain, close, limits and access lists mean flows.
+With -U, or where a listener has the setting udp, gpen balances datagrams. What one client address and port sends is a
+flow: it has one server, chosen as for a TCP session, and a socket of its own to it. Replies come from the address that
+the client has asked, also where gpen has several. sessions, servers, recent, drain, close, limits and access lists
+mean flows.
 
 A flow ends when it had no datagram for udp_timeout seconds, or when each of its datagrams had udp_replies replies,
 which frees its place at once: 1 suits DNS, with an udp_timeout of a few seconds. At conn_max the flow that was idle
@@ -158,17 +240,17 @@ status page), and told once in diagnostics and events; a flow whose client becom
 server leads back to gpen. Firewalls do better still to let nobody outside send with inside addresses.
 
 What is for streams is refused with -U: TLS, http, mysql, greeting, hold, the PROXY protocol, idlers, dummy, unix
-sockets. Checks are made over TCP, or by a program (check exec). Name servers are asked over TCP as well: that needs a
-second gpen.
+sockets. Checks are made over TCP, or by a program (check exec). Name servers are asked over TCP as well: LISTEN
+53/udp,53/tcp takes both.
 """
 
 TLS = """
-With -E clients speak TLS 1.2 or 1.3, and servers plain bytes. The file holds the certificate, then its chain, and the
-key unless -K names another file: what ACME clients call fullchain.pem and privkey.pem. The handshake comes first,
-within ssl_handshake seconds, then a server is chosen; a client that client_acl denies is closed before it, unless
-there is an abuse server. Clients in their handshake count as sessions. A client's close_notify is passed on as a
-half-close, and a server's half-close as a close_notify; a client that ends without one is logged as client-truncated,
-and what it sent is delivered.
+With -E clients speak TLS 1.2 or 1.3, and servers plain bytes; -O 'listener NAME ssl_certificate FILE' has that at one
+of several listeners only. The file holds the certificate, then its chain, and the key unless -K names another file:
+what ACME clients call fullchain.pem and privkey.pem. The handshake comes first, within ssl_handshake seconds, then a
+server is chosen; a client that client_acl denies is closed before it, unless there is an abuse server. Clients in
+their handshake count as sessions. A client's close_notify is passed on as a half-close, and a server's half-close as a
+close_notify; a client that ends without one is logged as client-truncated, and what it sent is delivered.
 
 By default TLS 1.2 has the ciphers with forward secrecy and authenticated encryption only (ECDHE with AES-GCM or
 ChaCha20), in the server's order, but for a client that wants ChaCha20 most; nobody may renegotiate or compress.
@@ -208,13 +290,14 @@ behind any other 101 nothing more is asked on that connection.
 """
 
 LOG = """
-With -l each session leaves one line when it ends: the client's address and port, the time when it was accepted,
-server number and address, the seconds to choose (what a client takes for its TLS handshake and its first HTTP header
-included), to connect and in all, the bytes sent to the server (up) and to the client (down), and how it ended. With
-log_format json the same is a JSON object; with log_format pen there is a line for each request instead: client, time,
-server and the first line of what the client sent. Over TLS, version, cipher and the name that the client asked for
-(or -) stand at the end of the line. With -l HOST:PORT a datagram goes there for each request, in pen's format:
-gpenlogd(1) merges these with the logs of web servers.
+With -l each session leaves one line when it ends: the client's address and port, the time when it was accepted, the
+word listener and the name of its listener if that has one, server number and address, the seconds to choose (what a
+client takes for its TLS handshake and its first HTTP header included), to connect and in all, the bytes sent to the
+server (up) and to the client (down), and how it ended. With log_format json the same is a JSON object (listener is
+null for the one without a name); with log_format pen there is a line for each request instead: client, time, server
+and the first line of what the client sent. Over TLS, version, cipher and the name that the client asked for (or -)
+stand at the end of the line. With -l HOST:PORT a datagram goes there for each request, in pen's format: gpenlogd(1)
+merges these with the logs of web servers. Each listener may have a log of its own, and several may have the same.
 
 What clients, servers and the programs of checks say is told in characters that can be printed, here as in the
 diagnostics, on the control socket, by gpenctl on a terminal and on the status page: any other is written as the bytes
@@ -240,10 +323,10 @@ directory of a user's as that user: su in logrotate(8).
 """
 
 SIGNALS = (
-    ("HUP", "Reopen the log, read certificates and the country database again, look all names up again, and carry out "
+    ("HUP", "Reopen the logs, read certificates and the country database again, look all names up again, and carry out "
      "what has changed in the file of -F, as the command reload does."),
     ("USR1", "Write the status page to the file of -w, or else a summary to the diagnostics."),
-    ("TERM, INT", "Close the listening socket and the sessions, log them, and exit. A second one: exit at once."),
+    ("TERM, INT", "Close the listening sockets and the sessions, log them, and exit. A second one: exit at once."),
 )
 
 FILES = (
@@ -277,16 +360,21 @@ GPEN_EXAMPLES = (
      "gpen -f -r -C /run/gpen.ctl 80 www1:8000 www2:8000 www3:8000"),
     ("One server preferred, the second when the first is down, and a page that says sorry:",
      "gpen -r -O prio -e localhost:8099 80 www1:8000::::1 www2:8000::::2"),
-    ("Name servers:", "gpen -U -r -O 'udp_replies 1' -O 'udp_timeout 3' 53 10.0.0.1 10.0.0.2"),
+    ("Name servers, over UDP and TCP:",
+     "gpen -r -O 'udp_replies 1' -O 'udp_timeout 3' 53/udp,53/tcp 10.0.0.1 10.0.0.2"),
     ("TLS for web servers that shall know their clients:",
      "gpen -r -H -E /etc/gpen/www.pem -K /etc/gpen/www.key 443 www1:8000 www2:8000"),
+    ("Both ports of a site, where a client has one server, whichever it comes to:",
+     "gpen -H -O 'listener 443 ssl_certificate /etc/gpen/www.pem' -O 'listener 443 tracking_with -' \\\n"
+     "    80,443 www1:8000 www2:8000"),
     ("Is this file right?", "gpen --check -F /etc/gpen/web.cfg"),
 )
 
 CTL_DESCRIPTION = """
 gpenctl sends a COMMAND to the gpen (or pen) at TARGET, the /PATH or HOST:PORT of its option -C, and shows the reply:
 as a table on a terminal, as pen's plain lines elsewhere. Without a COMMAND it opens a prompt with history and
-completion, or reads commands from a stdin that is not a terminal. 'watch' redraws the table of servers each second
+completion, or reads commands from a stdin that is not a terminal. 'watch' redraws the table of servers, and
+that of listeners where any has a name, each second
 until Ctrl-C. Options may stand behind TARGET as well; what stands behind -- is the COMMAND's. Before anything else
 gpenctl asks for the pid, so that nobody but a daemon is told a command.
 """
@@ -301,7 +389,8 @@ CTL_OPTIONS = (
 
 SETTINGS = """
 NAME reads a setting, NAME VALUE sets it, and 'no NAME' puts its default back. A flag, and keepalive, is switched on by
-NAME and off by 'no NAME'.
+NAME and off by 'no NAME'. Behind 'listener LISTENER' this is said to one of several listeners, where 'inherit NAME'
+takes the shared value again; gpen(1) tells more, under SEVERAL LISTENERS.
 """
 
 PROTOCOL = """
@@ -334,5 +423,8 @@ CTL_EXAMPLES = (
     ("Add a server, and delete one:",
      "gpenctl /run/gpen.ctl server 3 address 10.0.0.4 port 3306 max 200\ngpenctl /run/gpen.ctl no server 0"),
     ("Who would serve that client, and why not the others?", "gpenctl /run/gpen.ctl explain 192.0.2.7"),
+    ("Open another port, for two of the servers, and close it again:",
+     "gpenctl /run/gpen.ctl listener reports listen 3309\ngpenctl /run/gpen.ctl listener reports servers 1-2\n"
+     "gpenctl /run/gpen.ctl no listener reports"),
     ("Keep the configuration for the next start:", "gpenctl /run/gpen.ctl write /etc/gpen/web.cfg"),
 )

@@ -7,17 +7,17 @@ import json
 from gpen.gpenctl.link import ask
 from gpen.gpenctl.progress import drain
 from gpen.gpenctl.show import View, explained, fetch, is_json, out, refused, show_reply
-from gpen.gpenctl.tables import COLUMNS, csv_text, table
+from gpen.gpenctl.tables import asked, csv_text, table
 
 
 def run(line: str, view: View) -> int:
     """Send `line`, show the reply. The exit status: 0, or 1 when the daemon said error. Raises LinkError."""
-    words = line.split() or [""]
+    name = asked(line)
     if refusal := refused(view):
         return show_reply(refusal, view)
-    if words[0] == "drain":
+    if line.split()[:1] == ["drain"]:
         return drain(line, view)
-    if view.format == "plain" or words[0] not in COLUMNS:
+    if view.format == "plain" or not name:
         return show_reply(ask(view.target, line, view.timeout), view)
     reply, value = fetch(line, view)
     if value is None:
@@ -25,9 +25,9 @@ def run(line: str, view: View) -> int:
     if view.format == "json":
         out(reply if is_json(reply) else json.dumps(value), view)
     elif view.format == "csv":
-        out(csv_text(words[0], value), view)
-    elif words[0] == "help":
+        out(csv_text(name, value), view)
+    elif name == "help":
         out(explained(value, view.width), view)
     else:
-        out(table(words[0], value, view.width, view.color), view, painted=True)
+        out(table(name, value, view.width, view.color), view, painted=True)
     return 0

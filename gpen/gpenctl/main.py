@@ -23,8 +23,9 @@ Usage:
 TARGET is where the daemon takes commands, as given to its option -C: the path
 of a socket (/run/gpen.ctl, ./gpen.ctl) or HOST:PORT. COMMAND is one of the
 daemon's (`gpenctl TARGET help` lists them), or `watch [SECONDS]`, which redraws
-the table of servers until Ctrl-C. Without a COMMAND a prompt opens, with
-history and completion; a stdin that is no terminal holds commands, one a line.
+the table of servers, and that of listeners if any has a name, until Ctrl-C.
+Without a COMMAND a prompt opens, with history and completion; a stdin that is
+no terminal holds commands, one a line.
 Options may stand behind TARGET as well; words behind -- are the COMMAND's.
 
 Options:
@@ -43,6 +44,7 @@ Examples:
   gpenctl /run/gpen.ctl drain 1 30 close        empty server 1, in 30 s by force
   gpenctl /run/gpen.ctl server 1 state ready    and back to work
   gpenctl /run/gpen.ctl explain 192.0.2.7       who would serve that client, why
+  gpenctl /run/gpen.ctl listener 443 sessions   those of the listener 443
   gpenctl 127.0.0.1:8888 watch                  the servers, each second
   gpenctl /run/gpen.ctl                         a prompt: Tab completes
   gpenctl -f csv /run/gpen.ctl recent           the clients, for a spreadsheet

@@ -11,13 +11,16 @@ from pathlib import Path
 
 from gpen.gpenctl.command import run
 from gpen.gpenctl.link import LinkError, meet
-from gpen.gpenctl.show import View, out, show_reply
+from gpen.gpenctl.show import View, fetch, out, show_reply
+from gpen.gpenctl.tables import plain, records
 from gpen.gpenctl.watch import watch
+from gpen.model.value_types import UNNAMED
 from gpen.usage import UsageError, complain, tell
 
 PROMPT = "gpen> "
 OWN = ("quit", "watch")  # the prompt's own commands, beside the daemon's
 HISTORY_LINES = 1000
+PATIENCE = 2.0  # seconds that a Tab may wait for the daemon
 
 
 def prompt(view: View) -> int:
@@ -32,7 +35,7 @@ def prompt(view: View) -> int:
         failures = sum(execute(line, view) for line in commands(sys.stdin))
         return 1 if failures else 0
     out(f"{view.target.text}, pid {pid}. help lists the commands, Ctrl-D or quit leaves this prompt.", view)
-    with line_editing():
+    with line_editing(lambda: listeners(view)):
         for line in commands(ask_user()):
             if line == "quit":
                 break
@@ -92,17 +95,19 @@ def execute(line: str, view: View) -> int:
 
 def hint(line: str) -> None:
     """After an error: how the command is written, if that is more than its name."""
-    from gpen.control.commands import COMMANDS
+    from gpen.control.commands import COMMANDS, SCOPED, scoped_usage
 
-    first, *rest = line.split()
-    command = COMMANDS.get(rest[0] if first == "no" and rest else first)
+    table, scope, (first, *rest) = COMMANDS, "", line.split()
+    if first == "listener" and rest[1:]:
+        table, scope, (first, *rest) = SCOPED, f"listener {rest[0]} ", rest[1:]
+    command = table.get(rest[0] if first == "no" and rest else first)
     if not command:
         return
-    usage = command.usage_no if first == "no" and command.negatable else command.usage
-    if usage != line:
-        tell(f"usage: {usage}")
+    usage = command.usage_no if first == "no" and command.negatable else scoped_usage(command)
+    if f"{scope}{usage}" != line:
+        tell(f"usage: {scope}{usage.replace(' | ', f' | {scope}')}")
         if command.example:
-            tell(f"example: {command.example}")
+            tell(f"example: {scope}{command.example}")
 
 
 # Line editing
@@ -122,8 +127,9 @@ def history_file() -> Path:
 
 
 @contextlib.contextmanager
-def line_editing() -> Iterator[None]:
-    """History and completion for input(), where Python has readline. A history need not be possible."""
+def line_editing(names: Callable[[], list[str]]) -> Iterator[None]:
+    """History and completion for input(), where Python has readline. A history need not be possible; `names` are those
+    of the listeners."""
     try:
         import readline
     except ImportError:
@@ -132,7 +138,7 @@ def line_editing() -> Iterator[None]:
     libedit = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
     readline.set_completer_delims(" \t")
-    readline.set_completer(completer(lambda: readline.get_line_buffer()[: readline.get_begidx()]))
+    readline.set_completer(completer(lambda: readline.get_line_buffer()[: readline.get_begidx()], names))
     readline.set_history_length(HISTORY_LINES)
     with contextlib.suppress(OSError, RuntimeError):
         readline.read_history_file(history_file())
@@ -144,28 +150,61 @@ def line_editing() -> Iterator[None]:
             readline.write_history_file(history_file())
 
 
-def completer(before: Callable[[], str]) -> Callable[[str, int], str | None]:
-    """A completer as readline wants it; `before()` is the line up to the word that is being completed."""
+def completer(before: Callable[[], str], names: Callable[[], list[str]]) -> Callable[[str, int], str | None]:
+    """A completer as readline wants it; `before()` is the line up to the word that is being completed, `names()` the
+    listeners, for which the daemon is asked."""
+    found: list[str] = []
 
     def complete(word: str, state: int) -> str | None:
-        found = [choice for choice in candidates(before().split()) if choice.startswith(word)]
+        if not state:  # the others of the same Tab follow
+            found[:] = [choice for choice in candidates(before().split(), names) if choice.startswith(word)]
         return f"{found[state]} " if state < len(found) else None
 
     return complete
 
 
-def candidates(before: list[str]) -> list[str]:
-    """What can follow the words `before`, as far as the command table says."""
+def listeners(view: View) -> list[str]:
+    """The names of the daemon's listeners; none where it tells of none."""
+    value = None
+    with contextlib.suppress(LinkError):
+        _, value = fetch("listeners", view._replace(timeout=min(view.timeout, PATIENCE)))
+    return [name for record in records("listeners", value) if (name := plain(record.get("name")))]
+
+
+def candidates(before: list[str], names: Callable[[], list[str]]) -> list[str]:
+    """What can follow the words `before`, as far as the command table says, and `names`, of the listeners."""
     from gpen.control.commands import COMMANDS
 
-    if not before:
-        return sorted({*COMMANDS, *OWN, "no"})
-    if before == ["no"]:
-        return sorted(name for name, command in COMMANDS.items() if command.negatable)
-    if before == ["help"]:
-        return sorted(COMMANDS)
+    match before:
+        case []:
+            return sorted({*COMMANDS, *OWN, "no"})
+        case ["no"]:
+            return sorted(name for name, command in COMMANDS.items() if command.negatable)
+        case ["help"]:
+            return sorted(COMMANDS)
+        case ["listener"] | ["no", "listener"]:
+            return names()
+        case ["tracking_with"] | ["listener", _, "tracking_with"]:
+            return [*names(), UNNAMED]
+        case ["listener", _, *words]:
+            return scoped(words)
     command = COMMANDS.get(before[0])
     return arguments(command.usage, before[1:]) if command else []
+
+
+def scoped(before: list[str]) -> list[str]:
+    """What can follow the words `before` behind the name of a listener."""
+    from gpen.control.commands import SCOPED, SHARED_NAMES, scoped_usage
+
+    match before:
+        case []:
+            return sorted({*SCOPED, "no"})
+        case ["no"]:
+            return sorted(name for name, command in SCOPED.items() if command.negatable)
+        case ["inherit"]:
+            return sorted({*SHARED_NAMES, "server"})
+    command = SCOPED.get(before[0])
+    return arguments(scoped_usage(command), before[1:]) if command else []
 
 
 def arguments(usage: str, given: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ import sys
 from typing import Any, NamedTuple
 
 from gpen.gpenctl.link import Target, ask, meet
-from gpen.gpenctl.tables import parse_plain, records
+from gpen.gpenctl.tables import asked, parse_plain, records
 from gpen.model.text import printable
 from gpen.usage import UsageError, complain, tell
 
@@ -68,16 +68,16 @@ def fetch(line: str, view: View) -> tuple[str, Any]:
     A real pen ignores the word json or takes it for an argument (`recent json` is 0 seconds). So whoever does
     not answer JSON is asked again without the word, and pen's plain lines are read. Raises LinkError.
     """
-    words = line.split()
+    words, name = line.split(), asked(line)
     bare = words[:-1] if words[-1] == "json" else words
     reply = ask(view.target, line if bare is not words else f"{line} json", view.timeout)
-    if failed(reply) and bare[0] != "help":  # whose JSON a gpen of before does not know
+    if failed(reply) and name != "help":  # whose JSON a gpen of before does not know
         return reply, None
     if not is_json(reply):
         reply = ask(view.target, " ".join(bare), view.timeout)
-        return reply, None if failed(reply) else parse_plain(bare[0], reply)
+        return reply, None if failed(reply) else parse_plain(name, reply)
     value = json.loads(reply)
-    if bare[0] == "connection" and "state" not in value:  # out of range, which only the plain reply says
+    if name == "connection" and "state" not in value:  # out of range, which only the plain reply says
         return ask(view.target, " ".join(bare), view.timeout), None
     return reply, value
 

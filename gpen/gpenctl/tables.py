@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gpen.control import units
-from gpen.model.text import printable
+from gpen.model.text import printable, ranges
+from gpen.model.value_types import UNNAMED
 
 Record = dict[str, Any]
 
@@ -133,6 +134,18 @@ def check(server: Record) -> str:
     return "" if kind == "off" else kind
 
 
+def called(listener: Record) -> str:
+    return plain(listener.get("name")) or UNNAMED
+
+
+def used(listener: Record) -> str:
+    """The servers that a listener uses."""
+    numbers = listener.get("servers", "")
+    if isinstance(numbers, list) and all(isinstance(number, int) for number in numbers):
+        return ranges(numbers)
+    return "all" if numbers is None else plain(numbers)
+
+
 # The tables
 
 HEALTH_COLORS = {"up": "32", "down": "31", **dict.fromkeys(("trial", "drain", "drained", "maint"), "33")}
@@ -201,12 +214,27 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         text("tls", "tls", 6),
         text("cipher", "cipher", 8),
         text("sni", "sni", 7),
+        text("listener", "listener", 1),
+    ),
+    "listeners": (
+        Column("listener", called),
+        text("address", "address"),
+        text("protocol", "protocol", 4),
+        figure("sessions", "sessions"),
+        figure("sessions/s", "session_rate", 2, rate),
+        figure("max", "conn_max", 3),
+        figure("waiting", "held", 1, lambda held: "" if held == 0 else plain(held)),
+        figure("total", "total", 7),
+        text("rule", "rule", 5),
+        Column("servers", used, 2),
+        text("memory of", "tracking_with", 6),
     ),
     "events": (
         figure("time", "time", 0, moment),
         figure("server", "server"),
         health("event", "event"),
         text("cause", "cause"),
+        text("listener", "listener", 1),
     ),
     "explain": (
         figure("server", "server"),
@@ -220,6 +248,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
 }
 HUGE = 10**18  # seconds, bytes or sessions
 EMPTY = {"recent": "clients in that time"}
+OF_LISTENERS = ("servers", "sessions", "recent", "events", "explain", "mode")  # behind `listener NAME` as well
 NOTED = {  # above the table of servers, where it is not 0
     "held": "clients that wait for a server",
     "looped": "datagrams dropped, for they would go round for ever",
@@ -227,10 +256,21 @@ NOTED = {  # above the table of servers, where it is not 0
 FIELDS = {  # the headings of a CSV without rows
     "servers": "number name address host port state health reason since for blacklisted sessions max hard weight prio "
     "acl sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check held looped tls",
-    "sessions": "id client server server_address state age idle up down tls cipher sni",
+    "sessions": "id client server server_address state age idle up down tls cipher sni listener",
     "recent": "address connects sx rx server idle sessions",
-    "events": "time server event cause",
+    "events": "time server event cause listener",
+    "listeners": "name address transport protocol sessions conn_max held total rule servers tracking_with",
 }
+
+
+def asked(line: str) -> str:
+    """The command of COLUMNS whose table a line asks for; empty where it asks for none, or sets something."""
+    name, *values = line.split() or [""]
+    if name != "listener":
+        return name if name in COLUMNS else ""
+    name, *values = values[1:] or [""]
+    is_setting = name == "servers" and values not in ([], ["json"])
+    return name if name in OF_LISTENERS and not is_setting else ""
 
 
 def records(name: str, value: Any) -> list[Record]:
@@ -264,6 +304,8 @@ def table(name: str, value: Any, width: int = 0, color: bool = False) -> str:
         rows = [{"field": key, "value": item} for row in rows for key, item in row.items()]
     elif name == "mode":
         rows = [{"mode": key, "on": "on" if item else "off"} for row in rows for key, item in row.items()]
+    elif name == "sessions" and any(row.get("listener") for row in rows):
+        rows = [{**row, "listener": row.get("listener") or UNNAMED} for row in rows]
     if not rows:
         return f"no {EMPTY.get(name, name)}"
     return (noted(rows) if name == "servers" else "") + draw(COLUMNS[name], rows, width, color)

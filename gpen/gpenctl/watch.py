@@ -1,4 +1,5 @@
-"""gpenctl's `watch`: the table of servers, drawn again and again, with their sessions and bytes a second."""
+"""gpenctl's `watch`: the tables of servers and listeners, drawn again and again, with their sessions and bytes a
+second."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ INTERVAL = 1.0  # seconds between two pictures
 
 
 def watch(view: View, words: list[str]) -> int:
-    """Show the servers every so many seconds (`words`: at most their number) until Ctrl-C, which returns 0.
+    """Show servers and listeners every so many seconds (`words`: at most their number) until Ctrl-C, which returns 0.
 
     While the daemon is away a line says so. Raises UsageError, and LinkError when it is away at the beginning.
     """
@@ -33,14 +34,13 @@ def watch(view: View, words: list[str]) -> int:
         raise UsageError(
             f"watch shows tables only, not {view.format}; the command servers gives {view.format}"
         )
-    rates = Rates()
+    picture = Picture(view)
     refused(view)
-    shown = ""
     try:
         with full_screen() if view.terminal else contextlib.nullcontext():
             while True:
-                shown, problem = look(view, rates, shown)
-                frame = [heading(view, pause), *problem, *shown.split("\n")]
+                problem = picture.renew()
+                frame = [heading(view, pause), *problem, *picture.text.split("\n")]
                 redraw(frame) if view.terminal else out("\n".join([*frame, ""]), view, painted=True)
                 time.sleep(pause)
     except KeyboardInterrupt:
@@ -53,21 +53,41 @@ def interval(words: list[str]) -> float:
     return seconds("watch", words[0]) if words else INTERVAL
 
 
-def look(view: View, rates: Rates, before: str) -> tuple[str, list[str]]:
-    """The servers' table now, or the one from `before` with a line that says why there is no new one."""
-    try:
-        reply, value = refused(view), None
-        if not reply:
-            reply, value = fetch("servers", view)
-    except LinkError as error:
-        return before, [warning(str(error), view)]
-    if value is None:
-        return before, [
-            warning(reply.strip() if failed(reply) else "the daemon sent no list of servers", view)
-        ]
-    servers = records("servers", value)
-    rates.add(servers, time.monotonic())
-    return table("servers", servers, view.width, view.color), []
+class Picture:
+    """The servers and, where one has a name, the listeners, with what has come since the last look."""
+
+    def __init__(self, view: View) -> None:
+        self.text = ""
+        self._view = view
+        self._servers, self._listeners = Rates(), Rates()
+        self._has_listeners = True  # as long as the daemon, which may be a pen, has not said that it knows none
+
+    def renew(self) -> list[str]:
+        """Ask the daemon. Where it tells nothing new, the text stays, and the line that says why is returned."""
+        view = self._view
+        try:
+            reply, value = refused(view), None
+            if not reply:
+                reply, value = fetch("servers", view)
+            listeners = self._ask_listeners() if value is not None else []
+        except LinkError as error:
+            self._has_listeners = True  # what answers next may be another
+            return [warning(str(error), view)]
+        if value is None:
+            return [warning(reply.strip() if failed(reply) else "the daemon sent no list of servers", view)]
+        servers = records("servers", value)
+        self._servers.add(servers, time.monotonic())
+        self.text = table("servers", servers, view.width, view.color)
+        if any(listener.get("name") for listener in listeners):
+            self._listeners.add(listeners, time.monotonic())
+            self.text += f"\n\n{table('listeners', listeners, view.width, view.color)}"
+        return []
+
+    def _ask_listeners(self) -> list[Record]:
+        """The listeners; none of a daemon that knows no such thing. Raises LinkError."""
+        _, value = fetch("listeners", self._view) if self._has_listeners else ("", None)
+        self._has_listeners = value is not None
+        return records("listeners", value)
 
 
 def warning(text: str, view: View) -> str:
@@ -80,14 +100,14 @@ def heading(view: View, pause: float) -> str:
 
 
 class Rates:
-    """Sessions and bytes a second of each server: the difference between two looks."""
+    """Sessions and bytes a second of each server, or listener: the difference between two looks."""
 
     def __init__(self) -> None:
         self.before: dict[str, tuple[float, float]] = {}
         self.when = 0.0
 
     def add(self, servers: list[Record], now: float) -> None:
-        """Give every server its `session_rate` and `byte_rate` since the last call; `now` in seconds."""
+        """Give each of them its `session_rate` and `byte_rate` since the last call; `now` in seconds."""
         counts = {identity(server): counters(server) for server in servers}
         for server in servers:
             name = identity(server)

@@ -6,20 +6,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from gpen.model.server import Server
+from gpen.model.server import Server, Target
 from gpen.model.text import printable
 
 EVENTS_KEPT = 1000
 
 
 class Event(NamedTuple):
-    """One change of a server's state, or of gpen itself: wall clock time in seconds, the server, what happened, and
-    why."""
+    """One change of a server's state, or of gpen itself: wall clock time in seconds, the server, what happened, why,
+    and the listener that it is about, if that is one alone."""
 
     time: float
     server: int | str | None
     event: str
     cause: str
+    listener: str | None = None
 
 
 class Events:
@@ -46,10 +47,20 @@ class Events:
         """Remember what does not change the server's state."""
         self._events.append(Event(self.wall(), server.label, event, printable(cause)))
 
-    def note_own(self, event: str, cause: str) -> None:
-        """Remember what has happened to gpen itself."""
-        self._events.append(Event(self.wall(), None, event, printable(cause)))
+    def note_target(self, target: Target, event: str, cause: str) -> None:
+        """The same of one way to reach it."""
+        self._date(target)
+        way = target.name.removeprefix(target.server.name)
+        self.tell(target.server, event, f"{cause}{way}")
+
+    def note_own(self, event: str, cause: str, listener: str = "") -> None:
+        """Remember what has happened to gpen itself, or to a listener that has a name."""
+        self._events.append(Event(self.wall(), None, event, printable(cause), listener or None))
 
     def date(self, server: Server) -> None:
         """Something about the server is so from now on."""
-        server.since, server.changed = self.wall(), self._clock()
+        for target in server.targets.values():
+            self._date(target)
+
+    def _date(self, target: Target) -> None:
+        target.since, target.changed = self.wall(), self._clock()

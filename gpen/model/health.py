@@ -1,6 +1,7 @@
 """The health of servers: what was observed of each, and what leads from one state to another.
 
-A server is in one of these states, beside the operator's word on it (ready, drain, maint). The first that holds counts:
+A server, as it is reached over a transport and at a port (its Target), is in one of these states, beside the operator's
+word on it (ready, drain, maint). The first that holds counts:
 
     empty        its slot has no address           nobody goes there
     down         a verdict says so                 nobody; on_down says what becomes of its sessions
@@ -14,13 +15,17 @@ What leads from one to another, whoever says it (a client's connect, a check, a 
     a connect fails, or flows get no reply         up, trial -> blacklisted for the setting blacklist
     ... of the trial                               trial -> blacklisted anew
     the trial connects, or is answered             trial -> up
-    server N blacklist S, or 0                     any -> blacklisted, or not any more
+    server N blacklist S, or 0                     any -> blacklisted, or not any more, at all its targets
     a verdict up, drain or down                    the worst of all sources counts: up, drained or down; one that turns
-                                                   to up ends a blacklist, but not a command's where a check says it
+                                                   to up ends a blacklist, but a check's not that of a command, nor that
+                                                   of a transport or port that it does not ask
     a verdict grows old (health_ttl), is withdrawn as if it had never been
     a new address, or its name means another place as if nothing had been observed; a command's verdict stays where
                                                    it was the name that moved
     this machine keeps gpen from all servers       those that were blamed for it are up again
+
+Verdicts, and what a command says, are of the server: all its targets, for all listeners. What connects have found is of
+the target alone: where TCP 53 is filtered, UDP 53 answers.
 
 Special servers (emergency, abuse) are never blacklisted: they are tried whatever is known.
 """
@@ -32,7 +37,7 @@ from collections.abc import Callable, Sequence
 
 from gpen.model.events import Events
 from gpen.model.lease import dismiss_spares
-from gpen.model.server import Server, Verdict
+from gpen.model.server import Server, Target, Verdict
 from gpen.model.settings import Settings
 from gpen.model.text import printable
 
@@ -54,63 +59,80 @@ class Health:
         self._clock = clock
         self._servers = servers
 
-    def blame(self, server: Server, cause: str, is_silent: bool = False, seconds: float | None = None) -> None:
-        """The server could not be reached, or is silent: leave it alone for so many seconds (None: the blacklist time).
-        Special servers are always tried."""
+    def blame(self, target: Target, cause: str, is_silent: bool = False, seconds: float | None = None) -> None:
+        """The server could not be reached so, or is silent: leave it alone there for so many seconds (None: the
+        blacklist time). Special servers are always tried."""
+        server = target.server
         server.failures += 1
         now = self._clock()
-        if server.blamed == math.inf and now < server.down_until:
-            self._blame_besides(server, cause, now)
+        if target.blamed == math.inf and now < target.down_until:
+            self._blame_besides(target, cause, now)
             return
         duration = self._settings.blacklist if seconds is None else seconds
-        server.reason = cause
+        target.reason = cause
         self.on_unwell(server)
         if server.is_special or server.deleted:
             return
-        dismiss_spares(server)
-        if not server.is_down:
-            self._events.note(server, "down", f"{cause}; blacklisted for {duration:g} s")
-        server.blamed = now
-        server.down_until = now + duration
-        server.is_silent = is_silent
+        dismiss_spares(server, target)
+        if not target.is_down:
+            self._events.note_target(target, "down", f"{cause}; blacklisted for {duration:g} s")
+        target.blamed = now
+        target.down_until = now + duration
+        target.is_silent = is_silent
 
-    def _blame_besides(self, server: Server, cause: str, now: float) -> None:
+    def _blame_besides(self, target: Target, cause: str, now: float) -> None:
         """A command has said for how long the server is left alone: what is found meanwhile is told, once, and changes
         nothing."""
-        if server.reason == BLACKLISTED:
-            server.reason = f"{BLACKLISTED}{MEANWHILE}{cause}"
-            self._events.tell(server, "failed",
-                              f"{cause}; stays {BLACKLISTED}, for {server.down_until - now:.0f} s more")
-            self.on_unwell(server)
+        if target.reason == BLACKLISTED:
+            target.reason = f"{BLACKLISTED}{MEANWHILE}{cause}"
+            self._events.tell(target.server, "failed",
+                              f"{cause}; stays {BLACKLISTED}, for {target.down_until - now:.0f} s more")
+            self.on_unwell(target.server)
 
     def blacklist(self, server: Server, duration: float) -> None:
-        """Blacklist a server for so many seconds by command; 0 takes it off the list."""
-        if duration:
-            server.trial = None
-            server.blamed = math.inf
-            server.down_until = self._clock() + duration
-            server.reason = BLACKLISTED
-            server.is_silent = False
-            dismiss_spares(server)
-            self._events.note(server, "down", f"blacklisted by a command for {duration:g} s")
-            self.on_unwell(server)
-        elif server.down_until:
-            self.restore(server, "taken off the blacklist by a command")
+        """Blacklist a server for so many seconds by command, however it is reached; 0 takes it off the list."""
+        if not duration:
+            for target in server.targets.values():
+                if target.down_until:
+                    self.restore(target, "taken off the blacklist by a command")
+            return
+        for target in server.targets.values():
+            target.trial = None
+            target.blamed = math.inf
+            target.down_until = self._clock() + duration
+            target.reason = BLACKLISTED
+            target.is_silent = False
+        dismiss_spares(server)
+        self._events.note(server, "down", f"blacklisted by a command for {duration:g} s")
+        self.on_unwell(server)
 
-    def restore(self, server: Server, cause: str) -> None:
-        """The server is not blacklisted any more."""
-        self.forget(server)
+    def begin(self, target: Target) -> None:
+        """A server is reached so from now on: where a command has blacklisted it, it is so there as well."""
+        now = self._clock()
+        for other in target.server.targets.values():
+            if other.blamed == math.inf and now < other.down_until:
+                target.blamed, target.down_until, target.reason = math.inf, other.down_until, BLACKLISTED
+
+    def restore(self, target: Target, cause: str) -> None:
+        """The server is not blacklisted any more, as it is reached so."""
+        self.forget_target(target)
+        server = target.server
         if not server.condemned:
-            self._events.note(server, server.standing, server.drained or cause)
+            self._events.note_target(target, target.standing, server.drained or cause)
 
     def forget(self, server: Server) -> None:
         """What connects have found, and whom that has blacklisted, counts no more."""
-        server.down_until = server.blamed = 0.0
-        server.trial = None
-        server.reason = ""
-        server.is_silent = False
-        server.excuse(self._clock())
-        server.kept_away = ""
+        for target in server.targets.values():
+            self.forget_target(target)
+
+    def forget_target(self, target: Target) -> None:
+        """The same, of one way to reach a server."""
+        target.down_until = target.blamed = 0.0
+        target.trial = None
+        target.reason = ""
+        target.is_silent = False
+        target.excuse(self._clock())
+        target.server.kept_away = ""
 
     def keeps_away(self, server: Server, cause: str) -> bool:
         """This machine has kept gpen from a server: by a route, its firewall, an interface that is down. Whether it
@@ -131,8 +153,9 @@ class Health:
         verdict = server.verdicts.get("check")
         if verdict is not None and verdict.word == "down" and verdict.reason == server.kept_away:
             self.withdraw(server, "check", "unchecked", "is dropped: this machine keeps gpen from all servers")
-        if server.down_until and server.reason == server.kept_away:
-            self.restore(server, "this machine keeps gpen from all servers")
+        for target in server.targets.values():
+            if target.down_until and target.reason == server.kept_away:
+                self.restore(target, "this machine keeps gpen from all servers")
 
     def reached(self, server: Server, problem: str = "") -> None:
         """A server was reached, or a ``problem`` was found that is none of this machine's. If it has kept gpen from
@@ -155,17 +178,25 @@ class Health:
         if old is not None and not turned:
             since, began = old.since, old.began
         server.verdicts[source] = Verdict(word, printable(reason), since, began, now)
-        before = server.standing
-        if turned and word == "up" and (source == "command" or server.blamed != math.inf):
-            self.forget(server)
+        before = server.target.standing
+        if turned and word == "up":
+            self._end_blacklists(server, source)
         self._weigh(server, before, reason)
         if word == "down":
             self.on_unwell(server)
 
+    def _end_blacklists(self, server: Server, source: str) -> None:
+        """A verdict has turned to up: a command's means the server, however it is reached, a check's the way that it
+        went, unless a command has blacklisted that."""
+        if source == "command":
+            self.forget(server)
+        elif server.target.blamed != math.inf:
+            self.forget_target(server.target)
+
     def withdraw(self, server: Server, source: str, event: str, cause: str) -> None:
         """The verdict of this source counts no more."""
         if source in server.verdicts:
-            before = server.standing
+            before = server.target.standing
             verdict = server.verdicts.pop(source)
             self._events.note(server, event, f"the verdict {verdict.word} ({verdict.reason}) {cause}")
             self._weigh(server, before, "no verdict says otherwise")
@@ -180,13 +211,13 @@ class Health:
 
     def _weigh(self, server: Server, before: str, cause: str) -> None:
         """Draw the conclusion from all verdicts; ``before`` them it stood so."""
-        was = verdict_word(server)
+        was, target = verdict_word(server), server.target
         server.weigh()
         word, reason = verdict_word(server), server.condemned or server.drained or cause
-        if server.standing != before:
-            self._events.note(server, server.standing, reason)
-        elif server.down_until and word != was and (server.blamed == math.inf or "drain" in (word, was)):
-            stays = server.reason if server.blamed == math.inf else f"blacklisted: {server.reason}"
+        if target.standing != before:
+            self._events.note(server, target.standing, reason)
+        elif target.down_until and word != was and (target.blamed == math.inf or "drain" in (word, was)):
+            stays = target.reason if target.blamed == math.inf else f"blacklisted: {target.reason}"
             self._events.tell(server, "judged", f"{word}: {reason}; stays {stays}")
         if word not in (was, "up"):
             dismiss_spares(server)

@@ -5,28 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from gpen.model.server import Server
+from gpen.model.server import Member, Server, Target
 from gpen.model.silence import Silence, hold_against
 
 if TYPE_CHECKING:
-    from gpen.model.pool import Pool
+    from gpen.model.selector import Selector
 
 
 class Lease:
-    """A place on a server, counted as soon as there is one. Ends with exactly one ``release`` or ``fail``."""
+    """A place on a server, counted as soon as there is one: by the server, and by the listener whose ``selector`` gave
+    it. Ends with exactly one ``release`` or ``fail``."""
 
-    __slots__ = ("_address", "_endpoints", "_pool", "is_open", "server")
+    __slots__ = ("_address", "_endpoints", "_selector", "_stay", "is_open", "member", "server", "target")
 
-    def __init__(self, pool: Pool, server: Server) -> None:
-        self._pool = pool
+    def __init__(self, selector: Selector, member: Member) -> None:
+        server, target = member.server, member.target
+        self._selector = selector
         self._address = server.address
-        self._endpoints = server.endpoints
+        self._endpoints = target.endpoints
+        self._stay = stay = server.stay
+        self.member = member
         self.server = server
+        self.target = target
         self.is_open = True
         server.sessions += 1
         server.total += 1
-        if server.down_until:
-            server.trial = self
+        taken = selector.taken
+        taken[stay] = taken.get(stay, 0) + 1
+        if target.down_until:
+            target.trial = self
 
     @property
     def is_outdated(self) -> bool:
@@ -34,7 +41,7 @@ class Lease:
         this place has seen says nothing of that."""
         server = self.server
         return (server.deleted or server.address is not self._address
-                or not set(server.endpoints) <= set(self._endpoints))
+                or not set(self.target.endpoints) <= set(self._endpoints))
 
     @property
     def is_elsewhere(self) -> bool:
@@ -44,15 +51,16 @@ class Lease:
     def connected(self) -> None:
         """The server accepted the connection, or replied: if this was its trial, it is won. Older connections prove
         nothing, but whoever replies is not silent."""
-        if self.server.kept_away or self._pool.health.is_cut_off:
-            self._pool.health.reached(self.server)
-        if (self.server.trial is self or self.server.is_silent) and not self.is_outdated:
-            self._pool.health.restore(self.server, "a connection succeeded")
+        health, target = self._selector.pool.health, self.target
+        if self.server.kept_away or health.is_cut_off:
+            health.reached(self.server)
+        if (target.trial is self or target.is_silent) and not self.is_outdated:
+            health.restore(target, "a connection succeeded")
 
     def unanswered(self, silence: Silence, asked: float, patience: float = 0.0) -> bool:
         """A flow ends that has got no reply from there to what it asked at ``asked``, where one was due; see
         silence.py. Returns whether its client should be free to go elsewhere."""
-        return hold_against(self._pool, self, silence, asked, self._pool.now(), patience)
+        return hold_against(self._selector, self, silence, asked, self._selector.pool.now(), patience)
 
     def moved(self, sent: int, received: int) -> None:
         """So many bytes were sent to the server in this place, and received from it."""
@@ -64,19 +72,23 @@ class Lease:
         if not self.is_open:
             raise RuntimeError("a lease was given back twice")
         self.is_open = False
-        server = self.server
+        server, taken, stay = self.server, self._selector.taken, self._stay
         server.sessions -= 1
+        if taken[stay] > 1:
+            taken[stay] -= 1
+        else:
+            del taken[stay]
         if server.beside:
             self._leave_side(server)
-        if server.trial is self:
-            server.trial = None
+        if self.target.trial is self:
+            self.target.trial = None
 
     def _leave_side(self, server: Server) -> None:
         """If this place is one that limits don't count, there is one less of these."""
         if self.is_elsewhere:
             server.beside -= 1
-            server.elsewhere[self._address] -= 1
-            if not server.elsewhere[self._address]:
+            self._stay.left -= 1
+            if not self._stay.left:
                 del server.elsewhere[self._address]
 
     def fail(self, cause: str, is_kept_away: bool = False) -> bool:
@@ -85,11 +97,12 @@ class Lease:
         self.release()
         if self.is_outdated:
             return True  # but the new place is not
+        health = self._selector.pool.health
         if not is_kept_away:
-            self._pool.health.reached(self.server, cause)
-        elif self._pool.health.keeps_away(self.server, cause):
+            health.reached(self.server, cause)
+        elif health.keeps_away(self.server, cause):
             return False
-        self._pool.health.blame(self.server, cause)
+        health.blame(self.target, cause)
         return True
 
 
@@ -99,13 +112,13 @@ class Spare(Lease):
 
     __slots__ = ("_give_way", "endpoint")
 
-    def __init__(self, pool: Pool, server: Server, give_way: Callable[[], object]) -> None:
+    def __init__(self, selector: Selector, member: Member, give_way: Callable[[], object]) -> None:
         """``give_way`` ends the idler's connection and gives the place back, at once and without a switch."""
-        super().__init__(pool, server)
+        super().__init__(selector, member)
         self._give_way = give_way
-        self.endpoint = server.endpoints[0] if server.endpoints else None
-        server.spares.append(self)
-        server.beside += 1
+        self.endpoint = self.target.endpoints[0] if self.target.endpoints else None
+        self.server.spares.append(self)
+        self.server.beside += 1
 
     def give_way(self) -> None:
         """End the idler."""
@@ -121,15 +134,17 @@ def has_all(server: Server) -> bool:
     return 0 < server.max <= server.load + len(server.spares)
 
 
-def make_way(server: Server) -> None:
+def make_way(member: Member) -> None:
     """A client takes a place on this server: an idler gives way that is its trial, or without whom there is no room."""
-    if isinstance(server.trial, Spare):
-        server.trial.give_way()
+    server, trial = member.server, member.target.trial
+    if isinstance(trial, Spare):
+        trial.give_way()
     if has_all(server) and server.spares:
         server.spares[-1].give_way()
 
 
-def dismiss_spares(server: Server) -> None:
-    """End the idlers there: they have no reason any more."""
+def dismiss_spares(server: Server, target: Target | None = None) -> None:
+    """End the idlers there, or those that have reached it so: they have no reason any more."""
     for spare in tuple(server.spares):
-        spare.give_way()
+        if target is None or spare.target is target:
+            spare.give_way()

@@ -1,17 +1,18 @@
 """The rules that choose a server for a new client: one row of RULES each.
 
 A row is all there is to a rule: settings, ``mode``, ``explain``, the status page, help, man pages and completion read
-it. Its ``pick`` changes nothing, so that ``explain`` can ask it as well; what a choice moves on is in Turns and in the
-server, and only ``advance`` changes it, once the choice counts.
+it. Its ``pick`` changes nothing, so that ``explain`` can ask it as well; what a choice moves on is in Turns, which is
+the listener's own, and only ``advance`` changes it, once the choice counts.
 
 Idle servers are a tie, and ties go round in proportion to weight: each choice of a server adds 1 / weight to its
-``share``, and the smallest share is next (start-time fair queueing: Goyal, Vin and Cheng, 1996). Nobody saves up a
+share, and the smallest share is next (start-time fair queueing: Goyal, Vin and Cheng, 1996). Nobody saves up a
 share: one that was away, or is new, goes on where the others are, so that it gets no burst.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
@@ -20,93 +21,103 @@ from itertools import accumulate, chain
 from operator import attrgetter
 from typing import Any
 
-from gpen.model.server import Server
+from gpen.model.server import Member
 
-Usable = Callable[[Server], bool]
-_number: Callable[[Server], Any] = attrgetter("number")
+Usable = Callable[[Member], bool]
+_number: Callable[[Member], Any] = attrgetter("number")
 
 
 class Turns:
-    """Whose turn it is: ``last`` is the number that round robin chose last, ``share`` the share that the last tie began
-    with."""
+    """Whose turn it is: ``last`` is the number that round robin chose last, ``shares`` are those of the servers by
+    their numbers, and ``share`` is the one that the last tie began with."""
 
-    __slots__ = ("last", "random", "share")
+    __slots__ = ("last", "random", "share", "shares")
 
     def __init__(self) -> None:
         self.last = -1
         self.share = 0.0
+        self.shares: dict[int, float] = {}
         self.random = random.Random()
 
+    def share_of(self, member: Member) -> float:
+        """The share of a server: not less than where the others are."""
+        return max(self.shares.get(member.number, 0.0), self.share)
 
-Pick = Callable[[Sequence[Server], Usable, Turns, str], Server | None]
+
+Pick = Callable[[Sequence[Member], Usable, Turns, str], Member | None]
 
 
-def lowest_prio(servers: Sequence[Server], usable: Usable, turns: Turns, key: str) -> Server | None:
+def lowest_prio(members: Sequence[Member], usable: Usable, turns: Turns, key: str) -> Member | None:
     """The lowest prio; ties to the lowest number."""
-    return _least(servers, usable, lambda server: server.prio)
+    return _least(members, usable, lambda member: member.prio)
 
 
-def least_weighted(servers: Sequence[Server], usable: Usable, turns: Turns, key: str) -> Server | None:
+def least_weighted(members: Sequence[Member], usable: Usable, turns: Turns, key: str) -> Member | None:
     """pen's weight: the least 256 * sessions / weight; ties to the lowest number."""
-    return _least(_weighty(servers), usable, lambda server: 256 * (server.sessions - server.beside) // server.weight)
+    return _least(_weighty(members), usable, lambda member: 256 * member.server.load // member.weight)
 
 
-def least_connections(servers: Sequence[Server], usable: Usable, turns: Turns, key: str) -> Server | None:
+def least_connections(members: Sequence[Member], usable: Usable, turns: Turns, key: str) -> Member | None:
     """The fewest sessions by weight; ties go round."""
-    return _least(_weighty(servers), usable, _load(turns))
+    best, least, share = None, math.inf, math.inf
+    for member in members:
+        if not member.weight:
+            continue
+        server = member.server
+        load = (server.sessions - server.beside) / member.weight
+        if load > least:
+            continue
+        its = turns.share_of(member)
+        if (load < least or its < share) and usable(member):
+            best, least, share = member, load, its
+    return best
 
 
-def best_of_two(servers: Sequence[Server], usable: Usable, turns: Turns, key: str) -> Server | None:
+def best_of_two(members: Sequence[Member], usable: Usable, turns: Turns, key: str) -> Member | None:
     """Two servers drawn by weight, and the less loaded of them: near the best choice without looking at all
     (Mitzenmacher, The Power of Two Choices, 2001). Ties go round."""
-    candidates = [server for server in servers if server.weight and usable(server)]
+    candidates = [member for member in members if member.weight and usable(member)]
     if len(candidates) > 2:
         candidates = _two_of(candidates, turns.random)
-    return min(candidates, key=_load(turns), default=None)
+    return least_connections(candidates, lambda member: True, turns, key)
 
 
-def _two_of(servers: Sequence[Server], dice: random.Random) -> list[Server]:
+def _two_of(members: Sequence[Member], dice: random.Random) -> list[Member]:
     """Two servers, drawn by weight without putting the first one back, in their order."""
-    ends = list(accumulate(server.weight for server in servers))
+    ends = list(accumulate(member.weight for member in members))
     first = bisect_right(ends, int(dice.random() * ends[-1]))
-    weight = servers[first].weight
+    weight = members[first].weight
     point = int(dice.random() * (ends[-1] - weight))
     second = bisect_right(ends, point if point < ends[first] - weight else point + weight)
-    return [servers[index] for index in sorted((first, second))]
+    return [members[index] for index in sorted((first, second))]
 
 
-def _load(turns: Turns) -> Callable[[Server], tuple[float, float]]:
-    """A server's sessions by weight, then its share."""
-    begun = turns.share
-    return lambda server: ((server.sessions - server.beside) / server.weight, max(server.share, begun))
-
-
-def rendezvous(servers: Sequence[Server], usable: Usable, turns: Turns, key: str) -> Server | None:
+def rendezvous(members: Sequence[Member], usable: Usable, turns: Turns, key: str) -> Member | None:
     """The highest hash of client and server together: a server that comes or goes moves only its own clients
     (Thaler and Ravishankar, 1998)."""
-    return max(filter(usable, servers), key=lambda server: _score(key, str(server.address)), default=None)
+    return max(filter(usable, members), key=lambda member: _score(key, str(member.server.address)), default=None)
 
 
-def round_robin(servers: Sequence[Server], usable: Usable, turns: Turns, key: str) -> Server | None:
+def round_robin(members: Sequence[Member], usable: Usable, turns: Turns, key: str) -> Member | None:
     """The next usable one behind the number that was chosen last; so a full server's share goes to all others."""
-    start = bisect_right(servers, turns.last, key=_number)
-    for server in chain(servers[start:], servers[:start]):
-        if usable(server):
-            return server
+    start = bisect_right(members, turns.last, key=_number)
+    for member in chain(members[start:], members[:start]):
+        if usable(member):
+            return member
     return None
 
 
-def _stay(turns: Turns, server: Server) -> None:
+def _stay(turns: Turns, member: Member) -> None:
     """This rule has no turns."""
 
 
-def _next_number(turns: Turns, server: Server) -> None:
-    turns.last = _number(server)
+def _next_number(turns: Turns, member: Member) -> None:
+    turns.last = member.number
 
 
-def _next_share(turns: Turns, server: Server) -> None:
-    turns.share = max(turns.share, server.share)
-    server.share = turns.share + 1 / server.weight
+def _next_share(turns: Turns, member: Member) -> None:
+    turns.share = turns.share_of(member)
+    turns.shares[member.number] = turns.share + 1 / member.weight
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,7 @@ class Rule:
     name: str
     help: str
     pick: Pick
-    advance: Callable[[Turns, Server], None] = _stay
+    advance: Callable[[Turns, Member], None] = _stay
     flag: str = ""
     weighs: bool = False
     is_personal: bool = False
@@ -142,19 +153,19 @@ ROUND_ROBIN = Rule("round robin", "The next one in turn: what holds while no oth
                    _next_number)
 
 
-def _least(servers: Sequence[Server], usable: Usable, key: Callable[[Server], Any]) -> Server | None:
+def _least(members: Sequence[Member], usable: Usable, key: Callable[[Member], Any]) -> Member | None:
     """The usable server with the least key, the first of equals. Whether a server is usable, which costs more than its
     key, is asked of those only that are better than the best so far."""
     best, least = None, None
-    for server in servers:
-        value = key(server)
-        if (best is None or value < least) and usable(server):
-            best, least = server, value
+    for member in members:
+        value = key(member)
+        if (best is None or value < least) and usable(member):
+            best, least = member, value
     return best
 
 
-def _weighty(servers: Sequence[Server]) -> list[Server]:
-    return [server for server in servers if server.weight]
+def _weighty(members: Sequence[Member]) -> list[Member]:
+    return [member for member in members if member.weight]
 
 
 def _score(key: str, name: str) -> bytes:

@@ -5,7 +5,7 @@ The command line, the control language, ``help``, ``write``, the man pages and s
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from gpen.model.value_types import (
     IP,
     KEEPALIVE,
     LISTEN,
+    LISTENER,
     LOG,
     MODE,
     MOST,
@@ -39,15 +40,19 @@ from gpen.model.value_types import (
     words,
 )
 
+PROCESS, SHARED, OWN = "process", "listener", "own"  # scopes
+
 
 @dataclass(frozen=True)
 class Setting:
     """One setting.
 
-    ``flag`` is its option of pen's command line, ``reply`` how its value is answered (None: pen answers nothing when
-    it is set), ``startup`` that it counts only when the daemon starts, ``adds`` that setting it adds to its words,
-    ``missing`` why it can't be switched on, ``is_ignored`` that it has no effect. ``on`` and ``off`` are the values of
-    one that NAME without a value switches on, and ``no NAME`` off.
+    ``scope`` says whom it is of: of the process; of each listener, where what is said without the name of one is shared
+    by all that say nothing else; or of each listener alone, which shares it with none. ``flag`` is its option of pen's
+    command line, ``reply`` how its value is answered (None: pen answers nothing when it is set), ``startup`` that it
+    counts only when the daemon starts, ``adds`` that setting it adds to its words, ``missing`` why it can't be switched
+    on, ``is_ignored`` that it has no effect. ``on`` and ``off`` are the values of one that NAME without a value
+    switches on, and ``no NAME`` off.
     """
 
     name: str
@@ -63,6 +68,7 @@ class Setting:
     is_ignored: bool = False
     on: Any = None
     off: Any = None
+    scope: str = SHARED
 
     @property
     def is_flag(self) -> bool:
@@ -110,10 +116,12 @@ _ALL = (
     # where and for whom
     Setting("listen", LISTEN, None, "The address where clients connect: [HOST:]PORT, [IPV6]:PORT or /PATH. Without a "
             "host, all IPv4 addresses; [::]:PORT takes IPv4 and IPv6. Changing it opens the new socket first.",
-            example="listen [::]:3306"),
-    Setting("conn_max", whole(1), 500, "Most sessions at one time. The excess waits in the kernel's backlog; a new "
-            "flow of UDP takes the place of the one that was idle for longest, and flows beyond a lowered limit "
-            "end.", "-x"),
+            example="listen [::]:3306", scope=OWN),
+    Setting("conn_max", whole(1), 500, "Most sessions at one time of a listener. The excess waits in the kernel's "
+            "backlog; a new flow of UDP takes the place of the one that was idle for longest, and flows beyond a "
+            "lowered limit end.", "-x"),
+    Setting("conn_max_total", whole(0), 0, "Most sessions at one time of all listeners together. 0 = as many as the "
+            "limit of descriptors allows.", reply=None, example="conn_max_total 10000", scope=PROCESS),
     Setting("client_max", whole(0), 0, "Most sessions, or flows, of one client address at one time; more are refused, "
             "which the log calls client-max. The address is the one that accept_proxy learns; of IPv6, all 128 bits. "
             "When it is lowered, the sessions that are there stay. Clients of a unix socket have no address, and no "
@@ -127,9 +135,12 @@ _ALL = (
             "client is accepted. 0 = no limit.", reply=None),
     Setting("client_acl", ACL, 0, "The access list that clients are checked against."),
     # choosing a server
-    Setting("clients_max", whole(1), 2048, "Most clients remembered; the least recently seen is forgotten first.",
-            "-c"),
+    Setting("clients_max", whole(1), 2048, "Most clients that a listener remembers; the least recently seen is "
+            "forgotten first.", "-c", scope=PROCESS),
     Setting("tracking", seconds(), 0, "How long a client's last server is remembered. 0 = for ever.", "-T"),
+    Setting("tracking_with", LISTENER, None, "The listener whose memory of clients, and whose turn, this one shares: "
+            "that of port 80 for port 443, say. - is the one without a name. Unset: each has its own.", reply=None,
+            example="listener 443 tracking_with -", scope=OWN),
     _flag("roundrobin", "Round robin: do not look up the server that the client used last.", "-r"),
     *(_flag(rule.name, rule.help, rule.flag) for rule in RULES),
     _flag("stubborn", "Do not fail over: if the chosen server is full, denies the client or can't be reached, close. "
@@ -137,14 +148,14 @@ _ALL = (
           "the client's own even then.", "-s"),
     Setting("blacklist", seconds(), 30, "How long a server that could not be reached is left alone. While no other can "
             "take a client, one connection at a time tries it again a second after it failed (not with stubborn).",
-            "-b"),
+            "-b", scope=PROCESS),
     Setting("emergency", SPEC, None, "The server that is used when no other can serve.", "-e",
             example="emergency 10.0.0.9:80"),
     Setting("abuse", SPEC, None, "The server for clients that client_acl denies; without it they are closed.", "-B",
             example="abuse 127.0.0.1:8403"),
     # UDP
     _flag("udp", "Balance UDP instead of TCP: a flow is what one client address and port sends; it has one server.",
-          "-U", startup=True),
+          "-U"),
     Setting("udp_timeout", seconds(zero=False), 30, "A flow ends when it had no datagram for so long. Where "
             "udp_replies says that replies are due, it also ends when none came for so long after a datagram."),
     Setting("udp_replies", whole(0), 0, "How many replies each datagram of a client gets: a flow ends with the last of "
@@ -161,15 +172,17 @@ _ALL = (
             "environment, of gpen's own environment PATH, LANG and GPEN_* alone, and no rights by sudo or a "
             "set-user-ID bit: exit status 0 is good, its first line of output is the reason. exec can't be set over a "
             "TCP control port.",
-            example='check send "PING\\r\\n" expect +PONG'),
+            example='check send "PING\\r\\n" expect +PONG', scope=PROCESS),
     Setting("check_interval", seconds(zero=False), 2, "How often a server is checked that is up; one that is down, or "
-            "about to change, is checked four times as often."),
+            "about to change, is checked four times as often.", scope=PROCESS),
     Setting("check_timeout", seconds(zero=False), 1, "How long a check may take; a program that takes longer is "
-            "killed."),
-    Setting("check_rise", whole(1), 2, "How many checks in a row must be good before a server that is down is up."),
-    Setting("check_fall", whole(1), 3, "How many checks in a row must fail before a server that is up is down."),
+            "killed.", scope=PROCESS),
+    Setting("check_rise", whole(1), 2, "How many checks in a row must be good before a server that "
+            "is down is up.", scope=PROCESS),
+    Setting("check_fall", whole(1), 3, "How many checks in a row must fail before a server that is "
+            "up is down.", scope=PROCESS),
     Setting("health_ttl", seconds(), 0, "A verdict of 'server N health' that is not renewed for so long is "
-            "dropped. 0 = never."),
+            "dropped. 0 = never.", scope=PROCESS),
     Setting("on_down", one_of("keep", "close"), "keep", "What becomes of a server's sessions when a check or "
             "'server N health' takes it down. A failed connect closes none, nor does 'server N health drain'."),
     # connections
@@ -177,7 +190,7 @@ _ALL = (
             "-t"),
     Setting("name_refresh", seconds(), 30, "How often the name of a server, or of a log elsewhere, is looked up again "
             "by itself. Whatever says that a server is not well (a failed connect or check, a verdict, HUP) has its "
-            "name looked up at once, but not more than once in 5 seconds. 0 = only then."),
+            "name looked up at once, but not more than once in 5 seconds. 0 = only then.", scope=PROCESS),
     Setting("idle_timeout", seconds(), 0, "Close sessions that moved no byte for so long. 0 = never. Flows of UDP have "
             "udp_timeout instead.",
             reply="Idle timeout: {} seconds"),
@@ -220,10 +233,11 @@ _ALL = (
             "answered no question for so long, whatever COUNT is. 0 = as the kernel has it: after some 15 minutes, and "
             "whoever has no room may take all time.", reply=None, example="user_timeout 30"),
     _flag("dummy", "Be a small web server that answers every request itself. For tests and demonstrations."),
-    Setting("idlers", whole(0, 1000), 0, "Spare connections kept open to the servers, so that one that is gone is "
-            "noticed before a client comes. Limits don't count them: a client who needs the place or the descriptor of "
-            "one gets it. Refused with mysql: see there. Answers how many are open, and how many are wanted.",
-            reply="Idlers: {}"),
+    Setting("idlers", whole(0, 1000), 0, "Spare connections kept open to the servers, for the listener without a name, "
+            "so that a server that is gone is noticed before a client comes. Limits don't count them: a client who "
+            "needs the place or the descriptor of one gets it. Refused with mysql: see there. Answers how many are "
+            "open, and how many are wanted.",
+            reply="Idlers: {}", scope=PROCESS),
     # HTTP
     _flag("http", "The clients speak HTTP/1: add X-Forwarded-For and X-Forwarded-Proto to every request, refuse "
           "requests that are ambiguous (400), too large (431) or too slow (408), and say so when no server can be had "
@@ -269,32 +283,33 @@ _ALL = (
     # where clients are
     Setting("geoip_db", FILE, None, "The MaxMind database (.mmdb) that tells the country of an address, for 'acl N "
             "permit|deny country CC'. Read again at signal HUP. Needs pip install 'gpen[geoip]'.",
-            example="geoip_db /usr/share/GeoIP/GeoLite2-Country.mmdb"),
+            example="geoip_db /usr/share/GeoIP/GeoLite2-Country.mmdb", scope=PROCESS),
     # what it tells
     Setting("log", LOG, None, "The file that gets a line for each session; or HOST:PORT, where pen's datagram for each "
             "request goes (gpenlogd, penlogd).", "-l", example="log /var/log/gpen.log"),
     Setting("log_format", one_of("session", "pen", "json"), "session", "What the log holds: a line at each session's "
             "end, as text or JSON, or pen's line for each request."),
-    Setting("web_stats", FILE, None, "The file that gets the HTML status page at signal USR1.", "-w"),
-    Setting("debug", whole(0, 9), 0, "How much is told: 0 events, 1 every session, 2 every step and the bytes.", "-d"),
-    _flag("ascii", "Show the bytes of sessions as text, not as hex, at debug 2.", "-a"),
-    _flag("abort_on_error", "Abort with a core file when gpen itself fails."),
+    Setting("web_stats", FILE, None, "The file that gets the HTML status page at signal USR1.", "-w", scope=PROCESS),
+    Setting("debug", whole(0, 9), 0, "How much is told: 0 events, 1 every session, 2 every step and the bytes.",
+            "-d", scope=PROCESS),
+    _flag("ascii", "Show the bytes of sessions as text, not as hex, at debug 2.", "-a", scope=PROCESS),
+    _flag("abort_on_error", "Abort with a core file when gpen itself fails.", scope=PROCESS),
     # the control socket
     Setting("control", CONTROL, None, "The control socket: /PATH or HOST:PORT. As root, HOST:PORT needs a user to "
-            "change to.", "-C", startup=True),
+            "change to.", "-C", startup=True, scope=PROCESS),
     Setting("control_acl", ACL, None, "The access list for the control port (0 unless set). As long as it isn't set, "
-            "loopback addresses are not locked out."),
-    Setting("control_mode", MODE, 0o600, "The file mode of a control socket that is a file."),
+            "loopback addresses are not locked out.", scope=PROCESS),
+    Setting("control_mode", MODE, 0o600, "The file mode of a control socket that is a file.", scope=PROCESS),
     Setting("control_access", one_of("admin", "operate", "view"), "admin", "What a client of a TCP control port may "
-            "do: all, change servers, or look. A control socket that is a file always allows all."),
-    _flag("exit_enabled", "Allow the command exit.", "-X", startup=True),
+            "do: all, change servers, or look. A control socket that is a file always allows all.", scope=PROCESS),
+    _flag("exit_enabled", "Allow the command exit.", "-X", startup=True, scope=PROCESS),
     # the process
-    _flag("foreground", "Stay in the foreground and tell on stderr.", "-f", startup=True),
+    _flag("foreground", "Stay in the foreground and tell on stderr.", "-f", startup=True, scope=PROCESS),
     Setting("pid_file", FILE, None, "The file that holds the process id, and the lock against a second instance.",
-            "-p", startup=True),
-    Setting("user", USER, None, "The user to run as once the sockets are open.", "-u", startup=True),
+            "-p", startup=True, scope=PROCESS),
+    Setting("user", USER, None, "The user to run as once the sockets are open.", "-u", startup=True, scope=PROCESS),
     Setting("chroot", DIRECTORY, None, "The directory to be confined to once the files are open.", "-j",
-            startup=True),
+            startup=True, scope=PROCESS),
     # what is not here
     _missing("transparent", _NOT_YET.format("Transparent mode"), FLAG),
     _missing("tarpit_acl", _NOT_YET.format("Direct server return")),
@@ -305,13 +320,20 @@ _ALL = (
 )
 
 SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
+OWN_NAMES = tuple(setting.name for setting in _ALL if setting.scope == OWN)
 
 
 class Settings:
-    """The values in force, as plain attributes. Changed through commands only."""
+    """The values in force, as plain attributes: of the process, or of one listener. Changed through commands only.
+
+    A listener's are computed when something changes, so that to read one costs the hot path an attribute.
+    """
+
+    __slots__ = tuple(SETTINGS)
 
     listen: str | None
     conn_max: int
+    conn_max_total: int
     client_max: int
     backlog: int
     multi_accept: int
@@ -319,6 +341,7 @@ class Settings:
     client_acl: int
     clients_max: int
     tracking: float
+    tracking_with: str | None
     roundrobin: bool
     hash: bool
     weight: bool
@@ -394,7 +417,27 @@ class Settings:
 
     def copy(self) -> Settings:
         """The same values, to be changed by themselves."""
-        return copy.copy(self)
+        return self.overlaid({name: self.get(name) for name in OWN_NAMES})
+
+    def overlaid(self, own: Mapping[str, Any]) -> Settings:
+        """These values as they are shared, with those that a listener has of its own."""
+        copied = Settings.__new__(Settings)
+        for name in SETTINGS:
+            setattr(copied, name, getattr(self, name))
+        for name in OWN_NAMES:
+            setattr(copied, name, SETTINGS[name].default)
+        for name, value in own.items():
+            setattr(copied, name, value)
+        return copied
+
+    def equals(self, other: Settings) -> bool:
+        """Whether all values are the same."""
+        return all(getattr(self, name) == getattr(other, name) for name in SETTINGS)
+
+    def become(self, other: Settings) -> None:
+        """Have the values that others have."""
+        for name in SETTINGS:
+            setattr(self, name, getattr(other, name))
 
     def get(self, name: str) -> Any:
         """The value of the setting of this name."""

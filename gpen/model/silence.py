@@ -27,8 +27,8 @@ from gpen.model.address import Endpoint
 
 if TYPE_CHECKING:
     from gpen.model.lease import Lease
-    from gpen.model.pool import Pool
-    from gpen.model.server import Server
+    from gpen.model.selector import Selector
+    from gpen.model.server import Target
 
 
 class Silence:
@@ -64,39 +64,42 @@ class Silence:
         return True
 
 
-def hold_against(pool: Pool, lease: Lease, silence: Silence, asked: float, now: float, patience: float) -> bool:
+def hold_against(selector: Selector, lease: Lease, silence: Silence, asked: float, now: float,
+                 patience: float) -> bool:
     """A flow that had this place, and asked there at ``asked``, ends without a reply. Returns whether its client should
     be free to go elsewhere, though the server goes on serving.
 
     What is blacklisted already, or has moved, is not blamed again; on trial, one flow decides.
     """
-    server, limit = lease.server, pool.settings.udp_unanswered
-    is_here, is_trial = server.silences.get(silence.endpoint) is silence, server.trial is lease
-    if not limit or not is_here or (server.down_until and not is_trial) or lease.is_outdated:
+    target, limit, pool = lease.target, selector.settings.udp_unanswered, selector.pool
+    is_here, is_trial = target.silences.get(silence.endpoint) is silence, target.trial is lease
+    if not limit or not is_here or (target.down_until and not is_trial) or lease.is_outdated:
         return False
     if not silence.count(asked, now, patience) or (silence.flows < limit and not is_trial):
         return False
-    flows = sum(server.silence_at(other).flows for other in server.endpoints)
+    flows = sum(target.silence_at(other).flows for other in target.endpoints)
     cause = f"{flows} {'flow' if flows == 1 else 'flows'} in a row unanswered"
-    best = min((*server.endpoints[1:], *server.endpoints[:1]), key=lambda other: server.silence_at(other).flows)
-    pool.prefer(server, best)
-    if server.silence_at(best).flows < limit and not is_trial:
-        pool.events.tell(server, "silent", f"{cause} at {silence.endpoint}; {best} is used from now on")
-    elif server.is_special or pool.has_substitute(server):
-        server.excuse(now)
-        pool.health.blame(server, cause, is_silent=True)
+    best = min((*target.endpoints[1:], *target.endpoints[:1]), key=lambda other: target.silence_at(other).flows)
+    pool.prefer(target, best)
+    if target.silence_at(best).flows < limit and not is_trial:
+        pool.events.tell(target.server, "silent", f"{cause} at {silence.endpoint}; {best} is used from now on")
+    elif target.server.is_special or selector.has_substitute(lease.member):
+        target.excuse(now)
+        pool.health.blame(target, cause, is_silent=True)
     else:
-        _begin_anew(pool, server, silence, cause, now)
+        _begin_anew(selector, target, silence, cause, now)
         return True
     return False
 
 
-def _begin_anew(pool: Pool, server: Server, silence: Silence, cause: str, now: float) -> None:
+def _begin_anew(selector: Selector, target: Target, silence: Silence, cause: str, now: float) -> None:
+    pool = selector.pool
     if now - silence.told >= pool.settings.blacklist:  # else whoever sends garbage could fill the list of events
         silence.told = now
-        pool.events.tell(server, "silent", f"{cause}; it stays, for no other server that answers can take its clients")
-    for other in pool.all_servers():
+        pool.events.tell(target.server, "silent",
+                         f"{cause}; it stays, for no other server that answers can take its clients")
+    for other in (member.target for member in selector.all_members()):
         if other.is_silent:
             pool.health.restore(other, "no other server answers")
         other.excuse(now)
-    pool.health.on_unwell(server)
+    pool.health.on_unwell(target.server)

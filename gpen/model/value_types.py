@@ -13,6 +13,9 @@ from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.check import USAGE, parse_check
 
 MOST = 2**31 - 1  # what the kernel takes, where a number gets that far
+LONGEST_NAME = 32  # characters of a listener's
+UNNAMED = "-"  # what the listener without a name is called
+_LISTENER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}")
 _WHOLE = re.compile("-?[0-9]{1,10}")
 
 
@@ -132,6 +135,29 @@ def _protocols(text: str) -> tuple[str, ...]:
     return names
 
 
+def parse_listener(text: str) -> str:
+    """Read the name of a listener. Raises ValueError."""
+    if not _LISTENER.fullmatch(text):
+        raise ValueError(f"'{text}' is not a name for a listener: expected letters, digits and _ . -, at most "
+                         f"{LONGEST_NAME}, a letter or digit first")
+    return text
+
+
+def _listen(text: str) -> str:
+    """Where clients connect. What LISTEN of the command line may say besides would be the name of a file here."""
+    first, comma, others = text.partition(",")
+    if comma and "/" not in text:
+        raise ValueError(f"'{text}' are several addresses: expected {first}, and each other as a listener of its own: "
+                         f"'listener NAME listen {others.partition(',')[0] or 'PORT'}'")
+    port, _, transport = text.rpartition("/")
+    if transport in ("tcp", "udp") and _PORT.fullmatch(port):
+        setting = "udp" if transport == "udp" else "no udp"
+        raise ValueError(f"'{text}' names a transport: expected {port}, and '{setting}' in a line of its own")
+    parse_listen(text)
+    return text
+
+
+_PORT = re.compile("(?:[^/]*:)?[0-9]+")
 FLAG = Kind("", lambda text: True)
 TEXT = Kind("TEXT", _text)
 FILE = Kind("FILE", _text)
@@ -141,9 +167,10 @@ DIRECTORY = Kind("DIR", _text)
 USER = Kind("USER", _text)
 IP = Kind("ADDRESS", _ip)
 MODE = Kind("MODE", _mode, lambda value: f"{value:04o}")
-LISTEN = Kind("ADDRESS", lambda text: (parse_listen(text), text)[1])
+LISTEN = Kind("ADDRESS", _listen)
 CONTROL = Kind("ADDRESS", lambda text: (parse_listen(text, "127.0.0.1"), text)[1])
 SPEC = Kind("HOST:PORT", parse_server)
+LISTENER = Kind("LISTENER|-", lambda text: text if text == UNNAMED else parse_listener(text))
 ACL = whole(0, 9)
 ONE_AT_LEAST = Kind("N", lambda text: whole(0).parse(text) or 1)
 ACL_OR_OFF = Kind("N|off", lambda text: text if text == "off" else ACL.parse(text))

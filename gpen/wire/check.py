@@ -62,7 +62,7 @@ class Prober:
         """
         deadline = time.monotonic() + seconds
         problem: CheckFailed | OSError | None = None
-        endpoints = self._server.endpoints
+        endpoints = self._server.target.endpoints
         for number, endpoint in enumerate(endpoints):
             share = (deadline - time.monotonic()) / (len(endpoints) - number)
             late = CheckFailed(f"{'not done' if check.kind == 'exec' else 'no answer'} within {seconds:g} s")

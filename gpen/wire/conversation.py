@@ -13,7 +13,7 @@ from gpen.model.address import UNIX, Endpoint, bracketed
 from gpen.model.client import Client, ClientTable
 from gpen.model.ending import Ending
 from gpen.model.lease import Lease
-from gpen.model.pool import Pool
+from gpen.model.selector import Selector
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.proto.protocol import Protocol
@@ -35,13 +35,14 @@ Watch = Callable[[str, memoryview], None]  # whence (client, server), and the by
 
 
 class Front(typing.Protocol):
-    """What conversations need of their balancer."""
+    """What conversations need of the listener that they came to."""
 
+    name: str  # empty for the one without
     settings: Settings
-    pool: Pool
+    selector: Selector
     clients: ClientTable
     poller: Poller
-    listener: Listener | DatagramListener
+    listener: Listener | DatagramListener | None
     hold: Hold
     loops: Loops
     tls: Terminator | None  # where clients speak TLS
@@ -55,14 +56,17 @@ class Front(typing.Protocol):
     def no_room(self) -> bool:
         """Whether none may begin now."""
 
-    def oldest(self) -> Conversation:
-        """The one that began before all others; there is one."""
+    def oldest_flow(self) -> Conversation | None:
+        """Of the flows of sockets that it had before, one that was idle for long, if there are any."""
 
     def watch(self, session: Conversation) -> Watch | None:
         """What shall see the bytes of this session, if anything."""
 
     def resume(self) -> None:
         """There may be room for another client."""
+
+    def stir(self) -> None:
+        """A place on a server may be free, for who waits for one."""
 
     def shed(self) -> bool:
         """Descriptors or memory are short: end what no client needs. Whether there was any."""
@@ -93,8 +97,8 @@ class Conversation:
 
     _consequence = ""  # of a failure of this machine, where it is not plain
 
-    __slots__ = ("_accepted", "_front", "_port", "address", "chosen", "client", "connected", "ending", "endpoint",
-                 "finished", "id", "lease", "secured", "server", "started")
+    __slots__ = ("_accepted", "_front", "_port", "address", "chosen", "client", "clients", "connected", "ending",
+                 "endpoint", "finished", "id", "lease", "secured", "server", "started")
 
     def __init__(self, id: int, front: Front, address: str, port: int) -> None:
         self.id = id
@@ -102,6 +106,7 @@ class Conversation:
         self._accepted = time.monotonic()
         self.started = time.time()
         self.address, self._port = address, port
+        self.clients = front.clients  # whom it counts among, to its end
         self.client: Client | None = None
         self.lease: Lease | None = None
         self.server: Server | None = None
@@ -110,6 +115,16 @@ class Conversation:
         self.secured: Secured | None = None
         self.chosen = self.connected = 0.0
         self.finished = 0.0  # from then on its accounts are settled, though its last words may be on their way yet
+
+    @property
+    def front(self) -> Front:
+        """The listener that it came to."""
+        return self._front
+
+    @property
+    def listener(self) -> str | None:
+        """The name of that listener, if it has one."""
+        return self._front.name or None
 
     @property
     def peername(self) -> str:
@@ -121,7 +136,9 @@ class Conversation:
         """Where it found its server, or where that is as long as it has not; None without one."""
         if self.endpoint is not None:
             return str(self.endpoint)
-        return self.server.shown if self.server is not None else None
+        if self.lease is not None:
+            return self.lease.target.shown
+        return self.server.target.shown if self.server is not None else None
 
     @property
     def state(self) -> str:
@@ -220,7 +237,9 @@ class Conversation:
     @property
     def is_where_its_server_is(self) -> bool:
         """Whether what is found about its server now is about the place where it is, or would get."""
-        return self.is_connecting or (self.server is not None and self.endpoint in self.server.endpoints)
+        lease = self.lease  # its target may be one that nobody uses any more, whose endpoints are those of then
+        return self.is_connecting or (lease is not None and not lease.is_elsewhere
+                                      and self.endpoint in lease.target.endpoints)
 
     def leave(self, lease: Lease, ending: Ending | None = None) -> None:
         """If it is just being connected to the server where it has this place, it goes to another, and the client does
@@ -237,12 +256,12 @@ class Conversation:
     def _blame(self, lease: Lease, error: OSError) -> Ending:
         """Give a place back where the server could not be reached, and pass the verdict on that: it is the server's
         fault, or this machine's, which is told once."""
-        server, reason = lease.server, sockets.cause_of(error)
+        reason = sockets.cause_of(error)
         whom = "servers can't be reached, by no fault of theirs"
         if error.errno in sockets.LOCAL_ERRORS:
             lease.release()
             if error.errno not in sockets.SHORTAGES:  # of ports, each server has its own
-                whom = f"server {server.name} {server.shown} can't be reached, by no fault of its own"
+                whom = f"server {lease.target.name} {lease.target.shown} can't be reached, by no fault of its own"
         elif lease.fail(reason, error.errno in sockets.PROHIBITIONS):
             return Ending.CONNECT_FAILED
         self._front.troubles.tell(f"{whom}: {reason}{self._consequence}")
@@ -253,8 +272,8 @@ class Conversation:
         front = self._front
         settings = front.settings
         # counted from here until the front forgets this conversation
-        self.client = front.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
-        return not front.pool.permits(settings.client_acl, self.client)
+        self.client = self.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
+        return not front.selector.permits(settings.client_acl, self.client)
 
     def _exceeds_client_max(self) -> bool:
         """Whether its address has as many sessions already as client_max allows; then that is told."""
@@ -267,7 +286,7 @@ class Conversation:
     @property
     def _others(self) -> int:
         """How many sessions its address has beside this one."""
-        return self._front.clients.sessions_of(self.address) - 1
+        return self.clients.sessions_of(self.address) - 1
 
     def _settle_accounts(self) -> None:
         """Give the place on the server back, and add up what was moved."""

@@ -10,6 +10,7 @@ import _socket
 import logging
 import struct
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -36,7 +37,7 @@ class DatagramListener:
         self.endpoint = endpoint_of(sock)
         self.bound_to = str(self.endpoint)
         self.flows: OrderedDict[Any, Flow] = OrderedDict()
-        self._front = front
+        self.front = front  # whose new flows are; those of a front that had it before go on
         self._most = front.settings.multi_accept
         self._loops = front.loops
         self._changes = self._loops.changes  # up to which no flow is one that loops
@@ -48,23 +49,34 @@ class DatagramListener:
             self._receive = self._receive_at6 if sock.family == _socket.AF_INET6 else self._receive_at4
         self._started = False
         self._closing = False
-        self._kept = False
+        self.is_kept = False
 
     def start(self) -> None:
         """Read datagrams, and begin flows, from now on."""
-        self._closing = self._kept = False
+        self._closing = self.is_kept = False
         if not self._started:
             self._started = True
-            self._front.poller.add(self.socket.fileno(), EPOLLIN, lambda events: self._read(self._most))
+            self.front.poller.add(self.socket.fileno(), EPOLLIN, lambda events: self._read(self._most))
 
     def keep(self) -> None:
-        """Let the socket be open until ``start`` or ``close``, though its last flow may end before."""
-        self._kept = True
+        """Somebody will take it over: the socket is open until ``start``, ``close`` or ``let_go``, though its last flow
+        may end before."""
+        self.is_kept = True
+
+    def let_go(self) -> None:
+        """Nobody takes it over."""
+        self.is_kept = False
+        self._close_if_unused()
 
     @property
     def is_open(self) -> bool:
         """Whether the socket is: one that is closing has flows yet."""
         return bool(self.socket.fileno() >= 0)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether no more flows begin here, and the socket is only open for those that there are."""
+        return self._closing and self.is_open
 
     def resume(self) -> None:
         """There is always room: see make_room."""
@@ -79,13 +91,13 @@ class DatagramListener:
 
     def close(self) -> None:
         """Begin no more flows. Those that are there go on, and the socket is closed when the last has ended."""
-        self._closing, self._kept = True, False
+        self._closing, self.is_kept = True, False
         self._close_if_unused()
 
     def _close_if_unused(self) -> None:
-        if self._closing and not self._kept and not self.flows and self.is_open:
+        if self._closing and not self.is_kept and not self.flows and self.is_open:
             if self._started:
-                self._front.poller.remove(self.socket.fileno())
+                self.front.poller.remove(self.socket.fileno())
             self.socket.close()
 
     def forget(self, key: Any) -> None:
@@ -93,13 +105,18 @@ class DatagramListener:
         self.flows.pop(key, None)
         self._close_if_unused()
 
+    def own_flows(self) -> Iterator[Flow]:
+        """Those of the front that has it now."""
+        return (flow for flow in self.flows.values() if flow.front is self.front)
+
     def make_room(self) -> None:
         """End the flow that was idle for longest; rather one that waits for no answer."""
-        now = self._front.poller.now
-        longest = [flow for flow in islice(self.flows.values(), LOOK) if not flow.finished]
+        now = self.front.poller.now
+        longest = [flow for flow in islice(self.own_flows(), LOOK) if not flow.finished]
         idle = [flow for flow in longest if not flow.is_needed(now)] or longest
-        # without any, all are of the listener before
-        victim = idle[0] if idle else self._front.oldest()
+        victim = idle[0] if idle else self.front.oldest_flow()
+        if victim is None:
+            return
         try:
             victim.stop(Ending.EVICTED)
         except Exception:
@@ -109,7 +126,7 @@ class DatagramListener:
         """Pass so many datagrams on."""
         if self._changes != self._loops.changes:
             self._end_loops()
-        view, flows, receive = self._front.poller.view, self.flows, self._receive
+        view, flows, receive = self.front.poller.view, self.flows, self._receive
         for _ in range(most):
             try:
                 count, key = receive(view)
@@ -117,7 +134,7 @@ class DatagramListener:
                 return
             except OSError as error:
                 if self.is_open:  # else it was closed just now, with its last flow
-                    self._front.troubles.tell(f"can't receive from clients: {cause_of(error)}")
+                    self.front.troubles.tell(f"can't receive from clients: {cause_of(error)}")
                 return
             flow = flows.get(key) or self._begin(key, view[:count])
             if flow is not None:
@@ -136,13 +153,15 @@ class DatagramListener:
 
     def _begin(self, key: Any, data: memoryview) -> Flow | None:
         """A new flow with a server, for this datagram; None when there is none."""
-        front = self._front
+        front = self.front
         peer = key[0] if self._everywhere else key
         if self._closing and not self._is_covered():
             return None
         if self._loops.drops(peer, data):
             return None
         crowded = front.no_room()
+        if crowded and next(self.own_flows(), None) is None and front.oldest_flow() is None:
+            return None  # nothing of this listener can give way: others have all places, or TCP sessions of before
         flow = front.begin(lambda number: Flow(number, front, self, key, peer, self._answer_to(key)))
         try:
             if flow.open(crowded):
@@ -171,9 +190,13 @@ class DatagramListener:
     def _is_covered(self) -> bool:
         """Whether the listener in our place takes what comes for our address, once we are closed: until then it comes
         here."""
-        other = self._front.listener
-        return (isinstance(other, DatagramListener) and other is not self and other._everywhere
-                and other.port == self.port and len(other._own) >= len(self._own))  # [::] takes IPv4 as well
+        other = self.front.listener
+        return isinstance(other, DatagramListener) and other.covers(self)
+
+    def covers(self, other: DatagramListener) -> bool:
+        """Whether what comes for another's address would come here, if that were not there."""
+        return (self is not other and self._everywhere and self.port == other.port
+                and len(self._own) >= len(other._own))  # [::] takes IPv4 as well
 
     def _answer_to(self, key: Any) -> Answer:
         """How to send to a client."""

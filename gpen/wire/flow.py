@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from gpen.model.address import normalize
 from gpen.model.ending import Ending
 from gpen.model.lease import Lease
-from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.model.silence import Silence
 from gpen.wire import sockets
@@ -239,9 +238,9 @@ class Flow(Conversation):
         self._listener.flows.move_to_end(self.key)
         self._replies += 1
         self.from_server += len(data)
-        server = self.server
-        assert server is not None
-        if not self._proven or server.is_silent:
+        lease = self.lease
+        assert lease is not None
+        if not self._proven or lease.target.is_silent:
             self._prove()
         if not self._front.settings.udp_replies:
             self._forget_kept()
@@ -259,8 +258,8 @@ class Flow(Conversation):
         lease = self.lease
         assert lease is not None
         lease.connected()
-        if self.endpoint in lease.server.endpoints[1:]:
-            self._front.pool.prefer(lease.server, self.endpoint)
+        if self.endpoint in lease.target.endpoints[1:]:
+            self._front.selector.pool.prefer(lease.target, self.endpoint)
 
     # --- its server -----------------------------------------------------------------------------------------------
 
@@ -279,12 +278,12 @@ class Flow(Conversation):
             self._dialed = time.monotonic()
             self.chosen = self.chosen or self._dialed
             lease.moved(-self.to_server, -self.from_server)  # all of them are added at each of its servers: _unreached
-            self._untried = list(server.endpoints)
+            self._untried = list(lease.target.endpoints)
             error = self._connect()
             if error is None:
                 self.connected = self.connected or self._dialed
-                if server.name not in SPECIAL:
-                    self._front.clients.stick(client, server)
+                if not server.is_special:
+                    self.clients.stick(client, server)
                 return None
             ending = self._unreached(lease, error)
             if error.errno in sockets.SHORTAGES:
@@ -293,22 +292,22 @@ class Flow(Conversation):
     def _reserve(self, crowded: bool) -> Lease | None:
         """A place on a server. Where gpen is crowded, another flow gives way for it: but not in vain."""
         lease = self._reserve_one()
-        if crowded and (lease is not None or (not self._denied and self._front.pool.is_crowded())):
+        if crowded and (lease is not None or (not self._denied and self._front.selector.is_crowded())):
             self._listener.make_room()
             lease = lease or self._reserve_one()
         return lease
 
     def _reserve_one(self) -> Lease | None:
-        pool = self._front.pool
+        selector = self._front.selector
         if self._denied:
-            return None if self._tried else pool.reserve_abuse()
+            return None if self._tried else selector.reserve_abuse()
         assert self.client is not None
-        return pool.reserve(self.client, self._port, self._tried)
+        return selector.reserve(self.client, self._port, self._tried)
 
     def _connect(self) -> OSError | None:
         """Connect to the next address of the server that there is a way to."""
-        problem, server = OSError(0, "its name is not resolved"), self.server
-        assert server is not None
+        problem, lease = OSError(0, "its name is not resolved"), self.lease
+        assert lease is not None
         while self._untried:
             self.endpoint = endpoint = self._untried.pop(0)
             try:
@@ -320,7 +319,7 @@ class Flow(Conversation):
             self._end = place_of(sock.getsockname())
             self._front.loops.ends[self._end] = self
             self._recv_into, self._send = sock.recv_into, sock.send
-            self._silence = server.silence_at(endpoint)
+            self._silence = lease.target.silence_at(endpoint)
             self._proven = False
             try:
                 self._front.poller.add(self._fd, EPOLLIN, self._ready)
@@ -391,11 +390,12 @@ class Flow(Conversation):
         if error is None:
             lease.release()
             return Ending.NO_SERVER
-        level = logging.DEBUG if server.is_down else logging.INFO
+        target = lease.target
+        level = logging.DEBUG if target.is_down else logging.INFO
         ending = self._blame(lease, error)
         if ending is Ending.CONNECT_FAILED:
-            place = "where it was" if lease.is_outdated else server.shown
-            log.log(level, "server %s %s: %s", server.name, place, sockets.cause_of(error))
+            place = "where it was" if lease.is_outdated else target.shown
+            log.log(level, "server %s %s: %s", target.name, place, sockets.cause_of(error))
         return ending
 
     def _close(self) -> None:
@@ -415,4 +415,4 @@ class Flow(Conversation):
             return
         patience = min(settings.udp_timeout, settings.timeout) if self.ending is Ending.EVICTED else 0.0
         if lease.unanswered(self._silence, since, patience) and self.client is not None and not settings.stubborn:
-            self._front.clients.release(self.client)
+            self.clients.release(self.client)

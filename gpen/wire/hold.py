@@ -33,10 +33,11 @@ class _Place(NamedTuple):
 
 
 class Hold:
-    """The waiting room of a Front."""
+    """The waiting room of a Front. It stands in ``busy`` as long as somebody waits there."""
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: Front, busy: dict[Hold, None]) -> None:
         self._front = front
+        self._busy = busy
         self._places: dict[int, _Place] = {}
         self._loop: Any = get_hub().loop
         self._timer: Any = None
@@ -65,6 +66,7 @@ class Hold:
         """
         not_before = time.monotonic() + pause if pause else 0.0
         self._places[order] = _Place(gevent.getcurrent(), client, port, since, not_before, is_guest)
+        self._busy[self] = None
         if is_guest:
             self._guests += 1
         if self._timer is None:
@@ -107,6 +109,7 @@ class Hold:
                 self._release(order, None)
 
     def _stop(self) -> None:
+        self._busy.pop(self, None)
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
@@ -117,17 +120,17 @@ class Hold:
 
         Not all are asked at each stir: 900 whom an access list keeps from the only free server took 7 ms each time.
         """
-        pool, now = self._front.pool, time.monotonic()
+        selector, now = self._front.selector, time.monotonic()
         for order, place in sorted(self._places.items()):
-            if not most_refused or not pool.has_room():
+            if not most_refused or not selector.has_room():
                 return
             if order in self._places and place.not_before <= now:
                 try:
-                    lease = pool.reserve(place.client, place.port)
+                    lease = selector.reserve(place.client, place.port)
                 except Exception as error:  # it is that client's, and keeps none behind it waiting
                     self._places.pop(order).greenlet.throw(error)
                     continue
-                if lease is not None or pool.has_decided():
+                if lease is not None or selector.has_decided():
                     self._release(order, lease)
                 else:
                     most_refused -= 1

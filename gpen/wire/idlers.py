@@ -42,8 +42,8 @@ class Idlers:
     def tend(self, most: int) -> None:
         """Begin what is missing, end what is too much; the janitor calls it each second. There are descriptors for so
         many at ``most``. Does not switch."""
-        self._front.pool.tend_spares()
-        wanted = min(self._front.settings.idlers, max(most, 0))
+        self._front.selector.tend_spares()
+        wanted = min(self._front.settings.idlers, max(most, 0)) if self._front.listener is not None else 0
         for idler in list(self._idlers)[wanted:]:
             idler.end()
         for _ in range(wanted - len(self._idlers)):
@@ -78,7 +78,7 @@ class _Idler:
 
     def begin(self, client: Client) -> bool:
         """Reserve a place, and connect beside; False when there is none. Does not switch."""
-        self._lease = self._front.pool.reserve_spare(client, self.end)
+        self._lease = self._front.selector.reserve_spare(client, self.end)
         if self._lease is None:
             return False
         self._others[self] = None
@@ -133,7 +133,7 @@ class _Idler:
         except OSError as error:
             log.debug("idler of server %s: %s", lease.server.name, error.strerror)
         self.end()
-        self._front.pool.health.on_unwell(lease.server)
+        self._front.selector.pool.health.on_unwell(lease.server)
 
     def _unreached(self, error: OSError) -> None:
         lease = self._leave()

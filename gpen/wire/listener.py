@@ -64,6 +64,11 @@ class Listener(Acceptor):
             self._watcher = None
         super().stop_accepting()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the socket is."""
+        return bool(self.socket.fileno() >= 0)
+
     def full(self) -> bool:
         return self._no_room()
 
@@ -77,9 +82,12 @@ class Listener(Acceptor):
         self.max_accept = settings.multi_accept
 
     def empty(self) -> None:
-        """Accept all that wait in the backlog now, room or not: closing the socket would reset them."""
+        """Accept all that wait in the backlog now, room or not: closing the socket would reset them. Their sessions
+        count at once, and run in the hub, which the caller is not."""
         while (accepted := self.do_read()) is not None:
-            self.loop.run_callback(self.do_handle, *accepted)  # in the hub, which the caller is not
+            run = self._begun(*accepted)
+            if run is not None:
+                self.loop.run_callback(self._greenlets.start, run)
 
     def accept(self) -> tuple[Any, Any]:
         fd, peer = self.socket._accept()
@@ -91,5 +99,16 @@ class Listener(Acceptor):
         try:
             self._greenlets.start(self._begin(*args))
         except Exception:
-            self._faults.tell("to begin a session")
-            args[0].close()
+            self._not_begun(*args)
+
+    def _begun(self, *args: Any) -> Callable[[], None] | None:
+        """What runs a session that was made now; None when it could not be made."""
+        try:
+            return self._begin(*args)
+        except Exception:
+            self._not_begun(*args)
+            return None
+
+    def _not_begun(self, sock: Any, peer: Any) -> None:
+        self._faults.tell("to begin a session")
+        sock.close()

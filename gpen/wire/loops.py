@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpen.model.address import Endpoint, bracketed, normalize
 from gpen.model.pool import Pool
-from gpen.model.server import Server
+from gpen.model.server import UDP, Server
 
 if TYPE_CHECKING:
     from gpen.wire.datagram import DatagramListener
@@ -74,7 +74,8 @@ class Loops:
         for listener in self._listeners():
             self._ours.setdefault(listener.port, []).append(listener)
         self._servers = {_place_of(endpoint): server for server in self._pool.all_servers()
-                         for endpoint in server.endpoints}
+                         for target in server.targets.values() if target.transport == UDP
+                         for endpoint in target.endpoints}
 
     def _tell(self, place: Place, server: Server | None) -> None:
         if server is None:

@@ -24,7 +24,6 @@ from gpen.model.address import UNIX, normalize
 from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.lease import Lease
-from gpen.model.pool import SPECIAL
 from gpen.model.server import Server
 from gpen.proto import proxy_header
 from gpen.proto.http import TIMEOUT, HttpOpening
@@ -213,7 +212,7 @@ class Session(Conversation):
         if settings.accept_proxy != "off" and not self._announce():
             return Ending.PROXY_HEADER
         denied = self._admit()
-        if denied and "abuse" not in front.pool.special:
+        if denied and front.selector.abuse is None:
             return Ending.DENIED  # at once: a TLS handshake costs more than the rest of a session
         if settings.client_max and self._exceeds_client_max():
             return Ending.CLIENT_MAX
@@ -236,7 +235,7 @@ class Session(Conversation):
     def _announce(self) -> bool:
         """Learn from a proxy who the client is; False when it does not say so as it should."""
         front, number = self._front, self._front.settings.accept_proxy
-        if not front.pool.permits(int(number), Client(self.address, -1)):
+        if not front.selector.permits(int(number), Client(self.address, -1)):
             return True
         self._announced = True
         try:
@@ -289,7 +288,7 @@ class Session(Conversation):
             self.server = server = lease.server
             self.chosen = time.monotonic()
             try:
-                sock = self._connect(server)
+                sock = self._connect(lease)
             except (OSError, Condemned) as error:
                 ending = self._unreached(lease, error)
                 if not lease.is_outdated:  # else the client may have it where it is now
@@ -297,18 +296,18 @@ class Session(Conversation):
                 continue
             self.connected = time.monotonic()
             lease.connected()
-            if server.name not in SPECIAL:
-                self._front.clients.stick(client, server)
+            if not server.is_special:
+                self.clients.stick(client, server)
             return sock
 
     def _reserve(self, denied: bool, client: Client, tried: list[Server]) -> Lease | None:
         """A place on a server, at once or, where clients are held, when there is one."""
-        pool, hold = self._front.pool, self._front.hold
+        selector, hold = self._front.selector, self._front.hold
         if denied:
-            return None if tried else pool.reserve_abuse()
+            return None if tried else selector.reserve_abuse()
         if not hold.is_stirred:  # else it would overtake
-            lease = pool.reserve(client, self._port, tried)
-            if lease is not None or not self._front.settings.hold or pool.has_decided(tried):
+            lease = selector.reserve(client, self._port, tried)
+            if lease is not None or not self._front.settings.hold or selector.has_decided(tried):
                 return lease
         return self._wait(client, tried)
 
@@ -342,7 +341,7 @@ class Session(Conversation):
         else:
             self._stop(Ending.CLIENT_RESET if events & EPOLLERR else Ending.CLIENT_CLOSED)
 
-    def _connect(self, server: Server) -> Any:
+    def _connect(self, lease: Lease) -> Any:
         """Connect to the first of the server's addresses that answers. They share the connect timeout.
 
         When this machine is out of descriptors or memory, it is worth waiting: the client need not know.
@@ -350,15 +349,16 @@ class Session(Conversation):
         front = self._front
         deadline = self.chosen + front.settings.timeout
         problem: OSError | None = None
-        endpoints = list(server.endpoints)
+        target = lease.target
+        endpoints = list(target.endpoints)
         header = self._header()
         while endpoints:
             share = (deadline - time.monotonic()) / len(endpoints)
             self.endpoint = endpoint = endpoints.pop(0)
             try:
                 sock = dial(endpoint, front.settings, front.poller, share, self._protocol, header)
-                if problem is not None and endpoint in server.endpoints:
-                    front.pool.prefer(server, endpoint)
+                if problem is not None and endpoint in target.endpoints:
+                    front.selector.pool.prefer(target, endpoint)
                 self.endpoint = endpoint
                 return sock
             except OSError as error:
@@ -392,11 +392,11 @@ class Session(Conversation):
         if isinstance(error, Condemned):
             lease.release()
             return Ending.NO_SERVER
-        server, self._problem = lease.server, sockets.cause_of(error)
+        target, self._problem = lease.target, sockets.cause_of(error)
         ending = self._blame(lease, error)
         if ending is Ending.CONNECT_FAILED:
-            place = "where it was" if lease.is_outdated else server.shown
-            log.info("server %s %s: connect failed: %s", server.name, place, self._problem)
+            place = "where it was" if lease.is_outdated else target.shown
+            log.info("server %s %s: connect failed: %s", target.name, place, self._problem)
         return ending
 
     def _relay(self, sock: Any) -> Ending:
@@ -473,7 +473,7 @@ class Session(Conversation):
         lease = self.lease
         if end is self.up and lease is not None and lease.is_open:
             lease.release()
-            self._front.hold.stir()
+            self._front.stir()
 
     def _tend_last_bytes(self, now: float) -> None:
         """One side has ended. Where it is gone, the session ends when the other has got everything, or takes nothing
@@ -532,14 +532,14 @@ class Session(Conversation):
             return b""  # it would take them for TLS
         waited = self.finished - self._held if self._held else 0.0
         return self._protocol.farewell(Farewell(ending, self.address, self._others, waited, self._problem,
-                                                self._front.pool.is_crowded, self._status))
+                                                self._front.selector.is_crowded, self._status))
 
     def _linger(self) -> None:
         """Read what the client still sends, for a moment: to close with unread bytes is to reset, and that may overtake
         our last words."""
         if not self._lingers:
             return
-        self._front.hold.stir()  # its place is free already
+        self._front.stir()  # its place is free already
         down, poller = self.down, self._front.poller
         deadline = time.monotonic() + _LINGER_SECONDS
         down.half_close()

@@ -47,14 +47,15 @@ class ListenError(Exception):
     """An address that can't be listened on: one line with the address and the reason."""
 
 
-def listen(address: Address, endpoint: Endpoint, settings: Settings, old: Socket | None = None) -> Socket:
-    """A listening, non-blocking socket at an internet address. ``old`` is the socket that it will replace: it may stand
+def listen(address: Address, endpoint: Endpoint, settings: Settings, ours: Sequence[Socket] = ()) -> Socket:
+    """A listening, non-blocking socket at an internet address. ``ours`` are those that it will replace: they may stand
     in the way, as 0.0.0.0:80 does for 127.0.0.1:80, without being closed first. Raises ListenError."""
     try:
         try:
             return _bound(endpoint, settings, share_port=False)
         except OSError as error:
-            if error.errno != errno.EADDRINUSE or old is None or old.family == _socket.AF_UNIX:
+            old = [sock for sock in ours if sock.family != _socket.AF_UNIX]
+            if error.errno != errno.EADDRINUSE or not old:
                 raise
         return _bound_beside(old, endpoint, settings)
     except OSError as error:
@@ -73,6 +74,11 @@ def listen_at_path(address: Address, backlog: int, mode: int | None = None, owne
     except OSError as error:
         sock.close()
         raise ListenError(f"can't listen on {address}: {error.strerror}{_remedy(error)}") from None
+
+
+def another(sock: Socket) -> Socket:
+    """The same socket once more, to be closed by itself."""
+    return _socket.socket(fileno=_socket.dup(sock.fileno()))
 
 
 def receive_datagrams(address: Address, endpoint: Endpoint, ours: Sequence[Socket] = ()) -> Socket:
@@ -151,8 +157,8 @@ def _sharing_port(socks: Sequence[Socket]) -> Iterator[None]:
             sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
 
 
-def _bound_beside(old: Socket, endpoint: Endpoint, settings: Settings) -> Socket:
-    with _sharing_port([old]):
+def _bound_beside(old: Sequence[Socket], endpoint: Endpoint, settings: Settings) -> Socket:
+    with _sharing_port(old):
         sock = _bound(endpoint, settings, share_port=True)
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
     return sock
@@ -176,7 +182,7 @@ def _bound(endpoint: Endpoint, settings: Settings, share_port: bool) -> Socket:
 
 def _remedy(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return ": another program listens there"
+        return ": another program listens there, or another listener of this gpen"
     if error.errno == errno.EACCES:
         return ": ports below 1024 need root or CAP_NET_BIND_SERVICE, a path a directory that the user (-u) may write"
     if error.errno == errno.EADDRNOTAVAIL:

@@ -8,16 +8,18 @@ import re
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gpen.control.commands import COMMANDS, Command
+from gpen.control.commands import COMMANDS, SCOPED, Command
 from gpen.docs import completion
 from gpen.gpenctl import main as ctl
-from tests.contrib.service import CONTRIB, PATIENCE
+from tests.contrib.service import CONTRIB, PATIENCE, ROOT
+from tests.gpenctl.daemon import Daemon, unix_daemon
 
 BASH = CONTRIB / "completion" / "gpen.bash"
 ZSH = CONTRIB / "completion" / "_gpen"
@@ -57,14 +59,61 @@ def test_rows_read_every_form_of_usage() -> None:
     ]
 
 
+def test_what_may_stand_in_a_choice() -> None:
+    usage = "try [NUMBERS|all] | try else LISTENER|- [check CHECK|default]"
+    command = Command("try", usage, "", lambda words: {})
+    assert list(completion.rows(command)) == [
+        ('"try 0 "*', "all"),
+        ('"try 1 "*', "LISTENER"),
+        ('"try "*" check"', "default"),
+        ('"try "*', "check"),
+    ]
+
+
+def test_behind_a_listener_stands_what_may_stand_there() -> None:
+    offered = {command.name for command in completion.scoped_commands()}
+    missing = {command.name for command in SCOPED.values() if command.setting and command.setting.missing}
+    assert offered == SCOPED.keys() - missing
+    assert not any("listener" in command.usage for command in completion.scoped_commands())
+
+
+# --- a daemon whose listeners are offered -----------------------------------------------------------------
+
+
+LISTENERS = """- listen 0.0.0.0:80 protocol HTTP conn 0 max 500
+writer listen 0.0.0.0:3306 protocol MySQL conn 0 max 500
+reader.2 listen 0.0.0.0:3307 protocol MySQL conn 0 max 500
+$(touch${IFS}owned) listen 0.0.0.0:1 protocol TCP conn 0 max 500
+`touch${IFS}owned` listen 0.0.0.0:2 protocol TCP conn 0 max 500
+"""
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    running = unix_daemon(tmp_path_factory.mktemp("ctl") / "gpen.ctl")
+    running.replies["listeners"] = LISTENERS
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with gpenctl, run by the Python that runs the tests."""
+    directory = tmp_path_factory.mktemp("bin")
+    program = directory / "gpenctl"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT / "bin" / "gpenctl"} "$@"\n')
+    program.chmod(0o755)
+    return directory
+
+
 # --- bash -------------------------------------------------------------------------------------------------
 
 
 ON_SOME_MACHINES = re.compile(r"/etc/passwd.+|roo(?!t$).*")  # files and users beside those that all have
 
 
-def complete(line: str) -> list[str]:
-    """What bash offers when Tab is pressed behind the line."""
+def complete(line: str, programs: str = "", **environment: str) -> list[str]:
+    """What bash offers when Tab is pressed behind the line; `programs` is where it finds gpenctl."""
     script = """
         . "$1"
         COMP_LINE=$2 COMP_POINT=${#2}
@@ -75,7 +124,8 @@ def complete(line: str) -> list[str]:
         printf '%s\\n' "${COMPREPLY[@]}"
     """
     command = ["bash", "--norc", "-c", script, "bash", str(BASH), line]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"} | environment
+    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, env=environment)
     assert result.stderr == ""
     return sorted(result.stdout.split())
 
@@ -101,6 +151,21 @@ def complete(line: str) -> list[str]:
         ("gpenctl X check ", "connect exec greeting off send"),
         ("gpenctl X tcp_fastclose ", "both down off up"),
         ("gpenctl X recent 60 ", "json"),
+        ("gpenctl X listener web rec", "recent"),
+        ("gpenctl X listener web debu", ""),
+        ("gpenctl X listener web servers ", "all"),
+        ("gpenctl X listener web servers all ", "json"),
+        ("gpenctl X listener web server 1 ", "max port prio weight"),
+        ("gpenctl X listener web server 1 max ", ""),
+        ("gpenctl X listener web server 1 max 5 po", "port"),
+        ("gpenctl X listener web inherit ser", "server"),
+        ("gpenctl X listener web inherit idle", "idle_timeout"),
+        ("gpenctl X listener web inherit deb", ""),
+        ("gpenctl X listener web tcp_fastclose ", "both down off up"),
+        ("gpenctl X listener web no tim", "timeout"),
+        ("gpenctl X listener web no debu", ""),
+        ("gpenctl X listener web close ", "server"),
+        ("gpenctl X server 1 check ", "default"),
         ("gpenctl X include /etc/passw", "/etc/passwd"),
         ("gpenctl --format=t", "table"),
         ("gpenctl --format ", "csv json plain table"),
@@ -116,6 +181,24 @@ def complete(line: str) -> list[str]:
 )
 def test_bash(line: str, expected: str) -> None:
     assert [word for word in complete(line) if not ON_SOME_MACHINES.fullmatch(word)] == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("gpenctl TARGET listener ", "reader.2 writer"),
+        ("gpenctl ~/gpen.ctl listener ", "reader.2 writer"),
+        ("gpenctl -t 5 TARGET listener wr", "writer"),
+        ("gpenctl TARGET no listener ", "reader.2 writer"),
+        ("gpenctl TARGET listener web tracking_with ", "reader.2 writer"),
+        ("gpenctl TARGET/nothing listener ", ""),
+    ],
+)
+def test_bash_knows_the_listeners(daemon: Daemon, programs: Path, line: str, expected: str) -> None:
+    home = Path(daemon.target).parent
+    offered = complete(line.replace("TARGET", daemon.target), str(programs), HOME=str(home))
+    assert offered == expected.split()
+    assert not Path("owned").exists()
 
 
 # --- zsh --------------------------------------------------------------------------------------------------
@@ -166,6 +249,10 @@ def zsh() -> Iterator[Zsh]:
         ("gpenctl X help sess", "gpenctl X help sessions"),
         ("gpenctl X acl 1 pe", "gpenctl X acl 1 permit"),
         ("gpenctl X wat", "gpenctl X watch"),
+        ("gpenctl X listener web server 1 we", "listener web server 1 weight"),
+        ("gpenctl X listener web leas", "listener web leastconn"),
+        ("gpenctl X listener web inherit leas", "listener web inherit leastconn"),
+        ("gpenctl X listener web no leas", "listener web no leastconn"),
         ("gpenctl --format=cs", "gpenctl --format=csv"),
         ("gpen --vers", "gpen --version"),
         ("gpen -O roundr", "gpen -O roundrobin"),
@@ -175,3 +262,18 @@ def test_zsh(zsh: Zsh, line: str, completed: str) -> None:
     zsh.type(f"{line}\t")
     assert completed in zsh.read_until(completed)
     zsh.type("\x15")  # take the line back
+
+
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [
+        ("gpenctl TARGET listener wr", "listener writer "),
+        ("gpenctl TARGET no listener re", "no listener reader.2 "),
+        ("gpenctl TARGET listener web tracking_with wr", "tracking_with writer "),
+    ],
+)
+def test_zsh_knows_the_listeners(zsh: Zsh, daemon: Daemon, programs: Path, line: str, completed: str) -> None:
+    zsh.type(f"path=({programs} $path)\n")
+    zsh.type(f"{line.replace('TARGET', daemon.target)}\t")
+    assert completed in zsh.read_until(completed)
+    zsh.type("\x15")

@@ -49,8 +49,13 @@ def test_help(name: str) -> None:
     assert command.help.endswith(".") and len(command.help) > 10
     text = help.details(help.row(name))
     words = " ".join(text.split())
-    assert words.startswith(f"{command.usage} ") and command.help in words and text.endswith("\n")
+    assert words.startswith(f"{command.usage.replace(' | ', ' ')} ") and command.help in words and text.endswith("\n")
     assert (f"\n{command.usage_no}\n" in text) == command.negatable
+
+
+def test_each_way_to_write_a_command_has_a_line_of_its_own() -> None:
+    assert help.details(help.row("acl")).split("\n")[:3] == [
+        "acl N permit|deny ADDRESS [MASK]", "acl N permit|deny country CC", "no acl N"]
 
 
 @each_command
@@ -67,7 +72,9 @@ def test_example(name: str) -> None:
     command = COMMANDS[name]
     if command.example:
         call = parse_line(command.example)
-        assert call is not None and call.command is command
+        assert call is not None and call.command is (COMMANDS["listen"] if name == "listener" else command)
+        words = command.example.split()
+        assert call.listener == (words[1] if words[0] == "listener" else "")
 
 
 @each_command

@@ -15,6 +15,7 @@ from gpen.control.configuration import Configuration
 from gpen.control.draft import Draft
 from gpen.control.script import ScriptError, read_file, read_lines
 from gpen.model import value_types as types
+from gpen.model.listener import Scope
 from gpen.model.server import STATES
 from gpen.model.settings import SETTINGS, Setting, quote
 from tests.scripts import all_of, parse_lines
@@ -195,14 +196,14 @@ def test_the_default_port_may_come_later() -> None:
 def test_moving_a_server_forgets_what_its_name_meant() -> None:
     configuration = configured("server 0 address www port 80")
     server = configuration.pool.servers[0]
-    server.endpoints = (object(),)  # type: ignore[assignment]
+    server.target.endpoints = (object(),)  # type: ignore[assignment]
     for line in ("server 0 max 5", "server 0 address www port 80"):
         for call in parse_lines([line], "test"):
             configuration.run(call)
-        assert server.endpoints
+        assert server.target.endpoints
     for call in parse_lines(["server 0 port 81"], "test"):
         configuration.run(call)
-    assert not server.endpoints and str(server.address) == "www:81"
+    assert not server.target.endpoints and str(server.address) == "www:81"
 
 
 def test_a_server_that_was_a_unix_socket() -> None:
@@ -276,3 +277,49 @@ def test_keepalive_is_a_flag_with_values(lines: list[str], value: tuple[int, ...
 def test_wrong_values_of_timeouts(line: str, says: str) -> None:
     with pytest.raises(ScriptError, match=re.escape(says)):
         configured(line)
+
+
+# --- rosters of listeners ---------------------------------------------------------------------------------------------
+
+TWO = ("listen 80", "server 0 address 10.0.0.1 port 80", "server 1 address 10.0.0.2 port 80")
+
+
+def change(configuration: Configuration, *lines: str) -> None:
+    for call in parse_lines(lines, "test"):
+        configuration.run(call)
+    configuration.dismiss_unused()
+
+
+def used_by(scope: Scope) -> list[tuple[int, int, str]]:
+    return [(member.number, member.weight, str(member.target.address)) for member in scope.selector.roster.members]
+
+
+def test_listeners_for_which_nothing_is_different_share_a_roster() -> None:
+    configuration = configured(*TWO, "listener a listen 81", "listener b listen 82", "listener b server 0 max 5")
+    unnamed, a, b = (configuration.scopes[name].selector.roster for name in ("", "a", "b"))
+    assert unnamed is a and a is not b
+    change(configuration, "listener b inherit server 0", "listener a servers 0")
+    unnamed, a, b = (configuration.scopes[name].selector.roster for name in ("", "a", "b"))
+    assert unnamed is b and a is not b
+    assert len(configuration.pool.rosters) == 2
+
+
+def test_what_changed_while_no_listener_was_of_tcp_is_known_to_the_next_one() -> None:
+    configuration = configured(*TWO)
+    for line in ("udp", "no server 1", "server 0 weight 5", "no udp"):
+        change(configuration, line)
+    assert used_by(configuration.unnamed) == [(0, 5, "10.0.0.1:80")]
+
+
+def test_a_listener_that_was_deleted_and_has_sessions_knows_of_changes() -> None:
+    """Clients may yet wait there for a server."""
+    configuration = configured(*TWO, "listener a listen 81", "listener a server 0 port 99")
+    ended = configuration.scopes["a"]
+    for line in ("no listener a", "no server 1", "server 0 address 10.0.0.9 weight 3"):
+        for call in parse_lines([line], "test"):
+            configuration.run(call)
+        configuration.dismiss_unused([ended])
+    assert used_by(ended) == [(0, 3, "10.0.0.9:99")]
+    configuration.dismiss_unused()
+    assert used_by(ended) == [] and len(configuration.pool.rosters) == 1
+    assert len(configuration.pool.servers[0].targets) == 1, "nobody goes that way any more"

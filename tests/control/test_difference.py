@@ -151,11 +151,11 @@ def test_what_is_done_to_servers_is_done_once_and_undone() -> None:
     pool = running.configuration.pool
     down = [*SERVERS, "server 1 health down because of rain", "server 0 blacklist 60"]
     assert running.reload(*down) == ["server 0 blacklist 60", "server 1 health down because of rain"]
-    assert [server.is_down for server in pool.servers.values()] == [True, True]
+    assert [server.target.is_down for server in pool.servers.values()] == [True, True]
     running.run("server 0 blacklist 0", "server 1 health up")
     assert running.reload(*down) == []
     assert running.reload(*SERVERS) == ["server 0 blacklist 0", "server 1 health unknown"]
-    assert [server.is_down for server in pool.servers.values()] == [False, False]
+    assert [server.target.is_down for server in pool.servers.values()] == [False, False]
     assert not pool.servers[1].verdicts
     assert running.reload(*SERVERS, "server 1 health drain because busy") == ["server 1 health drain because busy"]
     assert pool.servers[1].drained == "busy"

@@ -14,7 +14,8 @@ from gpen.control.configuration import Configuration
 from gpen.control.draft import Draft
 from gpen.control.script import ScriptErrors, parse_line, read_lines
 from gpen.model.address import Endpoint
-from gpen.model.server import VERDICTS
+from gpen.model.client import ClientTable
+from gpen.model.server import VERDICTS, Server
 
 SERVERS = [f"server {number} address 10.0.0.{number} port 80" for number in range(4)]
 
@@ -36,7 +37,8 @@ class World:
         draft.run_all(read_lines(lines, "test"))
         self.configuration.adopt(draft)
         for server in self.pool.servers.values():
-            self.pool.resolved(server, [Endpoint(2, str(server.address), 80, (str(server.address), 80))])
+            for target in server.targets.values():
+                self.pool.resolved(target, [Endpoint(2, (str(target.address), 80), str(target.address), 80)])
         return self
 
     @property
@@ -49,25 +51,35 @@ class World:
         other.now += 0.002  # in which a blacklist that is over has ended there as well
         return other
 
+    def seen_ways(self, server: Server) -> Any:
+        """How a server is, however it is reached."""
+        return {way: (
+            target.health(self.now), target.reason,
+            quarters(target.down_until - self.now) if target.down_until > self.now else bool(target.down_until),
+            target.blamed == math.inf)
+            for way, target in server.targets.items()}
+
     def seen(self) -> Any:
         """All that decides about clients, times as they are from now."""
         servers = {number: (
-            server.state, server.health(self.now), server.condemned, server.drained, server.reason,
-            quarters(server.down_until - self.now) if server.down_until > self.now else bool(server.down_until),
-            server.blamed == math.inf,
+            server.state, server.condemned, server.drained, self.seen_ways(server),
             {source: (verdict.word, verdict.reason, quarters(self.now - verdict.began))
              for source, verdict in server.verdicts.items()})
             for number, server in self.pool.servers.items()}
-        clients = [(client.address, client.server.number, quarters(self.now - client.last))
-                   for client in self.configuration.clients if client.server is not None and not client.server.deleted]
+        clients = {name: seen_clients(scope.clients, self.now) for name, scope in self.configuration.scopes.items()}
         return servers, clients
+
+
+def seen_clients(clients: ClientTable, now: float) -> list[tuple[str, int | None, int]]:
+    return [(client.address, client.server.number, quarters(now - client.last))
+            for client in clients if client.server is not None and not client.server.deleted]
 
 
 def test_each_thing_that_write_does_not_save() -> None:
     world = World().run(*SERVERS, "server 0 state drain", "server 1 health down because it rains",
                         "server 2 blacklist 60", "client 192.0.2.1 server 1", "client 2001:db8::7 server 3")
     world.pool.health.judge(world.pool.servers[2], "check", "down", "refused")
-    world.pool.health.blame(world.pool.servers[3], "connection refused")
+    world.pool.health.blame(world.pool.servers[3].target, "connection refused")
     world.now += 7.5
     world.run("client 192.0.2.2 server 0")
     assert list(world.configuration.state()) == [
@@ -86,34 +98,43 @@ def test_times_as_long_as_can_be_said() -> None:
     world = World().run(*SERVERS, f"server 0 blacklist {most}", f"server 1 health down for {most}",
                         f"client 192.0.2.1 server 1 idle {most}")
     world.now += 100
-    assert world.again().seen()[0][0][:3] == ("ready", "down", "")
+    state, condemned, _, ways, _ = world.again().seen()[0][0]
+    assert (state, ways["tcp", None][0], condemned) == ("ready", "down", "")
     assert len(list(world.again().configuration.state())) == 3
 
 
 ADDRESSES = st.sampled_from(("192.0.2.1", "192.0.2.2", "2001:db8::1", "unix"))
 NUMBERS = st.integers(0, 3)
+LISTENERS = st.sampled_from(("", "listener web ", "listener dns "))
 REASONS = st.sampled_from(("it rains", "x", 'a "quoted" word', "down for 3 because", "# no comment", "\\", "because"))
 STEPS = st.one_of(
     st.builds(lambda n, state: ("run", f"server {n} state {state}"), NUMBERS, st.sampled_from(("ready", "drain"))),
     st.builds(lambda n, seconds: ("run", f"server {n} blacklist {seconds}"), NUMBERS, st.sampled_from((0, 5, 60))),
-    st.builds(lambda a, n: ("run", f"client {a} server {n}"), ADDRESSES, NUMBERS),
-    st.builds(lambda a: ("run", f"no client {a}"), ADDRESSES),
+    st.builds(lambda who, a, n: ("run", f"{who}client {a} server {n}"), LISTENERS, ADDRESSES, NUMBERS),
+    st.builds(lambda who, a: ("run", f"{who}no client {a}"), LISTENERS, ADDRESSES),
     st.builds(lambda n, s, w, r: ("judge", n, s, w, r), NUMBERS, st.sampled_from(("check", "command")),
               st.sampled_from(VERDICTS), REASONS),
-    st.builds(lambda n, r: ("blame", n, r), NUMBERS, REASONS),
+    st.builds(lambda n, way, r: ("blame", n, way, r), NUMBERS, st.integers(0, 2), REASONS),
     st.builds(lambda seconds: ("wait", seconds), st.sampled_from((0.25, 4, 40))))
 
 
 @given(steps=st.lists(STEPS, max_size=12))
 def test_any_state(steps: list[tuple[Any, ...]]) -> None:
-    world = World().run(*SERVERS, "blacklist 30", "clients_max 3")
+    world = World().run(*SERVERS, "blacklist 30", "clients_max 3", "listen 80", "listener web listen 81",
+                        "listener web server 1 port 81", "listener dns listen 53", "listener dns udp",
+                        "listener dns servers 1-2")
     for step, *values in steps:
         if step == "run":
             world.run(*values)
         elif step == "wait":
             world.now += values[0]
+        elif step == "blame":
+            number, way, reason = values
+            targets = list(world.pool.servers[number].targets.values())
+            world.pool.health.blame(targets[way % len(targets)], reason)
         else:
-            getattr(world.pool.health, step)(world.pool.servers[values[0]], *values[1:])
+            number, *said = values
+            world.pool.health.judge(world.pool.servers[number], *said)
     again = world.again()
     assert again.seen() == world.seen()
     assert again.again().seen() == world.seen()
@@ -142,7 +163,7 @@ def test_what_is_wrong(line: str, said: str) -> None:
 def test_a_client_of_a_server_that_is_deleted_in_the_same_change() -> None:
     world = World().run(*SERVERS, "client 192.0.2.1 server 1")
     world.run("client 192.0.2.1 server 2", "no server 2")
-    assert world.seen()[1] == []
+    assert world.seen()[1] == {"": []}
 
 
 def test_it_is_for_looking() -> None:

@@ -39,6 +39,13 @@ def told(*lines: str) -> list[str]:
     return [words for _, words in notes(configuration, configuration.pool.all_servers())]
 
 
+def test_a_listener_that_has_none_of_its_servers() -> None:
+    web = "listener web listen 81"
+    assert told(web, "listener web servers 5-7,9") == [
+        "listener web: servers 5-7, 9: there is none of them (known: 0)"]
+    assert told(web, "listener web servers 0,9") == told(web) == []
+
+
 @pytest.mark.parametrize(("lines", "says"), [
     ("udp_replies 1", "udp_replies 1 has no effect: it is for UDP"),
     ("udp, udp_unanswered 5", "udp_unanswered 5 has no effect: silence is held against no server unless udp_replies"),

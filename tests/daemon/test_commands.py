@@ -53,7 +53,7 @@ def session_of(balancer: Gpen, server: int) -> int:
     ("client_acl 12", "'12'"), ("tcp_fastclose maybe", "'maybe'"), ("listen", ""), ("listen 1.2.3.4.5:80", "1.2.3.4.5"),
     ("listen 192.0.2.77:0", "192.0.2.77"), ("explain", "ADDRESS"), ("explain nobody", "'nobody'"),
     ("events 0", "'0'"), ("events x", "'x'"), ("recent x", "'x'"), ("include NONE", "NONE"),
-    ("write NONE/x", "NONE/x"), ("write", "FILE"), ("help nothing", "'nothing'"), ("udp", "start"),
+    ("write NONE/x", "NONE/x"), ("write", "FILE"), ("help nothing", "'nothing'"), ("exit_enabled", "start"),
     ("transparent", "Transparent"), ("dsr_ip 10.0.0.1", "Direct server return"), ("ssl_ocsp_response /x", "OCSP"),
     ("ssl_option no_such", "'no_such'"), ("geoip_db NONE", "'NONE'"),
     ("foreground", "start"), ("control /tmp/x", "start"), ('timeout "5', "quote"),

@@ -82,13 +82,13 @@ def faulty(tmp_path: Path) -> Iterator[Start]:
 @pytest.mark.parametrize("place", [
     "daemon.balancer:Balancer._renew_limit", "daemon.hostnames:Hostnames.tend", "wire.idlers:Idlers.tend",
     "model.health:Health.expire", "daemon.checks:Checks.tend_all", "wire.subprocesses:Children.reap",
-    "daemon.janitor:tend_sessions", "daemon.front:Front.evict_excess", "wire.hold:Hold.stir"])
+    "daemon.janitor:tend_sessions", "daemon.front:Front.evict_excess", "daemon.front:Front.stir"])
 def test_the_janitor_goes_on(faulty: Start, servers: Serve, place: str) -> None:
     balancer = faulty(place, "-O", "idle_timeout 1", LOCAL, servers(hold).address)
     with balancer.failing(), contextlib.ExitStack() as stack:
         balancer.has_failed(3)
         assert balancer.tracebacks == 1
-        if place == "wire.hold:Hold.stir":
+        if place == "daemon.front:Front.stir":
             return  # whatever ends fails by it
         sock = stack.enter_context(balancer.gpen.connect())
         if not place.endswith(":tend_sessions"):
@@ -124,7 +124,7 @@ def test_a_session_that_can_not_be_closed(faulty: Start, servers: Serve, place: 
 
 @pytest.mark.parametrize("place", [
     "model.client:ClientTable.touch", "model.client:ClientTable.stick", "model.pool:Pool.permits",
-    "model.pool:Pool.reserve", "wire.conversation:Conversation._settle_accounts", "wire.session:Session._relay",
+    "model.selector:Selector.reserve", "wire.conversation:Conversation._settle_accounts", "wire.session:Session._relay",
     "wire.session:Session._close", "wire.session:Session._exceeds_client_max", "daemon.front:Front.ended"])
 def test_a_session_that_fails_counts_no_more(faulty: Start, servers: Serve, place: str) -> None:
     """A client may have as many as before."""

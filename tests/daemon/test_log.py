@@ -54,8 +54,8 @@ def test_json(gpen: Start, servers: Serve) -> None:
     balancer = gpen("-l", "gpen.log", "-O", "log_format json", servers=[server])
     port = visit(balancer)
     row = json.loads(log_of(balancer))
-    assert list(row) == ["client", "started", "server", "server_address", "choose", "connect", "total", "up", "down",
-                         "ending", "tls", "cipher", "sni"]
+    assert list(row) == ["client", "started", "listener", "server", "server_address", "choose", "connect", "total",
+                         "up", "down", "ending", "tls", "cipher", "sni"]
     assert (row["client"], row["server"], row["server_address"], row["up"], row["down"], row["ending"]) == (
         f"127.0.0.2:{port}", 0, server.address, 4, 4, "client-closed")
 

@@ -6,13 +6,26 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.datagrams import DatagramServer, ask, tell
 from tests.datagrams import naming as named
-from tests.harness import Gpen, Server, SilentServer, naming, needs_root, seeing, wait_until
+from tests.harness import (
+    Gpen,
+    Server,
+    SilentServer,
+    connect,
+    naming,
+    needs_root,
+    read_all,
+    seeing,
+    wait_until,
+)
+from tests.listeners import ask as ask_listener
+from tests.listeners import own
 from tests.resolver import Resolver
 
 Start = Callable[..., Gpen]
@@ -376,6 +389,21 @@ def test_a_log_whose_name_can_not_be_resolved_at_start(gpen: Start, servers: Ser
         resolver.is_dead = False
         wait_until(lambda: balancer.ask(b"x") and new.received)
         assert "log: the name 'log.test' is resolved again" in balancer.stderr
+
+
+def test_a_log_whose_name_keeps_a_change_waiting(gpen: Start, servers: Serve, tmp_path: Path) -> None:
+    """What was opened for the change before is there when it comes in force."""
+    its = Resolver(tmp_path, {"log.test": [OLD], "late.test": None}, "timeout:1 attempts:5")
+    with closing(its), DatagramServer(at=OLD) as log:
+        balancer = gpen("-t", "9", *own("v"), *own("w"), servers=[servers(naming("a"))], wrapper=seeing(its.mounts))
+        (tmp_path / "more.cfg").write_text(f"listener v log log.test:{log.port}\nlistener w log late.test:9\n")
+        with connect(balancer.control) as control:
+            control.sendall(f"include {tmp_path}/more.cfg\n".encode())
+            its.wait_asked("late.test", 4)  # the janitor comes each second
+            its.names["late.test"] = [NEW]
+            assert read_all(control) == b""
+        wait_until(lambda: ask_listener(balancer, "v", b"x") and log.received)
+        assert "can't log" not in balancer.stderr
 
 
 # --- many names and no answer -----------------------------------------------------------------------------------------

@@ -273,9 +273,9 @@ def test_what_is_included_over_tcp_is_what_its_client_may_do(gpen: Start, server
 
 def test_settings_of_the_start_are_named(balancer: Gpen, tmp_path: Path) -> None:
     more = tmp_path / "more"
-    more.write_text("timeout 9\npid_file /x\nudp\n")
+    more.write_text("timeout 9\npid_file /x\nexit_enabled\n")
     assert balancer.ctl(f"include {more}") == (f"{more}:2: pid_file counts at the next start only\n"
-                                               f"{more}:3: udp counts at the next start only\n")
+                                               f"{more}:3: exit_enabled counts at the next start only\n")
     assert balancer.ctl("timeout", "pid_file") == "9\n"
 
 

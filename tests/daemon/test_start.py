@@ -46,6 +46,12 @@ WRONG = [
 ]
 
 
+def test_a_port_of_its_own_that_a_listener_cannot_have() -> None:
+    done = run_gpen("--check", "-O", "listener x listen 0", "-O", "listener x server 0 port nosuch", "0", SERVER)
+    assert (done.returncode, done.stderr) == (2, "gpen: listener x: server 0: 'nosuch' is not a port, nor a service in "
+                                              "/etc/services\n")
+
+
 @pytest.mark.parametrize("word", ["a\nb", "a\r", "\x00", "\x1b[2J", "a\u2028b", "a\x85b", "\udcff", "\ud800"])
 @pytest.mark.parametrize("place", ["{} 127.0.0.1", "80 {}", "-l {} 80 127.0.0.1", "-F {}", "-O {} 80 x", "--{}"])
 def test_an_argument_that_is_no_line(capsys: pytest.CaptureFixture[str], place: str, word: str) -> None:

@@ -30,7 +30,9 @@ class Scene(NamedTuple):
     def begin_flow(self) -> Flow:
         """What a client's datagram begins."""
         balancer = self.balancer
-        host, _, port = balancer.front.listener.bound_to.rpartition(":")
+        listener = balancer.listeners.unnamed.listener
+        assert listener is not None
+        host, _, port = listener.bound_to.rpartition(":")
         before = balancer.sessions.total
         with client((host, int(port))) as sock, gevent.Timeout(20):
             sock.send(b"x")
@@ -47,8 +49,9 @@ def scene() -> Iterator[Scene]:
         configuration.adopt(sources.given)
         balancer = Balancer(configuration, sources)
         balancer.open()
-        assert isinstance(balancer.front.listener, DatagramListener)
-        balancer.front.listener.start()
+        listener = balancer.listeners.unnamed.listener
+        assert isinstance(listener, DatagramListener)
+        listener.start()
         yield Scene(balancer, server)
         balancer.close()
 
@@ -79,4 +82,4 @@ def test_one_that_fails_costs_no_other(scene: Scene, caplog: pytest.LogCaptureFi
         janitor.tend_sessions(scene.balancer.sessions)
     assert broken.ending is Ending.ERROR
     assert f"session {broken.id} of {broken.peername} failed" in caplog.text
-    assert (other.ending, pool.servers[0].is_down) == (None, False)
+    assert (other.ending, pool.servers[0].target.is_down) == (None, False)

@@ -16,6 +16,7 @@ from tests.certificates import Certificates
 from tests.datagrams import DatagramServer, ask
 from tests.datagrams import echo as datagram_echo
 from tests.harness import Gpen, Server, connect, echo, naming, wait_until
+from tests.listeners import own
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -57,6 +58,19 @@ def test_what_was_opened_in_vain_is_closed(gpen: Start, servers: Serve, tmp_path
     assert (balancer.fds(), sockets_in(tmp_path), balancer.ctl("timeout")) == (before, files, "3\n")
     assert {balancer.ask() for _ in range(40)} == {b"a"}
     assert len(balancer.json("servers")) == 1
+
+
+def test_logs_of_listeners_that_were_made_in_vain(gpen: Start, tmp_path: Path, more: Path) -> None:
+    """No file is left of the first, whatever becomes of the second; but one that was there before is not touched."""
+    balancer = gpen(*own("v"), *own("w"), servers=["127.0.0.1:9"])
+    (tmp_path / "old.log").write_text("old\n")
+    before = balancer.fds()
+    for fails in FAILS[:3]:
+        for name in ("new.log", "old.log"):
+            more.write_text(f"listener v log {tmp_path}/{name}\nlistener w {fails}\n")
+            assert balancer.ctl(f"include {more}").startswith("error: listener w: log: ")
+    assert {path.name for path in tmp_path.glob("*.log")} == {"old.log"}
+    assert (balancer.fds(), (tmp_path / "old.log").read_text()) == (before, "old\n")
 
 
 def test_what_was_opened_for_a_server_that_is_gpen_itself(gpen: Start, servers: Serve, tmp_path: Path,

@@ -463,7 +463,7 @@ def test_csv_headings_are_those_of_gpen(
 ) -> None:
     """With rows the headings come from gpen, without rows from gpenctl: the same."""
     balancer = gpen(servers=[servers(hold)])
-    headings = {name: csv_text(name, []) for name in ("servers", "sessions", "recent", "events")}
+    headings = {name: csv_text(name, []) for name in ("servers", "sessions", "recent", "events", "listeners")}
     assert gpenctl("-f", "csv", balancer.control, "sessions").stdout == headings["sessions"]
     balancer.ctl("server 0 state drain", "server 0 state ready")  # two events
     with balancer.connect():
@@ -504,6 +504,34 @@ def test_a_daemon_that_knows_no_json(gpenctl: Run, daemon: Daemon) -> None:
     )
 
 
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_what_one_listener_says_is_the_same_table(gpenctl: Run, daemon: Daemon, form: str) -> None:
+    daemon.replies["listener x servers json"] = daemon.replies["servers json"]
+    expected = gpenctl("-f", form, daemon.target, "servers").stdout
+    for words in (["servers"], ["servers", "json"]):
+        assert gpenctl("-f", form, daemon.target, "listener", "x", *words).stdout == expected
+    assert daemon.lines == ["servers json", *["listener x servers json"] * 2]
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+@pytest.mark.parametrize("line", ["listener x servers 0-2", "listener x servers all", "listener x timeout 5",
+                                  "listener x server 1 max 5", "no listener x"])
+def test_what_changes_a_listener_is_said_once_and_as_it_is(
+    gpenctl: Run, daemon: Daemon, form: str, line: str
+) -> None:
+    daemon.replies[line] = ""
+    assert gpenctl("-f", form, daemon.target, *line.split()).returncode == 0
+    assert daemon.lines == [line]
+
+
+@pytest.mark.parametrize("line", ["listeners", "listener x servers"])
+def test_a_daemon_that_knows_no_listeners(gpenctl: Run, daemon: Daemon, line: str) -> None:
+    word = line.split()[0]
+    done = gpenctl("-f", "table", daemon.target, line)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"do_cmd: ignoring command starting with '{word}'\n"
+
+
 def test_what_is_no_table_is_shown_as_it_is(gpenctl: Run, daemon: Daemon) -> None:
     reply = "Connection 3 is busy\n"
     daemon.replies |= {"connection 3 json": reply, "connection 3": reply}
@@ -515,10 +543,14 @@ def test_what_is_no_table_is_shown_as_it_is(gpenctl: Run, daemon: Daemon) -> Non
 @pytest.mark.parametrize(
     ("command", "answer", "fields"),
     [
-        ("sessions", "[]\n", "id,client,server,server_address,state,age,idle,up,down,tls,cipher,sni\n"),
+        ("sessions", "[]\n", "id,client,server,server_address,state,age,idle,up,down,tls,cipher,sni,"
+         "listener\n"),
         ("recent", "[]\n", "address,connects,sx,rx,server,idle,sessions\n"),
         ("recent", "", "address,connects,sx,rx,server,idle,sessions\n"),  # of a pen
-        ("events 5", "[]\n", "time,server,event,cause\n"),
+        ("events 5", "[]\n", "time,server,event,cause,listener\n"),
+        ("listener x events", "[]\n", "time,server,event,cause,listener\n"),
+        ("listeners", "[]\n", "name,address,transport,protocol,sessions,conn_max,held,total,rule,servers,"
+         "tracking_with\n"),
     ],
 )
 def test_csv_without_rows(gpenctl: Run, daemon: Daemon, command: str, answer: str, fields: str) -> None:
@@ -562,7 +594,7 @@ from gpen.gpenctl.main import main
 from gpen.gpenctl import prompt, watch
 for arguments in (["servers"], []):
     assert main(["--format=table", sys.argv[1], *arguments]) == 0
-prompt.candidates([])
+prompt.candidates([], list)
 heavy = [name for name in sys.modules if name.split(".")[0] in ("gevent", "greenlet")]
 ours = [name for name in sys.modules if name.startswith(("gpen.wire", "gpen.daemon"))]
 sys.exit(f"{heavy} {ours}" if heavy or ours else 0)

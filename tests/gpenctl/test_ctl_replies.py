@@ -18,7 +18,8 @@ from gpen.gpenctl.main import main
 from tests.gpenctl.daemon import Daemon, Run, unix_daemon
 
 COMMANDS = ("servers", "sessions", "recent 5", "events", "explain 10.0.0.1", "mode", "connection 3", "help",
-            "help server", "drain 1", "timeout", "server 1 max 5", "status", "nosuch", "log")
+            "help server", "drain 1", "timeout", "server 1 max 5", "status", "nosuch", "log",
+            "listeners", "listener x servers", "listener x servers 0", "listener x recent 5")
 FORMATS = ("table", "plain", "json", "csv")
 
 values = st.recursive(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gpen.gpenctl.tables import COLUMNS, csv_text, parse_plain, records, size, span, table
+from gpen.gpenctl.tables import COLUMNS, asked, csv_text, parse_plain, records, size, span, table
 from gpen.gpenctl.watch import Rates
 
 
@@ -83,6 +84,9 @@ json_objects = st.dictionaries(
             "time",
             "age",
             "later",
+            "servers",
+            "held",
+            "listener",
         ]
     )
     | st.text(),
@@ -207,6 +211,47 @@ def test_servers_by_number_and_by_name(name: str, record: dict[str, Any]) -> Non
     assert lines[0][end - 2 : end] == " 0" and lines[1][end - 2 : end] == "12"
     rows = list(csv.DictReader(io.StringIO(csv_text(name, records))))
     assert [row["server"] for row in rows] == ["0", "12", "emergency", ""]
+
+
+@pytest.mark.parametrize(("line", "name"), [
+    ("servers", "servers"), ("recent 60", "recent"), ("listeners json", "listeners"), ("timeout", ""), ("", ""),
+    ("listener x servers", "servers"), ("listener x servers json", "servers"), ("listener x servers 0", ""),
+    ("listener x events 5", "events"), ("listener x explain 10.0.0.1 json", "explain"), ("listener x listeners", ""),
+    ("listener x help", ""), ("listener x", ""), ("listener", ""), ("listener servers", ""), ("no listener x", "")])
+def test_which_table_a_line_asks_for(line: str, name: str) -> None:
+    assert asked(line) == name
+
+
+LISTENERS: list[dict[str, Any]] = [
+    {"name": None, "address": "10.0.0.9:80", "transport": "tcp", "protocol": "HTTP", "sessions": 3, "conn_max": 500,
+     "held": 0, "total": 9, "rule": "least connections", "servers": None, "tracking_with": None},
+    {"name": "dns", "address": "10.0.0.9:53", "transport": "udp", "protocol": "UDP", "sessions": 4, "conn_max": 50,
+     "held": 0, "total": 8, "rule": "hash", "servers": [0, 1, 2, 5], "tracking_with": "-"},
+]
+
+
+def test_listeners() -> None:
+    first, second = (re.split(" {2,}", line.strip()) for line in table("listeners", LISTENERS).split("\n")[2:])
+    assert first == ["-", "10.0.0.9:80", "HTTP", "3", "500", "9", "least connections", "all"]
+    assert second == ["dns", "10.0.0.9:53", "UDP", "4", "50", "8", "hash", "0-2, 5", "-"]
+    assert "waiting" not in table("listeners", LISTENERS)
+    assert "waiting" in table("listeners", [LISTENERS[0] | {"held": 2}])
+    assert csv_text("listeners", LISTENERS).split("\n")[2] == 'dns,10.0.0.9:53,udp,UDP,4,50,0,8,hash,"[0, 1, 2, 5]",-'
+
+
+@pytest.mark.parametrize("width", range(20, 120, 7))
+def test_a_narrow_table_of_listeners(width: int) -> None:
+    lines = table("listeners", LISTENERS, width).split("\n")
+    assert lines[0].split()[:2] == ["listener", "address"] and "sessions" in lines[0]
+    assert max(map(len, lines)) <= max(width, len("listener  10.0.0.9:80  sessions"))
+
+
+def test_sessions_tell_their_listener_where_one_has_a_name() -> None:
+    sessions = [{"id": 1, "client": "192.0.2.7:5", "listener": None}, {"id": 2, "client": "192.0.2.7:6"}]
+    assert "listener" not in table("sessions", sessions)
+    lines = table("sessions", [*sessions, {"id": 3, "client": "192.0.2.7:7", "listener": "dns"}]).split("\n")
+    assert lines[0].split() == ["id", "client", "listener"]
+    assert [line.split()[-1] for line in lines[2:]] == ["-", "-", "dns"]
 
 
 def test_explain() -> None:

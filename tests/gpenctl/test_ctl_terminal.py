@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from gpen.gpenctl.prompt import arguments, candidates
+from gpen.model.settings import PROCESS, SETTINGS, SHARED
 from tests.gpenctl.daemon import GPENCTL, Daemon, Run, Terminal, server, unix_daemon
 from tests.harness import Gpen
 
@@ -146,8 +147,8 @@ def test_prompt_completes(terminal: Open, daemon: Daemon) -> None:
     daemon.replies["server 1 state drain"] = ""
     screen = terminal(daemon.target)
     screen.expect("gpen> ")
-    screen.send("tracki" + TAB)
-    screen.expect("tracking ")
+    screen.send("roundr" + TAB)
+    screen.expect("roundrobin ")
     screen.send("\n")
     screen.expect("gpen> ")
     screen.send("server 1 st" + TAB + "dr" + TAB)
@@ -156,7 +157,34 @@ def test_prompt_completes(terminal: Open, daemon: Daemon) -> None:
     screen.expect("gpen> ")
     screen.send(CTRL_D)
     assert screen.finish()[0] == 0
-    assert daemon.lines == ["tracking", "server 1 state drain"]
+    assert daemon.lines == ["roundrobin", "server 1 state drain"]
+
+
+def test_prompt_completes_listeners(terminal: Open, gpen: Callable[..., Gpen]) -> None:
+    balancer = gpen(servers=["127.0.0.1:9"])
+    assert "error" not in balancer.ctl("listener writer listen 127.0.0.1:0")
+    screen = terminal(balancer.control)
+    screen.expect("gpen> ")
+    screen.send("listener wr" + TAB)
+    screen.expect("listener writer ")
+    screen.send("idle" + TAB + "42\n")
+    screen.expect("gpen> ")
+    screen.send("no listener wr" + TAB + "\n")
+    screen.expect("gpen> ")
+    screen.send(CTRL_D)
+    assert screen.finish()[0] == 0
+    assert [row["name"] for row in balancer.json("listeners")] == [None]
+
+
+def test_prompt_without_an_answer_completes_nothing(terminal: Open, daemon: Daemon) -> None:
+    screen = terminal(daemon.target)
+    screen.expect("gpen> ")
+    screen.send("listener " + TAB + "x server 1 max many\n")
+    screen.expect("listener x server N [max M")
+    screen.expect("gpen> ")
+    screen.send(CTRL_D)
+    assert screen.finish()[0] == 0
+    assert daemon.lines == ["listeners json", "listener x server 1 max many"]
 
 
 def test_prompt_remembers(terminal: Open, daemon: Daemon, environment: dict[str, str]) -> None:
@@ -235,11 +263,28 @@ def test_arguments(usage: str, given: str, expected: list[str]) -> None:
 def test_candidates() -> None:
     from gpen.control.commands import COMMANDS
 
-    assert set(candidates([])) == {*COMMANDS, "no", "quit", "watch"}
-    assert set(candidates(["help"])) == set(COMMANDS)
-    assert all(COMMANDS[name].negatable for name in candidates(["no"])) and "roundrobin" in candidates(["no"])
-    assert candidates(["no", "server"]) == candidates(["nosuch"]) == []
-    assert "max" in candidates(["server", "1"])
+    def following(line: str) -> list[str]:
+        return candidates(line.split(), lambda: ["dns", "web"])
+
+    assert set(following("")) == {*COMMANDS, "no", "quit", "watch"}
+    assert set(following("help")) == set(COMMANDS)
+    assert all(COMMANDS[name].negatable for name in following("no")) and "roundrobin" in following("no")
+    assert following("no server") == following("nosuch") == []
+    assert "max" in following("server 1")
+    assert following("listener") == following("no listener") == ["dns", "web"]
+    assert following("tracking_with") == following("listener dns tracking_with") == ["dns", "web", "-"]
+    of_all = {name for name, setting in SETTINGS.items() if setting.scope == PROCESS}
+    assert set(following("listener dns")) >= {"no", "servers", "close", "inherit", *(SETTINGS.keys() - of_all)}
+    assert not set(following("listener dns")) & {*of_all, "acl", "write", "listeners"}
+    assert "listen" in following("listener dns no") and not {*of_all, "server"} & set(following("listener dns no"))
+    assert set(following("listener dns inherit")) == {
+        "server", *(name for name, setting in SETTINGS.items() if setting.scope == SHARED)}
+    assert following("listener dns servers") == ["json", "all"]
+    assert following("listener dns server 1") == ["max", "weight", "prio", "port"]
+    assert following("listener dns server 1 max 5 port 53") == ["weight", "prio"]
+    assert following("listener dns close") == ["server", "at"]
+    assert following("listener dns tcp_fastclose") == ["off", "up", "down", "both"]
+    assert following("listener dns no server") == following("listener dns nosuch") == []
 
 
 # watch
@@ -269,6 +314,28 @@ def test_watch(terminal: Open, daemon: Daemon) -> None:
     screen.send(CTRL_C)
     status, shown = screen.finish()
     assert status == 0 and shown.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
+
+
+def test_watch_shows_listeners_where_one_has_a_name(terminal: Open, daemon: Daemon) -> None:
+    rows = [{"name": None, "address": "10.0.0.9:80", "total": 7}, {"name": "dns", "address": "10.0.0.9:53", "total": 7}]
+    daemon.replies["listeners json"] = json.dumps(rows[:1])
+    screen = terminal("--color=never", daemon.target, "watch", "0.1")
+    screen.expect("retry in")
+    assert "10.0.0.9:80" not in screen.expect("\x1b[J")
+    daemon.replies["listeners json"] = json.dumps(rows)
+    screen.expect("10.0.0.9:53")
+    screen.expect("sessions/s")
+    screen.send(CTRL_C)
+    assert screen.finish()[0] == 0
+
+
+def test_watch_asks_a_pen_for_listeners_once(terminal: Open, daemon: Daemon) -> None:
+    screen = terminal("--color=never", daemon.target, "watch", "0.1")
+    for _ in range(3):
+        screen.expect("retry in")
+    screen.send(CTRL_C)
+    assert screen.finish()[0] == 0
+    assert daemon.lines.count("listeners json") == 1 and daemon.lines.count("servers json") >= 3
 
 
 def test_watch_restores_the_terminal_when_it_is_ended(terminal: Open, daemon: Daemon) -> None:

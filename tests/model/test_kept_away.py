@@ -15,7 +15,7 @@ def keep_away(world: World, number: int, cause: str = "permission denied") -> bo
 
 
 def health(world: World) -> list[str]:
-    return [server.health(world.clock()) for server in world.pool.servers.values()]
+    return [server.target.health(world.clock()) for server in world.pool.servers.values()]
 
 
 def own_events(world: World) -> list[str]:
@@ -31,7 +31,7 @@ def reach(world: World, server: Server) -> None:
 def test_one_of_several_is_to_blame() -> None:
     world = World(3)
     assert keep_away(world, 1)
-    assert health(world) == ["up", "down", "up"] and world.server(1).reason == "permission denied"
+    assert health(world) == ["up", "down", "up"] and world.server(1).target.reason == "permission denied"
     assert not own_events(world)
 
 

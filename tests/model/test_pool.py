@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gpen.model.address import Address, ServerSpec
+from gpen.model.address import Address
 from gpen.model.client import Client
 from gpen.model.server import Server
 from tests.model.world import World, endpoint
@@ -37,7 +37,7 @@ def returning(server: Server, address: str = "192.0.2.1") -> Client:
 def test_a_burst_gets_exactly_the_places() -> None:
     world = World(2)
     world.server(0).max, world.server(1).max = 5, 7
-    leases = [world.pool.reserve(Client(f"192.0.2.{i}", i)) for i in range(40)]
+    leases = [world.selector.reserve(Client(f"192.0.2.{i}", i)) for i in range(40)]
     assert sum(lease is not None for lease in leases) == 12
     assert [server.sessions for server in world.pool.servers.values()] == [5, 7]
 
@@ -85,7 +85,8 @@ def test_a_limit_below_what_runs_takes_no_more() -> None:
 def test_the_special_servers_keep_their_limits(name: str) -> None:
     world = World(0)
     world.special(name, max=2)
-    reserve = world.pool.reserve_abuse if name == "abuse" else lambda: world.pool.reserve(Client("192.0.2.1", 0))
+    selector = world.selector
+    reserve = selector.reserve_abuse if name == "abuse" else lambda: selector.reserve(Client("192.0.2.1", 0))
     assert [reserve() is not None for _ in range(4)] == [True, True, False, False]
 
 
@@ -138,7 +139,7 @@ def test_its_server_is_gone() -> None:
 
 def test_prio_does_not_move_a_client_that_is_remembered() -> None:
     world = World(2, prio=True)
-    world.server(1).prio = 5
+    world.configure(1, prio=5)
     assert world.reserve(returning(world.server(1))).server.number == 1
 
 
@@ -148,7 +149,7 @@ def test_prio_does_not_move_a_client_that_is_remembered() -> None:
 def test_the_next_one_is_tried_and_each_once() -> None:
     world = World(3)
     tried: list[Server] = []
-    while (lease := world.pool.reserve(Client("192.0.2.1", 0), 0, tried)) is not None:
+    while (lease := world.selector.reserve(Client("192.0.2.1", 0), 0, tried)) is not None:
         lease.fail("connection refused")
         tried.append(lease.server)
     assert [server.number for server in tried] == [0, 1, 2]
@@ -157,11 +158,11 @@ def test_the_next_one_is_tried_and_each_once() -> None:
 def test_a_failed_server_is_left_alone_for_the_blacklist_time() -> None:
     world = World(2, blacklist=30)
     down(world, 0)
-    assert world.server(0).health(world.clock()) == "down"
+    assert world.server(0).target.health(world.clock()) == "down"
     world.clock.now += 29.9
     assert world.numbers(2) == [1, 1]
     world.clock.now += 0.2
-    assert world.server(0).health(world.clock()) == "trial"
+    assert world.server(0).target.health(world.clock()) == "trial"
     assert world.numbers(1) == [0]
 
 
@@ -169,7 +170,7 @@ def test_blacklist_0_tries_again_at_once() -> None:
     world = World(1, blacklist=0)
     down(world, 0)
     world.reserve().connected()
-    assert world.server(0).health(world.clock()) == "up"
+    assert world.server(0).target.health(world.clock()) == "up"
 
 
 def test_the_emergency_server_is_the_last() -> None:
@@ -188,9 +189,9 @@ def test_the_emergency_server_is_the_last() -> None:
 
 def test_the_abuse_server() -> None:
     world = World(1)
-    assert world.pool.reserve_abuse() is None
+    assert world.selector.reserve_abuse() is None
     abuse = world.special("abuse")
-    lease = world.pool.reserve_abuse()
+    lease = world.selector.reserve_abuse()
     assert lease is not None and lease.server is abuse and abuse.sessions == 1
     lease.release()
     assert world.numbers(2) == [0, 0], "nobody else gets it"
@@ -199,8 +200,8 @@ def test_the_abuse_server() -> None:
 def test_unset_special_servers() -> None:
     world = World(0)
     world.special("emergency")
-    world.pool.set_special("emergency", None)
-    world.pool.set_special("emergency", None)
+    world.no_special("emergency")
+    world.no_special("emergency")
     assert world.refused() and not world.pool.all_servers()
 
 
@@ -210,7 +211,7 @@ def test_a_special_server_that_is_set_again_goes_on() -> None:
     lease = world.reserve()
     assert world.special("emergency", weight=3) is emergency, "as when its line is read again at HUP"
     assert (emergency.sessions, emergency.max, emergency.weight) == (1, 0, 3)
-    world.pool.set_special("emergency", ServerSpec(Address("10.9.9.8", 80), {}))
+    world.special("emergency", "10.9.9.8")
     assert world.pool.special["emergency"].sessions == 0
     lease.release()
     assert emergency.sessions == 0
@@ -240,7 +241,7 @@ def test_a_full_server_has_its_turn_in_a_stubborn_pool() -> None:
 
 def turns_of(world: World, count: int) -> str:
     """Whom so many new clients get, who all stay; - where one is turned away."""
-    leases = [world.pool.reserve(Client(f"192.0.2.{i}", i)) for i in range(count)]
+    leases = [world.selector.reserve(Client(f"192.0.2.{i}", i)) for i in range(count)]
     return "".join("-" if lease is None else lease.server.name for lease in leases)
 
 
@@ -248,8 +249,9 @@ def turns_of(world: World, count: int) -> str:
 def test_a_stubborn_pool_does_not_pass_the_best_server_over(rule: str) -> None:
     world = World(3, stubborn=True, **{rule: True})
     world.special("emergency")
-    world.server(0).max, world.server(0).weight = 1, 5
-    world.server(1).prio = world.server(2).prio = 1
+    world.configure(0, max=1, weight=5)
+    world.configure(1, prio=1)
+    world.configure(2, prio=1)
     expected = {"prio": "0----", "weight": "012--"}[rule]
     assert turns_of(world, 5) == expected, "as pen, if it did not miscount"
 
@@ -278,7 +280,7 @@ def test_access_lists_of_servers() -> None:
 
 def test_a_server_without_an_address_is_not_chosen() -> None:
     world = World(2)
-    world.pool.resolved(world.server(0), [])
+    world.pool.resolved(world.server(0).target, [])
     assert world.numbers(2) == [1, 1]
 
 
@@ -297,7 +299,7 @@ def test_what_failed_is_tried_again_before_a_client_is_turned_away() -> None:
     assert world.refused(), "not at once again"
     world.clock.now += 1.1
     world.reserve().connected()
-    assert world.server(0).health(world.clock()) == "up"
+    assert world.server(0).target.health(world.clock()) == "up"
     assert len(world.numbers(3, keep=True)) == 3
 
 
@@ -313,7 +315,7 @@ def test_nobody_is_sent_to_a_blacklisted_server_while_another_can_serve() -> Non
 def test_it_is_chosen_by_the_rule_and_before_the_emergency_server() -> None:
     world = World(3, prio=True)
     emergency = world.special("emergency")
-    world.server(0).prio = 7
+    world.configure(0, prio=7)
     down(world, 0, 1, 2)
     assert world.reserve().server is emergency, "at once"
     world.clock.now += 1.1
@@ -330,7 +332,8 @@ def test_what_a_command_blacklisted_is_left_alone() -> None:
     world.clock.now += 100
     assert world.refused()
     early.fail("connection refused")
-    assert world.server(0).down_until == world.clock.now + 500, "nor does a failure from before shorten its time"
+    until = world.server(0).target.down_until
+    assert until == world.clock.now + 500, "nor does a failure from before shorten its time"
     world.clock.now += 40
     assert world.refused()
     world.clock.now += 470
@@ -360,16 +363,17 @@ def test_other_refusals_hold() -> None:
 def test_nobody_is_sent_to_an_empty_slot(rule: str, none: Address) -> None:
     world = World(3, **({rule: True} if rule else {}))
     client, lease = returning(world.server(1)), world.reserve(returning(world.server(1)))
+    member = world.member(1)
     world.pool.health.judge(world.server(1), "check", "down", "silent")
     world.pool.move(world.server(1), none)
-    world.pool.resolved(world.server(1), [endpoint("127.0.0.1")])
+    world.pool.resolved(world.server(1).target, [endpoint("127.0.0.1")])
     assert 1 not in [*world.numbers(0, clients=CLIENTS), world.reserve(client).server.number]
-    assert world.pool.refusal(world.server(1), client, world.clock()) == "its slot is empty"
-    assert world.server(1).health(world.clock()) == "empty" and not world.server(1).is_down
+    assert world.selector.refusal(member, client, world.clock()) == "its slot is empty"
+    assert world.server(1).target.health(world.clock()) == "empty" and not world.server(1).target.is_down
     lease.release()
     world.pool.move(world.server(1), Address("10.0.0.9", 80))
-    world.pool.resolved(world.server(1), [endpoint("10.0.0.9")])
-    world.server(0).prio = 1
+    world.pool.resolved(world.server(1).target, [endpoint("10.0.0.9")])
+    world.configure(0, prio=1)
     assert 1 in world.numbers(0, clients=CLIENTS)
     assert [event.event for event in world.pool.events][-2:] == ["emptied", "filled"]
 
@@ -377,8 +381,8 @@ def test_nobody_is_sent_to_an_empty_slot(rule: str, none: Address) -> None:
 def test_special_servers_without_a_place_take_nobody() -> None:
     world = World(0)
     for name in ("emergency", "abuse"):
-        world.pool.set_special(name, ServerSpec(Address("0.0.0.0", 80), {}))
-    assert world.refused() and world.pool.reserve_abuse() is None and not world.pool.has_room()
+        world.special(name, "0.0.0.0")
+    assert world.refused() and world.selector.reserve_abuse() is None and not world.selector.has_room()
 
 
 # --- trials -----------------------------------------------------------------------------------------------------------
@@ -399,7 +403,7 @@ def test_one_connection_decides_and_the_others_do_not_wait() -> None:
     assert trial.server.number == 0
     assert world.numbers(3, keep=True) == [1, 1, 1]
     trial.connected()
-    assert world.server(0).health(world.clock()) == "up"
+    assert world.server(0).target.health(world.clock()) == "up"
     assert 0 in world.numbers(2)
 
 
@@ -415,7 +419,7 @@ def test_a_lost_trial() -> None:
 def test_a_trial_without_a_verdict() -> None:
     world = on_trial()
     world.reserve().release()
-    assert world.server(0).trial is None
+    assert world.server(0).target.trial is None
     assert world.reserve().server.number == 1, "round robin goes on"
     assert world.reserve().server.number == 0, "the next trial"
 
@@ -425,7 +429,7 @@ def test_a_long_session_does_not_stay_a_trial() -> None:
     lease = world.reserve()
     lease.connected()
     down(world, 0)
-    assert world.server(0).health(world.clock()) == "down"
+    assert world.server(0).target.health(world.clock()) == "down"
     lease.release()
     assert world.server(0).sessions == 0
 
@@ -435,7 +439,7 @@ def test_only_the_trial_ends_a_blacklist() -> None:
     early = world.reserve()
     world.pool.health.blacklist(world.server(0), 60)
     early.connected()
-    assert world.server(0).health(world.clock()) == "down", "a connection from before says nothing of it"
+    assert world.server(0).target.health(world.clock()) == "down", "a connection from before says nothing of it"
 
 
 def test_the_operators_word_counts_more_than_a_trial() -> None:
@@ -443,9 +447,9 @@ def test_the_operators_word_counts_more_than_a_trial() -> None:
     trial = world.reserve()
     world.pool.health.blacklist(world.server(0), 60)
     trial.connected()
-    assert world.server(0).health(world.clock()) == "down"
+    assert world.server(0).target.health(world.clock()) == "down"
     world.pool.health.blacklist(world.server(0), 0)
-    assert world.server(0).health(world.clock()) == "up"
+    assert world.server(0).target.health(world.clock()) == "up"
     trial.release()
 
 
@@ -467,12 +471,10 @@ def test_choose_changes_nothing() -> None:
         if rule:
             world.settings.set(rule, True)
         client = Client("192.0.2.1", 0)
-        before = [vars(server).copy() for server in world.pool.all_servers()]
-        turns = (world.pool.turns.last, world.pool.turns.share)
-        chosen = [world.pool.choose(client, world.clock())[0] for _ in range(3)]
-        assert before == [vars(server) for server in world.pool.all_servers()]
-        assert turns == (world.pool.turns.last, world.pool.turns.share)
-        assert [world.reserve(client).server] * 3 == chosen, "and it tells the truth"
+        before = world.state()
+        chosen = [world.selector.choose(client, world.clock())[0] for _ in range(3)]
+        assert before == world.state()
+        assert [world.reserve(client).member] * 3 == chosen, "and it tells the truth"
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -480,15 +482,15 @@ def test_choose_changes_nothing() -> None:
     (lambda world: down(world, 0), "blacklisted for 30 s more: connection refused"),
     (fill, "full: 1 sessions, max 1"),
     (lambda world: world.acl(0, "deny 192.0.2.1"), "access list 0 denies"),
-    (lambda world: world.pool.resolved(world.server(0), []), "10.0.0.0:80 is not resolved"),
+    (lambda world: world.pool.resolved(world.server(0).target, []), "10.0.0.0:80 is not resolved"),
 ])
 def test_a_refusal_says_why(change: object, words: str) -> None:
     world = World(1)
-    client = Client("192.0.2.1", 0)
-    assert world.pool.refusal(world.server(0), client, world.clock()) is None
+    client, member = Client("192.0.2.1", 0), world.member(0)
+    assert world.selector.refusal(member, client, world.clock()) is None
     assert callable(change)
     change(world)
-    assert words in str(world.pool.refusal(world.server(0), client, world.clock()))
+    assert words in str(world.selector.refusal(member, client, world.clock()))
 
 
 def test_events() -> None:

@@ -77,7 +77,7 @@ def test_only_a_choice_by_round_robin_moves_its_turn() -> None:
 def test_prio_takes_the_lowest_then_the_lowest_number() -> None:
     world = World(4, prio=True)
     for number, prio in enumerate((3, 1, 1, 2)):
-        world.server(number).prio = prio
+        world.configure(number, prio=prio)
     assert world.numbers(2) == [1, 1]
     world.server(1).max = 1
     assert world.numbers(3, keep=True) == [1, 2, 2]
@@ -88,16 +88,16 @@ def test_prio_takes_the_lowest_then_the_lowest_number() -> None:
 def test_weight_is_kept_in_proportion() -> None:
     world = World(3, weight=True)
     for number, weight in enumerate((1, 2, 5)):
-        world.server(number).weight = weight
+        world.configure(number, weight=weight)
     assert Counter(world.numbers(80, keep=True)) == {0: 10, 1: 20, 2: 50}
 
 
 @pytest.mark.parametrize("rule", ["weight", "leastconn", "random"])
 def test_weight_0_is_never_chosen(rule: str) -> None:
     world = World(2, **{rule: True})
-    world.server(0).weight = 0
+    world.configure(0, weight=0)
     assert set(world.numbers(20, keep=True)) == {1}
-    world.server(1).weight = 0
+    world.configure(1, weight=0)
     assert world.refused()
 
 
@@ -115,7 +115,7 @@ def test_leastconn_has_weight_1_by_default_and_ties_go_round() -> None:
 
 def test_leastconn_by_weight() -> None:
     world = World(2, leastconn=True)
-    world.server(1).weight = 3
+    world.configure(1, weight=3)
     assert Counter(world.numbers(40, keep=True)) == {0: 10, 1: 30}
 
 
@@ -134,9 +134,10 @@ def test_idle_servers_get_their_share_in_turn(rule: str, weights: tuple[int, ...
 
 def weighted(rule: str, weights: Iterable[int]) -> World:
     world = World(0, **{rule: True})
-    world.pool.turns.random = random.Random(7)
+    world.selector.turns.random = random.Random(7)
     for number, weight in enumerate(weights):
-        world.add(number).weight = weight
+        world.add(number)
+        world.configure(number, weight=weight)
     return world
 
 
@@ -171,11 +172,11 @@ def test_a_choice_that_is_busy_counts_too() -> None:
 
 def test_random_takes_the_better_of_two() -> None:
     world = World(3, random=True)
-    world.pool.turns.random = random.Random(7)
+    world.selector.turns.random = random.Random(7)
     world.server(2).sessions = 1000
     assert Counter(world.numbers(200))[2] == 0, "whoever it is compared with has fewer"
     world = World(10, random=True)
-    world.pool.turns.random = random.Random(7)
+    world.selector.turns.random = random.Random(7)
     counts = Counter(world.numbers(1000, keep=True))
     assert min(counts.values()) > 90 and max(counts.values()) < 110, "near the best choice"
 
@@ -232,5 +233,5 @@ def test_the_rules_in_pens_order() -> None:
     world = World(2)
     for name in ("hash", "random", "leastconn", "weight", "prio"):
         world.settings.set(name, True)
-        assert world.pool.rule.name == name, "each goes before those that were set until now"
-    assert World(1).pool.rule.name == "round robin"
+        assert world.selector.rule.name == name, "each goes before those that were set until now"
+    assert World(1).selector.rule.name == "round robin"

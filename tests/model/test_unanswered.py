@@ -15,7 +15,7 @@ from tests.model.world import World, endpoint
 
 
 def silence_of(server: Server, at: Endpoint | None = None) -> Silence:
-    return server.silence_at(at or server.endpoints[0])
+    return server.target.silence_at(at or server.target.endpoints[0])
 
 
 def returning(server: Server) -> Client:
@@ -55,7 +55,7 @@ def reply(world: World, number: int = 0) -> None:
 
 def up(world: World) -> str:
     """The numbers of the servers that are."""
-    return "".join(server.name for server in world.pool.servers.values() if not server.is_down)
+    return "".join(server.name for server in world.pool.servers.values() if not server.target.is_down)
 
 
 def silent_events(world: World) -> list[str]:
@@ -68,9 +68,9 @@ def silent_events(world: World) -> list[str]:
 def test_so_many_in_a_row() -> None:
     world = World(2, udp_unanswered=3, blacklist=30)
     leave_unanswered(world, 2)
-    assert (up(world), world.server(0).unanswered) == ("01", 2)
+    assert (up(world), world.server(0).target.unanswered) == ("01", 2)
     leave_unanswered(world)
-    assert (up(world), world.server(0).reason) == ("1", "3 flows in a row unanswered")
+    assert (up(world), world.server(0).target.reason) == ("1", "3 flows in a row unanswered")
     assert world.server(0).failures == 1
 
 
@@ -87,7 +87,7 @@ def test_a_reply_to_anybody_excuses_all_that_asked_before() -> None:
     reply(world)
     for lease in leases:
         end(world, lease, asked)
-    assert (up(world), world.server(0).unanswered) == ("01", 0)
+    assert (up(world), world.server(0).target.unanswered) == ("01", 0)
     leave_unanswered(world, 3)
     assert up(world) == "1"
 
@@ -109,10 +109,10 @@ def test_flows_that_made_room_count_once_in_so_many_seconds() -> None:
             end(world, begin(world), world.clock.now, patience=5)
 
     evict(14)
-    assert (up(world), world.server(0).unanswered) == ("01", 2)
+    assert (up(world), world.server(0).target.unanswered) == ("01", 2)
     reply(world)
     evict(14)
-    assert (up(world), world.server(0).unanswered) == ("01", 2)
+    assert (up(world), world.server(0).target.unanswered) == ("01", 2)
     evict(2)
     assert up(world) == "1"
 
@@ -132,16 +132,16 @@ def test_those_that_were_there_before_say_no_more() -> None:
     leases = [begin(world) for _ in range(3)]
     for lease in leases:
         end(world, lease, 1000.0)
-    assert (world.server(0).failures, world.server(0).down_until) == (1, 1031)
+    assert (world.server(0).failures, world.server(0).target.down_until) == (1, 1031)
 
 
 def test_a_server_that_has_moved_is_not_to_blame() -> None:
     world = World(2, udp_unanswered=1)
     lease, silence = begin(world), silence_of(world.server(0))
     world.pool.move(world.server(0), Address("10.0.0.99", 80))
-    world.pool.resolved(world.server(0), [endpoint("10.0.0.99")])
+    world.pool.resolved(world.server(0).target, [endpoint("10.0.0.99")])
     assert not lease.unanswered(silence, 1000.0)
-    assert (world.server(0).unanswered, world.server(0).failures) == (0, 0)
+    assert (world.server(0).target.unanswered, world.server(0).failures) == (0, 0)
 
 
 # --- on trial --------------------------------------------------------------------------------------------------------
@@ -201,15 +201,20 @@ def keep_clients_away(world: World, server: Server) -> None:
     server.acl = 3
 
 
+def put_on_trial(world: World, server: Server) -> None:
+    world.pool.health.blame(server.target, "refused")
+    server.target.down_until = 1000.0
+
+
 def give_no_weight(world: World, server: Server) -> None:
     world.settings.set("leastconn", True)
-    server.weight = 0
+    world.pool.configure(server, {"weight": 0})
 
 
 ABSENT: dict[str, Callable[[World, Server], object]] = {
     "verdict": lambda world, server: world.pool.health.judge(server, "check", "down", "tests"),
-    "refused": lambda world, server: world.pool.health.blame(server, "refused"),
-    "trial": lambda world, server: (world.pool.health.blame(server, "refused"), setattr(server, "down_until", 1000.0)),
+    "refused": lambda world, server: world.pool.health.blame(server.target, "refused"),
+    "trial": put_on_trial,
     "command": lambda world, server: world.pool.health.blacklist(server, 600),
     "drain": lambda world, server: world.pool.set_state(server, "drain"),
     "maint": lambda world, server: world.pool.set_state(server, "maint"),
@@ -254,7 +259,7 @@ def test_but_behind_the_emergency_server() -> None:
 def test_a_stubborn_pool_has_nobody_else(settings: dict[str, bool], stays: bool) -> None:
     """For clients that go nowhere else."""
     world = World(2, udp_unanswered=3, stubborn=True, **settings)
-    leases = [world.pool._lease(world.server(0)) for _ in range(3)]
+    leases = [Lease(world.selector, world.member(0)) for _ in range(3)]
     for lease in leases:
         end(world, lease, 1000.0)
     assert up(world) == ("01" if stays else "1")
@@ -329,21 +334,21 @@ A, B, C = (endpoint(f"10.1.0.{number}") for number in (1, 2, 3))
 def test_the_next_address_first() -> None:
     world = World(2, udp_unanswered=2)
     server = world.server(0)
-    world.pool.resolved(server, [A, B, C])
+    world.pool.resolved(server.target, [A, B, C])
     for used in (A, B, C):
-        assert (server.endpoints[0], up(world)) == (used, "01")
+        assert (server.target.endpoints[0], up(world)) == (used, "01")
         leave_unanswered(world, 2)
-    assert (up(world), server.reason) == ("1", "6 flows in a row unanswered")
-    assert server.endpoints[0] is not C
+    assert (up(world), server.target.reason) == ("1", "6 flows in a row unanswered")
+    assert server.target.endpoints[0] is not C
 
 
 def test_the_only_server_goes_round_its_addresses() -> None:
     world = World(1, udp_unanswered=2)
     server = world.server(0)
-    world.pool.resolved(server, [A, B])
+    world.pool.resolved(server.target, [A, B])
     used = []
     for _ in range(4):
-        used.append(server.endpoints[0])
+        used.append(server.target.endpoints[0])
         leave_unanswered(world, 2)
     assert (used, up(world)) == ([A, B, A, B], "0")
 
@@ -352,8 +357,8 @@ def test_flows_of_the_address_before_count_for_that() -> None:
     """All of them end in one pass."""
     world = World(2, udp_unanswered=2)
     server = world.server(0)
-    world.pool.resolved(server, [A, B])
+    world.pool.resolved(server.target, [A, B])
     leases = [begin(world) for _ in range(9)]
     for lease in leases:
         end(world, lease, 1000.0, A)
-    assert (server.endpoints[0], server.unanswered, up(world)) == (B, 0, "01")
+    assert (server.target.endpoints[0], server.target.unanswered, up(world)) == (B, 0, "01")

@@ -7,7 +7,9 @@ import pytest
 from gpen.model.address import Address
 from gpen.model.client import Client
 from gpen.model.pool import Pool
-from gpen.model.server import Server
+from gpen.model.roster import Roster
+from gpen.model.selector import Selector
+from gpen.model.server import Member, Server
 from gpen.model.settings import Settings
 from tests.model.world import Clock, World, endpoint
 
@@ -23,14 +25,19 @@ def blame(world: World, number: int = 0) -> None:
     world.reserve(tried=others).fail("connection refused")
 
 
+def refusal(world: World, server: Server) -> str | None:
+    """Why it takes no client."""
+    return world.selector.refusal(Member(server, server.target), world.client("192.0.2.1"), world.clock())
+
+
 def test_down_and_up() -> None:
     world = World(2, roundrobin=True)
     server = world.server(0)
     assert server.verdict is None
     world.pool.health.judge(server, "command", "down", "Donor/Desynced")
     assert world.numbers(3) == [1, 1, 1]
-    assert server.health(world.clock()) == "down"
-    assert world.pool.refusal(server, world.client("192.0.2.1"), world.clock()) == "down for 0 s: Donor/Desynced"
+    assert server.target.health(world.clock()) == "down"
+    assert refusal(world, server) == "down for 0 s: Donor/Desynced"
     world.pool.health.judge(server, "command", "up", "Synced")
     assert sorted(world.numbers(2)) == [0, 1]
     assert told(world) == [("down", "Donor/Desynced"), ("up", "Synced")]
@@ -70,11 +77,11 @@ def test_a_server_that_drains_gets_no_clients() -> None:
     server = world.server(0)
     world.pool.health.judge(server, "command", "drain", "Donor/Desynced")
     assert world.numbers(3) == [1, 1, 1]
-    assert server.health(world.clock()) == "drain"
-    assert world.pool.refusal(server, world.client("192.0.2.1"), world.clock()) == "draining for 0 s: Donor/Desynced"
-    assert not world.pool.has_substitute(world.server(1)), "nor those of another"
+    assert server.target.health(world.clock()) == "drain"
+    assert refusal(world, server) == "draining for 0 s: Donor/Desynced"
+    assert not world.selector.has_substitute(world.member(1)), "nor those of another"
     world.pool.health.judge(world.server(1), "command", "drain", "Donor/Desynced")
-    assert world.refused() and not world.pool.has_room()
+    assert world.refused() and not world.selector.has_room()
     world.pool.health.judge(server, "command", "up", "Synced")
     assert world.numbers(2) == [0, 0]
     assert told(world) == [("drained", "Donor/Desynced"), ("up", "Synced")]
@@ -85,7 +92,7 @@ def test_a_client_who_is_remembered_goes_elsewhere_and_stays_there() -> None:
     client = world.client("192.0.2.1")
     client.server = world.server(0)
     world.pool.health.judge(world.server(0), "command", "drain", "Donor/Desynced")
-    assert world.pool.choose(client, world.clock())[0] is world.server(1)
+    assert world.selector.choose(client, world.clock())[0] is world.member(1)
 
 
 @pytest.mark.parametrize(("check", "command", "counts", "health"), [
@@ -97,10 +104,10 @@ def test_down_is_worse_than_drain_and_that_than_up(check: str, command: str, cou
     world.pool.health.judge(server, "check", check, "by a check")
     world.pool.health.judge(server, "command", command, "by a program")
     source, verdict = server.verdict or ("", None)
-    assert verdict is not None and (source, server.health(world.clock())) == (counts, health)
-    assert server.why(world.clock()) == verdict.reason
+    assert verdict is not None and (source, server.target.health(world.clock())) == (counts, health)
+    assert server.target.why(world.clock()) == verdict.reason
     world.pool.health.withdraw(server, counts, "withdrawn", "is withdrawn")
-    assert server.health(world.clock()) == (command if counts == "check" else check)
+    assert server.target.health(world.clock()) == (command if counts == "check" else check)
 
 
 def test_from_drain_to_down_and_back() -> None:
@@ -131,7 +138,7 @@ def test_state_and_health_do_not_touch() -> None:
     assert (server.state, world.refused()) == ("drain", True)
     world.pool.health.judge(server, "check", "down", "silent")
     world.pool.set_state(server, "ready")
-    assert (server.health(world.clock()), world.refused()) == ("down", True)
+    assert (server.target.health(world.clock()), world.refused()) == ("down", True)
 
 
 # --- beside the blacklist -------------------------------------------------------------------------------------------
@@ -171,12 +178,12 @@ def test_a_server_that_drains_has_no_trial() -> None:
     server = world.server(0)
     blame(world)
     world.pool.health.judge(server, "command", "drain", "Donor/Desynced")
-    assert (server.health(world.clock()), server.why(world.clock())) == ("down", "connection refused")
+    assert (server.target.health(world.clock()), server.target.why(world.clock())) == ("down", "connection refused")
     world.clock.now += world.settings.blacklist
-    assert (server.health(world.clock()), server.why(world.clock())) == ("drain", "Donor/Desynced")
+    assert (server.target.health(world.clock()), server.target.why(world.clock())) == ("drain", "Donor/Desynced")
     assert world.refused()
     world.pool.health.withdraw(server, "command", "withdrawn", "is withdrawn")
-    assert server.health(world.clock()) == "trial" and not world.refused()
+    assert server.target.health(world.clock()) == "trial" and not world.refused()
     assert told(world)[1:] == [
         ("judged", "drain: Donor/Desynced; stays blacklisted: connection refused"),
         ("withdrawn", "the verdict drain (Donor/Desynced) is withdrawn"),
@@ -188,9 +195,9 @@ def test_a_blacklist_that_ends_leaves_drain() -> None:
     server = world.server(0)
     world.pool.health.judge(server, "command", "drain", "Donor/Desynced")
     world.pool.health.blacklist(server, 60)
-    assert server.health(world.clock()) == "down"
+    assert server.target.health(world.clock()) == "down"
     world.pool.health.blacklist(server, 0)
-    assert (server.health(world.clock()), told(world)[-1]) == ("drain", ("drained", "Donor/Desynced"))
+    assert (server.target.health(world.clock()), told(world)[-1]) == ("drain", ("drained", "Donor/Desynced"))
 
 
 def test_a_late_connection_does_not_overrule_a_verdict() -> None:
@@ -201,7 +208,7 @@ def test_a_late_connection_does_not_overrule_a_verdict() -> None:
     trial = world.reserve()
     world.pool.health.judge(server, "check", "down", "silent")
     trial.connected()
-    assert (server.health(world.clock()), world.refused()) == ("down", True)
+    assert (server.target.health(world.clock()), world.refused()) == ("down", True)
     assert [event for event, _ in told(world)] == ["down"]
 
 
@@ -277,10 +284,11 @@ def test_durations_come_from_the_clock_that_never_jumps() -> None:
     clock, wall, settings = Clock(), Clock(), Settings()
     pool = Pool(settings, clock, wall)
     server = pool.add(0, Address("10.0.0.1", 80))
-    pool.resolved(server, [endpoint("10.0.0.1")])
+    pool.resolved(server.target, [endpoint("10.0.0.1")])
+    selector, member = Selector(pool, settings, Roster(pool.transport)), Member(server, server.target)
     pool.health.judge(server, "check", "down", "silent")
     clock.now += 6
     wall.now -= 86400
-    assert pool.refusal(server, Client("192.0.2.1", 0), clock()) == "down for 6 s: silent"
+    assert selector.refusal(member, Client("192.0.2.1", 0), clock()) == "down for 6 s: silent"
     pool.health.judge(server, "check", "down", "silent")
-    assert (server.verdicts["check"].began, server.changed) == (1000.0, 1000.0)
+    assert (server.verdicts["check"].began, server.target.changed) == (1000.0, 1000.0)

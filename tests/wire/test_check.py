@@ -17,6 +17,7 @@ import pytest
 
 from gpen.model.address import Endpoint, parse_server
 from gpen.model.check import Check
+from gpen.model.server import TCP, Target
 from gpen.model.server import Server as Subject
 from gpen.model.settings import Settings
 from gpen.proto import mysql
@@ -51,6 +52,7 @@ class Trial:
         self.settings = Settings()
         self.poller = Poller()
         self.subject = Subject("7", 7)
+        self.subject.target = Target(self.subject, TCP)
         self.prober = Prober(self.subject, self.settings, self.poller, Children(), lambda path: path)
 
     def good(self, check: Check, *addresses: str) -> str:
@@ -64,7 +66,7 @@ class Trial:
         return str(failure.value)
 
     def _probe(self, check: Check, addresses: tuple[str, ...], seconds: float) -> str:
-        self.subject.endpoints = tuple(map(endpoint_of, addresses))
+        self.subject.target.endpoints = tuple(map(endpoint_of, addresses))
         return self.prober.probe(check, seconds)
 
 
