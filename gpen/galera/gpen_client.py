@@ -7,22 +7,22 @@ What else is to be changed comes before, on a connection of its own, so that its
 
 from __future__ import annotations
 
-import json
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
+from gpen.galera.listeners import TOO_OLD, Desk, Listener, Roles, lack, listeners_in
 from gpen.galera.log import failure, say
 from gpen.galera.plan import (
     Changes,
-    Plan,
+    Plans,
     Rivalry,
     Row,
     commands,
     is_amiss,
     misfit,
+    modes_in,
     new_limits,
     retries,
     rows_in,
@@ -55,10 +55,14 @@ class GpenClient:
     """Brings plans to the gpen at ``target``, and tells its servers, None when it can't be reached, and what is wrong,
     if anything (from its own thread)."""
 
-    def __init__(self, target: Target, is_writer: bool, tell: Tell) -> None:
-        """``is_writer``: it goes with the writer, and its verdicts must not outlive the watchers (`health_ttl`)."""
+    def __init__(self, target: Target, is_writer: bool, tell: Tell, roles: Roles | None = None) -> None:
+        """``is_writer``: it goes with the writer, and its verdicts must not outlive the watchers (`health_ttl`).
+        ``roles``: of its listeners; None: what it is, all of them are."""
         self.target = target
         self.is_writer = is_writer
+        self.roles = roles
+        self.desks = [Desk(name) for name in roles.writers] if roles else []
+        self.listeners: dict[str, Listener] = {}  # as they were seen last, where they have roles
         self._tell = tell
         self._rivalry = Rivalry()
         self._pid = ""
@@ -68,9 +72,9 @@ class GpenClient:
         self.hides_clients = True  # without the PROXY protocol its servers see its own address alone
         self.is_late = False  # the last plan was too old to be told when its turn came: another one is needed
         self.absent = False  # nobody listens at its control socket, so there is no such gpen
-        self._wanted: tuple[Plan, Changes, int] = ({}, Changes(), 0)
+        self._wanted = Plans(), Changes(), 0
         self._wanted_at = math.inf  # when the plan was made; the first look is never late
-        self._told: Plan = {}
+        self._told = Plans()
         self._rows: Sequence[Row] = ()
         self._look_at = 0.0
         self._mending: list[str] = []
@@ -97,11 +101,11 @@ class GpenClient:
         self._stopping = True
         self._wake.set()
 
-    def want(self, plan: Plan, changes: Changes, version: int, made: float = math.inf) -> None:
-        """Bring this plan to the gpen now, after these changes. ``version``: of the choice that the plan follows;
-        ``made``: when it was, in seconds of the monotonic clock, so that one that has become old is not told."""
+    def want(self, plans: Plans, changes: Changes, version: int, made: float = math.inf) -> None:
+        """Bring these plans to the gpen now, after these changes. ``version``: of the choice that they follow;
+        ``made``: when they were, in seconds of the monotonic clock, so that what has become old is not told."""
         self._wanted_at = made
-        self._wanted = plan, changes, version
+        self._wanted = plans, changes, version
         self._wake.set()
 
     def _run(self) -> None:
@@ -117,41 +121,47 @@ class GpenClient:
                 news = None, f"{self.name}: is not understood: {failure(error)}"
             self._tell(self, *news)
 
-    def _round(self, plan: Plan, changes: Changes, version: int, again: bool = True,
+    def _round(self, plans: Plans, changes: Changes, version: int, again: bool = True,
                ) -> tuple[Sequence[Row] | None, str]:
-        """Tell the gpen the plan. Returns its servers as they were seen last, and what is wrong."""
+        """Tell the gpen the plans. Returns its servers as they were seen last, and what is wrong."""
         self.is_late = time.monotonic() - self._wanted_at > STALE  # this process stood still, or the gpen was slow
         if self.is_late:
             return self._rows, self._trouble()
         chores = [*self._mending, *changes.commands(self._rows, self._by_address)]
-        orders = commands(plan, changes.kept(self._rows), self._limits, self._by_address)
-        looking = self.is_writer or bool(chores) or plan != self._told or time.monotonic() >= self._look_at
+        orders = self._orders(plans, changes.kept(self._rows))
+        looking = self.is_writer or bool(chores) or plans != self._told or time.monotonic() >= self._look_at
         if not orders and not looking:
             return self._rows, self._trouble()
         try:
             unchanged = self._do(chores) if chores else ""
-            self._note_limits(plan, changes)
+            self._note_limits(plans, changes)
             seen = self._rows
             untold = self._say(orders, looking)
             if again and any(words in untold for words in OUTDATED):
                 self._by_address = UNKNOWN not in untold
                 self._say((), True)
-                return self._round(plan, changes, version, again=False)
+                return self._round(plans, changes, version, again=False)
             if self._rows is not seen and not untold:
-                untold = self._mend(plan, changes)
-            if self.is_writer and not untold and plan != self._told:
-                self._end_strays(plan)
+                untold = self._mend(plans, changes)
+            if self.is_writer and not untold and plans != self._told:
+                self._end_strays(plans)
         except LinkError as error:
             self.absent = isinstance(error.__context__, (ConnectionRefusedError, FileNotFoundError))
             self._look_at = 0.0
+            self._forget_ranks()
             return None, str(error)
         self.absent = False
         if untold:
             self._look_at = 0.0
         elif self._rows:
-            self._told, self.told = plan, version
+            self._told, self.told = plans, version
         refusal = unchanged or (NO_DRAIN[1] if NO_DRAIN[0] in untold else untold)
         return self._rows, f"{self.name}: {refusal}" if refusal else self._trouble()
+
+    def _orders(self, plans: Plans, rows: Sequence[Row]) -> list[str]:
+        """The lines that carry out the plans: the listeners' choice before any server is up for all of them."""
+        return [*(line for desk in self.desks for line in desk.commands(plans.writers, rows)),
+                *commands(plans.servers, rows, self._limits, self._by_address)]
 
     def _do(self, chores: Sequence[str]) -> str:
         """Make these changes. Returns why one was refused; not that a server has got another number since the last
@@ -171,33 +181,43 @@ class GpenClient:
             self._pid, self._limits = pid, {}
             if known:
                 say(f"gpen {self.name}: began anew")
-                self._told = {}
+                self._told = Plans()
+                self._forget_ranks()
             if not looking:
                 return _refusal(lines) or self._say((), True)
         return _refusal(lines)
 
-    def _mend(self, plan: Plan, changes: Changes) -> str:
+    def _forget_ranks(self) -> None:
+        for desk in self.desks:
+            desk.forget()
+
+    def _mend(self, plans: Plans, changes: Changes) -> str:
         """Put right at once what the last look has shown. Returns why a command was refused."""
         rows = changes.kept(self._rows)
-        if plan and plan == self._told:
-            self._rivalry.saw(plan, rows, time.monotonic())
-        again = retries(plan, rows, self._by_address)
+        if any(plans) and plans == self._told:
+            self._rivalry.saw(plans.writers or plans.servers, rows, time.monotonic())
+        again = retries(plans.servers, rows, self._by_address)
         if again:
             ask(self.target, again)
-        if not plan or (self._told and not is_amiss(plan, rows)):
+        if not any(plans) or (any(self._told) and not self._is_amiss(plans, rows)):
             return ""
-        self._note_limits(plan, changes)
-        return self._say(commands(plan, rows, self._limits, self._by_address), True)
+        self._note_limits(plans, changes)
+        return self._say(self._orders(plans, rows), True)
 
-    def _end_strays(self, plan: Plan) -> None:
+    def _is_amiss(self, plans: Plans, rows: Sequence[Row]) -> bool:
+        return is_amiss(plans.servers, rows) or any(desk.is_amiss(plans.writers, rows) for desk in self.desks)
+
+    def _end_strays(self, plans: Plans) -> None:
         """What was opened on a server that was deleted since, or has another address now, no row tells of."""
-        if any(order.close for order in plan.values()):
-            lines = strays(plan, self._rows, "".join(ask(self.target, ["sessions json"], MOST_SESSIONS)))
+        if any(order.close for plan in plans for order in plan.values()):
+            sessions = "".join(ask(self.target, ["sessions json"], MOST_SESSIONS))
+            names = [desk.name for desk in self.desks]
+            lines = [*strays(plans.servers, self._rows, sessions), *strays(plans.writers, self._rows, sessions, names)]
             if lines:
-                ask(self.target, lines)
+                ask(self.target, list(dict.fromkeys(lines)))
 
-    def _note_limits(self, plan: Plan, changes: Changes) -> None:
-        self._limits |= new_limits(plan, changes.kept(self._rows), self._limits)
+    def _note_limits(self, plans: Plans, changes: Changes) -> None:
+        self._limits |= new_limits(plans.servers, changes.kept(self._rows), self._limits)
 
     def _trouble(self) -> str:
         return self._rivalry.trouble(self.name, time.monotonic()) or self._misfit
@@ -205,26 +225,47 @@ class GpenClient:
     def _questions(self, looking: bool) -> list[str]:
         if not looking:
             return []
-        return [*["mode json", "health_ttl"] * self.is_writer, "proxy_protocol", "servers json"]
+        own = ["mode json"] if self.is_writer else []
+        if self.roles is not None:
+            own = [*(question for desk in self.desks for question in desk.questions),
+                   *(f"listener {name} proxy_protocol" for name in self.roles.named), "listeners json"]
+        return [*own, *["health_ttl"] * self.is_writer, "proxy_protocol", "servers json"]
 
     def _look(self, lines: list[str]) -> None:
         """Take the answers to the questions from the end of a reply. Raises LinkError when they aren't there."""
         try:
             rows = rows_in(lines.pop())
-            self.hides_clients = lines.pop().strip() not in PROXIED
+            proxied = [lines.pop()]
             ttl = lines.pop() if self.is_writer else None
-            modes = lines.pop() if self.is_writer else "{}"
+            if self.roles is not None:
+                self._misfit, told = self._listeners(self.roles, lines)
+                proxied += told
+            elif self.is_writer:
+                self._misfit = misfit(self.name, modes_in(lines.pop()))
         except IndexError:
             raise LinkError(f"{self.name}: no answer to 'servers json': is it a gpen?") from None
         except ValueError as error:
             why = shortened(str(error))
             raise LinkError(f"{self.name}: no answer to 'servers json' ({why}): is it a gpen?") from None
-        self._rows, self._look_at = rows, time.monotonic() + LOOK
-        with suppress(ValueError, RecursionError):  # one that does not tell its modes gets its plans even so
-            told = json.loads(modes)
-            self._misfit = misfit(self.name, told) if isinstance(told, dict) else ""
+        self.hides_clients = any(said.strip() not in PROXIED for said in proxied)
+        self._rows = self.desks[0].ranked(rows) if self.desks else rows
+        self._look_at = time.monotonic() + LOOK
         if ttl is not None:
             self._mend_ttl(ttl)
+
+    def _listeners(self, roles: Roles, lines: list[str]) -> tuple[str, list[str]]:
+        """Take what was asked of the listeners. Returns what is wrong with them, and what proxy_protocol is there."""
+        told, proxied = lines.pop(), [lines.pop() for _ in roles.named]
+        answers = [(lines.pop(), lines.pop()) for _ in self.desks]
+        try:
+            self.listeners = listeners_in(told)
+        except ValueError:
+            self.listeners = {}
+            return f"{self.name}: {TOO_OLD}", proxied
+        for desk, (servers, modes) in zip(reversed(self.desks), answers, strict=True):
+            desk.look(self.name, self.listeners, modes, servers)
+        troubles = [lack(self.name, roles.readers, self.listeners), *(desk.trouble for desk in self.desks)]
+        return next(filter(None, troubles), ""), proxied
 
     def _mend_ttl(self, ttl: str) -> None:
         mended, self._mending = bool(self._mending), []

@@ -60,7 +60,7 @@ def spread(words: list[str]) -> Iterator[str]:
     for word in words:
         if word.startswith("-"):
             name, equals, _ = word.partition("=")
-            option, values = (name if name in ("--reader", "--writer") else ""), len(equals)
+            option, values = (name if name in ("--gpen", "--reader", "--writer") else ""), len(equals)
         elif option:
             values += 1
             if values > 1:
@@ -201,22 +201,15 @@ def watch_options(arguments: Arguments) -> Options:
     from gpen.galera.cluster import POLICIES
     from gpen.galera.members import mapping
     from gpen.galera.watch import Options
-    from gpen.gpenctl.link import parse_target
 
-    if not arguments["--reader"] + arguments["--writer"]:
-        raise UsageError("no gpen to tell: give --reader=CONTROL or --writer=CONTROL, the address of its option -C")
     if arguments["--donor"] not in POLICIES:
         raise UsageError(f"--donor: '{arguments['--donor']}' is not one of {', '.join(POLICIES)}")
-    try:
-        readers, writers = ([parse_target(text) for text in arguments[name]] for name in ("--reader", "--writer"))
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     try:
         mapped = mapping(filter(None, (arguments["--map"] or "").split(",")))
     except ValueError as error:
         raise UsageError(f"--map: {error}") from None
     return Options(
-        readers=readers, writers=writers, donor=arguments["--donor"],
+        **told_gpens(arguments), donor=arguments["--donor"],
         interval=seconds(arguments, "--interval"), timeout=seconds(arguments, "--timeout"),
         prefer=[node(text) for text in (arguments["--prefer"] or "").split(",") if text],
         failback=arguments["--failback"], keep_sessions=arguments["--keep-sessions"],
@@ -226,6 +219,29 @@ def watch_options(arguments: Arguments) -> Options:
         forget=seconds(arguments, "--forget"), reserve=int(number(arguments, "--reserve")),
         max_queue=int(number(arguments, "--max-queue")) if arguments["--max-queue"] else None,
         mapped=mapped, verbose=arguments["--verbose"])
+
+
+def told_gpens(arguments: Arguments) -> dict[str, Any]:
+    """Whom the command line has `watch` tell, as the options are called. Raises UsageError."""
+    from gpen.galera.listeners import NAME, Roles
+    from gpen.gpenctl.link import parse_target
+
+    gpens, readers, writers = (arguments[name] for name in ("--gpen", "--reader", "--writer"))
+    if not gpens + readers + writers:
+        raise UsageError("no gpen to tell: give --gpen=CONTROL, --reader=CONTROL or --writer=CONTROL, the address of "
+                         "its option -C")
+    for text in [] if gpens else readers + writers:
+        if NAME.fullmatch(text):
+            raise UsageError(f"'{text}' is no CONTROL, /PATH or HOST:PORT; if it is the name of a listener, give "
+                             "--gpen=CONTROL as well")
+    try:
+        if gpens:
+            return {"readers": [], "writers": [], "gpens": [parse_target(text) for text in gpens],
+                    "roles": Roles(readers, writers)}
+        return {"readers": [parse_target(text) for text in readers],
+                "writers": [parse_target(text) for text in writers]}
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def credentials(arguments: Arguments) -> Access:

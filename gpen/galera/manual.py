@@ -78,10 +78,11 @@ so a balancer that looks at connections alone sends clients where they fail. gpe
 times a second over one kept connection, and tells each gpen over its control socket which of its servers are up
 (server N health up|drain|down because REASON). The nodes are the servers of the gpens.
 
-A gpen that is given by --reader spreads connections over all usable nodes; one that is given by --writer has one node
-in front, the writer. All its other servers are held down, also those that an operator adds or moves, and ranked behind
-by prio. What was said of a server's health lasts health_ttl seconds (5, where it is not set), so that without a watcher
-a dead writer fails over then.
+A gpen that is given by --gpen has a listener for reads and one for writes, before the same servers: see LISTENERS. One
+that is given by --reader spreads connections over all usable nodes; one that is given by --writer has one node in
+front, the writer. All its other servers are held down, also those that an operator adds or moves, and ranked behind by
+prio. What was said of a server's health lasts health_ttl seconds (5, where it is not set), so that without a watcher a
+dead writer of --writer=CONTROL fails over then.
 
 The watcher may be killed, restarted or stopped at any time: the gpens go on with what they know, for health_ttl
 seconds if that is set, and a watcher that starts takes the writer as it is. A gpen that begins anew, or is reloaded, is
@@ -89,6 +90,32 @@ told all again, and sessions that other servers than the writer have got meanwhi
 """
 
 _SECTIONS = (
+    ("LISTENERS", """
+With --gpen=CONTROL, --writer=NAME names the listeners of that gpen that get the writes; all others, named by --reader
+or not, spread connections over all usable nodes. Several gpens have the same names. A listener that is named and
+missing is told of in status and the log. The one for writes needs a name, and the settings prio and roundrobin:
+
+    gpen -r -C /run/gpen/gpen.ctl -O 'listener writer listen 3306' \\
+        -O 'listener writer prio' 3307 10.0.0.1:3306 10.0.0.2:3306
+    gpen-galera watch --gpen=/run/gpen/gpen.ctl --reader=- --writer=writer
+
+How a node is belongs to the server, and so to all listeners; max too, which counts the sessions of all. The choice is
+the listener's: it uses the writer's server and no other (listener NAME servers N), whatever fails, fills up or is
+added, and while nobody may be used, such as in a handover, none (a number that no server has). Its prios are the
+succession. When the writer moves, the sessions on the old one that came through this listener are closed; those of
+other listeners go on there. What somebody else changes in that is put right within a second. Where all listeners share
+an emergency server, listener NAME no emergency keeps writes off it. Over TCP the watcher needs control_access admin.
+
+The choice does not expire as verdicts do: without a watcher the listener stays with the writer that it was told, also
+when that dies, and none of its clients writes elsewhere than the others do. A watcher that starts takes it as it is.
+Where there will be none, listener NAME servers all has the listener go by prio, and listener NAME servers N names the
+writer.
+
+A gpen that starts is told the choice before any server is said to be up. In its configuration the lines server N health
+down because not told yet, one for each server, let it use none until then, or for health_ttl seconds. Where watchers
+agree and the choice is not known yet, as in the second after a watcher has started, no server is said to be up for as
+long as that.
+"""),
     ("USABLE NODES", """
 A node is usable when it is Synced, ready, in the primary component, not read_only, does not reject queries
 (wsrep_reject_queries), is not in maintenance (pxc_maint_mode of Percona XtraDB Cluster), and is of the group that most
@@ -124,8 +151,8 @@ so that its setting on_down does not count. Those on a read_only node or one tha
 keep, its default, keeps them, close ends them. A gpen of before, which does not know drain, is named in status and
 the log, and gives such a node clients still.
 
-In a gpen of --writer the writer drains likewise, as long as no other node can follow it. Once one does, the sessions on
-the old one are closed as ever, drained or not.
+In a gpen or listener of --writer the writer drains likewise, as long as no other node can follow it. Once one does, the
+sessions on the old one are closed as ever, drained or not.
 """),
     ("OTHER ADDRESSES", """
 What nodes call themselves (wsrep_incoming_addresses) is often not what gpen connects to: behind NAT, in containers. A
@@ -136,19 +163,20 @@ that agree may reach the nodes at different addresses: the choice names a node a
 where it does not know its own (AUTO), or another one says the same.
 """),
     ("THE WRITER", """
-The first one is the server in front of the first --writer gpen that answers; where none is, the first of --prefer that
-is usable, then the one with the lowest wsrep_local_index. It stays until it is not usable, until gpen does not reach it
-for three seconds, until an operator sets it to drain or maint in gpen, or until gpen-galera move. Then the next one
-takes over, and the sessions on the old one are closed (--keep-old-sessions to leave them; those on a server in state
-drain are left anyway, but not those that are left of one that was deleted since). A gpen that has reached no other node
-since does not have it moved again, and what a gpen said last, before it died, counts for five seconds. With --failback
-a preferred node that has been usable for five seconds gets the role back, unless an operator has moved it away.
+The first one is the server in front of the first gpen for writes that answers; where none is, the first of --prefer
+that is usable, then the one with the lowest wsrep_local_index. It stays until it is not usable, until gpen does not
+reach it for three seconds, until an operator sets it to drain or maint in gpen, or until gpen-galera move. Then the
+next one takes over, and the sessions on the old one are closed (--keep-old-sessions to leave them; those on a server in
+state drain are left anyway, but not those that are left of one that was deleted since). A gpen that has reached no
+other node since does not have it moved again, and what a gpen said last, before it died, counts for five seconds. With
+--failback a preferred node that has been usable for five seconds gets the role back, unless an operator has moved it
+away.
 
 A node that the watcher is blind to is not made the writer; nor is the writer left for that, since somebody may be
 writing there: only the operator moves it then.
 """),
     ("SEVERAL GPENS, SEVERAL WATCHERS", """
-The writer is a node that all gpens of --writer have as a server: status and the log tell which of them lacks one, and a
+The writer is a node that all gpens for writes have as a server: status and the log tell which of them lacks one, and a
 move there is refused. Two watchers that are not told to agree, and want different writers at one gpen, are told of in
 status and the log, once one has put another node in front three times in ten seconds.
 """),
@@ -188,14 +216,14 @@ second says so, takes no part, and gives its gpens no writer; start it with anot
 takes part a second later, and one that has just come to the list leaves no writer that works for two seconds. One that
 did not run for four times --interval or more uses no writer before it has read which it is.
 
-A watcher that is ended by a signal takes itself off the list; one that was killed stays on it until it is started
-again with the same --socket, or until an operator sets its row to active = 0. A gpen without a watcher goes by its own
-prios, so start both together, and end the gpen before its watcher. The prios are the succession: when a watcher was
-killed and then the writer dies, its gpen goes to the node that the others choose, health_ttl seconds later; but it
-returns to the dead writer when that comes back, and does not pass over a node that accepts connections and is not
-usable. Where health_ttl is 0 it is set to 5, so that when all watchers are dead gpen goes back to the order of prio. In
-the configuration of a gpen the lines server N health down because not told yet, one for each server, let it use none
-before the watcher has told it.
+A watcher that is ended by a signal takes itself off the list; one that was killed stays on it until it is started again
+with the same --socket, or until an operator sets its row to active = 0. A gpen without a watcher goes by what it was
+told, so start both together, and end the gpen before its watcher. When a watcher was killed and then the writer dies, a
+listener for writes has none until a watcher is back. A gpen of --writer=CONTROL goes by its prios, which are the
+succession, to the node that the others choose, health_ttl seconds later; but it returns to the dead writer when that
+comes back, and does not pass over a node that accepts connections and is not usable. Where health_ttl is 0 it is set to
+5, so that when all watchers are dead it does so. In the configuration of a gpen the lines server N health down because
+not told yet, one for each server, let it use none before the watcher has told it.
 """),
     ("BLOCKED ADDRESSES", """
 A node refuses an address (error 1129) from which max_connect_errors connections in a row have ended without a login,

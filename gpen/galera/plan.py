@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from gpen.galera.report import MEMBERS
@@ -47,6 +48,15 @@ class Order:
 
 Plan = Mapping[str, Order]  # by the nodes' addresses
 
+
+class Plans(NamedTuple):
+    """All that one gpen is told: of its servers, and of the choice among them that only its listeners for writes make.
+    The second is empty where a gpen has no such listeners: the first tells the choice then, if there is one."""
+
+    servers: Plan = MappingProxyType({})
+    writers: Plan = MappingProxyType({})
+
+
 _NONE = type(None)
 _TOLD: Mapping[str, tuple[type, ...]] = {
     "number": (int,), "address": (str, _NONE), "host": (str, _NONE), "port": (int, str, _NONE), "prio": (int,),
@@ -64,7 +74,7 @@ def rows_in(text: str) -> list[Row]:
         raise ValueError("no JSON") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_server(row) for row in rows):
         raise ValueError("no list of servers")
-    if sum(not _is_empty(row) for row in rows) > MEMBERS:
+    if sum(not is_empty(row) for row in rows) > MEMBERS:
         raise ValueError(f"more than {MEMBERS} servers, which no cluster has")
     return rows
 
@@ -112,14 +122,15 @@ def nodes_of(rows: Iterable[Row]) -> set[str]:
 
 def front(rows: Iterable[Row]) -> str | None:
     """The node that gets the connections of a gpen that runs with -O prio: the one with the lowest prio, if no other
-    server has that. It may be listed twice."""
-    servers = [row for row in rows if not _is_empty(row)]
+    server has that. It may be listed twice. Where only some servers are ``used``, it is one of these."""
+    servers = [row for row in rows if not is_empty(row)]
+    servers = [row for row in servers if row.get("used", True)] or servers
     lowest = min((row["prio"] for row in servers), default=0)
     first = {node_of(row) for row in servers if row["prio"] == lowest}
     return first.pop() if len(first) == 1 else None
 
 
-def _is_empty(row: Row) -> bool:
+def is_empty(row: Row) -> bool:
     """Whether it is a slot without a server, or one of gpen's two special servers."""
     return row["number"] is None or row.get("health") == "empty"
 
@@ -129,11 +140,22 @@ def is_full(row: Row) -> bool:
     return row["health"] != "up" and (row.get("reason") or "").startswith(FULL)
 
 
-def misfit(name: str, modes: Mapping[str, Any]) -> str:
-    """Why a gpen with these modes can't go with the writer, and the remedy; nothing when it can."""
+def modes_in(text: str) -> Mapping[str, Any]:
+    """The modes that `mode json` has answered; none where a gpen does not tell them: it gets its plans even so."""
+    try:
+        told = json.loads(text)
+    except (RecursionError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}
+
+
+def misfit(name: str, modes: Mapping[str, Any], listener: str = "") -> str:
+    """Why a gpen with these modes, or a listener of it, can't go with the writer, and the remedy; nothing when it can.
+    """
+    which = f"listener {listener} " if listener else ""
     for mode, effect in _NEEDED.items():
         if not modes.get(mode, True):
-            return f"{name}: runs without {mode}: {effect}: gpenctl {name} {mode}"
+            return f"{name}: {which}runs without {mode}: {effect}: gpenctl {name} {which}{mode}"
     return ""
 
 
@@ -174,36 +196,48 @@ def commands(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int] | None =
     first, and sessions end when new ones go elsewhere already. ``limits``: the `max` that servers were given before, by
     their numbers; ``by_address``: the commands name the address as well, so that no server is meant that has got the
     number of another since they were made."""
-    known = _orders(plan, rows)
-    which = {row["number"]: _which(row, by_address) for row, _ in known}
-    ranks = [(order.prio, row["number"]) for row, order in known if _is_misplaced(row, order)]
-    lines = [f"server {which[number]} prio {prio}" for prio, number in sorted(ranks, reverse=True)]
-    lines += [f"server {which[number]} max {limit}" for number, limit in new_limits(plan, rows, limits or {}).items()]
+    known = orders(plan, rows)
+    lines = ranking(plan, rows, by_address)
+    limited = new_limits(plan, rows, limits or {})
+    lines += [f"server {_which(row, by_address)} max {limited[row['number']]}" for row, _ in known
+              if row["number"] in limited]
     for row, order in sorted(known, key=lambda pair: bool(pair[1].up)):
         if order.up is not None:
             health = "up" if order.up else "drain" if order.drains else "down"
-            lines.append(f"server {which[row['number']]} health {health} because {_plain(order.reason)}")
-    lines += [f"close server {which[row['number']]}" for row, order in known
-              if order.close and (_has_sessions(row) or _falls(row, order))]
-    return lines
+            lines.append(f"server {_which(row, by_address)} health {health} because {_plain(order.reason)}")
+    return [*lines, *closing(plan, rows, by_address)]
+
+
+def ranking(plan: Plan, rows: Iterable[Row], by_address: bool = False) -> list[str]:
+    """The lines that give servers their prios, that of the lowest rank first."""
+    ranks = [(order.prio, row["number"], _which(row, by_address)) for row, order in orders(plan, rows)
+             if _is_misplaced(row, order)]
+    return [f"server {which} prio {prio}" for prio, _, which in sorted(ranks, reverse=True)]
+
+
+def closing(plan: Plan, rows: Iterable[Row], by_address: bool = False) -> list[str]:
+    """The lines that end the sessions that are of no use."""
+    return [f"close server {_which(row, by_address)}" for row, order in orders(plan, rows)
+            if order.close and (_has_sessions(row) or _falls(row, order))]
 
 
 def new_limits(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int]) -> dict[int, int]:
     """The `max` that servers are to have and have not, by number. A lower one is the operator's, and stays."""
-    return {row["number"]: order.limit for row, order in _orders(plan, rows)
+    return {row["number"]: order.limit for row, order in orders(plan, rows)
             if order.limit is not None and row.get("max", 0) != order.limit
             and (not 0 < row.get("max", 0) < order.limit or row["max"] == limits.get(row["number"]))}
 
 
 def retries(plan: Plan, rows: Iterable[Row], by_address: bool = False) -> list[str]:
     """The lines that have servers tried again at once that were full, and are no worse."""
-    return [f"server {_which(row, by_address)} blacklist 0" for row, order in _orders(plan, rows)
+    return [f"server {_which(row, by_address)} blacklist 0" for row, order in orders(plan, rows)
             if order.up and row.get("verdict") == "up" and is_full(row)]
 
 
-def strays(plan: Plan, rows: Iterable[Row], sessions: str) -> list[str]:
+def strays(plan: Plan, rows: Iterable[Row], sessions: str, listeners: Collection[str] | None = None) -> list[str]:
     """The lines that end the sessions that began on a server that is gone, or has another address now, where the plan
-    has no use for them. ``sessions``: what `sessions json` has answered; nothing comes of what a gpen has not said."""
+    has no use for them. ``sessions``: what `sessions json` has answered; nothing comes of what a gpen has not said.
+    ``listeners``: only those of these."""
     listed = {(row["number"], node_of(row)) for row in rows}
     try:
         found = json.loads(sessions)
@@ -212,18 +246,19 @@ def strays(plan: Plan, rows: Iterable[Row], sessions: str) -> list[str]:
     return [f"close {row['id']}" for row in (found if isinstance(found, list) else ())
             if isinstance(row, dict) and isinstance(row.get("id"), int) and isinstance(row.get("server"), int)
             and isinstance(node := row.get("server_address"), str) and (row["server"], node) not in listed
+            and (listeners is None or row.get("listener") in listeners)
             and (order := plan.get(node) or plan.get(OTHERS)) is not None and order.close]
 
 
 def is_amiss(plan: Plan, rows: Iterable[Row]) -> bool:
     """Whether servers that were just looked at are ranked otherwise than in the plan, or have sessions that are of no
     use: the gpen began anew, was reloaded, or somebody has changed a server."""
-    return any(_is_misplaced(row, order) or (order.close and _has_sessions(row)) for row, order in _orders(plan, rows))
+    return any(_is_misplaced(row, order) or (order.close and _has_sessions(row)) for row, order in orders(plan, rows))
 
 
-def _orders(plan: Plan, rows: Iterable[Row]) -> list[tuple[Row, Order]]:
+def orders(plan: Plan, rows: Iterable[Row]) -> list[tuple[Row, Order]]:
     """Each server that there is with its order, if it has one."""
-    found = ((row, plan.get(node_of(row) or OTHERS) or plan.get(OTHERS)) for row in rows if not _is_empty(row))
+    found = ((row, plan.get(node_of(row) or OTHERS) or plan.get(OTHERS)) for row in rows if not is_empty(row))
     return [(row, order) for row, order in found if order is not None]
 
 

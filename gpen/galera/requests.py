@@ -93,7 +93,7 @@ class Requests:
         watcher = self._watcher
         label, verdict = watcher.label(target), watcher.cluster.verdict(target)
         if not watcher.writer_gpens():
-            raise ValueError("there is no writer to move: no gpen that was given by --writer has answered")
+            raise ValueError("there is no writer to move: no gpen that gets the writes has answered")
         scene = watcher.scene(now)
         absence = watcher.election.absence(scene)
         if absence and (watcher.is_namesake or watcher.complaint):  # else it will be there in a moment
@@ -108,7 +108,7 @@ class Requests:
         lacking = watcher.without(target, now)
         if lacking:
             raise ValueError(f"{label} can't be the writer: it is no server of {', '.join(lacking)}, and the writer is "
-                             "one that all gpens of --writer have")
+                             "one that all gpens that get the writes have")
         if target not in scene.candidates:
             raise ValueError(f"{label} can't be the writer: a gpen has it in state drain or maint, or does not "
                              "reach it")

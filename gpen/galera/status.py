@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gpen.galera import blocking
@@ -32,7 +32,7 @@ def status(watcher: Watcher, now: float) -> Answer:
         "trouble": watcher.trouble,
         "cluster": watcher.cluster.followed.uuid or None,
         "nodes": [node_row(watcher, node, now) for node in sorted(watcher.cluster.nodes, key=_natural)],
-        "gpens": [_gpen_row(watcher, gpen) for gpen in watcher.gpens],
+        "gpens": [row for gpen in watcher.gpens for row in _gpen_rows(watcher, gpen)],
     }
 
 
@@ -79,18 +79,51 @@ def _role(watcher: Watcher, node: str) -> str:
     return "standby" if any(node in nodes_of(gpen.rows) for gpen in watcher.writer_gpens()) else "reader"
 
 
+def _gpen_rows(watcher: Watcher, gpen: Gpen) -> list[Row]:
+    """A gpen, or its listeners that get the writes, each, and those that do not."""
+    whole, roles = _gpen_row(watcher, gpen), gpen.balancer.roles
+    if roles is None:
+        return [whole]
+    rows = [whole | _writer_row(gpen, name) for name in roles.writers]
+    rows += [whole | _reader_row(gpen, name) for name in roles.readers or [""]]
+    return [rows[0], *(row | {"capped": []} for row in rows[1:])]
+
+
 def _gpen_row(watcher: Watcher, gpen: Gpen) -> Row:
-    servers = [row for row in gpen.rows if row["number"] is not None and row["health"] != "empty"]
+    servers = _servers_of(gpen)
     return {
-        "gpen": gpen.name, "kind": "writer" if gpen.balancer.is_writer else "reader",
+        "gpen": gpen.name, "listener": None, "kind": "writer" if gpen.balancer.is_writer else "reader",
         "problem": "not asked yet" if gpen.problem is None else gpen.problem,
-        "servers": len(servers), "up": sum(row["health"] == "up" and row["state"] == "ready" for row in servers),
-        **{word: sum(word in (row["state"], row["health"]) for row in servers) for word in WITHDRAWN},
-        "sessions": sum(row["sessions"] for row in servers),
+        "servers": len(servers), **_counted(servers), "sessions": sum(row["sessions"] for row in servers),
         "front": front(gpen.rows) if gpen.balancer.is_writer else None,
         "capped": [{"server": row["number"], "max": row["max"], "room": room} for row in servers
                    if (node := node_of(row)) and (room := watcher.room(node)) and 0 < row["max"] < room],
     }
+
+
+def _servers_of(gpen: Gpen) -> list[Mapping[str, Any]]:
+    return [row for row in gpen.rows if row["number"] is not None and row["health"] != "empty"]
+
+
+def _counted(servers: Sequence[Mapping[str, Any]]) -> Row:
+    return {"up": sum(row["health"] == "up" and row["state"] == "ready" for row in servers),
+            **{word: sum(word in (row["state"], row["health"]) for row in servers) for word in WITHDRAWN}}
+
+
+def _writer_row(gpen: Gpen, name: str) -> Row:
+    used = [row for row in _servers_of(gpen) if row.get("used", True)]
+    return {"listener": name, "kind": "writer", **_counted(used), "sessions": _sessions(gpen, [name])}
+
+
+def _reader_row(gpen: Gpen, name: str) -> Row:
+    """Without a name: of all listeners that do not get the writes."""
+    writers = [desk.name for desk in gpen.balancer.desks]
+    names = [name] if name else set(gpen.balancer.listeners).difference(writers)
+    return {"listener": name or None, "kind": "reader", "sessions": _sessions(gpen, names), "front": None}
+
+
+def _sessions(gpen: Gpen, names: Collection[str]) -> int:
+    return sum(found.sessions for name, found in gpen.balancer.listeners.items() if name in names)
 
 
 def _natural(node: str) -> list[int | str]:
@@ -106,7 +139,7 @@ def show(answer: Answer) -> str:
               row["role"], "-" if row["latency"] is None else f"{row['latency'] * 1000:.1f} ms",
               "-" if row["queue"] is None else row["queue"], _share(row.get("paused")),
               _clock(row["since"])] for row in answer["nodes"]]
-    gpens = [[row["gpen"], row["kind"], _short(_problem(row)) or "answers", _servers(row),
+    gpens = [[_title(row), row["kind"], _short(_problem(row)) or "answers", _servers(row),
               row["sessions"], row["front"] or "-"] for row in answer["gpens"]]
     fault = answer.get("fault")  # a watcher of before an upgrade tells none
     parts = [f"the watcher itself fails: {fault}"] if fault else []
@@ -126,6 +159,11 @@ def show(answer: Answer) -> str:
     problems = _long({row["gpen"]: _problem(row) for row in answer["gpens"]}) + _capped(answer["gpens"])
     parts += ["\n".join(problems)] * bool(problems)
     return "\n\n".join(parts)
+
+
+def _title(row: Row) -> str:
+    """A gpen, or a listener of it. A watcher of before an upgrade tells none."""
+    return " ".join(filter(None, (row["gpen"], row.get("listener"))))
 
 
 def _usable(row: Row) -> str:

@@ -29,6 +29,7 @@ Options:
 Examples:
   gpen -r -C /run/gpen/reader.ctl 3307 node1:3306 node2:3306 node3:3306
   gpen-galera watch --defaults-file=my.cnf --reader=/run/gpen/reader.ctl
+  gpen-galera watch --gpen=/run/gpen/gpen.ctl --writer=writer
   gpen-galera status
   gpen-galera move node2
 """
@@ -61,14 +62,23 @@ Tell gpens how the nodes of a Galera cluster are, and which is the writer. The
 nodes are the servers of the gpens.
 
 Usage:
-  gpen-galera watch [options] [--reader=CONTROL...] [--writer=CONTROL...]
+  gpen-galera watch [options] [--gpen=CONTROL...] [--reader=WHICH...]
+                    [--writer=WHICH...]
 
 Options:
-  --reader=CONTROL       A gpen that spreads connections over all usable nodes:
-                         the /PATH or HOST:PORT of its option -C. For
-                         several, --reader A B or --reader A --reader B.
-  --writer=CONTROL       A gpen that gives all connections to one node; it must
-                         run with -r -O prio. Several: as with --reader.
+  --gpen=CONTROL         A gpen with listeners for reads and for writes: the
+                         /PATH or HOST:PORT of its option -C. Several share the
+                         names: say --gpen A B or --gpen A --gpen B.
+  --writer=WHICH         With --gpen: the NAME of its listener that gives all
+                         connections to one node; that must have prio and
+                         roundrobin. Without it, no listener is the writer's.
+                         Without --gpen: the CONTROL of a gpen that does so, and
+                         runs with -r -O prio. Several: as with --gpen.
+  --reader=WHICH         With --gpen: the NAME of a listener, - for the one
+                         without a name, that spreads connections over all
+                         usable nodes. All listeners but the writer's do: one
+                         that is named is missed when it is not there. Without
+                         --gpen: the CONTROL of a gpen that spreads them.
 {LOGIN}\
   --interval=SEC         Between two questions to a node [default: 0.25].
   --timeout=SEC          A node that owes an answer for so long is not used
@@ -110,6 +120,7 @@ or something given can't be used.
 
 Examples:
   gpen-galera watch --defaults-file=my.cnf --reader=/run/gpen/reader.ctl
+  gpen-galera watch --gpen=/run/gpen/gpen.ctl --reader=- --writer=writer
   gpen-galera watch --writer=/run/gpen/writer.ctl --prefer=10.0.0.1:3306
 """
 

@@ -23,14 +23,15 @@ from gpen.galera.agree import Agreed
 from gpen.galera.cluster import Cluster, Verdict
 from gpen.galera.discover import Discovery
 from gpen.galera.election import SingleWatcher, Situation
-from gpen.galera.gpen_client import GpenClient
+from gpen.galera.gpen_client import TTL, GpenClient
 from gpen.galera.group import FORGET
 from gpen.galera.identity import Identity
 from gpen.galera.lag import Lag
 from gpen.galera.ledger import Ledger, Work, in_background
+from gpen.galera.listeners import Roles, check_roles
 from gpen.galera.log import Faults, say
 from gpen.galera.node import FULL_WORD, Node, Problem, silence
-from gpen.galera.plan import LAST_RANK, OTHERS, Changes, Order, Plan, Row, front, nodes_of
+from gpen.galera.plan import LAST_RANK, OTHERS, Changes, Order, Plan, Plans, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
 from gpen.galera.scout import Scout
 from gpen.galera.writer import NEWS, Reachability, Writer, common, draining, withdrawn
@@ -53,6 +54,8 @@ class Options:
 
     readers: Sequence[Target]
     writers: Sequence[Target]
+    gpens: Sequence[Target] = ()  # with listeners of these roles
+    roles: Roles = Roles()  # noqa: RUF009
     interval: float = 0.25
     timeout: float = 1.0
     donor: str = "avoid"
@@ -70,21 +73,29 @@ class Options:
     reserve: int = 10
     verbose: bool = False
 
+    @property
+    def has_writer(self) -> bool:
+        return bool(self.writers or self.roles.writers)
+
 
 def _check(options: Options) -> None:
     """Raises ValueError, in one line, for options that contradict each other or that nothing can come of."""
     places: dict[object, str] = {}
-    for name, targets in (("--reader", options.readers), ("--writer", options.writers)):
+    for name, targets in (
+            ("--reader", options.readers), ("--writer", options.writers), ("--gpen", options.gpens)):
         for target in targets:
             place, text = os.path.realpath(target.path) if target.path else (target.host, target.port), target.text
             if place in places:
                 raise ValueError(f"{places[place]} {name}={text}: they are one gpen: give it once, as what it is")
             places[place] = f"{name}={text}"
+    check_roles(options.roles)
     of_writers = {"--prefer": options.prefer, "--failback": options.failback, "--agree": options.agree,
                   "--keep-old-sessions": options.keep_old_sessions}
     for name, value in of_writers.items():
-        if value and not options.writers:
-            raise ValueError(f"{name}: there is no writer without a gpen that gets the writes: add --writer=CONTROL")
+        if value and not options.has_writer:
+            which = "a listener that gets the writes: add --writer=NAME" if options.gpens else (
+                "a gpen that gets the writes: add --writer=CONTROL")
+            raise ValueError(f"{name}: there is no writer without {which}")
     for node in options.prefer:
         if not _is_numeric(node):
             raise ValueError(f"--prefer: '{node}' is not HOST:PORT with a numeric HOST, as gpen-galera status shows "
@@ -119,14 +130,20 @@ class Gpen:
     problem: str | None = None  # None: not asked yet; empty: none
     silent: bool = False  # it could not be reached
     seen: float = -math.inf  # when its servers were seen last (monotonic)
+    met: float = math.inf  # and when first
 
     @property
     def name(self) -> str:
         return self.balancer.name
 
+    @property
+    def is_writers(self) -> bool:
+        """Whether all of it gets the writes, and not only some of its listeners."""
+        return self.balancer.is_writer and not self.balancer.desks
+
     def saw(self, rows: Sequence[Row], now: float) -> None:
         """Its servers are these."""
-        self.seen = now
+        self.seen, self.met = now, min(self.met, now)
         if rows is not self.rows:
             self.rows, self.nodes = rows, nodes_of(rows)
             self.shape = self.nodes, front(rows), withdrawn(rows)
@@ -156,8 +173,10 @@ class Watcher:
         self._discovery = Discovery(options.floor, options.forget)
         self._scout = Scout(access, options.timeout, self.post)
         self._nodes: dict[str, Node] = {}
-        self.gpens = [Gpen(GpenClient(target, is_writer, self._from_balancer))
-                      for is_writer, targets in ((False, options.readers), (True, options.writers))
+        self.gpens = [Gpen(GpenClient(target, is_writer, self._from_balancer, roles))
+                      for targets, is_writer, roles in (
+                          (options.readers, False, None), (options.writers, True, None),
+                          (options.gpens, options.has_writer, options.roles))
                       for target in targets]
         self._next_round = self._awake_since = self._began = self._taken = self._slept = time.monotonic()
         self._faults = Faults()
@@ -418,9 +437,9 @@ class Watcher:
         for gpen in self.gpens:
             changes = Changes()
             if self.options.discover and gpen.rows:
-                rank = LAST_RANK if gpen.balancer.is_writer else None
+                rank = LAST_RANK if gpen.is_writers else None
                 changes = self._discovery.changes(gpen.rows, members, now, rank)
-            gpen.balancer.want(self._plan(gpen, ranks, now), changes, self.election.version, now)
+            gpen.balancer.want(self._plans(gpen, ranks, now), changes, self.election.version, now)
 
     def _reached(self, members: Sequence[str], now: float) -> list[str]:
         """The members that may be servers: those that are, and those that were met where they say they are."""
@@ -607,12 +626,20 @@ class Watcher:
 
     # --- plans --------------------------------------------------------------------------------------------------------
 
-    def _plan(self, gpen: Gpen, ranks: Sequence[str], now: float) -> Plan:
+    def _plans(self, gpen: Gpen, ranks: Sequence[str], now: float) -> Plans:
         verdicts = {node: verdict for node in self.cluster.nodes if (verdict := self.cluster.verdict(node))}
-        plan = self._writer_plan(gpen, ranks, verdicts, now) if gpen.balancer.is_writer else {
-            node: Order(verdict.usable, verdict.reason, None, self._is_lost(verdict), self.room(node), verdict.drains)
+        plan = self._writer_plan(gpen, ranks, verdicts, now) if gpen.is_writers else {
+            node: Order(self._usable(gpen, verdict, now), verdict.reason, None, self._is_lost(verdict), self.room(node),
+                        verdict.drains)
             for node, verdict in verdicts.items()}
-        return {node: self._unless_full(node, order) for node, order in plan.items()}
+        writers = self._choice_plan(gpen, ranks, now) if ranks and gpen.balancer.desks else {}
+        return Plans({node: self._unless_full(node, order) for node, order in plan.items()}, writers)
+
+    def _usable(self, gpen: Gpen, verdict: Verdict, now: float) -> bool | None:
+        """Whether a gpen is told that a node is up. Where its listeners for writes wait for the choice that is agreed,
+        nothing is said of that for a moment: they would begin with whom the file has in front."""
+        waits = bool(gpen.balancer.desks) and self.election.current is None and now - gpen.met < TTL
+        return None if verdict.usable and waits else verdict.usable
 
     def _unless_full(self, node: str, order: Order) -> Order:
         """A node that is full gets no new clients: it would refuse them after the login, when no gpen can have them
@@ -644,6 +671,17 @@ class Watcher:
             kept = keeping or node in leaving
             close = self._is_lost(verdict) or (left and not kept)
             plan[node] = Order(up, reason, rank, close, self.room(node), self._drains(verdict, left, kept))
+        return plan
+
+    def _choice_plan(self, gpen: Gpen, ranks: Sequence[str], now: float) -> Plan:
+        """For the listeners that get the writes: they use the writer and no other, whatever is known of it; none while
+        it hands over, or is to be used in a moment. The prios are what counts if an operator has them use all."""
+        used = self.election.current if not self.election.heir and now >= self.election.opens_at else None
+        staying = {self.election.current} if not self.election.heir else set()
+        staying |= set(gpen.nodes) if self.options.keep_old_sessions else draining(gpen.rows)
+        plan = {OTHERS: Order(False, "", LAST_RANK, not self.options.keep_old_sessions)}
+        for rank, node in enumerate([*ranks, *sorted(set(gpen.nodes) - set(ranks))]):
+            plan[node] = Order(node == used, "", rank, node not in staying)
         return plan
 
     @staticmethod

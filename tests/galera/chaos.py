@@ -1,6 +1,6 @@
 """Two balancers, two watchers that agree, twelve writers, and a cluster to which one thing after another happens.
 
-    python -m tests.galera.chaos [--seconds 100] [--seed N]
+    python -m tests.galera.chaos [--seconds 100] [--seed N] [--listeners]
 
 What must hold: an insert that a writer was told is done is found on every node afterwards, and no two nodes take
 inserts at once. The seed says what is done, to which node or to the writer, and when; what the machine makes of it
@@ -31,9 +31,9 @@ from tabulate import tabulate
 
 from tests.galera.cluster import Cluster, Node, missing
 from tests.galera.watcher import Watcher
-from tests.harness import Gpen, wait_until
+from tests.harness import Gpen, free_port, pair_of, wait_until
 
-FRONT = ("-r", "-O", "mysql", "-O", "greeting 1", "-O", "hold 10", "-O", "prio")
+FRONT = ("-r", "-O", "mysql", "-O", "greeting 1", "-O", "hold 10")
 TABLE = "app.chaos"
 WRITERS = 12
 PAUSE = 0.03  # seconds between two inserts of a writer
@@ -98,8 +98,11 @@ class Report:
 class Chaos:
     """Runs once, before a cluster that is whole."""
 
-    def __init__(self, cluster: Cluster, seed: int, seconds: float, say: Callable[[str], None]) -> None:
+    def __init__(self, cluster: Cluster, seed: int, seconds: float, say: Callable[[str], None],
+                 by_listener: bool = False) -> None:
+        """``by_listener``: the writes come through one listener of each gpen, and not through gpens of their own."""
         self.report = Report(seed, seconds)
+        self._by_listener = by_listener
         self._cluster = cluster
         self._seconds = seconds
         self._say = say
@@ -113,10 +116,11 @@ class Chaos:
         self._make_table()
         with contextlib.ExitStack() as stack:
             servers = [f"{node.address}::::{node.number}" for node in self._cluster.nodes]
-            gpens = [stack.enter_context(Gpen(directory, *FRONT, "127.0.0.1:0", *servers, name=f"gpen{number}"))
-                     for number in range(2)]
-            self._watchers = [stack.enter_context(Watcher(directory, "--writer", gpen.control, "--agree=agreed"))
-                              for gpen in gpens]
+            gpens = [stack.enter_context(Gpen(directory, *FRONT, *self._options(), "127.0.0.1:0", *servers,
+                                              name=f"gpen{number}")) for number in range(2)]
+            self._watchers = [stack.enter_context(Watcher(directory, *(
+                ("--gpen", gpen.control, "--writer=writer") if self._by_listener else ("--writer", gpen.control)),
+                "--agree=agreed")) for gpen in gpens]
             wait_until(lambda: all(self._front(gpen) for gpen in gpens), 30, "a writer for both")
             with self._writing(gpens):
                 self._happen()
@@ -129,15 +133,26 @@ class Chaos:
         node.sql(f"DROP TABLE IF EXISTS {TABLE}, agreed.gpen_writer, agreed.gpen_watcher")
         node.sql(f"CREATE TABLE {TABLE} (token VARCHAR(32) PRIMARY KEY) ENGINE=InnoDB")
 
-    @staticmethod
-    def _front(gpen: Gpen) -> bool:
-        return any(row["health"] == "up" and row["verdict"] == "up" for row in gpen.json("servers"))
+    def _options(self) -> list[str]:
+        if not self._by_listener:
+            return ["-O", "prio"]
+        return ["-O", f"listener writer listen 127.0.0.1:{free_port()}", "-O", "listener writer prio"]
+
+    def _front(self, gpen: Gpen) -> bool:
+        """Whether it has a writer."""
+        rows = gpen.json("listener writer servers" if self._by_listener else "servers")
+        return [row["verdict"] for row in rows if row["health"] == "up"] == ["up"]
+
+    def _address(self, gpen: Gpen) -> tuple[str, int]:
+        """Where it takes writes."""
+        host, port = pair_of(gpen.ctl("listener writer listen" if self._by_listener else "listen").strip())
+        return str(host), int(port)
 
     # --- writers ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _writing(self, gpens: Sequence[Gpen]) -> Iterator[None]:
-        writers = [threading.Thread(target=self._write, args=(number, gpens[number % len(gpens)].address))
+        writers = [threading.Thread(target=self._write, args=(number, self._address(gpens[number % len(gpens)])))
                    for number in range(WRITERS)]
         for writer in writers:
             writer.start()
@@ -233,6 +248,7 @@ def main() -> int:
         epilog="Exit status: 0; 1 when an insert was lost, or two nodes took some at once.")
     parser.add_argument("--seconds", type=float, metavar="S", default=100.0, help="how long things happen (100)")
     parser.add_argument("--seed", type=int, metavar="N", default=int(time.time()), help="what happens (the time)")
+    parser.add_argument("--listeners", action="store_true", help="a listener for writes in gpens for reads as well")
     options = parser.parse_args()
     if reason := missing():
         parser.exit(2, f"{reason}\n")
@@ -241,7 +257,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="gpen-galera-") as directory:
         os.chmod(directory, 0o755)  # the nodes run as another user
         with Cluster(Path(directory) / "cluster") as cluster, redirect_stdout(io.StringIO()) as told:
-            report = Chaos(cluster, options.seed, options.seconds, say).run(Path(directory))
+            report = Chaos(cluster, options.seed, options.seconds, say, options.listeners).run(Path(directory))
     if not report.is_well:
         say(told.getvalue())
     say(tabulate(report.rows(), tablefmt="simple", disable_numparse=True, colalign=("left", "right")))

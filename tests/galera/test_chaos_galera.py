@@ -14,8 +14,10 @@ SEED, SECONDS = 7, 25.0
 
 
 @pytest.mark.timeout(180)
-def test_no_insert_is_lost_and_none_made_at_two_nodes_at_once(cluster: Cluster, tmp_path: Path) -> None:
-    report = Chaos(cluster, SEED, SECONDS, print).run(tmp_path)
+@pytest.mark.parametrize("by_listener", [False, True])
+def test_no_insert_is_lost_and_none_made_at_two_nodes_at_once(
+        cluster: Cluster, tmp_path: Path, by_listener: bool) -> None:
+    report = Chaos(cluster, SEED, SECONDS, print, by_listener).run(tmp_path)
     assert (report.lost, report.at_once()) == ([], [])
     assert len(report.inserts) > 500 and report.events, report.rows()
 

@@ -13,7 +13,7 @@ import pytest
 from gpen.galera.cluster import Cluster
 from gpen.galera.gpen_client import GpenClient
 from gpen.galera.members import Members, mapping
-from gpen.galera.plan import Addition, Changes
+from gpen.galera.plan import Addition, Changes, Plans
 from gpen.galera.report import Report, View
 from gpen.gpenctl.link import parse_target
 from gpen.model.address import Address
@@ -207,12 +207,12 @@ def test_a_number_that_another_server_has_got_meanwhile_is_left_to_it(gpen: Star
         assert [row["number"] for row in news.get(timeout=10)[0]] == [0]
         front.ctl("server 1 address 127.0.0.1:9 prio 4")
         before = [{**row, "for": 0} for row in front.json("servers")]
-        balancer.want({}, Changes((), (Addition(1, Address("127.0.0.1", 2), 99),)), 1)
+        balancer.want(Plans(), Changes((), (Addition(1, Address("127.0.0.1", 2), 99),)), 1)
         rows, problem = news.get(timeout=10)
         assert [{**row, "for": 0} for row in front.json("servers")] == before
         assert ([row["number"] for row in rows], problem) == ([0, 1], "")
         front.ctl("no server 0", "no server 1", "server 0 address 127.0.0.1:9")
-        balancer.want({}, Changes((0,)), 2)
+        balancer.want(Plans(), Changes((0,)), 2)
         rows, problem = news.get(timeout=10)
         assert ([row["port"] for row in rows], problem) == ([9], "")
     finally:

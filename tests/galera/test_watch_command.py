@@ -43,8 +43,10 @@ def test_help_has_examples_and_fits_a_terminal(command: str) -> None:
 @pytest.mark.parametrize(("words", "expected"), [
     ("", "COMMAND is missing: one of watch, status,"),
     ("bogus", "'bogus' is no command: expected one of watch, status, move, adopt, check, serve, notify"),
-    ("watch", "no gpen to tell: give --reader=CONTROL or --writer=CONTROL"),
-    ("watch --reader=x", "target 'x': expected"),
+    ("watch", "no gpen to tell: give --gpen=CONTROL, --reader=CONTROL or --writer=CONTROL"),
+    ("watch --reader=x", "'x' is no CONTROL, /PATH or HOST:PORT; if it is the name of a listener, give --gpen=CONTROL"),
+    ("watch --reader=x:y:z:w:v", "target 'x:y:z:w:v': "),
+    ("watch --gpen=x", "target 'x': expected"),
     ("watch --foo --reader=/x", "unknown or repeated --foo; gpen-galera watch --help"),
     ("watch --reader=/x --interval=soon", "--interval: 'soon' is not a number"),
     ("watch --reader=/x --timeout=0", "--timeout: '0' is out of range"),
@@ -250,6 +252,7 @@ def test_the_page_renders_without_warnings() -> None:
     ("watch --reader A B --writer C D", "watch --reader A --reader B --writer C --writer D"),
     ("watch --reader A --reader B C --discover", "watch --reader A --reader B --reader C --discover"),
     ("watch --reader=A B --verbose", "watch --reader=A --reader B --verbose"), ("move node2", "move node2"),
+    ("watch --gpen A B --reader=- --writer w", "watch --gpen A --gpen B --reader=- --writer w"),
 ])
 def test_several_values_of_an_option(words: str, spreads: str) -> None:
     assert " ".join(spread(words.split())) == spreads

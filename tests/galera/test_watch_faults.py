@@ -22,7 +22,7 @@ import pytest
 from gpen.galera import bounded, console, gpen_client, watch
 from gpen.galera.access import Access
 from gpen.galera.node import Node, ask
-from gpen.galera.plan import Changes, Order
+from gpen.galera.plan import Changes, Order, Plans
 from gpen.galera.report import Report
 from gpen.galera.requests import Requests
 from gpen.galera.status import show
@@ -371,8 +371,8 @@ def test_a_server_that_got_the_number_of_another_is_not_meant(gpen: Start) -> No
     try:
         assert [row["port"] for row in news.get(timeout=10)[0]] == [1, 2]
         front.ctl("server 0 address 127.0.0.1 port 2", "server 1 address 127.0.0.1 port 1")
-        teller.want({"127.0.0.1:1": Order(False, "read_only", close=True), "127.0.0.1:2": Order(True, "Synced")},
-                    Changes(), 1)
+        plan = {"127.0.0.1:1": Order(False, "read_only", close=True), "127.0.0.1:2": Order(True, "Synced")}
+        teller.want(Plans(plan), Changes(), 1)
         rows, problem = news.get(timeout=10)
         assert [(row["port"], row["verdict"]) for row in rows] == [(2, "up"), (1, "down")] and problem == ""
         assert [event for event in front.json("events") if "127.0.0.1:2" in str(event) and "read_only" in str(event)

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from gpen.galera.main import read_usage
 from gpen.galera.usage import USAGES
 from tests.contrib.service import told_of_units, with_our_programs
@@ -21,12 +19,6 @@ UNITS = sorted(GALERA.glob("*.service"))
 
 def settings(unit: Path) -> list[str]:
     return [line for line in unit.read_text().splitlines() if line and not line.startswith("#")]
-
-
-@pytest.mark.parametrize("name", ["reader", "writer"])
-def test_the_gpens_are_units_like_any_other(name: str) -> None:
-    template = [line.replace("%i", name) for line in settings(CONTRIB / "systemd" / "gpen@.service")]
-    assert settings(GALERA / f"gpen-{name}.service") == template
 
 
 def test_the_watcher_is_as_hardened() -> None:
@@ -49,12 +41,13 @@ def test_the_watcher_is_started_with_options_that_it_has() -> None:
     text = (GALERA / "gpen-galera.service").read_text().replace("\\\n", " ")
     (start,) = re.findall(r"^ExecStart=gpen-galera (.*)$", text, re.MULTILINE)
     arguments = read_usage(USAGES["watch"], start.split(), "watch")
-    assert arguments["--reader"] == ["/run/gpen/reader.ctl"] and arguments["--writer"] == ["/run/gpen/writer.ctl"]
+    assert (arguments["--gpen"], arguments["--reader"]) == (["/run/gpen/gpen.ctl"], ["-"])
+    assert f"listener {arguments['--writer'][0]} listen 3306\n" in (GALERA / "gpen.cfg").read_text()
+    assert arguments["--gpen"][0] in (CONTRIB / "systemd" / "gpen.service").read_text()
 
 
-@pytest.mark.parametrize("name", ["reader", "writer"])
-def test_gpen_takes_the_configurations(name: str, tmp_path: Path) -> None:
-    file = tmp_path / f"{name}.cfg"
+def test_gpen_takes_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "gpen.cfg"
     file.write_text((GALERA / file.name).read_text().replace("/var/log/gpen", str(tmp_path)))
     done = subprocess.run([*COMMAND, "--check", "-F", str(file)], capture_output=True, text=True, timeout=20,
                           check=False)

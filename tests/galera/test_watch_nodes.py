@@ -15,7 +15,7 @@ import pymysql
 import pytest
 
 from gpen.galera.gpen_client import GpenClient
-from gpen.galera.plan import Addition, Changes, Order
+from gpen.galera.plan import Addition, Changes, Order, Plans
 from gpen.gpenctl.link import parse_target
 from gpen.model.address import Address
 from tests.galera.cluster import WATCHER, Cluster, Node
@@ -294,15 +294,15 @@ def test_what_a_gpen_refuses_hides_nothing_else(gpen: Start) -> None:
     try:
         assert [row["number"] for row in news.get(timeout=10)[0]] == [0]
         plan, place = {"127.0.0.1:1": Order(True, "Synced")}, Address("127.0.0.1", 2)
-        balancer.want(plan, Changes((), (Addition(-1, place), Addition(1, place, 3))), 1)
+        balancer.want(Plans(plan), Changes((), (Addition(-1, place), Addition(1, place, 3))), 1)
         rows, problem = news.get(timeout=10)
         assert [(row["number"], row["verdict"]) for row in rows] == [(0, "up"), (1, "down")]
         assert problem.startswith(f"{front.control}: error: server: '-1' ") and balancer.told == 1
-        balancer.want(plan, Changes((1,)), 2)
+        balancer.want(Plans(plan), Changes((1,)), 2)
         rows, problem = news.get(timeout=10)
         assert ([row["number"] for row in rows], problem, balancer.told) == ([0], "", 2)
         front.ctl("no server 0")
-        balancer.want({"127.0.0.1:1": Order(False, "Donor")}, Changes(), 3)
+        balancer.want(Plans({"127.0.0.1:1": Order(False, "Donor")}), Changes(), 3)
         rows, problem = news.get(timeout=10)
         assert (rows, problem, balancer.told) == ([], "", 2), "what is no more is seen, and no fault"
     finally:

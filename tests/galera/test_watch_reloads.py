@@ -1,5 +1,6 @@
 """A writer's gpen that reads its file again (HUP), or is killed and begins anew, while clients come: what is opened
-elsewhere before the watcher has told it the writer ends there. The nodes are stubs."""
+elsewhere before the watcher has told it the writer ends there. The nodes are stubs. (For a listener for writes, see
+test_watch_listeners.py.)"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ import pytest
 from tests.galera.stub import Group
 from tests.galera.test_watch_gpens import in_background, is_cut, node_of, session, told, used
 from tests.galera.watcher import Watcher
-from tests.harness import ROOT, Gpen, free_port, wait_until
+from tests.harness import Gpen, free_port, wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -31,23 +32,24 @@ def group() -> Iterator[Group]:
 
 
 @pytest.fixture
-def contribs(group: Group, tmp_path: Path) -> Path:
-    """contrib's file for a writer's gpen, with the addresses of here."""
-    text = (ROOT / "contrib" / "galera" / "writer.cfg").read_text()
-    for number, node in enumerate(group.nodes):
-        text = text.replace(f"address 10.0.0.{number + 1} port 3306", f"address 127.0.0.1 port {node.port}")
-    text = text.replace("listen 3306", f"listen 127.0.0.1:{free_port()}").replace("health_ttl 5", f"health_ttl {TTL}")
+def patient(group: Group, tmp_path: Path) -> Path:
+    """The file of a writer's gpen, in which no server is up before the watcher has said so."""
+    lines = [f"listen 127.0.0.1:{free_port()}", "roundrobin", "prio", "mysql", "greeting 1", "hold 10",
+             f"health_ttl {TTL}"]
+    lines += [f"server {number} address 127.0.0.1 port {node.port} prio {number}"
+              for number, node in enumerate(group.nodes)]
+    lines += [f"server {number} health down because not told yet" for number in range(3)]
     file = tmp_path / "writer.cfg"
-    file.write_text(text.replace("/var/log/gpen", str(tmp_path)))
+    file.write_text("".join(f"{line}\n" for line in lines))
     return file
 
 
 @pytest.fixture
-def hasty(contribs: Path) -> Path:
+def hasty(patient: Path) -> Path:
     """The same without its verdicts: the server in front is used at once."""
-    lines = contribs.read_text().splitlines()
-    contribs.write_text("\n".join(line for line in lines if " health down " not in line))
-    return contribs
+    lines = patient.read_text().splitlines()
+    patient.write_text("\n".join(line for line in lines if " health down " not in line))
+    return patient
 
 
 def begun(file: Path, name: str = "first") -> Gpen:
@@ -156,17 +158,17 @@ def test_clients_that_come_all_the_time_do_not_stay_elsewhere(group: Group, hast
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_a_gpen_that_begins_anew_with_contribs_file(
-        group: Group, contribs: Path, watcher: Start, options: tuple[str, ...]) -> None:
+def test_a_gpen_that_begins_anew_with_a_patient_file(
+        group: Group, patient: Path, watcher: Start, options: tuple[str, ...]) -> None:
     """It uses nobody before the watcher has told it whom; when that does not come, the file's first."""
-    with begun(contribs) as front:
+    with begun(patient) as front:
         judge = watcher("--writer", front.control, *options)
         third(front, judge, group)
         with standing_still(judge):
             front.process.kill()
             front.process.wait()
             front.process.returncode = 0
-            with begun(contribs, "second") as front, contextlib.ExitStack() as stack:
+            with begun(patient, "second") as front, contextlib.ExitStack() as stack:
                 assert used(front) == []
                 wrong = stack.enter_context(session(front))  # waits until the file's verdicts have expired
                 assert node_of(wrong) == "node0"
@@ -176,9 +178,9 @@ def test_a_gpen_that_begins_anew_with_contribs_file(
     assert f"gpen {front.control}: began anew" in judge.stderr
 
 
-def test_a_reload_of_what_has_not_changed_disturbs_nobody(group: Group, contribs: Path, watcher: Start) -> None:
+def test_a_reload_of_what_has_not_changed_disturbs_nobody(group: Group, patient: Path, watcher: Start) -> None:
     """As logrotate asks for it, whoever is the writer."""
-    with begun(contribs) as front:
+    with begun(patient) as front:
         third(front, watcher("--writer", front.control), group)
         with session(front) as kept:
             front.signal(signal.SIGHUP)
