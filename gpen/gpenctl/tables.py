@@ -315,7 +315,7 @@ def noted(servers: list[Record]) -> str:
     """A line about the clients that no server can take now, and one about datagrams that were dropped, if there are
     any."""
     first = servers[0]
-    lines = [f"{what}: {plain(first[key])}\n" for key, what in NOTED.items() if first.get(key)]
+    lines = [f"{what}: {printable(plain(first[key]))}\n" for key, what in NOTED.items() if first.get(key)]
     return "".join([*lines, "\n"]) if lines else ""
 
 

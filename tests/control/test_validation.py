@@ -168,10 +168,11 @@ def test_what_a_mysql_server_would_count_is_refused_at_the_start(counted: str, t
         file.write_text(f"{first}\n")
         both = tmp_path / "both.cfg"
         both.write_text(f"listen {place[0]}\nserver 0 address 127.0.0.1 port 1\n{first}\n{second}\n")
-        for words in (["-O", first, "-O", second, *place], ["-F", str(file), "-O", second, *place], ["-F", str(both)]):
-            for check in (["--check"], ["-f"]):
-                done = run_gpen(*check, *words)
-                assert done.returncode == 2 and NO_LOGIN in done.stderr and done.stderr.count("\n") == 1, done
+        for words in (["--check", "-O", first, "-O", second, *place],
+                      ["-f", "-F", str(file), "-O", second, *place],
+                      ["--check", "-F", str(both)], ["-f", "-F", str(both)]):
+            done = run_gpen(*words)
+            assert done.returncode == 2 and NO_LOGIN in done.stderr and done.stderr.count("\n") == 1, done
 
 
 @pytest.mark.parametrize("counted", COUNTED)

@@ -81,7 +81,7 @@ def test_random_commands(gpen: Callable[..., Gpen], servers: Callable[..., Serve
 
 
 def stir(balancer: Gpen, places: list[str], seed: int) -> None:
-    """A quarter of the commands of test_turmoil.py, a hangup now and then, and clients of each listener meanwhile."""
+    """A third of the commands of test_turmoil.py, a hangup now and then, and clients of each listener meanwhile."""
     dice, is_over = random.Random(seed), threading.Event()
     visits = [("-", by_stream), ("w", by_stream), ("v", by_stream), ("v", by_datagrams), ("u", by_datagrams)]
     threads = [threading.Thread(target=live, args=(place(balancer, name), visit, seed + number, is_over))
@@ -89,7 +89,7 @@ def stir(balancer: Gpen, places: list[str], seed: int) -> None:
     for thread in threads:
         thread.start()
     try:
-        for _ in range(TURMOIL // 40):
+        for _ in range(TURMOIL // 30):
             balancer.ctl(*[command(dice, balancer, places) for _ in range(10)])
             if dice.random() < 0.1:
                 balancer.signal(signal.SIGHUP)

@@ -10,7 +10,7 @@ import pytest
 from tests.galera.chaos import Chaos, Insert, Report
 from tests.galera.cluster import Cluster
 
-SEED, SECONDS = 7, 25.0
+SEED, SECONDS = 7, 18.0
 
 
 @pytest.mark.timeout(180)

@@ -98,6 +98,7 @@ json_objects = st.dictionaries(
     st.sampled_from(sorted(COLUMNS)), json_objects | st.lists(json_objects, max_size=3), st.integers(0, 200)
 )
 @example("explain", {"others": 1}, 80)
+@example("servers", {"held": {"\ud7fc": 0}}, 0)
 @example("servers", [{"since": float("nan"), "sx": float("inf"), "total": 10**400, "tls": {"a": "b", "c": 1}}], 80)
 def test_no_json_breaks_a_table(name: str, value: Any, width: int) -> None:
     assert all(line.isprintable() for line in table(name, value, width).split("\n"))

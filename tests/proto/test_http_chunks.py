@@ -96,7 +96,7 @@ def cut(data: st.DataObject, stream: bytes) -> list[bytes]:
     return [stream[start:end] for start, end in pairwise([0, *cuts, len(stream)])]
 
 
-@settings(max_examples=5 * settings().max_examples)
+@settings(max_examples=4 * settings().max_examples)
 @given(bodies(), st.data())
 def test_the_content_is_what_was_sent(sent: tuple[bytes, bytes], data: st.DataObject) -> None:
     body, content = sent
@@ -112,7 +112,7 @@ def test_the_content_is_what_was_sent(sent: tuple[bytes, bytes], data: st.DataOb
 SPOILERS = st.sampled_from([b"\r\n", *(bytes([byte]) for byte in b"\r\n \t\x0001fg;-+_x")])
 
 
-@settings(max_examples=10 * settings().max_examples)
+@settings(max_examples=6 * settings().max_examples)
 @given(bodies(), st.lists(st.tuples(st.floats(0, 1), SPOILERS, st.booleans()), min_size=1, max_size=3), st.data())
 def test_small_chunks_are_read_as_strictly_as_others(sent: tuple[bytes, bytes],
                                                      spoilers: list[tuple[float, bytes, bool]],
