@@ -43,11 +43,6 @@ class Configuration:
         """The listener without a name."""
         return self.scopes[""]
 
-    @property
-    def clients(self) -> ClientTable:
-        """The memory of the listener without a name."""
-        return self.unnamed.clients
-
     # --- as the base of a draft ---------------------------------------------------------------------------------------
 
     def numbers(self) -> list[int]:

@@ -110,10 +110,11 @@ class Difference:
             if now in (was, current):
                 continue
             if now is None or current is None:
-                self.draft.listeners[name] = None if now is None else now.copy()
+                self.draft.change_listener(name, None if now is None else now.copy())
                 yield from (f"{line} (new)" if now is not None else line for line in listener_lines(name, now))
             else:
-                changed = self.draft.listeners[name] = current.copy()
+                changed = current.copy()
+                self.draft.change_listener(name, changed)
                 yield from (f"listener {name} {line}" for line in _listener(was or ListenerConfig(), now, changed))
 
     def _actions(self) -> Iterator[str]:

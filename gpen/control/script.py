@@ -18,7 +18,7 @@ from typing import Any
 from gpen.control.commands import ACCESS, COMMANDS, SCOPED, Arguments, Command, suggestion
 from gpen.model.address import Address
 from gpen.model.text import shortened
-from gpen.model.value_types import UNNAMED, parse_listener
+from gpen.model.value_types import UNNAMED, listener_prefix, parse_listener
 
 MAX_INCLUDES = 8
 MAX_FILE = 1 << 20  # bytes of one file
@@ -150,8 +150,7 @@ class Call:
     def error(self, message: str) -> ScriptError:
         """An error about this call."""
         name = f"no {self.command.name}" if self.no else self.command.name
-        scope = f"listener {self.listener}: " if self.listener else ""
-        return ScriptError(f"{scope}{name}: {message}", self.origin)
+        return ScriptError(f"{listener_prefix(self.listener)}{name}: {message}", self.origin)
 
     def __getitem__(self, name: str) -> Any:
         return self.arguments[name]
@@ -230,7 +229,7 @@ def _parse(words: list[str], commands: Mapping[str, Command], origin: str, liste
     if no:
         words = words[1:]
         if not words:
-            scope = f"listener {listener}: " if listener else ""
+            scope = listener_prefix(listener)
             raise ScriptError(f"{scope}no: expected the name of a command", origin)
     command = commands.get(words[0])
     if command is None:

@@ -7,7 +7,7 @@ prepares for later, or is seen to do nothing, is neither: geoip_db before the en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.control.script import ScriptError
@@ -20,6 +20,7 @@ from gpen.model.selector import Selector
 from gpen.model.server import FIELDS, MEMBER_FIELDS, Member, Server
 from gpen.model.settings import PROCESS, SETTINGS, Settings
 from gpen.model.text import ranges
+from gpen.model.value_types import listener_prefix
 
 if TYPE_CHECKING:
     from gpen.control.configuration import Configuration
@@ -146,7 +147,7 @@ def errors(draft: Draft) -> Iterator[ScriptError]:
     for name, settings in every.items():
         if not (name or settings.listen) and len(every) > 1:
             continue  # nobody comes there: it only has what others share
-        config = draft.listener_of(name) if name else None
+        config = draft.listener_of(name)
         for names, when, why in REFUSED:
             if when(settings):
                 yield from (_error(name, f"{setting}: {why}") for setting in names if _is_given(settings, setting)
@@ -160,14 +161,14 @@ def errors(draft: Draft) -> Iterator[ScriptError]:
 
 
 def _error(listener: str, message: str) -> ScriptError:
-    return ScriptError(f"listener {listener}: {message}" if listener else message)
+    return ScriptError(f"{listener_prefix(listener)}{message}")
 
 
 def _of_listeners(draft: Draft, every: Mapping[str, Settings]) -> Iterator[ScriptError]:
     """Listeners without an address, at that of another, or that share the memory of none."""
     places: dict[tuple[Address, bool], str] = {}
     for name, settings in every.items():
-        config = draft.listener_of(name) if name else None
+        config = draft.listener_of(name)
         if settings.listen:
             place = parse_listen(settings.listen)
             other = places.setdefault((place, settings.udp), name) if place.port != 0 else name  # 0: any that is free
@@ -219,7 +220,7 @@ def _files(draft: Draft, every: Mapping[str, Settings]) -> Iterator[ScriptError]
     for name, settings in every.items():
         if not settings.udp:
             continue
-        config = draft.listener_of(name) if name else None
+        config = draft.listener_of(name)
         numbers = None if config is None else config.servers
         used = [path for label, path in files.items()
                 if not isinstance(label, int) or numbers is None or label in numbers]
@@ -281,23 +282,23 @@ def _vain(row: Vain, configuration: Configuration, scopes: Sequence[Scope]) -> I
 
 
 def _has_no_effect(listener: str, name: str, settings: Settings, why: str) -> tuple[str, str]:
-    prefix = f"listener {listener}: " if listener else ""
+    prefix = listener_prefix(listener)
     return f"{prefix}{name}: {why}", f"{prefix}{SETTINGS[name].line(settings.get(name))} has no effect: {why}"
 
 
 def _vain_at_servers(scope: Scope, servers: Mapping[int | str, Server]) -> Iterator[tuple[str, str]]:
     """What has no effect on these servers, by their labels, at a listener; at one with a name, of what is said there:
     to look at 1,000 servers for each of 100 listeners took 50 ms."""
-    prefix, own = f"listener {scope.name}: " if scope.name else "", scope.config.own
+    prefix, own = listener_prefix(scope.name), scope.config.own
     selector = scope.selector
     members: Sequence[Member] = ()
     if not scope.name or any(name in own for name, _, _ in VAIN_AT_SERVERS):
-        members = _members_of(selector, list(servers.values()))
+        members = [member for server in servers.values() for member in selector.members_of(server)]
     for name, is_vain, why in VAIN_AT_SERVERS:
         concerned = members
         if scope.name and name not in own:
-            concerned = _members_of(selector, [servers[number] for number, fields in scope.config.members.items()
-                                               if name in fields and number in servers])
+            concerned = [member for number, fields in scope.config.members.items()
+                         if name in fields and number in servers for member in selector.members_of(servers[number])]
         its = [member for member in concerned if is_vain(scope.settings, selector, member)]
         if its:
             more = f" (and {len(its) - 1} more)" if len(its) > 1 else ""
@@ -305,14 +306,6 @@ def _vain_at_servers(scope: Scope, servers: Mapping[int | str, Server]) -> Itera
             what = f"{name} {value if name in FIELDS else scope.settings.get(name)}"
             yield f"{prefix}server {name}", (f"{prefix}{what} has no effect on server {its[0].server.name}{more}: "
                                              f"{why}")
-
-
-def _members_of(selector: Selector, servers: Collection[Server]) -> list[Member]:
-    """Of these servers those that a listener uses, and the special ones, as it uses them."""
-    found = map(selector.roster.get, servers)
-    special = (selector.emergency, selector.abuse)
-    return [*(member for member in found if member is not None), *(
-        member for member in special if member is not None and member.server in servers)]
 
 
 def _is_given(settings: Settings, name: str) -> bool:

@@ -22,7 +22,7 @@ class Ways:
         for name, settings in draft.all_settings().items():
             if not settings.listen or (names is not None and name not in names):
                 continue
-            transport, config = transport_of(settings), (draft.listener_of(name) if name else None) or _NOTHING
+            transport, config = transport_of(settings), draft.listener_of(name) or _NOTHING
             self._users.append((name, transport, config))
             if config.uses_all_alike or not self._alike:  # the first also says how one is reached that nobody uses
                 self._alike[transport, None] = None

@@ -36,6 +36,7 @@ from gpen.model.address import Endpoint
 from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.model.settings import Settings
+from gpen.model.value_types import listener_prefix
 from gpen.wire import sockets
 from gpen.wire.pacing import gently
 from gpen.wire.resolver import ResolveError
@@ -46,6 +47,7 @@ EXTRAS = (("http", "httptools", "http"), ("geoip_db", "maxminddb", "geoip"))  # 
 WITH_ALL_CHECKS = ("check", "check_interval")  # settings that concern every server's check
 
 TakenUp = Callable[[Draft, Sequence[Server]], None]
+Listening = Callable[[Place], Iterator[tuple[str, Endpoint]]]
 
 
 class Changes:
@@ -107,7 +109,7 @@ class Changes:
         if change.new_listeners or change.ended:
             self._names.adopt_again()
         for name in change.ended:
-            self._told = {about for about in self._told if not about.startswith(f"listener {name}: ")}
+            self._told = {about for about in self._told if not about.startswith(listener_prefix(name))}
         if has_database:
             self._countries.adopt(database)
         touched += [self._pool.servers[number] for number in draft.servers]
@@ -132,8 +134,10 @@ class Changes:
         own = {front.name: front.listener.endpoint for front in self._listeners
                if front.listener is not None and front.name not in change.ended}
         own |= {name: listener.endpoint for name, listener in change.new_listeners.items()}
-        if places:
-            self._refuse(places, own, draft)
+        ways = Ways(draft) if places or change.new_listeners or draft.listeners else None
+        if ways is None:
+            return
+        self._refuse(places, listening_at(ways, own), draft)
         changed = {name: endpoint for name, endpoint in own.items()
                    if name in change.new_listeners or self._uses_others(draft, name)}
         if changed:
@@ -141,15 +145,15 @@ class Changes:
             self._refuse((Place(server.label, (target.transport, target.port), target.address, target.endpoints)
                           for server in self._pool.all_servers()
                           if server.label not in new and server.label not in draft.deleted
-                          for target in server.targets.values()), changed, draft)
+                          for target in server.targets.values()), listening_at(ways, changed), draft)
 
     def _uses_others(self, draft: Draft, listener: str) -> bool:
         """Whether with this draft a listener uses servers that it has not used, or otherwise."""
         new, old = draft.listeners.get(listener), self._configuration.listener_of(listener)
         return new is not None and old is not None and (new.servers, new.members) != (old.servers, old.members)
 
-    def _refuse(self, places: Iterable[Place], own: Mapping[str, Endpoint], draft: Draft) -> None:
-        own_address.refuse(places, listening_at(Ways(draft), own), draft.origin_of, self._chroot.path)
+    def _refuse(self, places: Iterable[Place], listening: Listening, draft: Draft) -> None:
+        own_address.refuse(places, listening, draft.origin_of, self._chroot.path)
 
     def tell_notes(self, servers: Iterable[Server]) -> None:
         """Say once what has no effect, or means something else now, in the configuration and at these servers."""
@@ -279,7 +283,7 @@ def _written(path: str, text: str) -> OSError | None:
     return None
 
 
-def listening_at(ways: Ways, own: Mapping[str, Endpoint]) -> Callable[[Place], Iterator[tuple[str, Endpoint]]]:
+def listening_at(ways: Ways, own: Mapping[str, Endpoint]) -> Listening:
     """What says where those listeners listen that reach a server as it is reached at a place: ``own`` is where each
     does. Asked for a thousand servers and a hundred listeners, it looks only at those of the same port."""
     by_port: dict[int, list[str]] = {}

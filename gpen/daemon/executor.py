@@ -9,7 +9,7 @@ from typing import Any
 from gpen.control import reply
 from gpen.control.commands import ACCESS
 from gpen.control.configuration import Configuration
-from gpen.control.draft import ACTIONS
+from gpen.control.draft import ACTIONS, no_listener
 from gpen.control.script import (
     Call,
     NotInOurLanguage,
@@ -110,8 +110,7 @@ class Executor:
 
     def _check_listener(self, name: str) -> None:
         if name not in self._configuration.scopes:
-            known = ", ".join(self._configuration.listener_names()) or "none"
-            raise ScriptError(f"listener {name}: there is no listener of this name (known: {known})")
+            raise no_listener(self._configuration, name)
 
     def _include(self, call: Call, address: str) -> str | None:
         """A client's ``include``: its lines may do what the client may, and it learns nothing from a file that is no

@@ -20,6 +20,7 @@ from gpen.model.listener import Scope
 from gpen.model.server import Target
 from gpen.model.settings import SETTINGS, Settings
 from gpen.model.text import counted
+from gpen.model.value_types import listener_prefix
 from gpen.proto.protocols import protocol_of
 from gpen.wire import sockets
 from gpen.wire.conversation import Conversation, Some, Watch
@@ -267,7 +268,6 @@ class Front:
             self.loops.changed()
         elif self.settings.listen is None:
             self.end()
-        self.clients = self.scope.clients
         self.protocol = protocol_of(self.settings)
         if self.listener is not None:
             self.listener.tune(self.settings)
@@ -343,7 +343,7 @@ class Front:
             most = self.settings.client_max
             cause = f"{address} has {counted(others, 'session')} already, and client_max is {most}{more}"
             self.selector.pool.events.note_own("refused", cause, self.name)
-            log.warning("%srefused: %s", f"listener {self.name}: " if self.name else "", cause)
+            log.warning("%srefused: %s", listener_prefix(self.name), cause)
 
     def resume(self) -> None:
         """There may be room for another client: of this listener, and of those that wait for sessions of others."""

@@ -29,6 +29,7 @@ from gpen.model.address import Address
 from gpen.model.pool import Pool
 from gpen.model.server import UDP, Server, Target
 from gpen.model.settings import Settings
+from gpen.model.value_types import listener_prefix
 from gpen.wire.pacing import gently
 from gpen.wire.resolver import Answer, Endpoints, ResolveError, Resolver, at_port, no_answer, numeric
 
@@ -131,7 +132,7 @@ class Hostnames:
                 self._resolver.port(address if port is None else Address(address.host, port), transport == UDP)
             except ResolveError as error:
                 user = next(ways.users(label, address, way), "") if ways and port is not None else ""
-                scope = f"listener {user}: " if user else ""
+                scope = listener_prefix(user)
                 origin = "" if scope else draft.origin_of(label)  # that of the server's own port
                 raise ScriptError(f"{scope}{called(label)}: {error}", origin) from None
 

@@ -14,6 +14,7 @@ from gpen.daemon.session_log import AnyLog
 from gpen.model.address import network_address
 from gpen.model.listener import Scope, transport_of
 from gpen.model.settings import Settings
+from gpen.model.value_types import listener_prefix
 from gpen.wire.datagram import DatagramListener
 from gpen.wire.sockets import ListenError
 from gpen.wire.tls import Terminator
@@ -42,10 +43,6 @@ class Listeners:
         """The one without a name."""
         return self._fronts[""]
 
-    def get(self, name: str) -> Front | None:
-        """The one of this name, if there is one."""
-        return self._fronts.get(name)
-
     def addresses(self) -> list[str]:
         """Where clients connect; with the transport, where there are both."""
         fronts = [front for front in self if front.listener is not None]
@@ -63,10 +60,6 @@ class Listeners:
             if front.listener is not None:
                 self._by_port.setdefault(front.listener.endpoint.port, []).append(front)
 
-    def listening(self) -> Iterator[AnyListener]:
-        """The sockets that clients may reach."""
-        return (front.listener for front in self if front.listener is not None)
-
     def datagram_listeners(self) -> Iterator[DatagramListener]:
         """Those of UDP, also of listeners that were deleted and have flows yet."""
         for front in (*self._fronts.values(), *self._leaving):
@@ -77,14 +70,11 @@ class Listeners:
     def open(self) -> None:
         """Bind all, and read certificates; nobody is accepted yet. Switches greenlets. Raises ScriptError, ListenError
         or OSError."""
-        terminators: dict[tuple[object, ...], Terminator | None] = {}
+        change = Change()
         for front in self:
             prepared = Prepared(has_tls=True)
             with named(front.name), ExitStack() as undo:
-                key = tls_settings(front.settings)
-                if key not in terminators:
-                    terminators[key] = make_terminator(front.settings, self._shared.locate)
-                prepared.tls = terminators[key]
+                prepared.tls = self._terminator(tls_settings(front.settings), front.settings, change)
                 front.prepare_listener(front.settings, prepared, undo)
                 undo.pop_all()
             front.adopt(prepared)
@@ -262,7 +252,7 @@ def named(name: str) -> Iterator[None]:
         yield
     except (ScriptError, ListenError) as error:
         if name:
-            raise type(error)(f"listener {name}: {error}") from None
+            raise type(error)(f"{listener_prefix(name)}{error}") from None
         raise
 
 

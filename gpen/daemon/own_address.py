@@ -14,6 +14,7 @@ from typing import Any
 from gpen.control.script import Errors, ScriptError
 from gpen.daemon.hostnames import Place, called
 from gpen.model.address import Endpoint
+from gpen.model.value_types import listener_prefix
 from gpen.wire.sockets import has_address
 
 _LOOPBACK = {4: _socket.inet_aton("127.0.0.1"), 16: _socket.inet_pton(_socket.AF_INET6, "::1")}  # by length
@@ -50,7 +51,7 @@ def refuse(places: Iterable[Place], listening: Callable[[Place], Iterable[tuple[
             if all(is_own(endpoint, own, locate) for endpoint in place.endpoints):
                 address, first = place.address, place.endpoints[0]
                 means = "" if str(first) == str(address) else f", which is {first},"
-                scope = f"listener {listener}: " if place.way[1] is not None else ""  # by a port of its own there
+                scope = listener_prefix(listener) if place.way[1] is not None else ""  # by a port of its own there
                 errors.add(ScriptError(f"{scope}{called(place.label)}: {address}{means} is where gpen itself listens: "
                                        "it would be its own client; give the address of a server",
                                        "" if scope else origin_of(place.label)))

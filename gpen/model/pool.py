@@ -12,7 +12,6 @@ Who gets which of them, selector.py says, for each listener.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from gpen.model.client import Client
 from gpen.model.events import Events
 from gpen.model.health import Health
 from gpen.model.lease import dismiss_spares
-from gpen.model.roster import Roster
+from gpen.model.roster import Roster, index_of
 from gpen.model.server import FIELDS, TCP, Member, Server, Stay, Target
 from gpen.model.settings import Settings
 
@@ -304,9 +303,7 @@ class Pool:
 
 
 def _keep(servers: list[Server], server: Server, belongs: bool) -> None:
-    number = server.number or 0
-    is_last = not servers or (servers[-1].number or 0) < number  # as when they come from a file: without a search
-    index = len(servers) if is_last else bisect_left(servers, number, key=lambda other: other.number or 0)
+    index = index_of(servers, server.number or 0)
     is_there = servers[index : index + 1] == [server]
     if belongs and not is_there:
         servers.insert(index, server)

@@ -9,7 +9,7 @@ connections that say a byte, one after the other; AMD EPYC, 2026-11-26).
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -62,11 +62,11 @@ class Roster:
         if target is None:
             if member is not None:
                 del self._known[server]
-                del self.members[self._index(server)]
+                del self.members[index_of(self.members, member.number)]
             return
         if member is None:
             member = self._known[server] = Member(server, target)
-            self.members.insert(self._index(server), member)
+            self.members.insert(index_of(self.members, member.number), member)
         different = self._differences.get(server.number or 0, {})
         member.target = target
         member.max = different.get("max", 0)
@@ -78,9 +78,9 @@ class Roster:
         self.members.clear()
         self._known.clear()
 
-    def _index(self, server: Server) -> int:
-        """Where a server belongs."""
-        members, number = self.members, server.number or 0
-        if not members or members[-1].number < number:  # as when they come from a file: without a search
-            return len(members)
-        return bisect_left(members, number, key=_number)
+
+def index_of(items: Sequence[Server | Member], number: int) -> int:
+    """Where one with this number is among them, who are in the order of their numbers, or belongs."""
+    if not items or (items[-1].number or 0) < number:  # as when they come from a file: without a search
+        return len(items)
+    return bisect_left(items, number, key=_number)

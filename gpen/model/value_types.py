@@ -143,6 +143,11 @@ def parse_listener(text: str) -> str:
     return text
 
 
+def listener_prefix(name: str) -> str:
+    """What a message about a listener begins with; nothing for the one without a name."""
+    return f"listener {name}: " if name else ""
+
+
 def _listen(text: str) -> str:
     """Where clients connect. What LISTEN of the command line may say besides would be the name of a file here."""
     first, comma, others = text.partition(",")

@@ -238,10 +238,10 @@ def test_access_lists() -> None:
 def test_fewer_clients_max_forgets_at_once() -> None:
     configuration = configured()
     for number in range(10):
-        configuration.clients.touch(str(number), number, 100, 0)
+        configuration.unnamed.clients.touch(str(number), number, 100, 0)
     for call in parse_lines(["clients_max 3"], "test"):
         configuration.run(call)
-    assert [client.address for client in configuration.clients] == ["9", "8", "7"]
+    assert [client.address for client in configuration.unnamed.clients] == ["9", "8", "7"]
 
 
 def test_no_puts_the_default_back() -> None:
