@@ -1,46 +1,62 @@
-# make demo | test | campaign | fuzz | chaos | chaos-galera | bench | bench-udp | bench-tls | lint | man | docs | clean
-# Everything goes into a virtual environment of its own (.venv); nothing else is needed than Python 3.10 or newer.
+# make demo | test | build | campaign | fuzz | chaos | chaos-galera | bench | bench-udp | bench-tls | bench-galera | lint | man | docs | clean
+# Everything goes into a virtual environment of its own (.venv); nothing else is needed than Python 3.10 or newer. Where
+# a C compiler is, what of gpen can be compiled is, and PURE=1 (or GPEN_PURE=1) does without: make test PURE=1
 
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 
-.PHONY: demo test campaign fuzz chaos chaos-galera bench bench-udp bench-tls lint man docs clean
+ifneq ($(filter-out 0,$(PURE)),)
+export GPEN_PURE = 1
+endif
+CORE = $(if $(filter-out 0,$(GPEN_PURE)),,$(VENV)/.built)
+BUILD_NEEDS = $$(sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '",')
+TYPED = $(wildcard gpen/*/*.pxd)
+C_SOURCES = setup.py gpen/core.py $(TYPED) $(wildcard gpen/*/*.pyx) $(TYPED:.pxd=.py)
 
-demo: $(VENV)/.base
+.PHONY: demo test build campaign fuzz chaos chaos-galera bench bench-udp bench-tls bench-galera lint man docs clean
+
+demo: $(VENV)/.base $(CORE)
 	$(PY) contrib/demo.py
+
+# the compiled modules, beside their sources
+build: $(VENV)/.built
 
 # WORKERS run side by side, four to a processor, for most tests wait most of their time; 0 runs one test after the other.
 # Where Python may not keep compiled sources each start of a gpen takes 0.2 s of a processor instead of 0.13 s.
 WORKERS ?= auto
 
-test: $(VENV)/.test
+test: $(VENV)/.test $(CORE)
 	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(WORKERS) $(TESTS)
 
 # what make test tries with a hundred examples each, for as long as it takes to try a hundred times as many
-campaign: $(VENV)/.test
-	PYTHONDONTWRITEBYTECODE= TURMOIL=$${TURMOIL:-150000} $(PY) -m pytest -n $(WORKERS) -m 'hypothesis or turmoil' --hypothesis-profile=campaign --timeout=7200 $(TESTS)
+campaign: $(VENV)/.test $(CORE)
+	PYTHONDONTWRITEBYTECODE= TURMOIL=$${TURMOIL:-150000} LEAKS=$${LEAKS:-100000} $(PY) -m pytest -n $(WORKERS) -m 'hypothesis or turmoil' --hypothesis-profile=campaign --timeout=7200 $(TESTS)
 
 # an hour of random input, or FUZZ_SECONDS (but a round of each kind at least, a minute); FUZZ_SEED makes the same again. FUZZ=--help tells more
-fuzz: $(VENV)/.test
+fuzz: $(VENV)/.test $(CORE)
 	$(PY) -m tests.fuzz $(FUZZ)
 
 # 5,000 hashed transfers without TLS, and 5,000 with it, while gpen is stopped, reloaded and moved. CHAOS=--help tells more
-chaos: $(VENV)/.test
+chaos: $(VENV)/.test $(CORE)
 	$(PY) -m tests.chaos $(CHAOS)
 
 # twelve writers through two gpens and two watchers, while things happen to a real cluster. CHAOS=--help tells more
-chaos-galera: $(VENV)/.test
+chaos-galera: $(VENV)/.test $(CORE)
 	$(PY) -m tests.galera.chaos $(CHAOS)
 
-bench: $(VENV)/.base
+bench: $(VENV)/.base $(CORE)
 	$(PY) -m tests.bench $(BENCH)
 
-bench-udp: $(VENV)/.base
+bench-udp: $(VENV)/.test $(CORE)
 	$(PY) -m tests.bench.dns $(BENCH)
 
-bench-tls: $(VENV)/.base
+bench-tls: $(VENV)/.base $(CORE)
 	$(PY) -m tests.bench.tls $(BENCH)
+
+# CPU time of sysbench's transactions through a balancer, before three real nodes: five minutes
+bench-galera: $(VENV)/.test $(CORE)
+	$(PY) -m tests.bench.galera $(BENCH)
 
 lint: $(VENV)/.test
 	$(PY) -m ruff check .
@@ -66,14 +82,21 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "gpen needs Python 3.10 or newer: make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "no virtual environment: apt-get install python3-venv"; exit 1; }
 
-$(VENV)/.base: setup.cfg $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable .
+$(VENV)/.base: setup.cfg pyproject.toml $(VENV)/bin/python
+	GPEN_PURE=1 $(PY) -m pip install --quiet --disable-pip-version-check --editable . $(BUILD_NEEDS)
 	@touch $@
 
+# Where a C compiler and Python's headers are, what can't be compiled is an error; elsewhere gpen runs as pure Python.
+$(VENV)/.built: $(VENV)/.base $(C_SOURCES)
+	@if echo '#include <Python.h>' | $${CC:-cc} -E -I"$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')" - >/dev/null 2>&1; \
+	then GPEN_PURE=0 $(PY) setup.py --quiet build_ext --inplace && touch $@; \
+	else $(PY) setup.py --quiet build_ext --inplace; fi
+
 $(VENV)/.test: $(VENV)/.base
-	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	GPEN_PURE=1 $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
+	find gpen \( -name '*.so' -o -name '*.c' \) -delete

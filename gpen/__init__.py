@@ -14,11 +14,12 @@ A tour of the sources, in the order in which they are best read:
    what HUP changes
 4. ``proto/protocol.py``   what a session asks of what its client and server speak; ``mysql.py``, ``http.py`` and what
    they need, ``proxy_header.py`` and ``client_hello.py``: bytes in, bytes and verdicts out
-5. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes,
-   ``poller.py`` says when; ``listener.py`` and ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a
-   server, ``check.py`` asks whether that is well; ``tls.py`` is what may be on the wire of a side, and ``http.py``
-   what may be done on the way; ``flow.py``, ``datagram.py`` and ``loops.py`` are UDP; ``pacing.py`` lets long work
-   leave others time, ``faults.py`` lets what goes on for ever survive what fails
+5. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes, in bulk through
+   ``pipes.py``; ``poller.py`` says when, ``kernel.py`` is what both ask of the kernel; ``listener.py`` and
+   ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a server, ``check.py`` asks whether that is well;
+   ``tls.py`` is what may be on the wire of a side, and ``http.py`` what may be done on the way; ``flow.py``,
+   ``datagram.py`` and ``loops.py`` are UDP; ``pacing.py`` lets long work leave others time, ``faults.py`` lets what
+   goes on for ever survive what fails
 6. ``daemon/balancer.py``  makes all of these and tells each what it needs of the others: ``front.py`` is a listener,
    ``listeners.py`` all of them, ``logs.py`` where they log, ``sessions.py`` the register of their sessions;
    ``changes.py`` changes the configuration, ``executor.py`` runs commands, ``queries.py`` answers; ``process.py``
@@ -26,11 +27,17 @@ A tour of the sources, in the order in which they are best read:
 7. ``cli.py`` and ``gpenctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;
    ``netlog/``: gpenlog and gpenlogd; ``docs/``: manuals and completion
 8. ``usage.py``, ``files.py`` and ``rights.py``: how they complain of a command line, make, write and give away
-   files, and what they may do once they serve
+   files, and what they may do once they serve; ``core.py``: whether the modules that can be compiled are
 
 docs/ARCHITECTURE.md has pictures of the rooms and of the life of a connection.
 
 Imports run daemon -> control, wire -> proto -> model, never back (tests/test_laws.py holds this).
 """
 
+import sys
+
+from gpen.core import CORE
+
 __version__ = "0.1.0"
+
+sys.meta_path.insert(0, CORE)

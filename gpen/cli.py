@@ -34,6 +34,7 @@ from gpen.control.script import (
 from gpen.control.sources import Sources
 from gpen.control.validation import notes
 from gpen.control.ways import Ways
+from gpen.core import CORE
 from gpen.daemon import own_address, process
 from gpen.daemon.balancer import Balancer
 from gpen.daemon.changes import (
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         process.begin()
     argv = list(sys.argv[1:] if argv is None else argv)
     process.tell_on_stderr()
+    if CORE.problem:
+        log.warning("%s: gpen runs as pure Python", CORE.problem)
     try:
         check_text(argv)
         arguments = parse_arguments(argv)
@@ -85,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(reply.usage(__version__), end="")
             return 0
         if arguments["--version"]:
-            print(f"gpen {__version__}")
+            print(f"gpen {__version__} ({CORE.flavour})")
             return 0
         configuration, sources = configure(arguments)
         if arguments["--check"]:
@@ -447,7 +450,7 @@ def _announce(balancer: Balancer, detached: process.Detached | None, syslog: log
         process.tell(syslog)
         detached.quiet()
         detached.report(0)
-    log.info("gpen %s listens on %s", __version__, ", ".join(balancer.listeners.addresses()))
+    log.info("gpen %s (%s) listens on %s", __version__, CORE.flavour, ", ".join(balancer.listeners.addresses()))
 
 
 def _complain(problem: object, status: int) -> int:

@@ -1,6 +1,6 @@
 """How each of the programs starts: what must be right before the rest of it is even imported.
 
-No syntax here that an old Python does not know, and nothing of the other files.
+No syntax here that an old Python does not know, and nothing of the other files but ``core.py``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import signal
 import sys
 from collections.abc import Callable
 from typing import Any
+
+from gpen.core import CORE
 
 OLDEST_PYTHON = (3, 10)
 # what is imported: what pip calls it, and the oldest version that will do (setup.cfg)
@@ -39,14 +41,14 @@ def start(name: str, module: str) -> int:
     _fill_standard_streams()
     _speak_utf8()
     try:
-        program = _import(module)
+        program = _import(name, module)
         for package in PACKAGES.keys() & sys.modules.keys():
             check_package(package)
         return run(name, program.main)
     except PackageError as error:
         return _complain(name, str(error))
     except ImportError as error:
-        package = (error.name or "gpen").partition(".")[0]
+        package = _package_of(error)
         if package == "gpen":
             raise
         return _complain(name, f"needs the package {package} ({error}): {_remedy(package)}")
@@ -68,15 +70,32 @@ def run(name: str, main: Callable[[], int]) -> int:
         return 0 if error.errno == errno.EPIPE else _complain(name, f"standard output: {error.strerror}")
 
 
-def _import(module: str) -> Any:
-    """A module; Ctrl-C while it is loaded ends the program as any other, without a traceback."""
+def _import(name: str, module: str) -> Any:
+    """A program's module; Ctrl-C while it is loaded ends the program as any other, without a traceback."""
     is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if is_usual:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    program = importlib.import_module(module)
+    try:
+        program = importlib.import_module(module)
+    except Exception as error:
+        if CORE.is_used_compiled and _package_of(error) == "gpen":
+            _begin_pure(name, error)
+        raise
     if is_usual:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return program
+
+
+def _package_of(error: Exception) -> str:
+    """Whose fault it is that something could not be imported."""
+    return ((isinstance(error, ImportError) and error.name) or "gpen").partition(".")[0]
+
+
+def _begin_pure(name: str, error: Exception) -> None:
+    """Begin again as pure Python: extensions that load, but don't run, are of different builds."""
+    _complain(name, f"{error}: it runs as pure Python")
+    os.environ["GPEN_PURE"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def check_package(package: str) -> None:

@@ -14,8 +14,10 @@ from typing import Any
 import hypothesis
 import pytest
 
+from gpen.core import CORE
+from tests.built import complaint
 from tests.certificates import Certificates, make_certificates
-from tests.harness import LOCAL, Gpen, Server, family_of
+from tests.harness import LOCAL, ROOT, Gpen, Server, family_of
 
 OTHERS = ("GPEN", "AVAILABLE_WHEN_", "MYSQL_", "MARIADB_", "NO_COLOR", "COLUMNS", "LINES", "PYTHONUNBUFFERED")
 
@@ -68,8 +70,15 @@ def pytest_configure() -> None:
             signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
     for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith(OTHERS)]:
-        del os.environ[name]
+        if name != "GPEN_PURE":
+            del os.environ[name]
     os.environ["LC_ALL"] = "C.UTF-8"
+    if problem := complaint(ROOT):
+        raise pytest.UsageError(problem)
+
+
+def pytest_report_header() -> str:
+    return f"gpen: {CORE.flavour}"
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,20 +7,22 @@ from typing import Any
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-# Two clusters of three nodes are what two processors carry; each has half of the work. One server alone is light.
-CLUSTERS = {
+# Two clusters of three nodes are what two processors carry; each has half of the work. One server alone is light. What
+# is compiled is compiled once for all that try it.
+TOGETHER = {
     "first": ("test_events.py", "test_clients.py", "test_chaos_galera.py", "test_one_gpen.py"),
     "second": ("test_writer.py", "test_watch_nodes.py", "test_watch_moves.py", "test_watch_one.py", "test_traces.py"),
     "lone": ("test_blocking.py",),
+    "compiled": ("test_core.py",),
 }
 
 
 class Scheduling(LoadScopeScheduling):
-    """Each test is a piece of work of its own, but for those that share a cluster: they begin first."""
+    """Each test is a piece of work of its own, but for those that share a cluster or a build: they begin first."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0].rpartition("/")[2]
-        return next((name for name, files in CLUSTERS.items() if file in files), nodeid)
+        return next((name for name, files in TOGETHER.items() if file in files), nodeid)
 
     def remove_node(self, node: WorkerController) -> str | None:
         """A process has ended. If a test has crashed it, that one is told and not tried again, and the others do what

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.built import NOT_COPIED
 from tests.daemon.conftest import ctl
 from tests.harness import ROOT, Server, connect, hold, naming, pair_of, started, wait_until
 from tests.servers import refusing
@@ -34,7 +35,7 @@ class Copy:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        shutil.copytree(ROOT / "gpen", directory / "gpen", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "gpen", directory / "gpen", ignore=NOT_COPIED)
         self._environment = {**os.environ, "PYTHONPATH": str(directory)}
 
     def follow(self, title: str) -> None:

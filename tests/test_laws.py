@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from gpen.core import MODULES
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "gpen"
 FILES = sorted(PACKAGE.rglob("*.py"))
+FOR_C = sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd")])
 SCREEN = 60  # lines
 
 # What a room may import of gpen, itself included.
@@ -72,6 +75,14 @@ def test_imports_run_one_way(path: Path) -> None:
     if room in ROOMS:
         assert rooms_imported(path) <= ROOMS[room] | {room}
         assert not {name for name in imports_of(path) if re.match(r"gpen\.cli\b", name)}
+
+
+def test_what_is_compiled_is_there_as_pure_python_too() -> None:
+    """And Cython's files are beside the modules that are compiled, and nowhere else."""
+    assert {module_of(path) for path in FOR_C} <= MODULES <= {module_of(path) for path in FILES}
+    for path in FOR_C:
+        imported = re.findall(r"^\s*(?:from|import|cimport) gpen\.(\w+)", path.read_text(), re.MULTILINE)
+        assert set(imported) <= ROOMS[room_of(path)] | {room_of(path)}, path
 
 
 def is_for_types(node: ast.AST) -> bool:
@@ -210,16 +221,22 @@ def calls_in(node: ast.AST) -> Iterator[str]:
 
 
 def test_a_session_has_one_exit() -> None:
-    """Only ``Session._close`` closes its sockets, and only ``Session.run`` calls that, in a ``finally``."""
+    """Only steps of ``Session._close`` close its sockets, and only ``Session._end`` calls that: for ``run``, in a
+    ``finally``, or for the hub, once bytes flow."""
     session = PACKAGE / "wire" / "session.py"
     closing = {function.name for function in functions(session)
                if any(isinstance(node, ast.Attribute) and node.attr in ("close", "shutdown", "detach")
                       for node in ast.walk(function))}
-    assert closing == {"_close"}
-    callers = [function for function in functions(session) if "self._close" in calls_in(function)]
-    assert [function.name for function in callers] == ["run"]
-    (attempt,) = [node for node in callers[0].body if isinstance(node, ast.Try)]
-    assert "self._close" in [call for node in attempt.finalbody for call in calls_in(node)]
+    assert closing == {"_leave_server", "_leave_client"}
+    steps = re.search(r"^_CLOSING: Steps = \((.*?)\)$", session.read_text(), re.MULTILINE | re.DOTALL)
+    assert steps is not None and all(f"Session.{name}" in steps[1] for name in closing)
+    users = {name: [function.name for function in functions(session)
+                    if re.search(rf"\b{name}\b", ast.unparse(function))]
+             for name in ("_CLOSING", "self._close", "self._end")}
+    assert users == {"_CLOSING": ["_close"], "self._close": ["_end"], "self._end": ["run", "_finish"]}
+    (run,) = (function for function in functions(session) if function.name == "run")
+    (attempt,) = [node for node in run.body if isinstance(node, ast.Try)]
+    assert "self._end" in [call for node in attempt.finalbody for call in calls_in(node)]
 
 
 def test_leases_end_where_they_began() -> None:
@@ -345,7 +362,7 @@ def test_functions_fit_a_screen(path: Path) -> None:
     assert not long
 
 
-@each_file
+@pytest.mark.parametrize("path", [*FILES, *FOR_C], ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_is_left_to_do(path: Path) -> None:
     assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", path.read_text())
 

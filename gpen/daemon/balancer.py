@@ -81,7 +81,7 @@ class Balancer:
         loops = Loops(pool, lambda: self.listeners.datagram_listeners())
         self.listeners = Listeners(configuration, Shared(
             self.sessions, self._poller, self._greenlets, self.troubles, self._resolver, loops, files, self.chroot.path,
-            shed=lambda: self.idlers.shed(), holds={}, short={}), self.logs)
+            shed=self._shed, holds={}, short={}), self.logs)
         unnamed = self.listeners.unnamed
         self.idlers = Idlers(unnamed)
         self.names = Hostnames(pool, settings, self._resolver, self.logs.networked, self._renamed)
@@ -247,6 +247,7 @@ class Balancer:
             ("the limit of sessions", self._renew_limit),
             ("names", self.names.tend),
             ("idlers", lambda: self.idlers.tend(2 * (self.sessions.most - len(self.sessions)))),
+            ("pipes", lambda: self._poller.pipes.tend((self.sessions.most - len(self.sessions)) // 2)),
             ("verdicts", self.pool.health.expire),
             ("troubles", self.troubles.tend),
             ("checks", self.checks.tend_all),
@@ -256,6 +257,10 @@ class Balancer:
             ("conn_max", self._evict_excess),
             ("listeners that are gone", self.listeners.tend),
         )
+
+    def _shed(self) -> bool:
+        """Descriptors or memory are short: end what no client needs. Whether there was any."""
+        return self._poller.pipes.shed() or self.idlers.shed()
 
     def _evict_excess(self) -> None:
         for front in self.listeners:

@@ -23,7 +23,8 @@ from gpen.model.text import counted
 from gpen.model.value_types import listener_prefix
 from gpen.proto.protocols import protocol_of
 from gpen.wire import sockets
-from gpen.wire.conversation import Conversation, Some, Watch
+from gpen.wire.conversation import Conversation, Watch
+from gpen.wire.conversation import Front as Base
 from gpen.wire.datagram import DatagramListener
 from gpen.wire.faults import Seldom, Troubles
 from gpen.wire.greenlets import Greenlets
@@ -47,8 +48,11 @@ Locate = Callable[[str], str]
 class Register(Protocol):
     """Where all sessions are registered."""
 
-    def begin(self, make: Callable[[int], Some]) -> Some:
-        """Make a session of a fresh number, and count it."""
+    def fresh_id(self) -> int:
+        """A number that no session ever had."""
+
+    def begin(self, session: Conversation) -> None:
+        """It begins: count it."""
 
     def forget(self, session: Conversation) -> bool:
         """It is no session any more; whether it was one."""
@@ -115,7 +119,7 @@ class Prepared:
     log: Log | None = None
 
 
-class Front:
+class Front(Base):
     """What conversations know of gpen (wire/conversation.py). It is made, given what was prepared for its settings, and
     then started."""
 
@@ -126,6 +130,7 @@ class Front:
         self.selector = scope.selector
         self.clients = scope.clients
         self.poller = shared.poller
+        self.greenlets = shared.greenlets
         self.troubles = shared.troubles
         self.loops = shared.loops
         self.hold = Hold(self, shared.holds)
@@ -136,7 +141,6 @@ class Front:
         self.dialing = 0
         self.count = 0  # of its sessions
         self.total = 0  # of those that it ever had
-        self.shed = shared.shed
         self._shared = shared
         self._register = shared.register
         self._holds = shared.holds
@@ -188,8 +192,8 @@ class Front:
         else:
             sock = sockets.listen(address, endpoint, settings, list(ours.values()))
             endpoint = sockets.endpoint_of(sock)
-        return Listener(sock, endpoint, self.poller, settings.multi_accept, shared.greenlets, self._begin, self.no_room,
-                        self.shed)
+        return Listener(sock, endpoint, self.poller, settings.multi_accept, self.greenlets, self._begin, self.no_room,
+                        shared.shed)
 
     def datagram_listeners(self) -> Iterator[DatagramListener]:
         """Those that clients of UDP may reach."""
@@ -275,18 +279,23 @@ class Front:
 
     # --- conversations --------------------------------------------------------------------------------------------
 
-    def _begin(self, sock: Any, peer: Any) -> Any:
-        return self.begin(lambda number: Session(number, self, sock, peer)).run
+    def _begin(self, sock: Any, address: str, port: int) -> Any:
+        session = Session(self._register.fresh_id(), self, sock, address, port)
+        self.begin(session)
+        return session.run
 
-    def begin(self, make: Callable[[int], Some]) -> Some:
-        """Make a conversation of a fresh number, and count it."""
-        session = self._register.begin(make)
+    def fresh_id(self) -> int:
+        return self._register.fresh_id()
+
+    def begin(self, session: Conversation) -> None:
+        self._register.begin(session)
         self.count += 1
         self.total += 1
-        return session
 
     def no_room(self) -> bool:
         """Whether no conversation may begin now."""
+        if self.poller.unfinished:
+            self.poller.finish()  # who has got all makes room
         settings = self.settings
         limit = settings.pending_max
         if self.count >= settings.conn_max or (limit and self.dialing >= limit):
@@ -314,8 +323,14 @@ class Front:
         """What shall see the bytes of a session: pen's request log, the dumps of debug 2, or nothing."""
         watch, log = None, self.session_log
         if log is not None and (log.takes_requests or self.settings.log_format == "pen"):
-            watch = request_watch(session, lambda: self.session_log)
+            watch = request_watch(session, self._log_in_use)
         return dump_watch(session, self.settings, watch) if self.settings.debug >= DUMP_LEVEL else watch
+
+    def _log_in_use(self) -> Log | None:
+        return self.session_log
+
+    def shed(self) -> bool:
+        return self._shared.shed()
 
     def ended(self, session: Conversation) -> None:
         """A conversation is over: forget it, log it, and let the next client in."""

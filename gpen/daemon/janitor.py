@@ -30,17 +30,18 @@ def run(sessions: Sessions, works: Sequence[Work]) -> None:
 
 
 class _Newcomers:
-    """Sessions of the last moment: those that are still there are likely to last."""
+    """Sessions that were there at the last visit already, and not at the one before: they are likely to last."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
-        self._newest = 0  # the last session that was visited
+        self._newest = self._visited = -1  # numbers of the last session that was seen, and that was visited
 
     def visit(self) -> None:
         """Have the kernel watch over them. Switches greenlets when they are many."""
-        new = self._sessions.begun_since(self._newest)
-        self._newest = new[0].id if new else self._newest
-        for session in gently(new):
+        seen = self._newest
+        new = self._sessions.begun_since(self._visited)
+        self._newest, self._visited = new[0].id if new else seen, seen
+        for session in gently([session for session in new if session.id <= seen]):
             session.keep_alive()
 
 

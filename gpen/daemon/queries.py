@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpen.control import help, reply
 from gpen.control.configuration import Configuration
@@ -25,13 +25,15 @@ from gpen.daemon.status import status_page
 from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.listener import Scope, transport_of
-from gpen.model.selector import Choice
 from gpen.model.server import Member, Server, Target
 from gpen.model.settings import Settings
 from gpen.model.text import counted
 from gpen.wire.conversation import Conversation
 from gpen.wire.loops import Loops
 from gpen.wire.pacing import gently
+
+if TYPE_CHECKING:
+    from gpen.model.selector import Choice
 
 Row = dict[str, Any]
 Live = dict[int, list[Conversation]]  # the sessions that run, by the identity of their servers

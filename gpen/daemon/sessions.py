@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count, takewhile
 
 from gpen.model.ending import Ending
 from gpen.model.server import Server
-from gpen.wire.conversation import Conversation, Some
+from gpen.wire.conversation import Conversation
 
 
 class Sessions:
@@ -20,7 +19,7 @@ class Sessions:
     def __init__(self, most: int) -> None:
         self.live: dict[int, Conversation] = {}
         self.total = 0
-        self.endings: Counter[str] = Counter()
+        self.endings: dict[str, int] = {}
         self.started = time.time()
         self.most = most
         self._ids = count()
@@ -46,14 +45,16 @@ class Sessions:
 
     def note(self, ending: Ending) -> None:
         """One has come to this ending."""
-        self.endings[ending.value] += 1
+        self.endings[ending.word] = self.endings.get(ending.word, 0) + 1
 
-    def begin(self, make: Callable[[int], Some]) -> Some:
-        """Make a session or flow of a fresh number, and count it."""
-        session = make(next(self._ids))
+    def fresh_id(self) -> int:
+        """A number that no session ever had."""
+        return next(self._ids)
+
+    def begin(self, session: Conversation) -> None:
+        """A session or flow begins: count it."""
         self.live[session.id] = session
         self.total += 1
-        return session
 
     def forget(self, session: Conversation) -> bool:
         """It is no session any more; whether it was one."""

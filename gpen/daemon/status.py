@@ -12,6 +12,7 @@ from gpen import __version__
 from gpen.control.reply import timestamp
 from gpen.control.script import Call, parse_words
 from gpen.control.units import size
+from gpen.core import CORE
 from gpen.model.address import bracketed
 from gpen.model.ending import ERRORS
 from gpen.model.listener import numbers_words
@@ -75,7 +76,7 @@ def status_page(queries: Queries) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>gpen {_shown(summary['listen'])}</title><style>{_STYLE}</style></head><body>
 <h1>gpen at {_shown(summary['listen'])}</h1>
-<p>Version {__version__}, {escape(now)}, up since {escape(timestamp(summary['started']))}.</p>
+<p>Version {__version__} ({CORE.flavour}), {escape(now)}, up since {escape(timestamp(summary['started']))}.</p>
 {_figures(summary)}
 <h2>Listeners</h2>{_table(_LISTENERS, listeners)}
 <h2>Servers</h2>{_table(_SERVERS, servers)}

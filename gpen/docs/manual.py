@@ -37,6 +37,7 @@ def gpen_page() -> str:
         ("SESSION LOG", [*_paragraphs(texts.LOG), *_endings()]),
         ("RIGHTS", _paragraphs(texts.RIGHTS)),
         ("SIGNALS", list(roff.terms(texts.SIGNALS))),
+        ("ENVIRONMENT", list(roff.terms(texts.ENVIRONMENT))),
         ("FILES", list(roff.terms(texts.FILES))),
         ("EXIT STATUS", list(roff.terms(texts.GPEN_STATUS))),
         ("EXAMPLES", list(_examples(texts.GPEN_EXAMPLES))),

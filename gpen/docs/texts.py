@@ -329,6 +329,12 @@ SIGNALS = (
     ("TERM, INT", "Close the listening sockets and the sessions, log them, and exit. A second one: exit at once."),
 )
 
+ENVIRONMENT = (
+    ("GPEN_PURE", "1 (anything but 0): run as pure Python, and leave alone what of gpen was compiled when it was "
+     "installed. 'gpen --version' says (compiled) or (pure); so does the status page. Where some of that is missing, "
+     "damaged or of another Python, gpen tells it, and runs as pure Python without being asked."),
+)
+
 FILES = (
     ("the log (-l)", "Appended to; opened before a chroot and a change of user, and again at HUP. - is standard "
      "output, also in the background. It may be a FIFO, or a socket that takes lines (datagrams, as /dev/log, or a "

@@ -6,15 +6,16 @@ from enum import Enum
 
 
 class Ending(Enum):
-    """``value`` is the word in logs and counters; ``text`` says it in a sentence. ``is_error``: the client did not get
-    what it came for, and neither it nor an operator has decided that."""
+    """``word``, or Enum's ``value``, stands in logs and counters; ``text`` says it in a sentence. ``is_error``: the
+    client did not get what it came for, and neither it nor an operator has decided that."""
 
+    word: str
     text: str
     is_error: bool
 
     def __new__(cls, word: str, text: str, is_error: bool = False) -> Ending:
         self = object.__new__(cls)
-        self._value_ = word
+        self._value_ = self.word = word
         self.text = text
         self.is_error = is_error
         return self

@@ -19,12 +19,12 @@ class Lease:
     __slots__ = ("_address", "_endpoints", "_selector", "_stay", "is_open", "member", "server", "target")
 
     def __init__(self, selector: Selector, member: Member) -> None:
-        server, target = member.server, member.target
+        self.member = member
+        server, target = self.member.server, self.member.target
         self._selector = selector
         self._address = server.address
         self._endpoints = target.endpoints
         self._stay = stay = server.stay
-        self.member = member
         self.server = server
         self.target = target
         self.is_open = True

@@ -17,7 +17,7 @@ import random
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
@@ -101,7 +101,8 @@ def rendezvous(members: Sequence[Member], usable: Usable, turns: Turns, key: str
 def round_robin(members: Sequence[Member], usable: Usable, turns: Turns, key: str) -> Member | None:
     """The next usable one behind the number that was chosen last; so a full server's share goes to all others."""
     start = bisect_right(members, turns.last, key=_number)
-    for member in chain(members[start:], members[:start]):
+    for index in range(start - len(members), start):  # a negative one counts from the end
+        member = members[index]
         if usable(member):
             return member
     return None

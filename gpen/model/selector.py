@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 from gpen.model.client import Client
 from gpen.model.health import seconds_told
@@ -20,9 +21,11 @@ from gpen.model.settings import Settings
 RETRY_SECONDS = 1.0
 _flags: Callable[[Settings], Sequence[bool]] = attrgetter(*(rule.name for rule in RULES))
 
-# Who would get a client: a server, or None when it is turned away; the rule that chose, if one did; and whom it chose,
-# also where that one does not take the client and stubborn turns it away. A plain tuple: one is made for each client.
-Choice = tuple[Member | None, Rule | None, Member | None]
+if TYPE_CHECKING:
+    # Who would get a client: a server, or None when it is turned away; the rule that chose, if one did; and whom it
+    # chose, also where that one does not take the client and stubborn turns it away. A plain tuple: one is made for
+    # each client.
+    Choice = tuple[Member | None, Rule | None, Member | None]
 _NOBODY: Choice = (None, None, None)
 
 
@@ -31,6 +34,7 @@ class Selector:
 
     def __init__(self, pool: Pool, settings: Settings, roster: Roster, listener: str = "") -> None:
         self.pool = pool
+        self._acls = pool.acls
         self.settings = settings
         self.roster = roster
         self.listener = listener
@@ -120,7 +124,7 @@ class Selector:
         tried, and before a client is turned away, the rule may choose a server of which it is time to look whether it
         is back (``_is_due``). For silence alone nobody is turned away: see silence.py.
         """
-        settings, members = self.settings, self.roster.members
+        settings = self.settings
         last = None if settings.roundrobin else client.server
         if last is not None and not last.deleted:
             remembered = self.roster.get(last)
@@ -134,8 +138,21 @@ class Selector:
         if settings.stubborn:
             return _NOBODY if tried else self._choose_once(rule, key, client, now)
 
-        def is_usable(member: Member) -> bool:
-            return member.server not in tried and self.refusal(member, client, now) is None
+        member = self._choose_usable(rule, key, client, now, tried)
+        if member is not None:
+            return member, rule, member
+        return self._choose_at_worst(rule, key, client, now, tried)
+
+    def _choose_usable(self, rule: Rule, key: str, client: Client, now: float, tried: Collection[Server],
+                       ) -> Member | None:
+        """Whom the rule chooses among those that can take the client."""
+        return rule.pick(self.roster.members, lambda member: (
+            member.server not in tried and self.refusal(member, client, now) is None), self.turns, key)
+
+    def _choose_at_worst(self, rule: Rule, key: str, client: Client, now: float, tried: Collection[Server]) -> Choice:
+        """Where no server can take the client: one that is due, the emergency server, or one that is silent."""
+        members = self.roster.members
+        member: Member | None = None
 
         def is_due(member: Member) -> bool:
             return (member.server not in tried and self._is_due(member, now)
@@ -145,11 +162,10 @@ class Selector:
             return (member.target.is_silent and member.server not in tried
                     and self.refusal(member, client, now, desperate=True) is None)
 
-        member = rule.pick(members, is_usable, self.turns, key)
-        if member is None and any(now < other.target.down_until for other in members):
+        if any(now < other.target.down_until for other in members):
             member = rule.pick(members, is_due, self.turns, key)
-        if member is not None:
-            return member, rule, member
+            if member is not None:
+                return member, rule, member
         emergency = self.emergency
         if emergency is not None and emergency.server not in tried and not _refuses_all(emergency.server):
             return emergency, None, None
@@ -255,7 +271,7 @@ class Selector:
 
     def permits(self, number: int, client: Client) -> bool:
         """Whether access list ``number`` lets this client in."""
-        return self.pool.permits(number, client)
+        return not self._acls[number].entries or self.pool.permits(number, client)
 
 
 def special_name(listener: str, name: str) -> str:

@@ -25,7 +25,7 @@ class Acceptor(StreamServer):
     _watcher: Any
     _timer: Any
     _do_read: Any
-    _short = False
+    is_short = False
 
     def do_read(self) -> Any:
         """The arguments of a session; None when nothing was accepted."""
@@ -34,9 +34,9 @@ class Acceptor(StreamServer):
         except BlockingIOError:
             return None
         except OSError as error:
-            self._not_accepted(error)
+            self.not_accepted(error)
             return None
-        self._short = False
+        self.is_short = False
         return accepted
 
     def accept(self) -> Any:
@@ -52,7 +52,7 @@ class Acceptor(StreamServer):
         """Descriptors are short: end what nobody needs. Whether there was any."""
         return False
 
-    def _not_accepted(self, error: OSError) -> None:
+    def not_accepted(self, error: OSError) -> None:
         """A client that left before it was accepted is no matter; out of descriptors, wait a little."""
         if error.errno not in SHORTAGES:
             if error.errno != errno.ECONNABORTED:
@@ -64,9 +64,9 @@ class Acceptor(StreamServer):
 
     def _accept_later(self, error: OSError) -> None:
         """Wait a little: this machine is short of something."""
-        if not self._short:
+        if not self.is_short:
             log.warning("can't accept connections for now: %s; they wait in the kernel", error.strerror)
-            self._short = True
+            self.is_short = True
         self.stop_accepting()
         self._timer = self.loop.timer(_SHORTAGE_PAUSE)
         self._timer.start(self.resume)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-import typing
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpen.model.address import UNIX, Endpoint, bracketed
 from gpen.model.client import Client, ClientTable
@@ -17,8 +16,9 @@ from gpen.model.selector import Selector
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.proto.protocol import Protocol
-from gpen.wire import sockets
+from gpen.wire import kernel, sockets
 from gpen.wire.faults import Troubles
+from gpen.wire.greenlets import Greenlets
 from gpen.wire.poller import Poller
 
 if TYPE_CHECKING:
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gpen")
 
-Some = TypeVar("Some", bound="Conversation")
+Steps = tuple[Callable[[Any], object], ...]  # each a method of the conversation
 Watch = Callable[[str, memoryview], None]  # whence (client, server), and the bytes
 
 
-class Front(typing.Protocol):
-    """What conversations need of the listener that they came to."""
+class Front:
+    """What conversations need of the listener that they came to; the daemon has what it really is."""
 
     name: str  # empty for the one without
     settings: Settings
     selector: Selector
     clients: ClientTable
     poller: Poller
+    greenlets: Greenlets
     listener: Listener | DatagramListener | None
     hold: Hold
     loops: Loops
@@ -50,35 +51,49 @@ class Front(typing.Protocol):
     troubles: Troubles
     dialing: int  # sessions that are being connected to a server
 
-    def begin(self, make: Callable[[int], Some]) -> Some:
-        """Make a conversation of a fresh number, and count it."""
+    def fresh_id(self) -> int:
+        """A number for a conversation that is to begin."""
+        raise NotImplementedError
+
+    def begin(self, session: Conversation) -> None:
+        """It begins: count it."""
+        raise NotImplementedError
 
     def no_room(self) -> bool:
         """Whether none may begin now."""
+        raise NotImplementedError
 
     def oldest_flow(self) -> Conversation | None:
         """Of the flows of sockets that it had before, one that was idle for long, if there are any."""
+        raise NotImplementedError
 
     def watch(self, session: Conversation) -> Watch | None:
         """What shall see the bytes of this session, if anything."""
+        raise NotImplementedError
 
     def resume(self) -> None:
         """There may be room for another client."""
+        raise NotImplementedError
 
     def stir(self) -> None:
         """A place on a server may be free, for who waits for one."""
+        raise NotImplementedError
 
     def shed(self) -> bool:
         """Descriptors or memory are short: end what no client needs. Whether there was any."""
+        raise NotImplementedError
 
     def ended(self, session: Conversation) -> None:
         """It is over and its sockets are closed."""
+        raise NotImplementedError
 
     def refused_for_client_max(self, address: str, others: int) -> None:
         """This address has so many sessions already, which is the most."""
+        raise NotImplementedError
 
     def forget(self, session: Conversation) -> None:
         """It is no session any more, however it ended. A second call does nothing."""
+        raise NotImplementedError
 
 
 class Secured(NamedTuple):
@@ -103,7 +118,7 @@ class Conversation:
     def __init__(self, id: int, front: Front, address: str, port: int) -> None:
         self.id = id
         self._front = front
-        self._accepted = time.monotonic()
+        self._accepted = kernel.monotonic()
         self.started = time.time()
         self.address, self._port = address, port
         self.clients = front.clients  # whom it counts among, to its end
@@ -211,11 +226,11 @@ class Conversation:
         self._report()
         self._front.forget(self)
 
-    def _carry_out(self, *steps: Callable[[], object]) -> None:
+    def _carry_out(self, steps: Steps) -> None:
         """All of these steps of its end: what goes wrong in one of them keeps none of the others from being done."""
         for step in steps:
             try:
-                step()
+                step(self)
             except Exception:
                 self._report()
 
@@ -273,6 +288,7 @@ class Conversation:
         settings = front.settings
         # counted from here until the front forgets this conversation
         self.client = self.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
+        self.address = self.client.address  # the same text once for all sessions of a client
         return not front.selector.permits(settings.client_acl, self.client)
 
     def _exceeds_client_max(self) -> bool:

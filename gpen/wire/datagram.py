@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _socket
 import logging
-import struct
 from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
@@ -17,20 +16,21 @@ from typing import Any
 from gpen.model.ending import Ending
 from gpen.model.settings import Settings
 from gpen.wire.conversation import Front
-from gpen.wire.flow import Answer, Flow
+from gpen.wire.flow import Flow
+from gpen.wire.kernel import Datagrams, Handler
 from gpen.wire.loops import place_of
 from gpen.wire.poller import EPOLLIN
-from gpen.wire.sockets import IP_PKTINFO, Socket, cause_of, endpoint_of, has_address
+from gpen.wire.sockets import Socket, cause_of, endpoint_of, has_address
 
 log = logging.getLogger("gpen")
 
 LOOK = 64  # flows that are asked whether they wait for an answer, before one gives way
 FULL = 20_000  # datagrams: more than the kernel keeps for us
-_ANCILLARY = 64  # bytes: more than the kernel's word on one address needs
 
 
-class DatagramListener:
-    """``flows`` by the client's address, and ours where there are several; the one that was idle for longest first."""
+class DatagramListener(Handler):
+    """``flows`` by the keys of their ``clients``, which say who asks, and where, if we have several addresses; the one
+    that was idle for longest first."""
 
     def __init__(self, sock: Socket, front: Front) -> None:
         self.socket = sock
@@ -44,9 +44,7 @@ class DatagramListener:
         self._host, self.port = sock.getsockname()[:2]
         self._own = _socket.inet_pton(sock.family, self._host.partition("%")[0])
         self._everywhere = not any(self._own)
-        self._receive = sock.recvfrom_into
-        if self._everywhere:
-            self._receive = self._receive_at6 if sock.family == _socket.AF_INET6 else self._receive_at4
+        self.clients = Datagrams(sock, self._everywhere)
         self._started = False
         self._closing = False
         self.is_kept = False
@@ -56,7 +54,10 @@ class DatagramListener:
         self._closing = self.is_kept = False
         if not self._started:
             self._started = True
-            self.front.poller.add(self.socket.fileno(), EPOLLIN, lambda events: self._read(self._most))
+            self.front.poller.add(self.socket.fileno(), EPOLLIN, self)
+
+    def ready(self, events: int) -> None:
+        self._read(self._most)
 
     def keep(self) -> None:
         """Somebody will take it over: the socket is open until ``start``, ``close`` or ``let_go``, though its last flow
@@ -98,7 +99,7 @@ class DatagramListener:
         if self._closing and not self.is_kept and not self.flows and self.is_open:
             if self._started:
                 self.front.poller.remove(self.socket.fileno())
-            self.socket.close()
+            self.clients.close()
 
     def forget(self, key: Any) -> None:
         """A flow has ended."""
@@ -126,43 +127,39 @@ class DatagramListener:
         """Pass so many datagrams on."""
         if self._changes != self._loops.changes:
             self._end_loops()
-        view, flows, receive = self.front.poller.view, self.flows, self._receive
+        flows, clients = self.flows, self.clients
         for _ in range(most):
             try:
-                count, key = receive(view)
-            except BlockingIOError:
-                return
+                received = clients.receive()
             except OSError as error:
                 if self.is_open:  # else it was closed just now, with its last flow
                     self.front.troubles.tell(f"can't receive from clients: {cause_of(error)}")
                 return
-            flow = flows.get(key) or self._begin(key, view[:count])
+            if received is None:
+                return
+            data, key = received
+            flow = flows.get(key)
+            if flow is None:
+                flow = self._begin(key, data)
             if flow is not None:
                 try:
-                    flow.send(view[:count])
+                    flow.send(data)
                 except Exception:
                     flow.failed()
 
-    def _receive_at4(self, view: memoryview) -> tuple[int, Any]:
-        count, ancillary, _, peer = self.socket.recvmsg_into((view,), _ANCILLARY)
-        return count, (peer, ancillary[0][2][4:8])  # ipi_spec_dst: ours, also where the datagram was a broadcast
-
-    def _receive_at6(self, view: memoryview) -> tuple[int, Any]:
-        count, ancillary, _, peer = self.socket.recvmsg_into((view,), _ANCILLARY)
-        return count, (peer, ancillary[0][2][:16])
-
-    def _begin(self, key: Any, data: memoryview) -> Flow | None:
+    def _begin(self, key: Any, data: bytes) -> Flow | None:
         """A new flow with a server, for this datagram; None when there is none."""
         front = self.front
-        peer = key[0] if self._everywhere else key
-        if self._closing and not self._is_covered():
+        crowded = front.no_room()
+        if self._closing and not (self.is_open and self._is_covered()):
             return None
+        peer = self.clients.peer(key)
         if self._loops.drops(peer, data):
             return None
-        crowded = front.no_room()
         if crowded and next(self.own_flows(), None) is None and front.oldest_flow() is None:
             return None  # nothing of this listener can give way: others have all places, or TCP sessions of before
-        flow = front.begin(lambda number: Flow(number, front, self, key, peer, self._answer_to(key)))
+        flow = Flow(front.fresh_id(), front, self, key, peer)
+        front.begin(flow)
         try:
             if flow.open(crowded):
                 self.flows[key] = flow
@@ -175,7 +172,7 @@ class DatagramListener:
         """Servers or listeners have changed: end the flows of clients that are some of these now."""
         self._changes = self._loops.changes
         for key, flow in list(self.flows.items()):
-            if self._loops.drops(key[0] if self._everywhere else key):
+            if self._loops.drops(self.clients.peer(key)):
                 flow.stop(Ending.LOOP)
 
     def is_at(self, sockaddr: Any) -> bool:
@@ -197,15 +194,3 @@ class DatagramListener:
         """Whether what comes for another's address would come here, if that were not there."""
         return (self is not other and self._everywhere and self.port == other.port
                 and len(self._own) >= len(other._own))  # [::] takes IPv4 as well
-
-    def _answer_to(self, key: Any) -> Answer:
-        """How to send to a client."""
-        if not self._everywhere:
-            sendto = self.socket.sendto
-            return lambda data: sendto(data, key)
-        (peer, ours), send = key, self.socket.sendmsg
-        if len(ours) == 4:
-            ancillary = [(_socket.IPPROTO_IP, IP_PKTINFO, struct.pack("=I4s4x", 0, ours))]
-        else:
-            ancillary = [(_socket.IPPROTO_IPV6, _socket.IPV6_PKTINFO, struct.pack("=16sI", ours, 0))]
-        return lambda data: send((data,), ancillary, 0, peer)

@@ -15,6 +15,7 @@ from greenlet import getcurrent, greenlet
 from gpen.wire.faults import Faults
 
 Work = Callable[[], None]
+_switch: Any = greenlet.switch  # gevent's own for its hub asks first whether somebody wants to know of each switch
 
 
 class Greenlets:
@@ -50,4 +51,4 @@ class Greenlets:
             work = None
             if len(self._idle) < self._keep:
                 self._idle.append(getcurrent())
-                work = self._hub.switch()
+                work = _switch(self._hub)

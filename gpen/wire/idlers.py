@@ -20,7 +20,7 @@ from gpen.wire import sockets
 from gpen.wire.conversation import Front
 from gpen.wire.dial import dial
 from gpen.wire.faults import Faults
-from gpen.wire.poller import EPOLLIN
+from gpen.wire.poller import EPOLLIN, Call
 
 log = logging.getLogger("gpen")
 
@@ -120,7 +120,7 @@ class _Idler:
             return
         self.sock = sock
         sockets.keep_alive(sock, settings)
-        front.poller.add(sock.fileno(), EPOLLIN, lambda events: self._read())
+        front.poller.add(sock.fileno(), EPOLLIN, Call(lambda events: self._read()))
         lease.connected()
 
     def _read(self) -> None:

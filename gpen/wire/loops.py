@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import _socket
 import logging
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from gpen.model.address import Endpoint, bracketed, normalize
 from gpen.model.pool import Pool
 from gpen.model.server import UDP, Server
+from gpen.wire import kernel
 
 if TYPE_CHECKING:
     from gpen.wire.datagram import DatagramListener
@@ -51,7 +51,7 @@ class Loops:
         """Servers or listeners are elsewhere now. Does not switch."""
         self.changes += 1
 
-    def drops(self, sockaddr: Any, data: memoryview | None = None) -> bool:
+    def drops(self, sockaddr: Any, data: bytes | None = None) -> bool:
         """Whether what comes from there is dropped; then it is counted. From a flow's socket, ``data`` must be what the
         flow has sent: else a client had that port, and has closed it since."""
         if self._seen != self.changes:
@@ -59,10 +59,10 @@ class Loops:
         place = place_of(sockaddr)
         server, flow, ours = self._servers.get(place), self.ends.get(place), self._ours.get(place[1])
         if server is None and (flow is None or data is None or not flow.has_sent(data)) and (
-                ours is None or not any(listener.is_at(sockaddr) for listener in ours)):
+                ours is None or not _is_one_of(ours, sockaddr)):
             return False
         self.dropped += 1
-        now, last = time.monotonic(), self._last
+        now, last = kernel.monotonic(), self._last
         self._last = now
         if not last or now - last > QUIET:
             self._tell(place, server)
@@ -86,6 +86,10 @@ class Loops:
                  f"forged, or {means}")
         log.warning("dropped a datagram %s; that is told once", cause)
         self._pool.events.note_own("dropped", cause)
+
+
+def _is_one_of(listeners: list[DatagramListener], sockaddr: Any) -> bool:
+    return any(listener.is_at(sockaddr) for listener in listeners)
 
 
 def place_of(sockaddr: Any) -> Place:

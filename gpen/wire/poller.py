@@ -14,83 +14,65 @@ back again what has raised once.
 
 from __future__ import annotations
 
-import select
-import time
 from collections.abc import Callable
-from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import Any
 
-import gevent
 from gevent.hub import get_hub
+from greenlet import getcurrent
 
 from gpen.wire.faults import Faults
+from gpen.wire.kernel import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, Epoll, Handler
+from gpen.wire.pipes import Pipes
 
-__all__ = ["EPOLLERR", "EPOLLHUP", "EPOLLIN", "EPOLLOUT", "EPOLLRDHUP", "FOR_EVER", "Handler", "Poller"]
+__all__ = ["EPOLLERR", "EPOLLHUP", "EPOLLIN", "EPOLLOUT", "EPOLLRDHUP", "FOR_EVER", "Call", "Poller"]
 
-Handler = Callable[[int], object]
 FOR_EVER = 1e9  # seconds that nobody waits to the end of
-BATCH = 64  # no more, so that the memory for them is at hand (glibc's tcache)
 LINGER = 0.01  # seconds between two events that come soon after each other
 TURN = 0.002  # seconds of such events, before timers and all that is not watched here get their turn
 BUFFER_SIZE = 128 * 1024
 _BREATH = 0.1  # seconds until epoll is asked again, when it has failed
 
 
-class Poller:
-    """An epoll with a handler for each descriptor; level-triggered, so that nothing is missed and all may be partial.
+class Call(Handler):
+    """A handler that calls a function with the events."""
 
-    ``buffer`` is shared by all readers: a handler reads into it and is done with it before it returns.
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[[int], object]) -> None:
+        self._function = function
+
+    def ready(self, events: int) -> None:
+        self._function(events)
+
+
+class Poller(Epoll):
+    """An epoll that gevent's loop looks at.
+
+    ``buffer`` is shared by all readers: a handler reads into it, through ``view``, and is done with it before it
+    returns. ``pipes`` are for what need not be read.
     """
 
     def __init__(self) -> None:
-        self.hub = get_hub()
-        self.loop = self.hub.loop
+        super().__init__(self._handler_failed)
+        self.hub: Any = get_hub()
+        self.loop: Any = self.hub.loop
         self.buffer = bytearray(BUFFER_SIZE)
         self.view = memoryview(self.buffer)
-        self.now = time.monotonic()
-        self._handlers: dict[int, Handler] = {}
-        self._added: dict[int, Handler] = {}  # since epoll was asked last
+        self.pipes = Pipes()
+        self.unfinished: list[Handler] = []  # who is to be told, with no events, when all else was
+        self.last_look: Handler | None = None  # who is told so before these
         self._faults = Faults()
         self._pause: Any = None  # a timer, while epoll is not asked
-        self._epoll = select.epoll()
-        self._watcher = self.loop.io(self._epoll.fileno(), 1)
+        self._watcher: Any = self.loop.io(self.fileno(), 1)
         self._watcher.start(self._serve)
-
-    @property
-    def watched(self) -> int:
-        """How many descriptors are watched."""
-        return len(self._handlers) + len(self._added)
-
-    def add(self, fd: int, mask: int, handler: Handler) -> None:
-        """Call ``handler`` with the events of this descriptor from now on. Raises OSError, with ENOSPC where the user
-        may watch no more (fs.epoll.max_user_watches)."""
-        self._epoll.register(fd, mask)
-        self._added[fd] = handler
-
-    def change(self, fd: int, new: int) -> None:
-        """Watch for other events. Without any, errors and hang-ups are told once; they can't be left out, and would
-        come at every pass."""
-        self._epoll.modify(fd, new or EPOLLET)
-
-    def remove(self, fd: int) -> None:
-        """Watch it no more; it stays open."""
-        if self._forget(fd) is not None:
-            self._epoll.unregister(fd)
-
-    def closed(self, fd: int) -> None:
-        """The descriptor is about to be closed; the kernel takes it out of the epoll by itself (epoll(7))."""
-        self._forget(fd)
-
-    def _forget(self, fd: int) -> Handler | None:
-        return self._handlers.pop(fd, None) or self._added.pop(fd, None)
 
     def wait(self, fd: int, mask: int, seconds: float) -> bool:
         """Wait until a descriptor that is not watched is ready; False when time ran out. Switches greenlets. Raises
         OSError as ``add`` does."""
-        greenlet: Any = gevent.getcurrent()
-        self.add(fd, mask, greenlet.switch)
+        switch = getcurrent().switch
+        self.add(fd, mask, Call(switch))
         timer = self.loop.timer(max(seconds, 0))
-        timer.start(greenlet.switch, 0)
+        timer.start(switch, 0)
         try:
             return bool(self.hub.switch())
         finally:
@@ -105,15 +87,16 @@ class Poller:
         if self._pause is not None:
             self._pause.stop()
             self._pause.close()
-        self._epoll.close()
+        self.pipes.shed()
+        Epoll.close(self)  # super() is not for what C calls
 
     def _serve(self) -> None:
         """The callback of gevent's watcher."""
         try:
             self._pass()
         except Exception:  # of epoll itself: there is no memory, say
-            if self._epoll.closed:
-                return  # by whom a handler has woken
+            if self.fileno() < 0:
+                return  # closed, by whom a handler has woken
             self._faults.tell("epoll")
             self._watcher.stop()  # it would call back at once
             self._pause = self.loop.timer(_BREATH)
@@ -130,31 +113,34 @@ class Poller:
         of CPU instead of 535, and there were 904 a second instead of 804 (haproxy: 434 us, 790 a second; quartile and
         median of 8 rounds). A shorter LINGER, 1 ms, arms a hardware timer each time, and gains a quarter of that.
         """
-        handlers, added, poll = self._handlers, self._added, self._epoll.poll
-        now = time.monotonic()
-        leave = now + TURN if now - self.now < LINGER else 0.0
-        if added:
-            self._take_up()
-        ready = poll(0, BATCH)
-        while ready:
-            self.now = now
-            for fd, events in ready:
-                handler = handlers.get(fd)
-                # a handler earlier in this pass may have closed this one's session
-                if handler is not None:
-                    try:
-                        handler(events)
-                    except Exception:
-                        self._faults.tell(f"the handler of descriptor {fd}")
-            if now > leave:
-                return
-            if added:
-                self._take_up()
-            ready = poll(LINGER, BATCH)
-            now = time.monotonic()
+        before = self.now
+        count = self._turn(0.0)
+        leave = self.now + TURN if self.now - before < LINGER else 0.0
+        while count and self.now <= leave:
+            count = self._turn(LINGER)
 
-    def _take_up(self) -> None:
-        """From now on events may be for those who came since epoll was asked last. To keep them apart until then costs
-        nothing for each event: 0.03 us of a pass with two (1.25 us), and 0.3 us of a new connection's 110."""
-        self._handlers.update(self._added)
-        self._added.clear()
+    def _turn(self, seconds: float) -> int:
+        count = self.dispatch(seconds)
+        if self.unfinished:
+            look, self.last_look = self.last_look, None
+            if look is not None:
+                self._tell_end(look)
+            self.finish()
+        return count
+
+    def finish(self) -> None:
+        """Tell those that wait for it that there is nothing more to tell now."""
+        while self.unfinished:
+            self._tell_end(self.unfinished.pop(0))
+
+    def _tell_end(self, handler: Handler) -> None:
+        try:
+            handler.ready(0)
+        except Exception:
+            self._handler_failed(handler)
+
+    def _handler_failed(self, handler: Handler) -> None:
+        try:
+            handler.failed()
+        except Exception:
+            self._faults.tell("what watches a descriptor")

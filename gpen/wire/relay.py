@@ -1,31 +1,20 @@
+# cython: nonecheck=False
 """The bytes of a session: what one side sends, the other gets, to the last byte.
 
 An End is one side, with its socket. A handler reads into the poller's shared buffer and sends at once; only what the
 other side does not take is copied, and then reading stops until it is gone (back-pressure). An end of input is passed
 on as a half-close behind the last byte. A reset is passed on as an end, behind the last byte too: what a socket still
-holds is never thrown away because the other side is gone.
+holds is never thrown away because the other side is gone. Bytes in bulk are not read, but go through a pipe (pipes.py),
+and then it is the pipe that what is left waits in.
 
 Two greenlets with recv and sendall on gevent's sockets reached a third of pen's requests/s in the trials before gpen
-was written; this way reaches 0.94 of pen's (32 kept connections; the README has the table). So this is the one file
-where speed outranks beauty: bound methods are kept, and the common case of ``_read`` is one straight line.
+was written. This is the one file where speed outranks beauty: the common case of ``_read`` is one straight line, of 117
+instructions where it is compiled, and without the checks for None (nonecheck above) that all other modules have. So no
+attribute here is None that is declared as one of gpen's own types: an End without a peer has NOBODY.
 
 What an End speaks is put together of a Stream, which is on its wire, and a Filter, which is on the way, if any. Both
-are chosen when it is made, and set its ``recv_into`` and ``send``: a plain End's are the socket's own, and its handler
-asks for nothing that only others have. They were subclasses once, of which an End could be but one. What the change
-costs is told by thousands of instructions outside of the kernel, before and after, for each (valgrind --tool=callgrind
-bin/gpen -f -r [-H | -E FILE -L tls1.3], the difference of N and 3 N of them, N 150 to 400, or 6 of the 4 MB, which
-comes out within 2%; connections: means of three; AMD EPYC, 2 cores, Python 3.11, 2026-11-26):
-
-    plain connection with a message each way     227.2  229.6
-    plain message each way (50 bytes, 100)        21.2   21.3
-    plain 100 KB to the client                    21.6   21.9
-    plain 4 MB to the client, with back-pressure 370.2  367.3
-    HTTP request and response                     99.0   98.1
-    HTTP connection with one request             330.4  329.7
-    TLS message each way                          55.4   52.2
-    TLS 100 KB to the client                     794.9  798.3
-
-Two plain Ends alone, from making to closing, come to 40.4 where there were 38.1: 1% of a connection.
+are chosen when it is made, and set its ``recv_into`` and ``send``; a plain End has neither, and the kernel module is
+asked.
 """
 
 from __future__ import annotations
@@ -33,14 +22,20 @@ from __future__ import annotations
 import _socket
 import fcntl
 import struct
-import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
-from gpen.wire.poller import EPOLLIN, EPOLLOUT, EPOLLRDHUP, Poller
+from gpen.wire import kernel
+from gpen.wire.kernel import AGAIN, EPOLLIN, EPOLLOUT, EPOLLRDHUP, LOST, MORE, Handler, Pipe, Socket
+from gpen.wire.pipes import PIECE
+from gpen.wire.poller import BUFFER_SIZE, Poller
 
 _SIOCOUTQ = 0x5411  # bytes that the other end has not acknowledged yet (tcp(7))
 _INPUT = EPOLLIN | EPOLLRDHUP
+# Bytes of a read. Pieces that are asked for one by one cost less CPU time through a pipe (medians of 3 rounds on a busy
+# machine): of 16 KiB 4%, 32 KiB 8% (pure Python 10%), 64 KiB 8% (21%), 96 KiB 15% (22%), 128 KiB 7% (25%).
+_LARGE = BUFFER_SIZE // 4
+_BULK = 2  # large reads in a row, behind which there are more of them
 
 Tap = Callable[["End", memoryview], None]
 Move = Callable[[memoryview], int]  # bytes from or to a socket: as its recv_into and send, which never wait
@@ -67,12 +62,13 @@ class Stream:
     the hub, none may switch, and what is the other machine's fault is no exception but OSError, where that is told.
     """
 
-    __slots__ = ()
+    __slots__ = ("counts_at_once", "failure", "has_ended", "says_goodbye")
 
-    says_goodbye = False  # it has a word for the end, so that a mere close is not enough
-    counts_at_once = False  # what it took is counted as sent, though it may be kept
-    has_ended = False  # it was told that no more will come, which no event will tell of either
-    failure: OSError | None = None  # or that has come to nothing
+    def __init__(self) -> None:
+        self.says_goodbye = False  # it has a word for the end, so that a mere close is not enough
+        self.counts_at_once = False  # what it took is counted as sent, though it may be kept
+        self.has_ended = False  # it was told that no more will come, which no event will tell of either
+        self.failure: OSError | None = None  # or that has come to nothing
 
     @property
     def has_more(self) -> bool:
@@ -117,36 +113,41 @@ class Filter(Protocol):
         """The socket is closed: drop what refers back to the End or its session."""
 
 
-class End:
+class End(Handler):
     """One side of a session: a socket, the stream on it, and a filter, if any.
 
-    ``recv_into`` and ``send`` are those of what is outermost: filter, stream or socket. What they return is counted as
-    ``received`` and ``sent``. ``pending`` waits, for room in the socket or for a filter's word, when, and only when,
-    the peer is not read because of that: ``keep`` sets it, ``release`` clears it, and nothing is sent meanwhile.
+    ``recv_into`` and ``send`` are those of what is outermost: filter, stream or socket; the kernel is asked without
+    them where they are the socket's own. What they return is counted as ``received`` and ``sent``. ``pending``, in
+    memory or in a pipe, waits, for room in the socket or for a filter's word, when, and only when, the peer is not read
+    because of that: ``keep`` sets it, ``release`` clears it, and nothing is sent meanwhile.
     ``eof``: nothing more will come from it. ``deaf``: nothing can be sent to it any more. ``tap`` is shown what it
     sends.
 
     Its end is watched for (EPOLLRDHUP) also while it is not read, and until it has come.
     """
 
-    __slots__ = ("_mask", "_relay", "active", "deaf", "eof", "fd", "filter", "peer", "pending", "poller", "received",
-                 "recv_into", "reset", "send", "sent", "sock", "stream", "tap", "truncated")
+    __slots__ = ("_is_plain", "_large", "_mask", "_recv_into", "_relay", "_send", "active", "deaf", "eof", "fd",
+                 "filter", "flags", "peer", "pending", "poller", "received", "reset", "sent", "sock", "stream", "tap",
+                 "truncated")
 
-    peer: End
+    peer: End  # NOBODY but from ``start`` to ``close``
 
-    def __init__(self, sock: Any, poller: Poller, relay: Relay, stream: Stream = PLAIN,
+    def __init__(self, sock: Socket, poller: Poller, relay: Relay, stream: Stream = PLAIN,
                  filter: Filter | None = None) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.poller = poller
         self._relay = relay
-        self.recv_into: Move = sock.recv_into
-        self.send: Move = sock.send
+        self._recv_into: Move | None = None
+        self._send: Move | None = None
+        self.peer = NOBODY
         self._mask = 0
-        self.pending: memoryview | None = None
+        self._large = 0  # reads in a row, up to _BULK
+        self.flags = 0  # what is being passed on from here may be sent with them
+        self.pending: memoryview | Pipe | None = None
         self.received = 0
         self.sent = 0
-        self.active = time.monotonic()
+        self.active = kernel.monotonic()
         self.eof = False
         self.deaf = False
         self.reset = False
@@ -154,45 +155,72 @@ class End:
         self.tap: Tap | None = None
         self.stream = stream
         self.filter = filter
+        self._is_plain = stream is PLAIN and filter is None
         if stream is not PLAIN:
             stream.join(self)
         if filter is not None:
             filter.join(self)
 
+    @property
+    def recv_into(self) -> Move:
+        """Reads what comes from this side."""
+        return self._recv_into or self.sock.recv_into
+
+    @recv_into.setter
+    def recv_into(self, move: Move) -> None:
+        self._recv_into = move
+
+    @property
+    def send(self) -> Move:
+        """Sends to this side."""
+        return self._send or self.sock.send
+
+    @send.setter
+    def send(self, move: Move) -> None:
+        self._send = move
+
+    def speak(self, stream: Stream) -> None:
+        """From now on this is on its wire, where it was plain and nothing has been relayed."""
+        stream.join(self)
+        self.stream = stream
+        self._is_plain = False
+        self.active = kernel.monotonic()
+
     def start(self, peer: End) -> None:
-        """Relay what comes from here to ``peer``."""
+        """Relay what comes from here to ``peer``. Raises OSError, as the poller's ``add``."""
         self.peer = peer
         self._mask = _INPUT
-        is_plain = self.filter is None and self.stream is PLAIN
-        self.poller.add(self.fd, _INPUT, self.ready if is_plain else self._ready_for_more)
+        self.poller.add(self.fd, _INPUT, self)
 
     def ready(self, events: int) -> None:
-        """The poller's handler. Does not switch, but for waking the session's greenlet when all is over."""
-        try:
-            if events & EPOLLOUT and self._mask & EPOLLOUT:
-                self._flush()
-            # an error or a hang-up shows itself in reading, behind the last byte
-            if self._mask & EPOLLIN:
-                if events & ~EPOLLOUT:
-                    self._read()
-                    if events & EPOLLRDHUP and self._mask & EPOLLIN:
-                        self._read()  # its end, most likely, which need not wait for the next pass
-            elif events & ~EPOLLOUT and self.fd >= 0:  # the flush may have ended the session
-                self._hung_up()
-        except Exception:
-            self._relay.failed()
+        """What the poller tells. Does not switch."""
+        if events == EPOLLIN and self._mask & EPOLLIN:  # most often
+            self._read(0)
+        else:
+            self._see_to(events)
+        if not self._is_plain and self.fd >= 0:
+            self._catch_up()
 
-    def _ready_for_more(self, events: int) -> None:
-        """The poller's handler where a stream or a filter may know of more than events tell."""
-        self.ready(events)
-        if self.fd >= 0:
-            try:
-                self._catch_up()
-            except Exception:
-                self._relay.failed()
+    def _see_to(self, events: int) -> None:
+        if events & EPOLLOUT and self._mask & EPOLLOUT:
+            self._flush()
+        # an error or a hang-up shows itself in reading, behind the last byte
+        if self._mask & EPOLLIN:
+            if events & EPOLLRDHUP:
+                self._read(MORE)
+                if self._mask & EPOLLIN and self._large < _BULK:
+                    self._read(MORE)  # its end, most likely, which need not wait for the next pass
+            elif events & ~EPOLLOUT:
+                self._read(0)
+        elif events & ~EPOLLOUT and self.fd >= 0:  # the flush may have ended the session
+            self._hung_up()
+
+    def failed(self) -> None:
+        self._relay.failed()
 
     def _catch_up(self) -> None:
-        """End where the stream has ended behind bytes that were read; and let the filter go on."""
+        """Stream and filter may know of more than events tell. End where the stream has ended behind bytes that were
+        read; and let the filter go on."""
         if not self.eof:
             if self.stream.failure is not None:
                 self._lost()
@@ -211,12 +239,14 @@ class End:
             self.sock.close()
             self.fd = -1
             self._mask = 0
+            if self.pending is not None:
+                self._drop_pending()
             self._forget()
 
     def mute(self) -> None:
         """Send nothing to this side any more; it is read to its end, and what the other side sends is dropped."""
         self.deaf = True
-        self.pending = None
+        self._drop_pending()
         self._watch(self._mask & ~EPOLLOUT)
         if not self.peer.eof:
             self.peer._watch(self.peer._mask | EPOLLIN)
@@ -224,7 +254,7 @@ class End:
     @property
     def has_peer(self) -> bool:
         """Whether it was started, and not closed since."""
-        return hasattr(self, "peer")
+        return self.peer is not NOBODY
 
     @property
     def is_full(self) -> bool:
@@ -242,9 +272,9 @@ class End:
             self.filter.leave()
             self.filter = None
         self.stream = PLAIN
-        del self._relay, self.recv_into, self.send
-        if hasattr(self, "peer"):
-            del self.peer
+        self._recv_into = self._send = self.tap = None
+        self._relay = None  # type: ignore[assignment]
+        self.peer = NOBODY
 
     def unacknowledged(self) -> int:
         """Bytes that were sent into the socket and are not yet with the other machine."""
@@ -252,10 +282,18 @@ class End:
             return 0
         return int(struct.unpack("i", fcntl.ioctl(self.fd, _SIOCOUTQ, b"\0\0\0\0"))[0])
 
-    def _read(self) -> None:
+    def _read(self, flags: int) -> None:
+        """Read what there is, and pass it on; with MORE its end is behind it."""
+        large = self._large
+        if large:
+            if large == _BULK:
+                if self._splice(flags):
+                    return
+                large = 0
+            self._large = 0
         view = self.poller.view
         try:
-            count = self.recv_into(view)
+            count = kernel.receive(self.sock, view) if self._recv_into is None else self._recv_into(view)
         except BlockingIOError:
             return
         except OSError:
@@ -264,6 +302,8 @@ class End:
         if not count:
             self._ended()
             return
+        if count >= _LARGE:
+            self._large = large + 1
         self.received += count
         self.active = self.poller.now
         peer = self.peer
@@ -271,18 +311,52 @@ class End:
             self.tap(self, view[:count])
         if peer.deaf:
             return
-        try:
-            sent = peer.send(view[:count])
-        except BlockingIOError:
-            sent = 0
-        except OSError:
+        if peer._send is None:
+            # with its end in one segment, a connection costs 111 us of CPU and not 124
+            sent = kernel.transmit(peer.sock, view, count, flags)
+        else:
+            self.flags = flags
+            sent = attempt(peer._send, view[:count])
+            self.flags = 0
+        if sent == count:
+            peer.sent += count
+        elif sent == LOST:
             peer.deafen()
-            return
-        peer.sent += sent
-        if sent != count:
+        else:
+            sent = max(sent, 0)
+            peer.sent += sent
             peer.keep(memoryview(bytes(view[sent:count])))
 
-    def keep(self, rest: memoryview, for_room: bool = True) -> None:
+    def _splice(self, flags: int) -> bool:
+        """Pass on what there is through a pipe; False when it must be read."""
+        peer, pipes = self.peer, self.poller.pipes
+        if self._recv_into is not None or peer._send is not None or self.tap is not None or peer.deaf:
+            return False
+        pipe = pipes.take()
+        if pipe is None:
+            return False
+        count = pipe.fill(self.sock, PIECE)
+        if count <= 0:
+            pipes.give(pipe)
+            if count == LOST:
+                self._lost()
+            return count == LOST
+        if count < _LARGE:
+            self._large = 0
+        self.received += count
+        self.active = self.poller.now
+        sent = pipe.drain(peer.sock, flags)
+        if sent > 0:
+            peer.sent += sent
+        if sent not in (count, LOST):
+            peer.keep(pipe)
+            return True
+        pipes.give(pipe)
+        if sent == LOST:
+            peer.deafen()
+        return True
+
+    def keep(self, rest: memoryview | Pipe, for_room: bool = True) -> None:
         """This has to wait, and the peer with it: for room in the socket, or until the filter takes it up."""
         self.pending = rest
         self._watch(self._mask | EPOLLOUT if for_room else self._mask & ~EPOLLOUT)
@@ -293,19 +367,23 @@ class End:
         self._watch(self._mask & ~EPOLLIN)
 
     def _flush(self) -> None:
-        assert self.pending is not None
-        try:
-            sent = self.sock.send(self.pending)
-        except BlockingIOError:
-            return
-        except OSError:
-            self.deafen()
+        pending = self.pending
+        assert pending is not None
+        count = len(pending)
+        if isinstance(pending, Pipe):
+            sent = pending.drain(self.sock, 0)
+        else:
+            sent = kernel.transmit(self.sock, pending, count, 0)
+        if sent < 0:
+            if sent == LOST:
+                self.deafen()
             return
         if not self.stream.counts_at_once:
             self.sent += sent
         self.active = self.poller.now
-        if sent < len(self.pending):
-            self.pending = self.pending[sent:]
+        if sent < count:
+            if not isinstance(pending, Pipe):
+                self.pending = pending[sent:]
         elif self.filter is None:
             self.release()
         else:
@@ -313,7 +391,7 @@ class End:
 
     def release(self) -> None:
         """Nothing waits for this side any more: let the other one speak again, or pass on that it has ended."""
-        self.pending = None
+        self._drop_pending()
         self._watch(self._mask & ~EPOLLOUT)
         if self.peer.eof:
             self.half_close()
@@ -321,23 +399,31 @@ class End:
         else:
             self.peer._watch(self.peer._mask | EPOLLIN)
 
+    def _drop_pending(self) -> None:
+        """Nothing waits any more, or what waits is not wanted."""
+        pending, self.pending = self.pending, None
+        if isinstance(pending, Pipe):
+            self.poller.pipes.give(pending)
+
     def _ended(self) -> None:
         """This side will send nothing more."""
         self.eof = True
         self.active = self.poller.now  # the silence behind it begins
-        self._watch(self._mask & ~_INPUT)
         peer = self.peer
         if peer.pending is None and (peer.stream.says_goodbye or not (peer.eof and self.pending is None)):
             peer.half_close()
         self._relay.settle(self)
-        if self.filter is not None and self.fd >= 0:
+        if self.fd < 0:  # that was all
+            return
+        self._watch(self._mask & ~_INPUT)
+        if self.filter is not None:
             self.filter.ended()
 
     def _lost(self) -> None:
         """This side's connection is gone, both ways; what came from it before is delivered."""
         self.reset = True
         self.deaf = True
-        self.pending = None
+        self._drop_pending()
         self._watch(self._mask & ~EPOLLOUT)
         self._ended()
 
@@ -377,7 +463,8 @@ class End:
         if self.stream is not PLAIN:
             if self._mask & EPOLLIN and self.stream.has_more:
                 self.ready(EPOLLIN)
-            self._catch_up()
+            else:
+                self._catch_up()
 
     def has_spoken(self) -> bool:
         """Whether bytes have come that nobody has read."""
@@ -391,11 +478,29 @@ class End:
         if self.deaf:
             return
         try:
-            self.stream.half_close(self)
+            if self._is_plain:
+                self.sock.shutdown(_socket.SHUT_WR)
+            else:
+                self.stream.half_close(self)
         except OSError:
             self.deaf = True
 
     def _watch(self, mask: int) -> None:
-        if mask != self._mask:
+        if mask != self._mask and self.fd >= 0:
             self.poller.change(self.fd, mask)
             self._mask = mask
+
+
+NOBODY: End = End.__new__(End)  # the peer of one that has none: whatever is done to it, nothing comes of it
+NOBODY.fd, NOBODY._mask, NOBODY.eof, NOBODY.deaf, NOBODY.peer = -1, 0, True, True, NOBODY
+NOBODY.stream, NOBODY.flags = PLAIN, 0
+
+
+def attempt(move: Move, view: memoryview) -> int:
+    """What a stream or a filter has sent, as ``kernel.transmit`` tells it."""
+    try:
+        return move(view)
+    except BlockingIOError:
+        return AGAIN
+    except OSError:
+        return LOST

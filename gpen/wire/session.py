@@ -1,4 +1,4 @@
-"""One TCP conversation: from the accepted client to its line in the log, in a greenlet of its own.
+"""One TCP conversation: from the accepted client to its line in the log.
 
     announce  a PROXY protocol header, where one is due      switches
     admit     access list, client memory                     one step
@@ -6,19 +6,21 @@
     listen    the head of the first request, with HTTP       switches
     dial      reserve a place or wait for one, connect,      switches
               greeting, fail over
-    relay     until both ends are done                       switches
+    relay     until both ends are done                       without a greenlet: the hub calls
     close     sockets, place, counters, one log line         always, once: the only exit
+
+It runs in a greenlet, which is given back when bytes flow: of an idle session's 8.1 KB that took 6.4.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import time
 from typing import Any
 
 import gevent
 from gevent.hub import get_hub
+from greenlet import getcurrent
 
 from gpen.model.address import UNIX, normalize
 from gpen.model.client import Client
@@ -28,12 +30,12 @@ from gpen.model.server import Server
 from gpen.proto import proxy_header
 from gpen.proto.http import TIMEOUT, HttpOpening
 from gpen.proto.protocol import Farewell, Opening, Refused
-from gpen.wire import proxy, sockets
-from gpen.wire.conversation import Conversation, Front, Watch
+from gpen.wire import kernel, proxy, sockets
+from gpen.wire.conversation import Conversation, Front, Steps, Watch
 from gpen.wire.dial import dial
 from gpen.wire.dummy import answer
 from gpen.wire.http import HttpFilter, read_opening
-from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP
+from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Call
 from gpen.wire.relay import End, Tap
 from gpen.wire.tls import HandshakeError, Terminator, TlsStream
 
@@ -44,6 +46,7 @@ STALLED_SECONDS = 10.0
 _HEADER_SECONDS = 3.0
 _LINGER_SECONDS = 1.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two attempts of a client that is held
+_CLIENT_CLOSED, _SERVER_CLOSED = Ending.CLIENT_CLOSED, Ending.SERVER_CLOSED  # to find a member of an Enum takes long
 _FASTCLOSE = {"off": (), "up": ("up",), "down": ("down",), "both": ("up", "down")}
 
 
@@ -65,14 +68,13 @@ class Session(Conversation):
     __slots__ = ("_announced", "_greenlet", "_held", "_kept_alive", "_lingers", "_opening", "_pause", "_problem",
                  "_protocol", "_relaying", "_route", "_status", "down", "stalled", "up")
 
-    def __init__(self, id: int, front: Front, sock: Any, peer: Any) -> None:
-        address, port = (normalize(peer[0]), peer[1]) if isinstance(peer, tuple) else (UNIX, 0)
-        super().__init__(id, front, address, port)
+    def __init__(self, id: int, front: Front, sock: Any, address: str, port: int) -> None:
+        Conversation.__init__(self, id, front, address, port)
         self._protocol = front.protocol  # to the end, whatever becomes of the settings
         self.down = End(sock, front.poller, self)
         self.up: End | None = None
         self.stalled = (0, 0.0)
-        self._greenlet: Any = None
+        self._greenlet: Any = None  # where it waits; none while bytes flow
         self._relaying = False
         self._kept_alive = 0  # of its two sides
         self._held = 0.0  # since when it waits for a server, or did
@@ -147,6 +149,14 @@ class Session(Conversation):
     def stop(self, ending: Ending) -> None:
         get_hub().loop.run_callback(self._stop, ending)
 
+    def failed(self) -> None:
+        """It ends at once: what was read may be lost, and nothing may follow it."""
+        self._report()
+        try:
+            self._stop(Ending.ERROR)
+        except Exception:
+            self._abandon()
+
     def leave(self, lease: Lease, ending: Ending | None = None) -> None:
         get_hub().loop.run_callback(self._leave, lease, ending)
 
@@ -183,20 +193,34 @@ class Session(Conversation):
     # --- its life -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """The whole conversation. Switches greenlets."""
-        self._greenlet = gevent.getcurrent()
+        """The conversation until bytes flow, or to its end if it comes before. Switches greenlets."""
+        self._greenlet = getcurrent()
+        goes_on = False
         try:
-            self.ending = self._converse()
-        except Stop as stop:
-            self.ending = stop.ending
-        except Exception as error:
-            self.ending = self._ending_by(error)
+            goes_on = self._begin()
         finally:
-            try:
-                self._close()
-            except Exception:
-                self._abandon()
+            if not goes_on:
+                self._end()
             self._greenlet = None  # which serves others from now on
+
+    def _begin(self) -> bool:
+        """Whether it has a server now, and goes on without a greenlet; else it has an ending."""
+        try:
+            ending = self._converse()
+        except Stop as stop:
+            ending = stop.ending
+        except Exception as error:
+            ending = self._ending_by(error)
+        if ending is None:
+            return True
+        self.ending = ending
+        return False
+
+    def _end(self) -> None:
+        try:
+            self._close()
+        except Exception:
+            self._abandon()
 
     def _ending_by(self, error: Exception) -> Ending:
         """How a session ends that failed by no fault of its client or server: its sockets can't be watched, say."""
@@ -206,7 +230,8 @@ class Session(Conversation):
         self._report()
         return Ending.ERROR
 
-    def _converse(self) -> Ending:
+    def _converse(self) -> Ending | None:
+        """How it has ended; None when bytes flow."""
         front = self._front
         settings = front.settings
         if settings.accept_proxy != "off" and not self._announce():
@@ -230,7 +255,7 @@ class Session(Conversation):
             front.dialing -= 1
             if settings.pending_max:
                 front.resume()
-        return sock if isinstance(sock, Ending) else self._relay(sock)
+        return self._relay(sock) if isinstance(sock, kernel.Socket) else sock
 
     def _announce(self) -> bool:
         """Learn from a proxy who the client is; False when it does not say so as it should."""
@@ -256,7 +281,7 @@ class Session(Conversation):
             log.debug("session %d: TLS handshake of %s: %s", self.id, self.peername, error)
             return False
         self.secured = channel.secured
-        self.down = End(self.down.sock, front.poller, self, TlsStream(channel))
+        self.down.speak(TlsStream(channel))
         return True
 
     def _listen(self, opening: Opening) -> Ending | None:
@@ -279,14 +304,14 @@ class Session(Conversation):
         client = self.client
         assert client is not None
         tried: list[Server] = []
-        ending = Ending.DENIED if denied else Ending.NO_SERVER
+        ending: Ending | None = None
         while True:
             lease = self._reserve(denied, client, tried)
             if lease is None:
-                return ending
+                return ending or (Ending.DENIED if denied else Ending.NO_SERVER)
             self.lease = lease
             self.server = server = lease.server
-            self.chosen = time.monotonic()
+            self.chosen = kernel.monotonic()
             try:
                 sock = self._connect(lease)
             except (OSError, Condemned) as error:
@@ -294,7 +319,7 @@ class Session(Conversation):
                 if not lease.is_outdated:  # else the client may have it where it is now
                     tried.append(server)
                 continue
-            self.connected = time.monotonic()
+            self.connected = kernel.monotonic()
             lease.connected()
             if not server.is_special:
                 self.clients.stick(client, server)
@@ -315,7 +340,7 @@ class Session(Conversation):
         """Wait for a place; a client that leaves meanwhile ends the session. Those that failed may be tried again."""
         front = self._front
         is_guest = not (self._held or front.hold.has_room())
-        self._held = self._held or time.monotonic()
+        self._held = self._held or kernel.monotonic()
         self.server = self.endpoint = None
         pause = 0.0
         if tried:
@@ -325,7 +350,7 @@ class Session(Conversation):
         try:
             if front.settings.pending_max:
                 front.resume()
-            front.poller.add(self.down.fd, EPOLLRDHUP, self._client_left)
+            front.poller.add(self.down.fd, EPOLLRDHUP, Call(self._client_left))
             return front.hold.wait(self.id, client, self._port, self._held, pause, is_guest)
         finally:
             front.dialing += 1
@@ -353,7 +378,7 @@ class Session(Conversation):
         endpoints = list(target.endpoints)
         header = self._header()
         while endpoints:
-            share = (deadline - time.monotonic()) / len(endpoints)
+            share = (deadline - kernel.monotonic()) / len(endpoints)
             self.endpoint = endpoint = endpoints.pop(0)
             try:
                 sock = dial(endpoint, front.settings, front.poller, share, self._protocol, header)
@@ -362,13 +387,13 @@ class Session(Conversation):
                 self.endpoint = endpoint
                 return sock
             except OSError as error:
-                if error.errno in sockets.SHORTAGES and time.monotonic() < deadline:
+                if error.errno in sockets.SHORTAGES and kernel.monotonic() < deadline:
                     endpoints.insert(0, endpoint)
                     if not front.shed():
                         gevent.sleep(_SHORTAGE_PAUSE)
                     continue
                 if error.errno == errno.EPROTO:  # it connected: the time for its greeting is none of the others'
-                    deadline = time.monotonic() + front.settings.timeout
+                    deadline = kernel.monotonic() + front.settings.timeout
                 if problem is None or problem.errno in sockets.LOCAL_ERRORS:
                     problem = error
         raise problem or OSError(0, "its name is not resolved")
@@ -399,7 +424,7 @@ class Session(Conversation):
             log.info("server %s %s: connect failed: %s", target.name, place, self._problem)
         return ending
 
-    def _relay(self, sock: Any) -> Ending:
+    def _relay(self, sock: Any) -> Ending | None:
         front, down = self._front, self.down
         self.up = up = self._server_end(sock)
         watch = front.watch(self)
@@ -416,11 +441,7 @@ class Session(Conversation):
             up.ready(EPOLLIN)  # from now on the client has a server: nothing comes in between
         if self._relaying:
             down.wake()
-        if not self._relaying:  # that was all
-            assert self.ending is not None
-            return self.ending
-        ending: Ending = front.poller.hub.switch()
-        return ending
+        return None if self._relaying else self.ending
 
     def _server_end(self, sock: Any) -> End:
         poller, opening = self._front.poller, self._opening
@@ -454,12 +475,13 @@ class Session(Conversation):
         """An End's word that it has ended, or has delivered its last byte: is the session over?"""
         up, down = self.up, self.down
         assert up is not None
-        closed = Ending.CLIENT_CLOSED if end is down else Ending.SERVER_CLOSED
+        closed = _CLIENT_CLOSED if end is down else _SERVER_CLOSED
         if self.ending is None or (end.reset and self.ending is closed):  # a close may turn out to be a reset
             self.ending = closed if not (end.reset or end.truncated) else _ending_of(end, end is down)
-        if end.eof and not end.deaf and self._closes_fast(end):
+        if self._front.settings.tcp_fastclose != "off" and end.eof and not end.deaf and self._closes_fast(end):
             end.mute()
-        if up.pending is None and down.pending is None and ((up.eof and down.eof) or (end.eof and _is_last(end))):
+        if up.pending is None and down.pending is None and (
+                (up.eof and down.eof) or (end.eof and end.deaf and _is_last(end))):
             self._finish(self.ending)
         elif end is up:
             self.parted(up)
@@ -492,12 +514,16 @@ class Session(Conversation):
             self.stop(Ending.HALF_CLOSED)
 
     def _finish(self, ending: Ending) -> None:
-        """Wake the greenlet to close, unless it is itself at work: that is, in the hub."""
+        """Close, unless the greenlet is at work yet, which will. Where last words need time to arrive, in another."""
         if self._relaying:
             self._relaying = False
             self.ending = ending
-            if gevent.getcurrent() is not self._greenlet:
-                self._greenlet.switch(ending)
+            if self._greenlet is not None:
+                return
+            if self._status:
+                self._front.greenlets.start(self._end)
+            else:
+                self._end()
 
     def _stop(self, ending: Ending) -> None:
         if self._relaying:
@@ -507,9 +533,8 @@ class Session(Conversation):
 
     def _close(self) -> None:
         self._relaying = False
-        self.finished = time.monotonic()
-        server_first = (self.up.close,) if self.up is not None else ()
-        self._carry_out(self._say_goodbye, *server_first, self._settle_accounts, self._linger, self.down.close)
+        self.finished = kernel.monotonic()
+        self._carry_out(_CLOSING)
         self._front.ended(self)
 
     def _say_goodbye(self) -> None:
@@ -534,21 +559,33 @@ class Session(Conversation):
         return self._protocol.farewell(Farewell(ending, self.address, self._others, waited, self._problem,
                                                 self._front.selector.is_crowded, self._status))
 
+    def _leave_server(self) -> None:
+        if self.up is not None:
+            self.up.close()
+
+    def _leave_client(self) -> None:
+        try:
+            if self._lingers:
+                self._linger()
+        finally:
+            self.down.close()
+
     def _linger(self) -> None:
         """Read what the client still sends, for a moment: to close with unread bytes is to reset, and that may overtake
         our last words."""
-        if not self._lingers:
-            return
         self._front.stir()  # its place is free already
         down, poller = self.down, self._front.poller
-        deadline = time.monotonic() + _LINGER_SECONDS
+        deadline = kernel.monotonic() + _LINGER_SECONDS
         down.half_close()
         poller.remove(down.fd)
         try:
-            while poller.wait(down.fd, EPOLLIN, deadline - time.monotonic()) and sockets.drop(down.sock):
+            while poller.wait(down.fd, EPOLLIN, deadline - kernel.monotonic()) and sockets.drop(down.sock):
                 pass
         except OSError:
             return  # gone
+
+
+_CLOSING: Steps = (Session._say_goodbye, Session._leave_server, Session._settle_accounts, Session._leave_client)
 
 
 def next_pause(pause: float) -> float:
@@ -561,8 +598,8 @@ def _shows(watch: Watch, whence: str) -> Tap:
 
 
 def _is_last(end: End) -> bool:
-    """Whether nothing goes to a side any more, and the other side has got all that came from it."""
-    return end.deaf and not end.peer.unacknowledged()
+    """Whether the other side has got all that came from this one."""
+    return not end.peer.unacknowledged()
 
 
 def _ending_of(end: End, is_client: bool) -> Ending:

@@ -15,6 +15,7 @@ import select
 import struct
 import time
 from collections.abc import Iterator, Sequence
+from errno import EAGAIN, EINPROGRESS, EISCONN
 from typing import Any
 
 import gevent
@@ -22,9 +23,10 @@ import gevent
 from gpen.files import Account, Entry
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
+from gpen.wire import kernel
 from gpen.wire.poller import EPOLLOUT, Poller
 
-Socket = Any  # _socket.socket; typeshed has no types for the attributes that gevent shares with it
+Socket = Any  # _socket.socket, or the kernel module's own; typeshed has no types for what gevent shares with it
 
 # This machine is out of descriptors or memory, for whatever server, and for a moment: worth waiting for. ENOSPC: epoll
 # may watch no more (epoll_ctl(2))
@@ -37,7 +39,6 @@ LOCAL_ERRORS = SHORTAGES | {errno.EADDRNOTAVAIL, errno.EADDRINUSE}
 PROHIBITIONS = frozenset({errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENETDOWN})
 _RETRY_SECONDS = 0.05
 _IP_BIND_ADDRESS_NO_PORT = 24
-IP_PKTINFO = 8  # the socket module of Python 3.10 does not name it (ip(7))
 _SO_RCVBUFFORCE = 33  # socket(7)
 _RECEIVE_BUFFER = 4 << 20  # bytes: some 5,000 small datagrams
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
@@ -104,7 +105,7 @@ def _receiver(endpoint: Endpoint, share_port: bool) -> Socket:
         if endpoint.host == "::":
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO, 1)
         elif endpoint.host == "0.0.0.0":
-            sock.setsockopt(_socket.IPPROTO_IP, IP_PKTINFO, 1)
+            sock.setsockopt(_socket.IPPROTO_IP, kernel.IP_PKTINFO, 1)
         _enlarge(sock)
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, int(share_port))
         sock.bind(endpoint.sockaddr)
@@ -123,26 +124,30 @@ def _enlarge(sock: Socket) -> None:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
-def send_datagrams(endpoint: Endpoint, settings: Settings) -> Socket:
-    """A non-blocking UDP socket that is connected to a server. Raises OSError. Does not switch."""
-    sock = _socket.socket(endpoint.family, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
+def send_datagrams(endpoint: Endpoint, settings: Settings) -> tuple[Socket, tuple[str, int]]:
+    """A non-blocking UDP socket that is connected to a server, and where it is. Raises OSError. Does not switch."""
+    sock = kernel.datagram(endpoint.family)
     try:
-        # the most that net.core.rmem_max allows: by default 277 small replies find room, while we do something else
-        sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, _RECEIVE_BUFFER)
         if settings.source:
             _bind_source(sock, endpoint, settings.source)
-        result = sock.connect_ex(endpoint.sockaddr)
+        result = kernel.connect(sock, endpoint)
+        if result == EAGAIN:  # the kernel found no free port
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         if result:
             raise _failure(result, endpoint)
-        if endpoint.port >= _first_ephemeral_port() and _is_own_end(sock, endpoint.port):
+        place = kernel.place(sock)
+        if place[1] == endpoint.port and _is_own_end(sock, endpoint.port):
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    except BlockingIOError:  # the kernel found no free port
-        sock.close()
-        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from None
-    except OSError:
+    except BaseException:
         sock.close()
         raise
-    return sock
+    return sock, place
+
+
+def expect_many(sock: Socket) -> None:
+    """Let the kernel keep as many replies as it may, while we do something else: with net.core.rmem_max as it comes,
+    277 small ones, and half as many without this."""
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
 @contextlib.contextmanager
@@ -276,23 +281,23 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
     ``unseen``: the server's program shall not see it, if it is closed at once. Raises OSError; with ETIMEDOUT when time
     ran out.
     """
-    sock = _socket.socket(endpoint.family, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+    sock = kernel.stream(endpoint.family)
     try:
         prepare(sock, settings)
         if settings.source:
             _bind_source(sock, endpoint, settings.source)
         if unseen and endpoint.family != _socket.AF_UNIX:
             _leave_half_open(sock)
-        result = sock.connect_ex(endpoint.sockaddr)
-        if result == errno.EINPROGRESS:
+        result = kernel.connect(sock, endpoint)
+        if result == EINPROGRESS:
             # On this machine the handshake is done by now: asking at once (1 system call) spares the trip through the
             # loop that a server elsewhere needs anyway.
-            result = _progress(sock)
-        if result == errno.EINPROGRESS:
+            result = kernel.progress(sock)
+        if result == EINPROGRESS:
             result = _outcome(sock, poller, seconds)
-        elif result == errno.EAGAIN:
+        elif result == EAGAIN:
             result = _insist(sock, endpoint, seconds)
-        if result not in (0, errno.EISCONN):
+        if result not in (0, EISCONN):
             raise _failure(result, endpoint)
         if endpoint.port >= _first_ephemeral_port() and _is_own_end(sock, endpoint.port):
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
@@ -309,24 +314,6 @@ def _leave_half_open(sock: Socket) -> None:
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_AT_CLOSE)
 
 
-def _progress(sock: Socket) -> int:
-    """How far a connect is: 0, EINPROGRESS, or why it failed.
-
-    To connect again would say so as well, but when the server has reset the connection by now, that throws away what
-    it had sent before.
-    """
-    try:
-        sock.getpeername()
-    except OSError:
-        try:
-            sock.recv(1, _socket.MSG_PEEK)
-        except BlockingIOError:
-            return errno.EINPROGRESS
-        except OSError as error:
-            return error.errno or errno.ECONNABORTED
-    return 0
-
-
 def _outcome(sock: Socket, poller: Poller, seconds: float) -> int:
     """Wait for a connect to end. A wake-up may have been meant for an earlier socket of the same number."""
     deadline = time.monotonic() + seconds
@@ -334,7 +321,7 @@ def _outcome(sock: Socket, poller: Poller, seconds: float) -> int:
     while result == errno.EINPROGRESS:
         if not poller.wait(sock.fileno(), EPOLLOUT, deadline - time.monotonic()):
             return errno.ETIMEDOUT
-        result = _progress(sock)
+        result = kernel.progress(sock)
     return result
 
 
@@ -346,7 +333,7 @@ def _insist(sock: Socket, endpoint: Endpoint, seconds: float) -> int:
             return errno.ETIMEDOUT
         gevent.sleep(_RETRY_SECONDS)
         seconds -= _RETRY_SECONDS
-        result = sock.connect_ex(endpoint.sockaddr)
+        result = kernel.connect(sock, endpoint)
     return result
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import gevent
 
 from gpen.model.text import shortened
-from gpen.wire.poller import EPOLLIN, FOR_EVER, Poller
+from gpen.wire.poller import EPOLLIN, FOR_EVER, Call, Poller
 
 _PIECE = 65536
 _HEAD = 4096  # bytes that a first line may have before it is cut
@@ -72,7 +72,7 @@ class Program:
         self._output, writing = os.pipe()
         try:
             os.set_blocking(self._output, False)
-            poller.add(self._output, EPOLLIN, self._drain)
+            poller.add(self._output, EPOLLIN, Call(self._drain))
             self._pid = _spawn(command, environment, writing)
             self._pidfd = _pidfd(self._pid)
         except BaseException:

@@ -28,12 +28,15 @@ class CpuTime:
 
 
 def cpu_time(pid: int) -> CpuTime:
-    """CPU time that the process and its living descendants have used so far."""
+    """CPU time that the process, all its threads and its descendants have used so far, those that have ended included.
+
+    A thread's time stays its process's when it ends, a process's becomes its parent's when that waits for it (proc(5)).
+    """
     user = system = 0
     for member in family(pid):
-        fields = (PROC / str(member) / "stat").read_text().rpartition(")")[2].split()
-        user += int(fields[11])
-        system += int(fields[12])
+        if fields := fields_of(PROC / str(member) / "stat"):
+            user += int(fields[11]) + int(fields[13])
+            system += int(fields[12]) + int(fields[14])
     return CpuTime(user / TICKS_PER_SECOND, system / TICKS_PER_SECOND)
 
 
@@ -77,7 +80,34 @@ def busy_seconds() -> float:
 def family(pid: int) -> list[int]:
     """The process and its descendants."""
     members = [pid]
-    for task in (PROC / str(pid) / "task").iterdir():
-        for child in (task / "children").read_text().split():
+    for thread in threads(pid):
+        for child in text_of(thread / "children").split():
             members += family(int(child))
     return members
+
+
+def thread_states(pid: int) -> str:
+    """The states of all threads of the process and of its descendants, as proc(5) has them: R runs, S waits, T is
+    stopped."""
+    rows = [fields_of(thread / "stat") for member in family(pid) for thread in threads(member)]
+    return "".join(row[0] for row in rows if row)
+
+
+def threads(pid: int) -> list[Path]:
+    try:
+        return list((PROC / str(pid) / "task").iterdir())
+    except FileNotFoundError:
+        return []
+
+
+def fields_of(stat: Path) -> list[str]:
+    """What stands behind the name of a process or thread; nothing when it has just ended."""
+    return text_of(stat).rpartition(")")[2].split()
+
+
+def text_of(path: Path) -> str:
+    """A file of a process or thread; empty when that has just ended."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

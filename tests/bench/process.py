@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,8 +22,11 @@ class BenchError(Exception):
 
 
 @contextmanager
-def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None,
+            ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `command` in a session of its own, its output in `log`, and end all of it on leaving.
+
+    `environment` stands in for our own.
 
     A session of its own keeps the terminal's Ctrl-C from it, so that the benchmark alone decides the order
     of the ending, and lets one signal reach the workers that the program started.
@@ -35,6 +38,7 @@ def running(command: Sequence[str], log: Path) -> Iterator[subprocess.Popen[byte
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            env=environment,
             start_new_session=True,
         )
     try:
@@ -57,9 +61,10 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_until_listening(process: subprocess.Popen[bytes], host: str, port: int, log: Path) -> None:
+def wait_until_listening(process: subprocess.Popen[bytes], host: str, port: int, log: Path,
+                         seconds: float = START_SECONDS) -> None:
     """Return as soon as host:port accepts; raise BenchError when the program ended or took too long."""
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + seconds
     while process.poll() is None:
         try:
             socket.create_connection((host, port), timeout=1).close()

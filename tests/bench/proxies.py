@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from tests.bench.process import ROOT
 
 GPEN_PATH = "bin/gpen"
+PURE = "GPEN_PURE"
 NGINX_MODULES = re.compile(r"--modules-path=(\S+)")
 
 # As many as the descriptors of an ordinary limit (20,000) allow: haproxy refuses to start with more.
@@ -23,6 +25,7 @@ HAPROXY_CONFIG = """\
 global
     nbthread 1
     maxconn {max_sessions}
+    maxpipes 100  # for splice; it would keep descriptors for thousands
 defaults
     mode tcp
     timeout connect 5s
@@ -31,6 +34,7 @@ defaults
 listen bench
     bind {front}
     balance roundrobin
+    {option}
     server only {server}
 """
 
@@ -52,12 +56,21 @@ stream {{
 
 @dataclass(frozen=True)
 class Proxy:
-    """A balancer: what it is called, and its command line for (front, server, directory of its files)."""
+    """A balancer: what it is called, and its command line for (front, server, directory of its files).
+
+    pure: of a gpen, whether it runs as pure Python even where a compiled core is.
+    """
 
     name: str
     command: Callable[[str, str, Path], list[str]]
     version: Callable[[], str]
     missing: Callable[[], str | None]
+    pure: bool = False
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What it is started with: ours, but for what chooses between a gpen's two flavours."""
+        return flavoured(self.pure)
 
     def called(self, name: str, *flags: str) -> Proxy:
         """The same balancer under another name, its command line with `flags` before the addresses."""
@@ -81,9 +94,9 @@ def gpen_tracking_command(front: str, server: str, directory: Path) -> list[str]
     return [sys.executable, GPEN_PATH, "-f", "-x", str(MAX_SESSIONS), front, server]
 
 
-def haproxy_command(front: str, server: str, directory: Path) -> list[str]:
-    config = directory / "haproxy.cfg"
-    config.write_text(HAPROXY_CONFIG.format(front=front, server=server, max_sessions=MAX_SESSIONS))
+def haproxy_command(front: str, server: str, directory: Path, name: str = "haproxy", option: str = "") -> list[str]:
+    config = directory / f"{name}.cfg"
+    config.write_text(HAPROXY_CONFIG.format(front=front, server=server, max_sessions=MAX_SESSIONS, option=option))
     return ["haproxy", "-db", "-f", str(config)]
 
 
@@ -101,6 +114,21 @@ def nginx_command(front: str, server: str, directory: Path) -> list[str]:
         )
     )
     return ["nginx", "-p", str(directory), "-e", "stderr", "-c", str(config)]
+
+
+def flavoured(pure: bool) -> dict[str, str]:
+    """Our environment, with GPEN_PURE where a gpen shall run as pure Python, and without it where it shall not."""
+    environment = {name: value for name, value in os.environ.items() if name != PURE}
+    return {**environment, PURE: "1"} if pure else environment
+
+
+def not_compiled() -> str | None:
+    """Why there is no compiled gpen to be measured, if there is none."""
+    told = said(sys.executable, GPEN_PATH, "--version")
+    if "(compiled)" in told:
+        return None
+    *problems, _ = told.splitlines() or [""]
+    return " ".join(problems) or "this checkout has no compiled core (a C compiler, then: make build)"
 
 
 def not_installed(program: str) -> str | None:
@@ -131,6 +159,7 @@ def said(*command: str) -> str:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env=flavoured(pure=False),
         text=True,
         timeout=20,
     )
@@ -153,10 +182,33 @@ PEN = Proxy("pen", pen_command, pen_version, partial(not_installed, "pen"))
 HAPROXY = Proxy(
     "haproxy", haproxy_command, partial(version, "haproxy", "-v"), partial(not_installed, "haproxy")
 )
+HAPROXY_SPLICE = replace(HAPROXY, name="haproxy, splice",
+                         command=partial(haproxy_command, name="haproxy-splice", option="option splice-auto"))
 NGINX = Proxy("nginx", nginx_command, partial(version, "nginx", "-v"), nginx_missing)
-GPEN = Proxy("gpen", gpen_command, partial(version, sys.executable, GPEN_PATH, "--version"), lambda: None)
+GPEN = Proxy("gpen", gpen_command, partial(version, sys.executable, GPEN_PATH, "--version"), not_compiled)
+GPEN_PURE = replace(GPEN, name="gpen, pure", missing=lambda: None, pure=True)
+GPENS = (GPEN, GPEN_PURE)
 
-PROXIES = {proxy.name: proxy for proxy in (PEN, HAPROXY, NGINX, GPEN)}
+# By the name in --only and the like.
+PROXIES = {"pen": PEN, "haproxy": HAPROXY, "haproxy-splice": HAPROXY_SPLICE, "nginx": NGINX, "gpen": GPEN,
+           "gpen-pure": GPEN_PURE}
 
-# gpen as it remembers its clients and looks each up, which -r leaves out.
-GPEN_TRACKING = replace(GPEN, command=gpen_tracking_command)
+
+def flavours(command: Callable[[str, str, Path], list[str]]) -> list[Proxy]:
+    """The gpens that are there, with another command line."""
+    return [replace(gpen, command=command) for gpen in GPENS if gpen.missing() is None]
+
+
+def undisturbed(proxy: Proxy) -> Proxy:
+    """The same balancer; a gpen without what it does each second."""
+
+    def command(front: str, server: str, directory: Path) -> list[str]:
+        python, _, *words = proxy.command(front, server, directory)
+        return [python, "-m", "tests.bench.undisturbed", *words]
+
+    return replace(proxy, command=command) if proxy in GPENS else proxy
+
+
+def remembering(gpen: Proxy) -> Proxy:
+    """The same gpen, but it remembers its clients and looks each up, which -r leaves out."""
+    return replace(gpen, command=gpen_tracking_command)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.bench.measure import Neighbours
-from tests.bench.proxies import GPEN, Proxy
+from tests.bench.proxies import GPENS, Proxy
 from tests.bench.trials import (
     BURDENS,
     CLIENTS,
@@ -22,7 +22,7 @@ from tests.bench.trials import (
     under_burden,
 )
 
-LEAST_TURNS = 6
+LEAST_TURNS = 4
 Item = TypeVar("Item")
 Samples = dict[str, dict[str, list[Sample]]]
 
@@ -31,16 +31,16 @@ Samples = dict[str, dict[str, list[Sample]]]
 class Result:
     """All that a run has found.
 
-    samples: by measure and balancer, one a round. burden: gpen's own, by burden. remembered: how many
-    clients gpen still knew at the end. disturbance: the share of the machine, 0 to 1, that other programs
+    samples: by measure and balancer, one a round. burden: of each gpen, by burden. remembered: how many
+    clients each gpen still knew at the end. disturbance: the share of the machine, 0 to 1, that other programs
     took meanwhile. commands, files: how each balancer was started.
     """
 
     plan: Plan
     proxies: Sequence[Proxy]
     samples: Samples = field(default_factory=dict)
-    burden: dict[str, list[Sample]] = field(default_factory=dict)
-    remembered: int | None = None
+    burden: Samples = field(default_factory=dict)
+    remembered: dict[str, int] = field(default_factory=dict)
     disturbance: float = 0.0
     commands: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
@@ -53,37 +53,41 @@ def run(plan: Plan, proxies: Sequence[Proxy], names: Sequence[str], directory: P
     neighbours = Neighbours()
     with ground.servers():
         compare(ground, result, [name for name in MEASURES if name in names])
-        burdens = [name for name in BURDENS if name in names]
-        if burdens and GPEN in proxies:
-            compare_burdens(ground, result, burdens)
+        if burdens := [name for name in BURDENS if name in names]:
+            for gpen in GPENS:
+                if gpen in proxies:
+                    compare_burdens(ground, result, gpen, burdens)
     result.disturbance = neighbours.share()
     return result
 
 
 def compare(ground: Ground, result: Result, measures: Sequence[str]) -> None:
-    """Every measure of every balancer; each round begins with another balancer."""
-    result.samples = {measure: {proxy.name: [] for proxy in result.proxies} for measure in measures}
+    """Every measure of every balancer; each round begins with another balancer, and what is exact takes one."""
     for number in range(ground.plan.rounds):
-        for measure in measures:
-            for proxy in rotated(result.proxies, number):
-                sample = MEASURES[measure].trial(ground, proxy)
-                result.samples[measure][proxy.name].append(sample)
-                progress(number, ground.plan.rounds, MEASURES[measure].title, proxy.name, sample)
+        for measure in map(MEASURES.__getitem__, measures):
+            proxies = [proxy for proxy in result.proxies if proxy.name in measure.among]
+            if not proxies or (number and measure.exact):
+                continue
+            row = result.samples.setdefault(measure.name, {proxy.name: [] for proxy in proxies})
+            for proxy in rotated(proxies, number):
+                sample = measure.trial(ground, proxy)
+                row[proxy.name].append(sample)
+                progress(number, 1 if measure.exact else ground.plan.rounds, measure.title, proxy.name, sample)
 
 
-def compare_burdens(ground: Ground, result: Result, burdens: Sequence[str]) -> None:
-    """gpen plain and under its burdens, in many turns of a second: a ratio within 10% needs them."""
+def compare_burdens(ground: Ground, result: Result, gpen: Proxy, burdens: Sequence[str]) -> None:
+    """A gpen plain and under its burdens, in many turns of a second: a ratio within 5% needs them."""
     rounds = max(LEAST_TURNS, ground.plan.rounds * ground.plan.seconds)
-    say(f"preparing gpen with {' and with '.join(burdens)}")
-    with burdened(ground, burdens) as runs:
-        result.burden = {name: [] for name in runs}
+    say(f"preparing {gpen.name} with {' and with '.join(burdens)}")
+    with burdened(ground, gpen, burdens) as runs:
+        found = result.burden[gpen.name] = {name: [] for name in runs}
         for number in range(rounds):
             for name in rotated(list(runs), number):
                 sample = under_burden(runs[name])
-                result.burden[name].append(sample)
-                progress(number, rounds, "new conn/s", f"gpen, {name}", sample)
+                found[name].append(sample)
+                progress(number, rounds, "new conn/s", f"{gpen.name}, {name}", sample)
         if CLIENTS in runs:
-            result.remembered = remembered_clients(ground)
+            result.remembered[gpen.name] = remembered_clients(ground, gpen)
 
 
 def rotated(items: Sequence[Item], by: int) -> list[Item]:
@@ -95,7 +99,7 @@ def progress(number: int, rounds: int, title: str, name: str, sample: Sample) ->
     cost = f", {sample.cpu.total * 1e6:.1f} µs each" if sample.cpu else ""
     busy = f", core {sample.busy:.0%} busy" if sample.busy is not None else ""
     wrong = f", {sample.errors} errors" if sample.errors else ""
-    say(f"{number + 1}/{rounds}  {title:<15}  {name:<14} {sample.value:>10,.1f}{cost}{busy}{wrong}")
+    say(f"{number + 1}/{rounds}  {title:<15}  {name:<20} {sample.value:>10,.1f}{cost}{busy}{wrong}")
 
 
 def say(text: str) -> None:

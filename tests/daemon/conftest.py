@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faulty import Faulty
 from tests.harness import connect, read_all, run_gpen, wait_until
 
 
@@ -30,6 +31,22 @@ def daemonize(tmp_path: Path) -> Iterator[Callable[..., int]]:
         if not has_ended(pid):
             os.kill(pid, signal.SIGTERM)
     wait_until(lambda: all(map(has_ended, pids)), what=f"the end of {pids}")
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[Callable[..., Faulty]]:
+    """A gpen of which a function fails when it shall: faulty("wire.hold:Hold.wait", LOCAL, server.address)."""
+    started: list[Faulty] = []
+
+    def start(place: str, *arguments: str, error: str = 'RuntimeError("on purpose")') -> Faulty:
+        started.append(Faulty(tmp_path, place, error, *arguments))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.trigger.unlink(missing_ok=True)
+        assert each.gpen.stop() == 0
+        print(each.gpen.stderr)
 
 
 def ctl(path: Path, line: str) -> str:

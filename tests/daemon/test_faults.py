@@ -4,79 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from tests import datagrams
-from tests.harness import LOCAL, ROOT, Gpen, Server, connect, hold, naming, wait_until
+from tests.faulty import Faulty
+from tests.harness import LOCAL, Server, connect, hold, naming, wait_until
 
 Serve = Callable[..., Server]
-
-FAULT = """
-import errno, os, {module} as module
-
-owner = {owner}
-real = owner.{function}
-
-def fails(*arguments, **more):
-    try:
-        trigger = os.open({trigger!r}, os.O_WRONLY | os.O_APPEND)  # without making it anew: it may go this very moment
-    except FileNotFoundError:
-        return real(*arguments, **more)
-    os.write(trigger, b"x")
-    os.close(trigger)
-    raise {error}
-
-owner.{function} = fails
-"""
-
-
-class Faulty:
-    """A gpen of which one function fails as long as it is told to."""
-
-    def __init__(self, directory: Path, place: str, error: str, *arguments: str) -> None:
-        """``place``: ``module:Class.function`` within the package."""
-        self.trigger = directory / "trigger"
-        module, _, name = place.partition(":")
-        holder, _, function = name.rpartition(".")
-        owner = f"module.{holder}" if holder else "module"
-        (directory / "sitecustomize.py").write_text(FAULT.format(
-            module=f"gpen.{module}", owner=owner, function=function, trigger=str(self.trigger), error=error))
-        self.gpen = Gpen(directory, *arguments, wrapper=("env", f"PYTHONPATH={directory}:{ROOT}"))
-
-    @contextlib.contextmanager
-    def failing(self) -> Iterator[None]:
-        self.trigger.touch()
-        yield
-        self.trigger.unlink()
-
-    def has_failed(self, times: int) -> None:
-        """Wait until it has."""
-        wait_until(lambda: len(self.trigger.read_text()) >= times, what=f"{times} failures")
-
-    @property
-    def tracebacks(self) -> int:
-        return self.gpen.stderr.count("Traceback")
-
-
 Start = Callable[..., Faulty]
-
-
-@pytest.fixture
-def faulty(tmp_path: Path) -> Iterator[Start]:
-    started: list[Faulty] = []
-
-    def start(place: str, *arguments: str, error: str = 'RuntimeError("on purpose")') -> Faulty:
-        started.append(Faulty(tmp_path, place, error, *arguments))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.trigger.unlink(missing_ok=True)
-        assert each.gpen.stop() == 0
-        print(each.gpen.stderr)
 
 
 @pytest.mark.parametrize("place", [
@@ -108,8 +45,8 @@ def test_one_session_that_can_not_be_tended_costs_no_other(faulty: Start, server
 
 
 @pytest.mark.parametrize("place", [
-    "wire.session:Session._last_words", "wire.session:Session._settle_accounts", "wire.session:Session._close",
-    "wire.relay:End.close", "wire.relay:End.half_close", "daemon.front:Front.ended"])
+    "wire.session:Session._last_words", "wire.session:Session._close", "wire.relay:End.close",
+    "wire.relay:End.half_close", "wire.conversation:Conversation._settle_accounts", "daemon.front:Front.ended"])
 def test_a_session_that_can_not_be_closed(faulty: Start, servers: Serve, place: str) -> None:
     balancer = faulty(place, LOCAL, servers(naming("A")).address)
     with balancer.failing():
@@ -123,7 +60,7 @@ def test_a_session_that_can_not_be_closed(faulty: Start, servers: Serve, place: 
 
 
 @pytest.mark.parametrize("place", [
-    "model.client:ClientTable.touch", "model.client:ClientTable.stick", "model.pool:Pool.permits",
+    "model.client:ClientTable.touch", "model.client:ClientTable.stick", "model.selector:Selector.permits",
     "model.selector:Selector.reserve", "wire.conversation:Conversation._settle_accounts", "wire.session:Session._relay",
     "wire.session:Session._close", "wire.session:Session._exceeds_client_max", "daemon.front:Front.ended"])
 def test_a_session_that_fails_counts_no_more(faulty: Start, servers: Serve, place: str) -> None:
@@ -177,7 +114,7 @@ def test_the_checks_go_on(faulty: Start, servers: Serve, place: str) -> None:
 
 @pytest.mark.parametrize("error", ['RuntimeError("on purpose")', 'OSError(errno.ENOMEM, "no memory")',
                                    'OSError(errno.EBADF, "bad")', "MemoryError()"])
-@pytest.mark.parametrize("place", ["wire.poller:Poller._pass", "wire.listener:Listener.full",
+@pytest.mark.parametrize("place", ["wire.poller:Poller._pass", "daemon.front:Front.no_room",
                                    "wire.greenlets:Greenlets.start", "daemon.front:Front._begin"])
 def test_the_poller_goes_on(faulty: Start, servers: Serve, place: str, error: str) -> None:
     balancer = faulty(place, LOCAL, servers(naming("A")).address, error=error)

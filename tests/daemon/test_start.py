@@ -194,7 +194,7 @@ def test_check_opens_nothing(tmp_path: Path) -> None:
 
 
 def test_help_and_version() -> None:
-    assert re.fullmatch(r"gpen \d+\.\d+\.\d+\n", run_gpen("--version").stdout)
+    assert re.fullmatch(r"gpen \d+\.\d+\.\d+ \((compiled|pure)\)\n", run_gpen("--version").stdout)
     done = run_gpen("--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert all(flag in done.stdout for flag in ("-C ADDRESS", "-F FILE", "--check", "Usage:", "Examples:"))

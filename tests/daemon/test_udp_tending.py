@@ -60,7 +60,7 @@ def test_a_flow_that_has_ended_is_left_alone(scene: Scene) -> None:
     """The janitor goes through a list that it made before it let others run, and meanwhile a server refused."""
     flow = scene.begin_flow()
     scene.server.close()
-    flow.send(memoryview(b"refused"))
+    flow.send(b"refused")
     with gevent.Timeout(20):
         while not flow.finished:
             gevent.sleep(0.001)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tests.bench.process import running, wait_until_listening
-from tests.bench.proxies import not_installed, pen_version, version
+from tests.bench.proxies import flavoured, not_installed, pen_version, version
 from tests.galera.cluster import PORT, Cluster
 from tests.galera.watcher import COMMAND as WATCHER
 from tests.galera.watcher import credentials
@@ -49,7 +49,7 @@ class Front:
 
 
 @dataclass(frozen=True)
-class GpenClient:
+class Balancer:
     """A balancer by name; `start` runs it before these servers with files in a directory."""
 
     name: str
@@ -59,10 +59,11 @@ class GpenClient:
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str], cluster: Cluster, directory: Path) -> Iterator[Front]:
+def started(command: Sequence[str], cluster: Cluster, directory: Path, environment: Mapping[str, str] | None = None,
+            ) -> Iterator[Front]:
     """Run a balancer that listens on the cluster's free address."""
     log = directory / "balancer.log"
-    with running(command, log) as process:
+    with running(command, log, environment) as process:
         wait_until_listening(process, front_host(cluster), PORT, log)
         yield Front(front_host(cluster), PORT, process.pid)
 
@@ -107,12 +108,13 @@ def haproxy_clustercheck(cluster: Cluster, servers: Sequence[str], directory: Pa
 
 
 @contextlib.contextmanager
-def gpen(cluster: Cluster, servers: Sequence[str], directory: Path) -> Iterator[Front]:
+def gpen(cluster: Cluster, servers: Sequence[str], directory: Path, pure: bool = False) -> Iterator[Front]:
+    """``pure``: as pure Python, even where a compiled core is."""
     control = directory / "gpen.ctl"
     watch = [*WATCHER, "watch", f"--defaults-file={credentials(directory)}", f"--socket={directory}/watcher",
              "--reader", str(control)]
     with started([*GPEN, "-f", "-C", str(control), *FRONT, front_address(cluster), *servers], cluster, directory,
-                 ) as front, running(watch, directory / "watcher.log"):
+                 flavoured(pure)) as front, running(watch, directory / "watcher.log"):
         yield front
 
 
@@ -121,9 +123,9 @@ def debian_version(package: str) -> str:
 
 
 BALANCERS = {balancer.name: balancer for balancer in (
-    GpenClient("pen", pen, pen_version, partial(not_installed, "pen")),
-    GpenClient("haproxy", haproxy, partial(version, "haproxy", "-v"), partial(not_installed, "haproxy")),
-    GpenClient("haproxy, clustercheck", haproxy_clustercheck, partial(version, "haproxy", "-v"),
+    Balancer("pen", pen, pen_version, partial(not_installed, "pen")),
+    Balancer("haproxy", haproxy, partial(version, "haproxy", "-v"), partial(not_installed, "haproxy")),
+    Balancer("haproxy, clustercheck", haproxy_clustercheck, partial(version, "haproxy", "-v"),
              partial(not_installed, "haproxy")),
-    GpenClient("gpen", gpen, partial(version, sys.executable, "bin/gpen", "--version"), lambda: None),
+    Balancer("gpen", gpen, partial(version, sys.executable, "bin/gpen", "--version"), lambda: None),
 )}

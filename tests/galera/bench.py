@@ -1,38 +1,28 @@
-"""The events of the tests, and a load of transactions, before pen, haproxy and gpen: `python -m tests.galera.bench`."""
+"""The events of the tests before pen, haproxy and gpen: `python -m tests.galera.bench`."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-from tests.bench.measure import Neighbours, cpu_time
+from tests.bench.measure import Neighbours
 from tests.bench.process import BenchError
-from tests.bench.proxies import not_installed
 from tests.bench.report import Table, machine
-from tests.bench.run import rotated, say
+from tests.bench.run import say
 from tests.galera.balancers import BALANCERS, Balancer, debian_version
-from tests.galera.cluster import PORT, Cluster, ClusterError, missing
+from tests.galera.cluster import Cluster, ClusterError, missing
 from tests.galera.load import Load, Outcome
 from tests.harness import wait_until
 
 SETTLING = 3.0  # seconds of load before an event: the checks have found all servers up
 STAYS = 1.0  # a node that still got clients in the last second was not left
 SLOW = 0.5
-SYSBENCH = ("oltp_read_write", "--db-driver=mysql", "--mysql-user=app", "--mysql-password=app", "--mysql-db=app",
-            "--tables=4", "--table-size=10000")
-DIRECT = "direct"
-PLAIN = ("pen", "haproxy", "gpen")  # who is measured with transactions: checks make no difference there
-TARGET_TPS = 0.97
 
 
 # --- events ----------------------------------------------------------------------------------------------------------
@@ -135,81 +125,6 @@ def compare_events(cluster: Cluster, balancers: Sequence[Balancer], events: Sequ
     return Table(["event", *(balancer.name for balancer in balancers)], rows)
 
 
-# --- transactions ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Throughput:
-    """Transactions a second, and the balancer's CPU time for each in seconds (0 where there is none)."""
-
-    tps: float
-    cpu: float
-
-
-def sysbench(command: str, host: str, threads: int = 8, seconds: int = 10) -> str:
-    done = subprocess.run(
-        ["sysbench", *SYSBENCH, f"--mysql-host={host}", f"--mysql-port={PORT}", f"--threads={threads}",
-         f"--time={seconds}", command], capture_output=True, text=True, timeout=seconds + 60, check=False)
-    if done.returncode:
-        raise BenchError(f"sysbench {command}: status {done.returncode}: {(done.stdout + done.stderr).strip()[-300:]}")
-    return done.stdout
-
-
-def transactions(host: str, seconds: int) -> tuple[int, float]:
-    """How many sysbench made, and how many a second."""
-    found = re.search(r"transactions: +(\d+) +\(([\d.]+) per sec", told := sysbench("run", host, seconds=seconds))
-    if not found:
-        raise BenchError(f"sysbench: says nothing of transactions: {told[-300:]}")
-    return int(found[1]), float(found[2])
-
-
-@contextmanager
-def way_to(name: str, cluster: Cluster) -> Iterator[tuple[str, int]]:
-    """The host to connect to, and the process to blame for it: a balancer before the first node, or 0 for none."""
-    if name == DIRECT:
-        yield cluster.nodes[0].host, 0
-        return
-    with tempfile.TemporaryDirectory(prefix="gpen-bench-") as path, BALANCERS[name].start(
-            cluster, [cluster.nodes[0].address], Path(path)) as front:
-        yield front.host, front.pid
-
-
-def throughput(name: str, cluster: Cluster, seconds: int) -> Throughput:
-    with way_to(name, cluster) as (host, pid):
-        before = cpu_time(pid).total if pid else 0.0
-        count, tps = transactions(host, seconds)
-        used = cpu_time(pid).total - before if pid else 0.0
-    say(f"{name}: {tps:.0f} transactions/s, {used / count * 1e6:.0f} µs each")
-    return Throughput(tps, used / count)
-
-
-def compare_throughput(cluster: Cluster, names: Sequence[str], rounds: int, seconds: int) -> Table:
-    """All in turns, so that what disturbs one disturbs all; each round begins with another."""
-    cluster.mend()
-    sysbench("prepare", cluster.nodes[0].host)
-    found: dict[str, list[Throughput]] = {name: [] for name in names}
-    for number in range(rounds):
-        for name in rotated(names, number):
-            found[name].append(throughput(name, cluster, seconds))
-    sysbench("cleanup", cluster.nodes[0].host)
-    return Table(["way", "transactions/s", "of haproxy's", "CPU µs a transaction", "of haproxy's"],
-                 [throughput_row(name, found) for name in names])
-
-
-def throughput_row(name: str, found: dict[str, list[Throughput]]) -> list[str]:
-    """Medians, and the median of the rounds' own ratios."""
-    own, others = found[name], found.get("haproxy", [])
-    tps = [f"{median(one.tps for one in own):,.0f}", ratio([(a.tps, b.tps) for a, b in zip(own, others, strict=False)])]
-    if name == DIRECT:
-        return [name, *tps, "", ""]
-    cpu = [(a.cpu, b.cpu) for a, b in zip(own, others, strict=False)]
-    return [name, *tps, f"{median(one.cpu for one in own) * 1e6:,.0f}", ratio(cpu)]
-
-
-def ratio(pairs: Sequence[tuple[float, float]]) -> str:
-    return f"{median(a / b for a, b in pairs):.2f}" if pairs else ""
-
-
 # --- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -231,16 +146,14 @@ def arguments() -> argparse.Namespace:
         prog="python -m tests.galera.bench",
         description="Measure pen, haproxy and gpen before a three-node Galera cluster of its own, on this machine: "
         "what 20 threads notice that connect, query and close 190 times a second together while something happens to "
-        "a node; and sysbench oltp_read_write with 8 threads.",
-        epilog="Takes about 25 minutes; progress goes to stderr.")
+        "a node.",
+        epilog="Takes about 20 minutes; progress goes to stderr.")
     add = parser.add_argument
     add("--only", metavar="NAME;...", help=f"of {'; '.join(BALANCERS)}", type=lambda text: text.split(";"))
-    add("--events", metavar="NAME,...", help=f"of {', '.join(event.title for event in EVENTS)}; none: no events",
+    add("--events", metavar="NAME,...", help=f"of {', '.join(event.title for event in EVENTS)}",
         type=lambda text: text.split(","))
     add("--seconds", type=int, default=20, metavar="N", help="to count errors after an event (20)")
-    add("--rounds", type=int, default=7, metavar="N", help="of transactions (7; 0: none)")
-    add("--transactions", type=int, default=10, metavar="S", help="seconds of each (10)")
-    add("--markdown", action="store_true", help="the tables as they stand in the README")
+    add("--markdown", action="store_true", help="the table as it stands in the README")
     return parser.parse_args()
 
 
@@ -248,27 +161,22 @@ def report(options: argparse.Namespace) -> str:
     balancers = [BALANCERS[name] for name in chosen(options.only, list(BALANCERS))]
     titles = chosen(options.events, [event.title for event in EVENTS])
     events = [event for event in EVENTS if event.title in titles]
-    for reason in (missing(), *(balancer.missing() for balancer in balancers), not_installed("sysbench")):
+    for reason in (missing(), *(balancer.missing() for balancer in balancers)):
         if reason:
             raise BenchError(reason)
-    neighbours, tables = Neighbours(), []
+    neighbours = Neighbours()
     with tempfile.TemporaryDirectory(prefix="gpen-galera-") as directory:
         os.chmod(directory, 0o755)  # the nodes run as another user
         with Cluster(Path(directory) / "cluster") as cluster:
-            if events:
-                tables.append(compare_events(cluster, balancers, events, options.seconds))
-            if options.rounds:
-                names = [DIRECT, *(balancer.name for balancer in balancers if balancer.name in PLAIN)]
-                tables.append(compare_throughput(cluster, names, options.rounds, options.transactions))
-    parts = [about(balancers, neighbours), *(t.markdown() if options.markdown else t.text() for t in tables)]
-    return "\n\n".join(parts)
+            table = compare_events(cluster, balancers, events, options.seconds)
+    return f"{about(balancers, neighbours)}\n\n{table.markdown() if options.markdown else table.text()}"
 
 
 def chosen(wanted: Sequence[str] | None, known: Sequence[str]) -> Sequence[str]:
     if wanted is None:
         return known
     for name in wanted:
-        if name not in (*known, "none"):
+        if name not in known:
             raise BenchError(f"'{name}' is none of {', '.join(known)}")
     return wanted
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -18,9 +18,12 @@ from gpen.model.client import Client, ClientTable
 from gpen.model.lease import Lease, Spare
 from gpen.model.roster import Roster
 from gpen.model.scheduler import ROUND_ROBIN
-from gpen.model.selector import RETRY_SECONDS, Choice, Selector
+from gpen.model.selector import RETRY_SECONDS, Selector
 from gpen.model.server import STATES, TRANSPORTS, UDP, VERDICTS, Member, Server, Target
 from tests.model.world import World, endpoint
+
+if TYPE_CHECKING:
+    from gpen.model.selector import Choice
 
 RULES = ("", "prio", "weight", "leastconn", "random", "hash")
 LIMITS = st.integers(0, 3)

@@ -99,7 +99,7 @@ def test_a_client_that_vanishes_while_it_is_sent_to(gpen: Start, servers: Serve)
     wait_until(lambda: gone, what="the server's notice that the client is gone")
     balancer.wait_idle()
     assert ending_of(balancer) == "client-reset"
-    assert balancer.fds() == descriptors
+    wait_until(lambda: balancer.fds() == descriptors)
     assert balancer.server(0)["health"] == "up"
 
 

@@ -8,13 +8,15 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 
 from gpen.wire import subprocesses
-from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
+from gpen.wire.kernel import Handler
+from gpen.wire.poller import EPOLLIN, EPOLLOUT, Call, Poller
 from gpen.wire.subprocesses import Children, Program
 
 LONG = 20.0  # seconds
@@ -54,7 +56,7 @@ class Seat:
 
     def __init__(self, poller: Poller, sock: socket.socket, name: str, told: list[tuple[str, int]]) -> None:
         self.poller, self.sock, self.name, self.told = poller, sock, name, told
-        poller.add(sock.fileno(), EPOLLIN, self.ready)
+        poller.add(sock.fileno(), EPOLLIN, Call(self.ready))
 
     def ready(self, events: int) -> None:
         self.told.append((self.name, events))
@@ -96,7 +98,7 @@ def test_an_old_event_never_reaches_a_new_owner(poller: Poller, pair: Any, news:
         ready = seat.ready
         poller.remove(seat.sock.fileno())
         poller.add(seat.sock.fileno(), EPOLLIN,
-                   lambda events, ready=ready, other=other: (ready(events), swap(other)))  # type: ignore[misc]
+                   Call(lambda events, ready=ready, other=other: (ready(events), swap(other))))  # type: ignore[misc]
     for _, far in ends:
         far.send(b"old")
     until(lambda: len(seats) > 2)
@@ -118,9 +120,9 @@ def test_who_comes_within_a_pass_is_told_by_the_next(poller: Poller, pair: Any) 
     def come(events: int) -> None:
         first.recv(100)
         told.append("first")
-        poller.add(second.fileno(), EPOLLIN, lambda events: told.append(second.recv(100).decode()))
+        poller.add(second.fileno(), EPOLLIN, Call(lambda events: told.append(second.recv(100).decode())))
 
-    poller.add(first.fileno(), EPOLLIN, come)
+    poller.add(first.fileno(), EPOLLIN, Call(come))
     far_second.send(b"second")
     far.send(b"x")
     until(lambda: len(told) == 2)
@@ -155,7 +157,7 @@ def test_a_greenlet_that_waits_anew_is_not_woken_by_what_is_past(poller: Poller,
         waker.recv(100)
         greenlet.throw(Moved)
 
-    poller.add(waker.fileno(), EPOLLIN, move)
+    poller.add(waker.fileno(), EPOLLIN, Call(move))
     gevent.sleep(0)
     far_waker.send(b"x")  # first, so that its handler runs first
     far_waiting.send(b"old")
@@ -176,8 +178,8 @@ def test_a_handler_that_raises_ends_nothing(poller: Poller, pair: Any, caplog: p
         told.append(events)
         raise RuntimeError("on purpose")
 
-    poller.add(bad.fileno(), EPOLLIN, fail)
-    poller.add(good.fileno(), EPOLLIN, lambda events: told.append(-len(good.recv(100))))
+    poller.add(bad.fileno(), EPOLLIN, Call(fail))
+    poller.add(good.fileno(), EPOLLIN, Call(lambda events: told.append(-len(good.recv(100)))))
     far_bad.send(b"x")
     far_good.send(b"xx")
     until(lambda: -2 in told and len(told) > 5)
@@ -188,60 +190,56 @@ def test_a_handler_that_raises_ends_nothing(poller: Poller, pair: Any, caplog: p
     poller.remove(good.fileno())
 
 
-class Failing:
-    """An epoll of which the next calls fail."""
+class Failing(Poller):
+    """A poller whose epoll fails a few times, and can't watch more."""
 
-    def __init__(self, epoll: Any, error: Exception, times: int) -> None:
-        self.epoll, self.error, self.times = epoll, error, times
+    def __init__(self, error: Exception, times: int) -> None:
+        super().__init__()
+        self.error, self.times = error, times
 
-    def poll(self, seconds: float, most: int) -> Any:
+    def dispatch(self, seconds: float) -> int:
         self.times -= 1
         if self.times >= 0:
             raise self.error
-        return self.epoll.poll(seconds, most)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.epoll, name)
+        return super().dispatch(seconds)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOMEM, "no memory"), OSError(errno.EINTR, "interrupted"),
                                    OSError(errno.EBADF, "bad"), MemoryError()])
-def test_an_error_of_epoll_ends_nothing(poller: Poller, pair: Any, caplog: pytest.LogCaptureFixture, error: Exception,
-                                        ) -> None:
+def test_an_error_of_epoll_ends_nothing(pair: Any, caplog: pytest.LogCaptureFixture, error: Exception) -> None:
     sock, far = pair()
-    poller._epoll = Failing(poller._epoll, error, 3)
+    poller = Failing(error, 3)
+    poller.loop.update_now()  # it knows the time of when it ran last, in a test before
     far.send(b"x")
     for _ in range(2):
         assert poller.wait(sock.fileno(), EPOLLIN, LONG)
     assert caplog.text.count("Traceback") == 1
+    poller.close()
 
 
-@pytest.fixture
-def no_watches(monkeypatch: pytest.MonkeyPatch, poller: Poller) -> None:
-    def register(fd: int, mask: int) -> None:
+def test_what_can_not_be_watched_leaves_nothing_behind(poller: Poller, tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file:  # the kernel watches none (epoll_ctl(2))
+        with pytest.raises(PermissionError):
+            poller.add(file.fileno(), EPOLLIN, Call(print))
+        with pytest.raises(PermissionError):
+            poller.wait(file.fileno(), EPOLLOUT, LONG)
+
+
+class Full(Poller):
+    """A poller that may watch no more."""
+
+    def add(self, fd: int, mask: int, handler: Handler) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    epoll = Failing(poller._epoll, OSError(), 0)
-    monkeypatch.setattr(epoll, "register", register, raising=False)
-    poller._epoll = epoll
 
-
-@pytest.mark.usefixtures("no_watches")
-def test_what_can_not_be_watched_leaves_nothing_behind(poller: Poller, pair: Any) -> None:
-    sock, _ = pair()
-    with pytest.raises(OSError, match="No space left"):
-        poller.add(sock.fileno(), EPOLLIN, print)
-    with pytest.raises(OSError, match="No space left"):
-        poller.wait(sock.fileno(), EPOLLOUT, LONG)
-
-
-@pytest.mark.usefixtures("no_watches")
-def test_a_program_that_can_not_be_watched_is_not_run(poller: Poller) -> None:
+def test_a_program_that_can_not_be_watched_is_not_run() -> None:
+    poller = Full()
     before, children = os.listdir("/proc/self/fd"), Children()
     with pytest.raises(OSError, match="No space left"):
         Program(["/bin/sleep", "60"], os.environ, poller, children)
     assert os.listdir("/proc/self/fd") == before
     children.reap()
+    poller.close()
 
 
 def test_a_pidfd_event_that_is_none_stops_nobody(poller: Poller, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ import pytest
 from gpen.proto.http import HttpOpening
 from gpen.proto.http_requests import Forwarded
 from gpen.wire.http import HttpFilter
+from gpen.wire.kernel import Socket
 from gpen.wire.poller import Poller
 from gpen.wire.proxy import guard
 from gpen.wire.relay import PLAIN, End, Filter, Stream
@@ -142,22 +143,17 @@ class Relayed:
 
     def _end(self, sock: socket.socket, stream: Stream, filter: Filter | None = None) -> End:
         sock.setblocking(False)
-        return End(sock, self._poller, self, stream, filter)
+        return End(Socket(sock.family, sock.type, 0, sock.detach()), self._poller, self, stream, filter)
 
 
 def shaken(sock: socket.socket, context: ssl.SSLContext, name: str | None = None) -> Channel:
     """The TLS of a connection whose handshake is done: with a name, to the server that has it."""
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(incoming, outgoing, name is None, name)
-    while True:
-        try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            sock.sendall(outgoing.read())
-            incoming.write(sock.recv(1 << 16))
-        else:
-            sock.sendall(outgoing.read())
-            return Channel(tls, incoming, outgoing)
+    channel = Channel(context, name)
+    while not channel.step():
+        sock.sendall(channel.outgoing.read())
+        channel.incoming.write(sock.recv(1 << 16))
+    sock.sendall(channel.outgoing.read())
+    return channel
 
 
 @pytest.fixture

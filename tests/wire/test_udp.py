@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import random
 import resource
+import signal
 import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,34 @@ def test_every_datagram_of_a_flow_has_its_reply(gpen: Start, servers: Serve) -> 
             server.socket.sendto(answer, server.clients[0])
             assert sock.recv(10) == answer
         wait_until(lambda: not balancer.json("sessions"))
+
+
+@contextmanager
+def standing_still(balancer: Gpen) -> Iterator[None]:
+    """What comes meanwhile is there at once when gpen looks, in this order."""
+    balancer.signal(signal.SIGSTOP)
+    stat = Path(f"/proc/{balancer.process.pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+    yield
+    balancer.signal(signal.SIGCONT)
+
+
+def test_a_flow_whose_client_asks_more_at_once_goes_on(gpen: Start, servers: Serve) -> None:
+    server = servers()
+    balancer = gpen("-U", "-l", "gpen.log", "-O", "udp_replies 1", servers=[server])
+    with client(balancer) as sock:
+        sock.send(b"0")
+        for number in range(5):
+            wait_until(lambda number=number: len(server.clients) == number + 1)
+            with standing_still(balancer):
+                server.socket.sendto(b"%d" % number, server.clients[-1])
+                sock.send(b"%d" % (number + 1))
+            assert sock.recv(10) == b"%d" % number
+        wait_until(lambda: len(server.clients) == 6)
+        assert len(set(server.clients)) == 1
+        server.socket.sendto(b"at last", server.clients[-1])
+        assert sock.recv(10) == b"at last"
+    assert endings(balancer, 1) == ["replied"]
 
 
 @pytest.mark.parametrize(("options", "reply", "ending"), [

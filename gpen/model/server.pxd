@@ -1,0 +1,27 @@
+cdef class Stay:
+    cdef public long long left
+
+
+cdef class Server:
+    cdef public str name
+    cdef public object number, address, check, state, condemned, drained, kept_away
+    cdef public dict targets, verdicts, elsewhere
+    cdef public list spares
+    cdef public Target target
+    cdef public Stay stay
+    cdef public object max, hard, weight, prio, acl
+    cdef public long long sessions, beside, total, failures, sx, rx
+    cdef public bint deleted
+
+
+cdef class Target:
+    cdef public Server server
+    cdef public object transport, port, endpoints, trial, reason, silences
+    cdef public double down_until, blamed, since, changed
+    cdef public bint is_silent
+
+
+cdef class Member:
+    cdef public Server server
+    cdef public Target target
+    cdef public object number, max, weight, prio

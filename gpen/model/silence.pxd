@@ -1,0 +1,5 @@
+cdef class Silence:
+    cdef public object endpoint
+    cdef public double excused, told
+    cdef long long _flows
+    cdef double _asked, _counted

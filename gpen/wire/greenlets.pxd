@@ -1,0 +1,5 @@
+cdef class Greenlets:
+    cdef int _keep
+    cdef object _hub, _faults
+    cdef list _idle
+    cpdef object start(self, object work)

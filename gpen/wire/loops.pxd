@@ -1,0 +1,12 @@
+cdef class Loops:
+    cdef public long long dropped, changes
+    cdef public dict ends
+    cdef object _pool, _listeners
+    cdef dict _servers, _ours
+    cdef long long _seen
+    cdef double _last
+    cpdef object changed(self)
+    cpdef bint drops(self, object sockaddr, object data=*) except -1
+
+
+cpdef object place_of(object sockaddr)

@@ -1,0 +1,35 @@
+cimport cython
+from gpen.model.client cimport Client, ClientTable
+from gpen.model.lease cimport Lease
+from gpen.model.selector cimport Selector
+from gpen.model.server cimport Server
+from gpen.wire cimport kernel
+from gpen.wire.conversation cimport Conversation, Front
+from gpen.wire.relay cimport End
+
+
+cdef class Session(Conversation):
+    cdef public End down, up
+    cdef public object stalled
+    cdef object _greenlet, _held, _opening, _pause, _problem, _protocol, _route
+    cdef bint _announced, _lingers, _relaying
+    cdef int _kept_alive, _status
+    cpdef object run(self)
+    @cython.locals(up=End, down=End)
+    cpdef object settle(self, End end)
+    @cython.locals(lease=Lease)
+    cpdef object parted(self, End end)
+    cdef bint _begin(self)
+    @cython.locals(front=Front)
+    cdef object _converse(self)
+    @cython.locals(client=Client, lease=Lease, server=Server)
+    cdef object _dial(self, bint denied)
+    @cython.locals(selector=Selector)
+    cdef Lease _reserve(self, bint denied, Client client, list tried)
+    @cython.locals(front=Front, deadline=double, share=double)
+    cdef object _connect(self, Lease lease)
+    @cython.locals(front=Front, down=End, up=End)
+    cdef object _relay(self, object sock)
+    cdef End _server_end(self, object sock)
+    cdef object _finish(self, object ending)
+    cpdef object _close(self)
