@@ -216,6 +216,7 @@ class End(Handler):
             self._hung_up()
 
     def failed(self) -> None:
+        self.deaf = self.peer.deaf = True  # nothing may follow what is lost, even if no memory is left to end this
         self._relay.failed()
 
     def _catch_up(self) -> None:

@@ -151,11 +151,13 @@ class Session(Conversation):
 
     def failed(self) -> None:
         """It ends at once: what was read may be lost, and nothing may follow it."""
-        self._report()
         try:
-            self._stop(Ending.ERROR)
-        except Exception:
-            self._abandon()
+            self._report()
+        finally:
+            try:
+                self._stop(Ending.ERROR)
+            except Exception:
+                self._abandon()
 
     def leave(self, lease: Lease, ending: Ending | None = None) -> None:
         get_hub().loop.run_callback(self._leave, lease, ending)
