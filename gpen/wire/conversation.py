@@ -214,12 +214,18 @@ class Conversation:
         raise NotImplementedError
 
     def failed(self) -> None:
-        """gpen itself failed, and the exception is being handled: it costs this conversation."""
-        self._report()
+        """gpen itself failed, and the exception is being handled: it costs this conversation, whatever else fails."""
         try:
-            self.stop(Ending.ERROR)
-        except Exception:
-            self._abandon()
+            self._report()
+        finally:
+            try:
+                self._give_up()
+            except Exception:
+                self._abandon()
+
+    def _give_up(self) -> None:
+        """End it because gpen failed."""
+        self.stop(Ending.ERROR)
 
     def _abandon(self) -> None:
         """Even to end it fails, by the exception that is being handled: nobody shall try that again and again."""

@@ -149,15 +149,13 @@ class Session(Conversation):
     def stop(self, ending: Ending) -> None:
         get_hub().loop.run_callback(self._stop, ending)
 
-    def failed(self) -> None:
-        """It ends at once: what was read may be lost, and nothing may follow it."""
-        try:
-            self._report()
-        finally:
-            try:
-                self._stop(Ending.ERROR)
-            except Exception:
-                self._abandon()
+    def _give_up(self) -> None:
+        """In the hub at once: what was read may be lost, and nothing may follow it. Elsewhere the hub has to do it, for
+        whoever switches to the session's greenlet from there is not switched back to."""
+        if getcurrent() is get_hub():
+            self._stop(Ending.ERROR)
+        else:
+            self.stop(Ending.ERROR)
 
     def leave(self, lease: Lease, ending: Ending | None = None) -> None:
         get_hub().loop.run_callback(self._leave, lease, ending)

@@ -44,6 +44,19 @@ def test_one_session_that_can_not_be_tended_costs_no_other(faulty: Start, server
     balancer.gpen.wait_idle()
 
 
+def test_one_that_waits_and_can_not_be_tended_costs_no_other(faulty: Start, servers: Serve) -> None:
+    """Who tends it is not the hub, and goes on."""
+    balancer = faulty("wire.session:Session.tend", "-O", "hold 60", LOCAL, f"{servers(hold).address}:1")
+    with balancer.gpen.connect() as served, balancer.gpen.connect() as held:
+        wait_until(lambda: [row["state"] for row in balancer.gpen.json("sessions")] == ["open", "held"])
+        with balancer.failing():
+            assert served.recv(1) == held.recv(1) == b""
+    balancer.gpen.wait_idle()
+    balancer.gpen.ctl("idle_timeout 1")
+    with balancer.gpen.connect() as idle:
+        assert idle.recv(1) == b""
+
+
 @pytest.mark.parametrize("place", [
     "wire.session:Session._last_words", "wire.session:Session._close", "wire.relay:End.close",
     "wire.relay:End.half_close", "wire.conversation:Conversation._settle_accounts", "daemon.front:Front.ended"])
