@@ -137,7 +137,6 @@ class Selector:
         key = f"{client.address}:{port}" if settings.roundrobin and rule.is_personal else client.address
         if settings.stubborn:
             return _NOBODY if tried else self._choose_once(rule, key, client, now)
-
         member = self._choose_usable(rule, key, client, now, tried)
         if member is not None:
             return member, rule, member

@@ -8,7 +8,7 @@ cdef class Call(Handler):
 
 
 cdef class Poller(Epoll):
-    cdef readonly object hub, loop, buffer, view
+    cdef readonly object hub, loop, view
     cdef public object pipes
     cdef readonly list unfinished
     cdef public Handler last_look

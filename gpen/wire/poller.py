@@ -48,16 +48,15 @@ class Call(Handler):
 class Poller(Epoll):
     """An epoll that gevent's loop looks at.
 
-    ``buffer`` is shared by all readers: a handler reads into it, through ``view``, and is done with it before it
-    returns. ``pipes`` are for what need not be read.
+    ``view`` is of memory that all readers share: a handler reads into it, and is done with it before it returns.
+    ``pipes`` are for what need not be read.
     """
 
     def __init__(self) -> None:
         super().__init__(self._handler_failed)
         self.hub: Any = get_hub()
         self.loop: Any = self.hub.loop
-        self.buffer = bytearray(BUFFER_SIZE)
-        self.view = memoryview(self.buffer)
+        self.view = memoryview(bytearray(BUFFER_SIZE))
         self.pipes = Pipes()
         self.unfinished: list[Handler] = []  # who is to be told, with no events, when all else was
         self.last_look: Handler | None = None  # who is told so before these

@@ -317,8 +317,8 @@ def _leave_half_open(sock: Socket) -> None:
 def _outcome(sock: Socket, poller: Poller, seconds: float) -> int:
     """Wait for a connect to end. A wake-up may have been meant for an earlier socket of the same number."""
     deadline = time.monotonic() + seconds
-    result = errno.EINPROGRESS
-    while result == errno.EINPROGRESS:
+    result = EINPROGRESS
+    while result == EINPROGRESS:
         if not poller.wait(sock.fileno(), EPOLLOUT, deadline - time.monotonic()):
             return errno.ETIMEDOUT
         result = kernel.progress(sock)
@@ -327,8 +327,8 @@ def _outcome(sock: Socket, poller: Poller, seconds: float) -> int:
 
 def _insist(sock: Socket, endpoint: Endpoint, seconds: float) -> int:
     """A unix socket whose backlog is full answers EAGAIN, and no event says when there is room (connect(2))."""
-    result = errno.EAGAIN
-    while result == errno.EAGAIN:
+    result = EAGAIN
+    while result == EAGAIN:
         if seconds <= 0:
             return errno.ETIMEDOUT
         gevent.sleep(_RETRY_SECONDS)
