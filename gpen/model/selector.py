@@ -269,7 +269,8 @@ class Selector:
         return member.server.is_full or 0 < member.max <= self.load_of(member)
 
     def permits(self, number: int, client: Client) -> bool:
-        """Whether access list ``number`` lets this client in."""
+        """Whether access list ``number`` lets this client in. That most are empty is asked here, where it is C: the
+        pool, which is not, takes 2,500 of a connection's 54,000 instructions to say so."""
         return not self._acls[number].entries or self.pool.permits(number, client)
 
 

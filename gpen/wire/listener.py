@@ -108,7 +108,8 @@ class Listener(Acceptor):
 
 
 class Incoming(Handler):
-    """What the poller tells of a listening socket: clients are accepted, as many as come and may at once."""
+    """What the poller tells of a listening socket: clients are accepted, as many as come and may at once. As by
+    ``Acceptor.do_read``, which is not compiled, and would take 1,000 of a connection's 53,000 instructions more."""
 
     __slots__ = ("_begin", "_greenlets", "_listener", "_no_room", "_sock")
 
