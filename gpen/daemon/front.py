@@ -364,7 +364,8 @@ class Front(Base):
         """There may be room for another client: of this listener, and of those that wait for sessions of others."""
         if self.listener is not None:
             self.listener.resume()
-        self.stir()
+        if self._holds:
+            self.stir()
         if self._short:
             fronts = list(self._short)
             self._short.clear()

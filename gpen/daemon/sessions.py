@@ -45,7 +45,8 @@ class Sessions:
 
     def note(self, ending: Ending) -> None:
         """One has come to this ending."""
-        self.endings[ending.word] = self.endings.get(ending.word, 0) + 1
+        endings, word = self.endings, ending.word
+        endings[word] = endings.get(word, 0) + 1
 
     def fresh_id(self) -> int:
         """A number that no session ever had."""

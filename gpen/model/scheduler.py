@@ -100,7 +100,9 @@ def rendezvous(members: Sequence[Member], usable: Usable, turns: Turns, key: str
 
 def round_robin(members: Sequence[Member], usable: Usable, turns: Turns, key: str) -> Member | None:
     """The next usable one behind the number that was chosen last; so a full server's share goes to all others."""
-    start = bisect_right(members, turns.last, key=_number)
+    start = turns.last + 1  # most often
+    if start and (start > len(members) or members[start - 1].number != turns.last):  # there is a gap in the numbers
+        start = bisect_right(members, turns.last, key=_number)
     for index in range(start - len(members), start):  # a negative one counts from the end
         member = members[index]
         if usable(member):

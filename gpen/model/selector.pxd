@@ -13,4 +13,3 @@ cdef class Selector:
     cpdef object refusal(self, Member member, Client client, double now, bint impatient=*, bint desperate=*)
     cpdef object _unavailable(self, Member member, double now, bint impatient=*, bint desperate=*)
     cpdef bint permits(self, object number, Client client)
-    cdef object _lease(self, Member member)

@@ -5,8 +5,7 @@ Choosing and counting is one step (``reserve``), so that a burst can't overrun a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from operator import attrgetter
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from gpen.model.client import Client
@@ -14,12 +13,11 @@ from gpen.model.health import seconds_told
 from gpen.model.lease import Lease, Spare, dismiss_spares, has_all, make_way
 from gpen.model.pool import SPECIAL, Pool
 from gpen.model.roster import Roster
-from gpen.model.scheduler import ROUND_ROBIN, RULES, Rule, Turns
+from gpen.model.scheduler import Rule, Turns
 from gpen.model.server import Member, Server, Stay
 from gpen.model.settings import Settings
 
 RETRY_SECONDS = 1.0
-_flags: Callable[[Settings], Sequence[bool]] = attrgetter(*(rule.name for rule in RULES))
 
 if TYPE_CHECKING:
     # Who would get a client: a server, or None when it is turned away; the rule that chose, if one did; and whom it
@@ -80,17 +78,19 @@ class Selector:
         member, rule, chosen = self.choose(client, self.pool.now(), port, tried)
         if rule is not None and chosen is not None:
             rule.advance(self.turns, chosen)
-        return None if member is None else self._lease(member)
+        if member is None:
+            return None
+        if member.server.spares:
+            make_way(member)
+        return Lease(self, member)
 
     def reserve_abuse(self) -> Lease | None:
         """A place on the abuse server, or None when there is none."""
         abuse = self.abuse
-        return None if abuse is None or _refuses_all(abuse.server) else self._lease(abuse)
-
-    def _lease(self, member: Member) -> Lease:
-        if member.server.spares:
-            make_way(member)
-        return Lease(self, member)
+        if abuse is None or _refuses_all(abuse.server):
+            return None
+        make_way(abuse)
+        return Lease(self, abuse)
 
     def reserve_spare(self, client: Client, give_way: Callable[[], object]) -> Spare | None:
         """A place for an idler, which calls itself this client, on a server that has room for one more; see Spare."""
@@ -133,7 +133,7 @@ class Selector:
                     return remembered, None, None
                 if settings.stubborn:
                     return _NOBODY
-        rule = self.rule
+        rule = settings.rule
         key = f"{client.address}:{port}" if settings.roundrobin and rule.is_personal else client.address
         if settings.stubborn:
             return _NOBODY if tried else self._choose_once(rule, key, client, now)
@@ -183,8 +183,7 @@ class Selector:
     @property
     def rule(self) -> Rule:
         """The rule that chooses for a new client."""
-        flags = _flags(self.settings)
-        return RULES[flags.index(True)] if True in flags else ROUND_ROBIN
+        return self.settings.rule
 
     def refusal(self, member: Member, client: Client, now: float, impatient: bool = False,
                 desperate: bool = False) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from gpen.model.address import ServerSpec
 from gpen.model.check import OFF, Check
-from gpen.model.scheduler import RULES
+from gpen.model.scheduler import ROUND_ROBIN, RULES, Rule
 from gpen.model.text import quote
 from gpen.model.value_types import (
     ACL,
@@ -323,13 +323,19 @@ SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
 OWN_NAMES = tuple(setting.name for setting in _ALL if setting.scope == OWN)
 
 
+_RULE_NAMES = frozenset(rule.name for rule in RULES)
+
+
 class Settings:
     """The values in force, as plain attributes: of the process, or of one listener. Changed through commands only.
 
-    A listener's are computed when something changes, so that to read one costs the hot path an attribute.
+    A listener's are computed when something changes, so that to read one costs the hot path an attribute. ``rule`` is
+    the one that chooses for new clients: it follows from the others.
     """
 
-    __slots__ = tuple(SETTINGS)
+    __slots__ = (*SETTINGS, "rule")
+
+    rule: Rule
 
     listen: str | None
     conn_max: int
@@ -414,6 +420,12 @@ class Settings:
     def __init__(self) -> None:
         for setting in SETTINGS.values():
             setattr(self, setting.name, setting.default)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in _RULE_NAMES:
+            rule = next((rule for rule in RULES if getattr(self, rule.name, False)), ROUND_ROBIN)
+            object.__setattr__(self, "rule", rule)
 
     def copy(self) -> Settings:
         """The same values, to be changed by themselves."""

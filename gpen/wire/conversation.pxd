@@ -34,4 +34,5 @@ cdef class Conversation:
     cdef public Server server
     cdef public int _port
     cdef public double _accepted, started, chosen, connected, finished
+    cpdef tuple volumes(self)
     cpdef bint _admit(self) except -1

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.model.address import UNIX, Endpoint, bracketed
 from gpen.model.client import Client, ClientTable
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gpen")
 
-Steps = tuple[Callable[[Any], object], ...]  # each a method of the conversation
 Watch = Callable[[str, memoryview], None]  # whence (client, server), and the bytes
 
 
@@ -168,21 +167,25 @@ class Conversation:
     @property
     def to_server(self) -> int:
         """Bytes that were sent to the server."""
-        raise NotImplementedError
+        return self.volumes()[0]
 
     @property
     def from_server(self) -> int:
         """Bytes that were received from the server."""
-        raise NotImplementedError
+        return self.volumes()[1]
 
     @property
     def to_client(self) -> int:
         """Bytes that were sent to the client."""
-        raise NotImplementedError
+        return self.volumes()[2]
 
     @property
     def from_client(self) -> int:
         """Bytes that were received from the client."""
+        return self.volumes()[3]
+
+    def volumes(self) -> tuple[int, int, int, int]:
+        """Bytes that were sent to the server, received from the server, sent to the client, and received from it."""
         raise NotImplementedError
 
     @property
@@ -231,14 +234,6 @@ class Conversation:
         """Even to end it fails, by the exception that is being handled: nobody shall try that again and again."""
         self._report()
         self._front.forget(self)
-
-    def _carry_out(self, steps: Steps) -> None:
-        """All of these steps of its end: what goes wrong in one of them keeps none of the others from being done."""
-        for step in steps:
-            try:
-                step(self)
-            except Exception:
-                self._report()
 
     def _report(self) -> None:
         log.exception("session %d of %s failed", self.id, self.peername)
@@ -312,12 +307,14 @@ class Conversation:
 
     def _settle_accounts(self) -> None:
         """Give the place on the server back, and add up what was moved."""
-        if self.client is not None:
-            self.client.sx += self.to_client
-            self.client.rx += self.from_client
+        to_server, from_server, to_client, from_client = self.volumes()
+        client = self.client
+        if client is not None:
+            client.sx += to_client
+            client.rx += from_client
         lease, self.lease = self.lease, None
         if lease is None:
             return
         if lease.is_open:  # else the server has ended its side before
             lease.release()
-        lease.moved(self.to_server, self.from_server)
+        lease.moved(to_server, from_server)

@@ -29,7 +29,10 @@ def dial(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float,
 
     Raises OSError, with EPROTO when the server was reached but did not greet as it should.
     """
-    sock = reach(endpoint, settings, poller, seconds, header)
+    if header:
+        sock = reach(endpoint, settings, poller, seconds, header)
+    else:
+        sock = connect(endpoint, settings, poller, seconds)
     try:
         if protocol.server_speaks_first:
             await_greeting(sock, protocol, poller, settings.greeting or settings.timeout)

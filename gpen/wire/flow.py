@@ -86,21 +86,8 @@ class Flow(Conversation):
     def waiting(self) -> int:
         return 0
 
-    @property
-    def from_client(self) -> int:
-        return self._wanted
-
-    @property
-    def from_server(self) -> int:
-        return self._received
-
-    @property
-    def to_client(self) -> int:
-        return self._told
-
-    @property
-    def to_server(self) -> int:
-        return self._sent
+    def volumes(self) -> tuple[int, int, int, int]:
+        return self._sent, self._received, self._told, self._wanted
 
     @property
     def _unanswered_since(self) -> float:
@@ -432,7 +419,11 @@ class Flow(Conversation):
 
     def _close(self) -> None:
         self.finished = kernel.monotonic()
-        self._carry_out((Flow._disconnect, Flow._judge, Flow._settle_accounts))
+        for step in (self._disconnect, self._judge, self._settle_accounts):
+            try:
+                step()
+            except Exception:
+                self._report()  # and the others are done
         self._listener.forget(self.key)
         self._front.ended(self)
 

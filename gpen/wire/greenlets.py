@@ -42,6 +42,7 @@ class Greenlets:
             worker.switch(None)
 
     def _run(self, work: Work | None) -> None:
+        worker = getcurrent()
         while work is not None:
             try:
                 work()
@@ -50,5 +51,5 @@ class Greenlets:
                 return  # whoever still means that work by this greenlet does not meet another one's in it
             work = None
             if len(self._idle) < self._keep:
-                self._idle.append(getcurrent())
+                self._idle.append(worker)
                 work = _switch(self._hub)

@@ -41,7 +41,7 @@ class Hold:
         self._places: dict[int, _Place] = {}
         self._loop: Any = get_hub().loop
         self._timer: Any = None
-        self._stirred = False
+        self.is_stirred = False  # those who wait are about to be asked: who comes now stands behind them
         self._guests = 0
         self._looked = 0.0  # when all were asked last
 
@@ -51,11 +51,6 @@ class Hold:
     def has_room(self) -> bool:
         """Whether another client may wait; not before those that stand at the door."""
         return len(self._places) < self._front.settings.hold_max
-
-    @property
-    def is_stirred(self) -> bool:
-        """Whether those who wait are about to be asked whether they can be taken: who comes now stands behind them."""
-        return self._stirred
 
     def wait(self, order: int, client: Client, port: int, since: float, pause: float, is_guest: bool) -> Lease | None:
         """The place on a server that this client gets within ``hold`` seconds of ``since`` (monotonic time), or None.
@@ -80,12 +75,12 @@ class Hold:
 
     def stir(self) -> None:
         """Somebody may be taken now. Returns at once."""
-        if self._places and not self._stirred:
-            self._stirred = True
+        if self._places and not self.is_stirred:
+            self.is_stirred = True
             self._loop.run_callback(self._answer)
 
     def _answer(self) -> None:
-        self._stirred = False
+        self.is_stirred = False
         self._serve(MOST_REFUSED)
 
     def _tick(self) -> None:

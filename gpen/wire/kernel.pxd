@@ -68,7 +68,8 @@ cpdef object accept(object sock)
 cpdef Socket stream(int family)
 cpdef int connect(Socket sock, object endpoint) except -1
 cpdef int progress(Socket sock) except -1
-cdef Py_ssize_t receive(Socket sock, object view) except -1
+cdef (Py_ssize_t, Py_ssize_t) forward(Socket source, Socket target, object view, int flags) noexcept
+cdef Py_ssize_t receive(Socket sock, object view) noexcept
 cdef Py_ssize_t transmit(Socket sock, object view, Py_ssize_t count, int flags) noexcept
 cpdef Socket datagram(int family)
 cpdef object place(Socket sock)

@@ -8,7 +8,7 @@ tells with each event: one that was meant for an earlier owner of the descriptor
 import _socket
 import errno as names
 import os
-from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 
 from gpen.model.address import UNIX, Endpoint, normalize
 
@@ -36,7 +36,7 @@ cdef extern from "sys/epoll.h" nogil:
     int epoll_ctl(int epfd, int operation, int fd, epoll_event* event)
     int epoll_wait(int epfd, epoll_event* events, int most, int milliseconds)
     enum:
-        EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLET
+        EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, _EDGE "EPOLLET"
 
 cdef extern from "sys/socket.h" nogil:
     struct sockaddr:
@@ -219,7 +219,7 @@ cdef class Epoll:
     cpdef object change(self, int fd, unsigned int mask):
         if not 0 <= fd < len(self._handlers):
             raise ValueError("a descriptor that is closed can't be watched")
-        self._control(EPOLL_CTL_MOD, fd, mask if mask else <unsigned int>EPOLLET, self._serials[fd])
+        self._control(EPOLL_CTL_MOD, fd, mask if mask else <unsigned int>_EDGE, self._serials[fd])
 
     cpdef object remove(self, int fd):
         if 0 <= fd < len(self._handlers) and self._handlers[fd] is not None:
@@ -448,12 +448,22 @@ cpdef int progress(Socket sock) except -1:
 
 
 @cython.nonecheck(False)
-cdef Py_ssize_t receive(Socket sock, object view) except -1:
+cdef (Py_ssize_t, Py_ssize_t) forward(Socket source, Socket target, object view, int flags) noexcept:
+    cdef Py_buffer* buffer = &(<PyMemoryViewObject*>view).view
+    cdef Py_ssize_t sent, count = recv(source.fd, buffer.buf, buffer.len, 0)
+    if count <= 0:
+        return (count if count == 0 else AGAIN if errno == EAGAIN else LOST), 0
+    sent = send(target.fd, buffer.buf, count, flags | MSG_NOSIGNAL)
+    return count, (sent if sent >= 0 else AGAIN if errno == EAGAIN else LOST)
+
+
+@cython.nonecheck(False)
+cdef Py_ssize_t receive(Socket sock, object view) noexcept:
     cdef Py_buffer* buffer = &(<PyMemoryViewObject*>view).view
     cdef Py_ssize_t count = recv(sock.fd, buffer.buf, buffer.len, 0)
-    if count < 0:
-        PyErr_SetFromErrno(OSError)
-    return count
+    if count >= 0:
+        return count
+    return AGAIN if errno == EAGAIN else LOST
 
 
 cpdef Py_ssize_t hear(Socket sock, object view) except -2:
@@ -474,9 +484,13 @@ cdef Py_ssize_t transmit(Socket sock, object view, Py_ssize_t count, int flags) 
     return AGAIN if errno == EAGAIN else LOST
 
 
+def _forward(Socket source not None, Socket target not None, view, int flags):
+    _bytes_to_write(view)
+    return forward(source, target, view, flags)
+
+
 def _receive(Socket sock not None, view):
-    if _bytes_of(view).readonly:
-        raise TypeError("what is read goes into memory that may be written")
+    _bytes_to_write(view)
     return receive(sock, view)
 
 
@@ -486,7 +500,14 @@ def _transmit(Socket sock not None, view, Py_ssize_t count, int flags):
     return transmit(sock, view, count, flags)
 
 
-globals().update(receive=_receive, transmit=_transmit)
+globals().update(forward=_forward, receive=_receive, transmit=_transmit)
+
+
+cdef Py_buffer* _bytes_to_write(object view) except NULL:
+    cdef Py_buffer* buffer = _bytes_of(view)
+    if buffer.readonly:
+        raise TypeError("what is read goes into memory that may be written")
+    return buffer
 
 
 cdef Py_buffer* _bytes_of(object view) except NULL:

@@ -4,7 +4,7 @@ from gpen.wire.kernel cimport Handler, Pipe, Socket
 from gpen.wire.poller cimport Poller
 
 
-cdef unsigned int EPOLLIN, EPOLLOUT, EPOLLRDHUP, _INPUT
+cdef unsigned int EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, _END, _INPUT, _ONCE, _RARE
 cdef int AGAIN, LOST, MORE, PIECE, _BULK, _LARGE
 
 
@@ -36,14 +36,18 @@ cdef class End(Handler):
     cdef int _large
     cpdef object speak(self, Stream stream)
     cpdef object start(self, End peer)
+    @cython.locals(count=Py_ssize_t, sent=Py_ssize_t, peer=End, is_all=bint)
     cpdef object ready(self, unsigned int events)
     cpdef object failed(self)
     cpdef object close(self)
     cpdef object mute(self)
-    cdef object _forget(self)
-    @cython.locals(count=Py_ssize_t, sent=Py_ssize_t, large=int, peer=End)
+    @cython.locals(count=Py_ssize_t, sent=Py_ssize_t, peer=End)
     cdef object _read(self, int flags)
-    @cython.locals(count=Py_ssize_t, sent=Py_ssize_t, peer=End, pipe=Pipe)
+    @cython.locals(peer=End)
+    cdef object _account(self, Py_ssize_t count, Py_ssize_t sent)
+    @cython.locals(count=Py_ssize_t, sent=Py_ssize_t, peer=End)
+    cdef (Py_ssize_t, Py_ssize_t) _transfer(self, object view, int flags) except *
+    @cython.locals(count=Py_ssize_t, sent=Py_ssize_t, moved=Py_ssize_t, peer=End, pipe=Pipe)
     cdef bint _splice(self, int flags) except -1
     cdef object _see_to(self, unsigned int events)
     cpdef object keep(self, object rest, bint for_room=*)

@@ -229,9 +229,14 @@ def has_ended(sock: Socket) -> bool:
 
 def abort(sock: Socket) -> None:
     """Close a connection with a reset: to a server that has yet to accept it there was none."""
+    reset_at_close(sock)
+    sock.close()
+
+
+def reset_at_close(sock: Socket) -> None:
+    """Let the other side hear of no end, but of a reset, when this is closed."""
     with contextlib.suppress(OSError):
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_AT_CLOSE)
-    sock.close()
 
 
 def drop(sock: Socket) -> bool:
@@ -281,12 +286,13 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
     ``unseen``: the server's program shall not see it, if it is closed at once. Raises OSError; with ETIMEDOUT when time
     ran out.
     """
-    sock = kernel.stream(endpoint.family)
+    family, _, _, port = endpoint
+    sock = kernel.stream(family)
     try:
         prepare(sock, settings)
         if settings.source:
             _bind_source(sock, endpoint, settings.source)
-        if unseen and endpoint.family != _socket.AF_UNIX:
+        if unseen and family != _socket.AF_UNIX:
             _leave_half_open(sock)
         result = kernel.connect(sock, endpoint)
         if result == EINPROGRESS:
@@ -299,7 +305,7 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
             result = _insist(sock, endpoint, seconds)
         if result not in (0, EISCONN):
             raise _failure(result, endpoint)
-        if endpoint.port >= _first_ephemeral_port() and _is_own_end(sock, endpoint.port):
+        if port >= _first_ephemeral_port() and _is_own_end(sock, port):
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     except BaseException:
         sock.close()

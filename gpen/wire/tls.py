@@ -15,6 +15,8 @@ there is no harm in resuming under one name what began under another.
 What Python does for a handshake is little beside what OpenSSL does, but OpenSSL has each time driven it out of the
 processor's caches: about 200,000 instructions of 2.9 million took 250 us of 700 (P-256). So this is compiled (tls.pxd),
 handles _ssl's objects without those that ssl.py puts around them, and raises no exception where a number says it.
+What is left, 110,000 instructions, no function with more than 6,000, is all that a handshake costs more than nginx's,
+some 100 us with either kind of key: OpenSSL itself has 160,000 less to do here, since there is one ticket and not two.
 """
 
 from __future__ import annotations

@@ -143,6 +143,31 @@ def test_it_costs_one_session(faulty: Start, servers: StartServer, certificates:
         pass
 
 
+@pytest.mark.parametrize(("place", "options"), [
+    ("daemon.session_log:SessionLog.write_request", PEN_LOG), ("wire.http:HttpFilter.begin", HTTP),
+    ("wire.http:HttpFilter._watched", HTTP)], ids=["tap", "begin", "filter"])
+def test_both_sides_are_told_that_bytes_are_missing(faulty: Start, servers: StartServer, place: str,
+                                                    options: tuple[str, ...]) -> None:
+    """By a reset: an end would say that this was all."""
+    ends: list[str] = []
+
+    def serve(sock: socket.socket) -> None:
+        try:
+            while data := sock.recv(1 << 16):
+                sock.sendall(OK if options == HTTP else data)
+            ends.append("end")
+        except ConnectionResetError:
+            ends.append("reset")
+
+    balancer = faulty(place, *options, LOCAL, servers(serve).address)
+    with balancer.failing(), connect(balancer.gpen.address) as sock:
+        sock.sendall(get("/"))
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+        wait_until(lambda: ends == ["reset"], what="the server's notice")
+    assert balancer.tracebacks == 1
+
+
 @pytest.mark.parametrize("error", ['OSError(errno.ENOMEM, "no memory")', 'OSError(errno.EBADF, "bad")',
                                    "MemoryError()", "BlockingIOError()"])
 @pytest.mark.parametrize(("place", "options"), [

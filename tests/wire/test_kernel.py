@@ -138,6 +138,31 @@ def test_events_are_told(watch: Watch, pair: Pair) -> None:
     assert watch.epoll.dispatch(0.0) == 0 == watch.epoll.watched
 
 
+def test_what_is_told_but_once(watch: Watch, pair: Pair) -> None:
+    """With EPOLLET, until more comes; all that is true then is told again, and what is watched as always is, too, when
+    it is changed to that."""
+    kernel, (sock, far) = watch.kernel, pair()
+    watch.add(sock, "a", mask=kernel.EPOLLIN | kernel.EPOLLRDHUP | kernel.EPOLLPRI | kernel.EPOLLET)
+    for _ in range(2):
+        far.send(b"x")
+        assert [watch.epoll.dispatch(0.0) for _ in range(3)] == [1, 0, 0]
+    far.shutdown(socket.SHUT_WR)
+    assert [watch.epoll.dispatch(0.0) for _ in range(3)] == [1, 0, 0]
+    watch.epoll.change(sock.fileno(), kernel.EPOLLIN)
+    assert [watch.epoll.dispatch(0.0) for _ in range(3)] == [1, 1, 1]
+    assert watch.told == [("a", kernel.EPOLLIN)] * 2 + [("a", kernel.EPOLLIN | kernel.EPOLLRDHUP)] + [
+        ("a", kernel.EPOLLIN)] * 3
+
+
+def test_urgent_data_is_told(watch: Watch, connected: tuple[Any, socket.socket]) -> None:
+    kernel, (sock, far) = watch.kernel, connected
+    watch.add(sock.fileno(), "a", mask=kernel.EPOLLIN | kernel.EPOLLPRI | kernel.EPOLLET)
+    far.send(b"x", socket.MSG_OOB)
+    await_events(sock, select.POLLPRI)
+    watch.epoll.dispatch(0.0)
+    assert watch.told == [("a", kernel.EPOLLPRI)]
+
+
 def test_its_time_is_that_of_its_answer(watch: Watch) -> None:
     before = time.monotonic()
     assert watch.epoll.dispatch(0.0) == 0
@@ -680,8 +705,7 @@ def test_a_client_that_has_left_before(kernel: Kernel) -> None:
             return
         assert address == "127.0.0.1"
         await_events(sock, select.POLLHUP)
-        with pytest.raises(ConnectionResetError):
-            kernel.receive(sock, memoryview(bytearray(10)))
+        assert kernel.receive(sock, memoryview(bytearray(10))) == kernel.LOST
         sock.close()
 
 
@@ -803,8 +827,7 @@ def test_a_server_with_a_path(kernel: Kernel, tmp_path: Path) -> None:
     with connecting(kernel, endpoint, errno.ENOENT):
         pass
     with listening(socket.AF_UNIX, path) as listener:
-        with connecting(kernel, endpoint, 0) as sock:
-            assert kernel.progress(sock) == 0
+        with connecting(kernel, endpoint, 0):
             accepted(kernel, listener)[0].close()
         listener.listen(0)
         with connecting(kernel, endpoint, 0), connecting(kernel, endpoint, errno.EAGAIN):
@@ -837,11 +860,11 @@ def test_what_is_no_endpoint(kernel: Kernel, endpoint: Any) -> None:
         assert kernel.connect(sock, endpoint), "it is connected"
 
 
-# --- receive and transmit --------------------------------------------------------------------------------------------
+# --- receive, transmit and forward -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def connected(kernel: Kernel) -> Iterator[tuple[Any, socket.socket]]:
+@contextlib.contextmanager
+def connection(kernel: Kernel) -> Iterator[tuple[Any, socket.socket]]:
     """A kernel's socket, and the other end, which waits."""
     with listening(socket.AF_INET, ("127.0.0.1", 0)) as listener, \
             socket.create_connection(listener.getsockname(), LONG) as client:
@@ -850,12 +873,17 @@ def connected(kernel: Kernel) -> Iterator[tuple[Any, socket.socket]]:
         sock.close()
 
 
+@pytest.fixture
+def connected(kernel: Kernel) -> Iterator[tuple[Any, socket.socket]]:
+    with connection(kernel) as both:
+        yield both
+
+
 def test_what_is_read(kernel: Kernel, connected: tuple[Any, socket.socket]) -> None:
     sock, far = connected
     buffer = bytearray(5)
     view = memoryview(buffer)
-    with pytest.raises(BlockingIOError):
-        kernel.receive(sock, view)
+    assert kernel.receive(sock, view) == kernel.AGAIN
     far.sendall(b"abcdefg")
     await_events(sock, select.POLLIN)
     assert (kernel.receive(sock, view), bytes(buffer)) == (5, b"abcde")
@@ -866,11 +894,9 @@ def test_what_is_read(kernel: Kernel, connected: tuple[Any, socket.socket]) -> N
     assert kernel.receive(sock, view) == 0
     far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     far.close()
-    with contextlib.suppress(OSError):
-        assert kernel.receive(sock, view) == 0
+    assert kernel.receive(sock, view) in (0, kernel.LOST)
     sock.close()
-    with pytest.raises(OSError, match="Bad file"):
-        kernel.receive(sock, view)
+    assert kernel.receive(sock, view) == kernel.LOST
 
 
 def test_a_reset(kernel: Kernel, connected: tuple[Any, socket.socket]) -> None:
@@ -878,8 +904,7 @@ def test_a_reset(kernel: Kernel, connected: tuple[Any, socket.socket]) -> None:
     far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     far.close()
     await_events(sock, select.POLLHUP)
-    with pytest.raises(ConnectionResetError):
-        kernel.receive(sock, memoryview(bytearray(1)))
+    assert kernel.receive(sock, memoryview(bytearray(1))) == kernel.LOST
     assert kernel.transmit(sock, memoryview(b"x"), 1, 0) == kernel.LOST  # and no SIGPIPE
 
 
@@ -937,6 +962,124 @@ def test_no_room(kernel: Kernel, connected: tuple[Any, socket.socket]) -> None:
     assert wait_until(lambda: kernel.transmit(sock, view, 1, 0) == 1)
 
 
+@pytest.fixture
+def between(kernel: Kernel) -> Iterator[tuple[socket.socket, Any, Any, socket.socket]]:
+    """A machine that speaks, a kernel's socket of its connection, one of another's, and the machine that hears it."""
+    with connection(kernel) as (source, speaker), connection(kernel) as (target, hearer):
+        yield speaker, source, target, hearer
+
+
+Between = tuple[socket.socket, Any, Any, socket.socket]
+
+
+def test_what_is_passed_on(kernel: Kernel, between: Between) -> None:
+    """At most as much as there is memory, which is that of a slice, too; and the end is told, but not passed on."""
+    speaker, source, target, hearer = between
+    buffer = bytearray(5)
+    view = memoryview(buffer)
+    assert kernel.forward(source, target, view, 0) == (kernel.AGAIN, 0)
+    assert kernel.forward(source, target, view, kernel.MORE) == (kernel.AGAIN, 0)
+    speaker.sendall(b"abcdefghij")
+    await_events(source, select.POLLIN)
+    assert (kernel.forward(source, target, view, 0), bytes(buffer)) == ((5, 5), b"abcde")
+    assert (kernel.forward(source, target, view[1:4], 0), bytes(buffer)) == ((3, 3), b"afghe")
+    assert (kernel.forward(source, target, view, 0), bytes(buffer)) == ((2, 2), b"ijghe")
+    assert kernel.forward(source, target, view, 0) == (kernel.AGAIN, 0)
+    speaker.shutdown(socket.SHUT_WR)
+    await_events(source, select.POLLRDHUP)
+    assert kernel.forward(source, target, view, kernel.MORE) == (0, 0) == kernel.forward(source, target, view, 0)
+    assert kernel.transmit(target, memoryview(b"."), 1, 0) == 1
+    assert hearer.makefile("rb").read(11) == b"abcdefghij."
+
+
+def test_the_end_goes_with_the_last_bytes_that_are_passed_on(kernel: Kernel) -> None:
+    taken = []
+    for flags in (0, kernel.MORE):
+        with connection(kernel) as (source, speaker), connection(kernel) as (target, hearer):
+            before = segments_sent(target)
+            speaker.sendall(b"last words")
+            await_events(source, select.POLLIN)
+            assert kernel.forward(source, target, memoryview(bytearray(20)), flags) == (10, 10)
+            target.shutdown(socket.SHUT_WR)
+            assert hearer.makefile("rb").read() == b"last words"
+            taken.append(segments_sent(target) - before)
+    assert taken == [2, 1]
+
+
+def test_a_reset_behind_what_is_passed_on(kernel: Kernel, between: Between) -> None:
+    """The bytes are passed on before it is told, once; then it is an end."""
+    speaker, source, target, hearer = between
+    speaker.sendall(b"last words")
+    await_events(source, select.POLLIN)
+    speaker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    speaker.close()
+    await_events(source, select.POLLHUP)
+    view = memoryview(bytearray(20))
+    assert kernel.forward(source, target, view, 0) == (10, 10)
+    assert kernel.forward(source, target, view, 0) == (kernel.LOST, 0)
+    assert kernel.forward(source, target, view, 0) == (0, 0)
+    assert hearer.recv(20) == b"last words"
+
+
+@pytest.mark.parametrize("flags", [0, socket.MSG_MORE])
+def test_what_can_not_be_passed_on(kernel: Kernel, between: Between, flags: int) -> None:
+    """It is read, and in the memory; and there is no SIGPIPE."""
+    speaker, source, target, hearer = between
+    hearer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    hearer.close()
+    await_events(target, select.POLLHUP)
+    buffer = bytearray(3)
+    for words in (b"abc", b"def"):  # ECONNRESET, then EPIPE
+        speaker.sendall(words)
+        await_events(source, select.POLLIN)
+        assert (kernel.forward(source, target, memoryview(buffer), flags), buffer) == ((3, kernel.LOST), words)
+    assert kernel.forward(source, target, memoryview(buffer), flags) == (kernel.AGAIN, 0)
+
+
+def test_sockets_of_ours_that_are_closed_pass_nothing_on(kernel: Kernel, between: Between) -> None:
+    speaker, source, target, _ = between
+    speaker.sendall(b"abcd")
+    await_events(source, select.POLLIN)
+    buffer = bytearray(3)
+    target.close()
+    assert (kernel.forward(source, target, memoryview(buffer), 0), buffer) == ((3, kernel.LOST), b"abc")
+    source.close()
+    assert (kernel.forward(source, target, memoryview(buffer), 0), buffer) == ((kernel.LOST, 0), b"abc")
+
+
+def test_no_room_for_what_is_passed_on(kernel: Kernel, between: Between) -> None:
+    """At last a part of it is taken, then nothing; what was taken arrives, once, and the rest is in the memory."""
+    speaker, source, target, hearer = between
+    target.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)
+    buffer, taken, shares = bytearray(16 << 10), bytearray(), set()
+    while "nothing" not in shares:
+        data = os.urandom(len(buffer))
+        speaker.sendall(data)
+        while data:
+            await_events(source, select.POLLIN)
+            count, sent = kernel.forward(source, target, memoryview(buffer), 0)
+            assert buffer[:count] == data[:count] and (0 < sent <= count or sent == kernel.AGAIN)
+            shares.add("nothing" if sent < 0 else "all" if sent == count else "a part")
+            taken += data[:max(sent, 0)]
+            data = data[count:]
+    assert shares == {"all", "a part", "nothing"}
+    target.shutdown(socket.SHUT_WR)
+    assert hearer.makefile("rb").read() == taken
+
+
+def test_memory_that_nothing_can_be_read_into(kernel: Kernel, between: Between) -> None:
+    """It is an exception, and what has come stays."""
+    speaker, source, target, hearer = between
+    speaker.sendall(b"abc")
+    await_events(source, select.POLLIN)
+    no_memory = [view for view in no_views() if not isinstance(view, bytearray)]
+    for view in [*no_memory, memoryview(b"constant"), memoryview(bytearray(10)).toreadonly()]:
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            kernel.forward(source, target, view, 0)
+    assert kernel.forward(source, target, memoryview(bytearray(10)), 0) == (3, 3)
+    assert hearer.recv(10) == b"abc"
+
+
 def no_views() -> list[Any]:
     released = memoryview(bytearray(10))
     released.release()
@@ -957,9 +1100,12 @@ def test_what_is_no_memory_for_c() -> None:
             with pytest.raises((TypeError, ValueError)):
                 kernel.receive(sock, view)
             with pytest.raises((TypeError, ValueError)):
+                kernel.forward(sock, sock, view, 0)
+            with pytest.raises((TypeError, ValueError)):
                 kernel.transmit(sock, view, 1, 0)
-        with pytest.raises(TypeError):
-            kernel.receive(sock, memoryview(b"constant"))
+        for call in (kernel.receive, lambda sock, view: kernel.forward(sock, sock, view, 0)):
+            with pytest.raises(TypeError):
+                call(sock, memoryview(b"constant"))
         for count in (-1, -2**31, 4, 2**31, 2**62):
             with pytest.raises(ValueError):
                 kernel.transmit(sock, memoryview(b"abc"), count, 0)
@@ -968,7 +1114,9 @@ def test_what_is_no_memory_for_c() -> None:
         with pytest.raises(BlockingIOError):
             right.recv(10, socket.MSG_DONTWAIT)
         for nobody in (None, left, right, 5):
-            for call in (kernel.receive, lambda sock, view: kernel.transmit(sock, view, 1, 0), kernel.connect):
+            for call in (kernel.receive, lambda sock, view: kernel.transmit(sock, view, 1, 0), kernel.connect,
+                         lambda nobody, view: kernel.forward(nobody, sock, view, 0),
+                         lambda nobody, view: kernel.forward(sock, nobody, view, 0)):
                 with pytest.raises((TypeError, AttributeError)):
                     call(nobody, memoryview(bytearray(10)))
             with pytest.raises((TypeError, AttributeError)):
@@ -983,8 +1131,8 @@ def test_what_was_never_begun() -> None:
     sock, epoll = kernel.Socket.__new__(kernel.Socket), kernel.Epoll.__new__(kernel.Epoll)
     assert sock.fileno() == -1 == sock.detach()
     sock.close()
-    for call in (lambda: sock.getsockname(), lambda: sock.shutdown(0), lambda: sock.setsockopt(1, 2, 3),
-                 lambda: kernel.receive(sock, memoryview(bytearray(1)))):
+    assert kernel.receive(sock, memoryview(bytearray(1))) == kernel.LOST
+    for call in (lambda: sock.getsockname(), lambda: sock.shutdown(0), lambda: sock.setsockopt(1, 2, 3)):
         with pytest.raises(OSError, match="Bad file"):
             call()
     left, right = socket.socketpair()
@@ -1136,6 +1284,8 @@ def test_both_have_the_same_names() -> None:
     """Whatever Python may use of one is in the other."""
     pure = KERNELS["pure"]
     assert all(hasattr(gpen.wire.kernel, name) for name in pure.__all__)
+    for name in ("AGAIN", "LOST", "MORE", "EPOLLET", "EPOLLPRI"):
+        assert getattr(pure, name) == getattr(gpen.wire.kernel, name)
     for name in ("Epoll", "Handler"):
         public = {word for word in dir(getattr(pure, name)) if not word.startswith("_")}
         assert public <= set(dir(getattr(gpen.wire.kernel, name)))

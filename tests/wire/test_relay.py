@@ -52,6 +52,7 @@ class Relayed:
         self._stack = stack
         self._threads = stack.enter_context(ThreadPoolExecutor(2))
         self._poller = Poller()
+        stack.callback(self._poller.close)
         self._poller.loop.update_now()  # it knows the time of when it ran last, in a test before
         self._opening: HttpOpening | None = None
         self.over = False

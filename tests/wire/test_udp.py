@@ -178,6 +178,41 @@ def test_a_flow_whose_client_asks_more_at_once_goes_on(gpen: Start, servers: Ser
     assert endings(balancer, 1) == ["replied"]
 
 
+def test_queries_that_come_while_flows_end(gpen: Start, servers: Serve) -> None:
+    """With the replies to 20 clients come the next queries of some of them, and those of others. Each is passed on
+    once. Who asks first goes on in its flow; the others have one new flow each, for which those that are done make
+    room, though all places are taken."""
+    server = servers()
+    balancer = gpen("-U", "-x", "20", "-l", "gpen.log", "-O", "udp_replies 1", servers=[server])
+    with ExitStack() as stack:
+        old, new = ([stack.enter_context(client(balancer)) for _ in range(count)] for count in (20, 10))
+        first, last = old[:5], old[5:10]
+        tell_all(old, b"old")
+        wait_until(lambda: len(server.clients) == 20)
+        with standing_still(balancer):
+            for asker in server.clients:
+                server.socket.sendto(b"for old", asker)
+            for socks, query in ((first, b"first"), (new, b"new"), (last, b"last")):
+                tell_all(socks, query)
+        assert {sock.recv(10) for sock in old} == {b"for old"}
+        wait_until(lambda: len(server.clients) == 40)
+        assert server.received[20:] == [b"first"] * 5 + [b"new"] * 10 + [b"last"] * 5
+        assert len(balancer.json("sessions")) == 20
+        for asker, data in zip(server.clients[20:], server.received[20:], strict=True):
+            server.socket.sendto(b"for " + data, asker)
+        for socks, answer in ((first, b"for first"), (new, b"for new"), (last, b"for last")):
+            assert {sock.recv(10) for sock in socks} == {answer}
+        expected = [*old, *new, *last]
+        assert endings(balancer, len(expected)) == ["replied"] * len(expected)
+        ports = [int(line.split()[0].rpartition(":")[2]) for line in balancer.log.splitlines()]
+        assert sorted(ports) == sorted(sock.getsockname()[1] for sock in expected)
+
+
+def tell_all(socks: list[socket.socket], data: bytes) -> None:
+    for sock in socks:
+        sock.send(data)
+
+
 @pytest.mark.parametrize(("options", "reply", "ending"), [
     ([], echo, "silent"), ([], silence, "silent"), (["udp_replies 1"], silence, "unanswered"),
     (["udp_replies 2"], echo, "silent")])
