@@ -5,7 +5,7 @@ from gpen.wire.poller cimport Poller
 
 
 cdef unsigned int EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, _END, _INPUT, _ONCE, _RARE
-cdef int AGAIN, LOST, MORE, PIECE, _BULK, _LARGE
+cdef int AGAIN, LOST, MORE, PIECE, _BULK, _LARGE, _MOST
 
 
 cdef End NOBODY
