@@ -31,7 +31,7 @@ def dial(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float,
     """
     if header:
         sock = reach(endpoint, settings, poller, seconds, header)
-    else:
+    else:  # with one call less: 1,300 of a connection's 139,000 instructions in pure Python
         sock = connect(endpoint, settings, poller, seconds)
     try:
         if protocol.server_speaks_first:

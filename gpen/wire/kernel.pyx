@@ -444,26 +444,29 @@ cpdef int progress(Socket sock) except -1:
     return EINPROGRESS if errno == EAGAIN else errno
 
 
+cdef inline Py_ssize_t _told(Py_ssize_t count) noexcept:
+    """What a system call has answered: how many bytes, or AGAIN or LOST."""
+    if count >= 0:
+        return count
+    return AGAIN if errno == EAGAIN else LOST
+
+
 # C calls these with sockets and views of its own; what Python calls looks at them first.
 
 
 @cython.nonecheck(False)
 cdef (Py_ssize_t, Py_ssize_t) forward(Socket source, Socket target, object view, int flags) noexcept:
     cdef Py_buffer* buffer = &(<PyMemoryViewObject*>view).view
-    cdef Py_ssize_t sent, count = recv(source.fd, buffer.buf, buffer.len, 0)
+    cdef Py_ssize_t count = recv(source.fd, buffer.buf, buffer.len, 0)
     if count <= 0:
-        return (count if count == 0 else AGAIN if errno == EAGAIN else LOST), 0
-    sent = send(target.fd, buffer.buf, count, flags | MSG_NOSIGNAL)
-    return count, (sent if sent >= 0 else AGAIN if errno == EAGAIN else LOST)
+        return _told(count), 0
+    return count, _told(send(target.fd, buffer.buf, count, flags | MSG_NOSIGNAL))
 
 
 @cython.nonecheck(False)
 cdef Py_ssize_t receive(Socket sock, object view) noexcept:
     cdef Py_buffer* buffer = &(<PyMemoryViewObject*>view).view
-    cdef Py_ssize_t count = recv(sock.fd, buffer.buf, buffer.len, 0)
-    if count >= 0:
-        return count
-    return AGAIN if errno == EAGAIN else LOST
+    return _told(recv(sock.fd, buffer.buf, buffer.len, 0))
 
 
 cpdef Py_ssize_t hear(Socket sock, object view) except -2:
@@ -478,10 +481,7 @@ cpdef Py_ssize_t hear(Socket sock, object view) except -2:
 
 @cython.nonecheck(False)
 cdef Py_ssize_t transmit(Socket sock, object view, Py_ssize_t count, int flags) noexcept:
-    cdef Py_ssize_t sent = send(sock.fd, (<PyMemoryViewObject*>view).view.buf, count, flags | MSG_NOSIGNAL)
-    if sent >= 0:
-        return sent
-    return AGAIN if errno == EAGAIN else LOST
+    return _told(send(sock.fd, (<PyMemoryViewObject*>view).view.buf, count, flags | MSG_NOSIGNAL))
 
 
 def _forward(Socket source not None, Socket target not None, view, int flags):
@@ -678,7 +678,4 @@ cdef class Datagrams:
 
 cpdef Py_ssize_t say(Socket sock, bytes data, int flags) except -3:
     cdef const char* start = data
-    cdef Py_ssize_t sent = send(sock.fd, start, len(data), flags | MSG_NOSIGNAL)
-    if sent >= 0:
-        return sent
-    return AGAIN if errno == EAGAIN else LOST
+    return _told(send(sock.fd, start, len(data), flags | MSG_NOSIGNAL))

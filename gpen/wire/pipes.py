@@ -10,8 +10,8 @@ import errno
 
 from gpen.wire.kernel import Pipe, monotonic
 
-# Most bytes that one event moves. In MB for each second of CPU time, four streams over loopback, medians of 5 rounds
-# on a busy machine, compiled: 1 MiB 2,816, 512 KiB 2,159, 256 KiB 2,064; 2 and 4 MiB, which only root may have, 1,600.
+# Most bytes that are in a pipe. In MB for each second of CPU time, four streams over loopback, medians of 5 rounds on a
+# busy machine, compiled: 1 MiB 2,816, 512 KiB 2,159, 256 KiB 2,064; 2 and 4 MiB, which only root may have, 1,600.
 # Reading and sending, 1,320; pen, 1,190.
 PIECE = 1 << 20
 SIZES = (PIECE, PIECE // 4)  # of a pipe: the first that is to be had; smaller ones gain nothing

@@ -41,7 +41,7 @@ cdef class End(Handler):
     cpdef object failed(self)
     cpdef object close(self)
     cpdef object mute(self)
-    @cython.locals(count=Py_ssize_t, sent=Py_ssize_t, peer=End)
+    @cython.locals(count=Py_ssize_t, sent=Py_ssize_t, peer=End, is_direct=bint)
     cdef object _read(self, int flags)
     @cython.locals(peer=End)
     cdef object _account(self, Py_ssize_t count, Py_ssize_t sent)

@@ -329,12 +329,13 @@ class End(Handler):
 
     def _read(self, flags: int) -> None:
         """Read what there is, and pass it on; with MORE its end is behind it."""
+        view, peer = self.poller.view, self.peer
+        is_direct = self._recv_into is None and peer._send is None and self.tap is None and not peer.deaf
         if self._large == _BULK:
-            if self._splice(flags):
+            if is_direct and self._splice(flags):
                 return
             self._large = 0
-        view, peer = self.poller.view, self.peer
-        if self._recv_into is None and peer._send is None and self.tap is None and not peer.deaf:
+        if is_direct:
             count, sent = kernel.forward(self.sock, peer.sock, view, flags)
         else:
             count, sent = self._transfer(view, flags)
@@ -343,7 +344,7 @@ class End(Handler):
     def _account(self, count: int, sent: int) -> None:
         """So many bytes were read into the shared buffer, and sent from there, as ``kernel.forward`` tells it."""
         if count <= 0:
-            if count == LOST or (not count and self.reset):
+            if count == LOST or (not count and self.reset):  # which a pipe was told of
                 self._lost()
             elif not count:
                 self._ended()
@@ -387,8 +388,6 @@ class End(Handler):
     def _splice(self, flags: int) -> bool:
         """Pass on what there is through a pipe, and what has come by then; False when it must be read."""
         peer, pipes = self.peer, self.poller.pipes
-        if self._recv_into is not None or peer._send is not None or self.tap is not None or peer.deaf:
-            return False
         pipe = pipes.take()
         if pipe is None:
             return False

@@ -298,7 +298,7 @@ class Session(Conversation):
                 continue
             self.connected = kernel.monotonic()
             lease.connected()
-            if server.number is not None:  # it is no special one
+            if not server.is_special:
                 self.clients.stick(client, server)
             return sock
 

@@ -237,6 +237,16 @@ def speaker(edge: Edge, way: str) -> tuple[Machine, Machine, End]:
     return (client, server, edge.down) if way == "up" else (server, client, edge.up)
 
 
+def begun(edge: Edge, way: str, known: bool) -> tuple[Machine, Machine, End]:
+    """The same, of a connection that begins now; ``known``: something has come from who speaks, and gone through."""
+    edge.begin()
+    one, other, end = speaker(edge, way)
+    if known:
+        one.say(b"hello")
+        edge.until_silence()
+    return one, other, end
+
+
 def stuff(edge: Edge, one: Machine, end: End, piece: int) -> None:
     """Say so much at a time that something waits for the other machine, which takes nothing."""
     def waits() -> bool:
@@ -282,11 +292,7 @@ URGENCIES = ["!", "!behind", "before!", "before!behind", "!!", "be!tw!een", "bef
 @pytest.mark.parametrize("words", URGENCIES, ids=[re.sub(r"(\w)\1{5,}", r"\1_", words) for words in URGENCIES])
 def test_around_urgent_data(edge: Edge, words: str, known: bool, finish: str, way: str) -> None:
     """Whether the relay is told of it with its first event, or another one."""
-    edge.begin()
-    one, other, _ = speaker(edge, way)
-    if known:
-        one.say(b"hello")
-        edge.until_silence()
+    one, other, _ = begun(edge, way, known)
     for piece in re.split("(!)", words):
         if piece == "!":
             one.urge()
@@ -335,11 +341,7 @@ def test_urgent_data_that_comes_while_nothing_is_read(edge: Edge, way: str) -> N
 def test_around_descriptors(edge: Edge, known: bool, finish: str, way: str) -> None:
     """A read of a unix socket ends where some were sent, though there is more; they are closed by the kernel."""
     edge.family = socket.AF_UNIX
-    edge.begin()
-    one, other, _ = speaker(edge, way)
-    if known:
-        one.say(b"hello")
-        edge.until_silence()
+    one, other, _ = begun(edge, way, known)
     outlet, inlet = os.pipe()
     for number in range(3):
         one.say(b"before")
@@ -363,11 +365,7 @@ def test_around_descriptors(edge: Edge, known: bool, finish: str, way: str) -> N
 @pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
 def test_sizes(edge: Edge, known: bool, size: int, finish: str, way: str) -> None:
     """All of it is in gpen's socket when epoll is asked, as far as there is room."""
-    edge.begin()
-    one, other, end = speaker(edge, way)
-    if known:
-        one.say(b"hello")
-        edge.until_silence()
+    one, other, end = begun(edge, way, known)
     one.say(DATA[:size])
     assert waiting(end.fd) == size or one._rest or unacknowledged(one.sock)
     end_with(finish, one)
@@ -393,11 +391,7 @@ def test_small_and_large_messages(edge: Edge) -> None:
 @pytest.mark.parametrize("together", [False, True], ids=["apart", "together"])
 def test_an_end(edge: Edge, together: bool, known: bool, way: str) -> None:
     """In the segment of the last bytes, or in one of its own, which comes when these have been read."""
-    edge.begin()
-    one, other, end = speaker(edge, way)
-    if known:
-        one.say(b"hello")
-        edge.until_silence()
+    one, other, end = begun(edge, way, known)
     if together:
         one.sock.send(b"last", socket.MSG_MORE)
         one.said += b"last"
@@ -491,10 +485,7 @@ def test_a_peer_that_becomes_deaf_while_it_takes_nothing(edge: Edge, way: str) -
 
 @each_way
 def test_nothing_follows_what_is_lost(edge: Edge, way: str) -> None:
-    edge.begin()
-    one, other, end = speaker(edge, way)
-    one.say(b"hello")
-    edge.until_silence()
+    one, other, end = begun(edge, way, known=True)
     end.failed()
     edge.failures.clear()
     one.say(b"more")
@@ -527,10 +518,7 @@ class Before:
 @pytest.mark.parametrize("finish", ["silence", "end"])
 def test_one_that_is_paused_earlier_in_the_batch(edge: Edge, finish: str, way: str) -> None:
     """It has not parted because of that; nor is anything of it lost."""
-    edge.begin()
-    one, other, end = speaker(edge, way)
-    one.say(b"hello")
-    edge.until_silence()
+    one, other, end = begun(edge, way, known=True)
     Before(edge, lambda: end.peer.keep(memoryview(b"")))
     one.say(b"more")
     end_with(finish, one)
@@ -544,10 +532,7 @@ def test_one_that_is_paused_earlier_in_the_batch(edge: Edge, finish: str, way: s
 
 @each_way
 def test_one_that_is_closed_earlier_in_the_batch(edge: Edge, way: str) -> None:
-    edge.begin()
-    one, other, _ = speaker(edge, way)
-    one.say(b"hello")
-    edge.until_silence()
+    one, other, _ = begun(edge, way, known=True)
     Before(edge, edge.close)
     one.say(b"more")
     edge.turn()
