@@ -176,8 +176,8 @@ class Checker:
 
     def _check(self) -> None:
         server, plan = self._server, self._plan
-        if not server.target.endpoints:
-            return  # it takes nobody, and Names looks after it
+        if plan.check.kind == "off" or not server.target.endpoints:
+            return  # it is about to be ended; or it takes nobody, and Names looks after it
         try:
             up, reason = self._probe(plan.check)
         except _Outdated:

@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from gpen.galera.listeners import TOO_OLD, Desk, Listener, Roles, lack, listeners_in
 from gpen.galera.log import failure, say
@@ -19,6 +20,7 @@ from gpen.galera.plan import (
     Plans,
     Rivalry,
     Row,
+    are_alike,
     commands,
     is_amiss,
     misfit,
@@ -51,13 +53,28 @@ PROXIED = ("v1", "v2")  # of the setting proxy_protocol
 Tell = Callable[["GpenClient", "Sequence[Row] | None", str], None]
 
 
+class Wanted(NamedTuple):
+    """What a gpen is to be told. ``version``: of the choice that the plans follow; ``made``: when they were, in seconds
+    of the monotonic clock."""
+
+    plans: Plans
+    changes: Changes
+    version: int
+    made: float
+
+
+class _Late(Exception):
+    """What was to be told is old."""
+
+
 class GpenClient:
     """Brings plans to the gpen at ``target``, and tells its servers, None when it can't be reached, and what is wrong,
     if anything (from its own thread)."""
 
-    def __init__(self, target: Target, is_writer: bool, tell: Tell, roles: Roles | None = None) -> None:
+    def __init__(self, target: Target, is_writer: bool, tell: Tell, roles: Roles | None = None,
+                 interval: float = 0.0) -> None:
         """``is_writer``: it goes with the writer, and its verdicts must not outlive the watchers (`health_ttl`).
-        ``roles``: of its listeners; None: what it is, all of them are."""
+        ``roles``: of its listeners; None: what it is, all of them are. ``interval``: seconds between two plans."""
         self.target = target
         self.is_writer = is_writer
         self.roles = roles
@@ -72,8 +89,8 @@ class GpenClient:
         self.hides_clients = True  # without the PROXY protocol its servers see its own address alone
         self.is_late = False  # the last plan was too old to be told when its turn came: another one is needed
         self.absent = False  # nobody listens at its control socket, so there is no such gpen
-        self._wanted = Plans(), Changes(), 0
-        self._wanted_at = math.inf  # when the plan was made; the first look is never late
+        self._wanted = Wanted(Plans(), Changes(), 0, math.inf)  # the first look is never late
+        self._lasting = max(STALE, 2 * interval)
         self._told = Plans()
         self._rows: Sequence[Row] = ()
         self._look_at = 0.0
@@ -102,10 +119,8 @@ class GpenClient:
         self._wake.set()
 
     def want(self, plans: Plans, changes: Changes, version: int, made: float = math.inf) -> None:
-        """Bring these plans to the gpen now, after these changes. ``version``: of the choice that they follow;
-        ``made``: when they were, in seconds of the monotonic clock, so that what has become old is not told."""
-        self._wanted_at = made
-        self._wanted = plans, changes, version
+        """Bring these plans to the gpen now, after these changes; what has become old by then is not told."""
+        self._wanted = Wanted(plans, changes, version, made)
         self._wake.set()
 
     def _run(self) -> None:
@@ -115,65 +130,80 @@ class GpenClient:
             if self._stopping:
                 return
             try:
-                news = self._round(*self._wanted)
+                news = self._round(self._wanted)
             except Exception as error:
                 self._look_at = 0.0
                 news = None, f"{self.name}: is not understood: {failure(error)}"
             self._tell(self, *news)
 
-    def _round(self, plans: Plans, changes: Changes, version: int, again: bool = True,
-               ) -> tuple[Sequence[Row] | None, str]:
-        """Tell the gpen the plans. Returns its servers as they were seen last, and what is wrong."""
-        self.is_late = time.monotonic() - self._wanted_at > STALE  # this process stood still, or the gpen was slow
+    def _round(self, wanted: Wanted) -> tuple[Sequence[Row] | None, str]:
+        """Tell the gpen what is wanted. Returns its servers as they were seen last, and what is wrong."""
+        self.is_late = time.monotonic() - wanted.made > STALE  # this process stood still, or the gpen was slow
         if self.is_late:
             return self._rows, self._trouble()
-        chores = [*self._mending, *changes.commands(self._rows, self._by_address)]
-        orders = self._orders(plans, changes.kept(self._rows))
-        looking = self.is_writer or bool(chores) or plans != self._told or time.monotonic() >= self._look_at
-        if not orders and not looking:
-            return self._rows, self._trouble()
         try:
-            unchanged = self._do(chores) if chores else ""
-            self._note_limits(plans, changes)
-            seen = self._rows
-            untold = self._say(orders, looking)
-            if again and any(words in untold for words in OUTDATED):
-                self._by_address = UNKNOWN not in untold
-                self._say((), True)
-                return self._round(plans, changes, version, again=False)
-            if self._rows is not seen and not untold:
-                untold = self._mend(plans, changes)
-            if self.is_writer and not untold and plans != self._told:
-                self._end_strays(plans)
+            refusal = self._carry_out(wanted.plans, wanted.changes, wanted.version)
+        except _Late:
+            self.is_late = True
+            refusal = ""
         except LinkError as error:
             self.absent = isinstance(error.__context__, (ConnectionRefusedError, FileNotFoundError))
             self._look_at = 0.0
             self._forget_ranks()
             return None, str(error)
+        return self._rows, f"{self.name}: {refusal}" if refusal else self._trouble()
+
+    def _carry_out(self, plans: Plans, changes: Changes, version: int, again: bool = True) -> str:
+        """Returns what the gpen has refused. Raises LinkError, and _Late when the plans have become old meanwhile."""
+        chores = [*self._mending, *changes.commands(self._rows, self._by_address)]
+        orders = self._orders(plans, changes.kept(self._rows))
+        looking = self.is_writer or bool(chores) or plans != self._told or time.monotonic() >= self._look_at
+        if not orders and not looking:
+            return ""
+        unchanged = self._do(plans, chores) if chores else ""
+        self._note_limits(plans, changes)
+        seen, pid = self._rows, self._pid
+        untold = self._say(plans, orders, looking)
+        if again and any(words in untold for words in OUTDATED):
+            self._by_address = UNKNOWN not in untold
+            self._say(plans, (), True)
+            return self._carry_out(plans, changes, version, again=False)
+        if self._rows is not seen and not untold:
+            untold = self._mend(plans, changes, is_said=bool(seen) and pid == self._pid)
+        if self.is_writer and not untold and plans != self._told:
+            self._end_strays(plans)
         self.absent = False
         if untold:
             self._look_at = 0.0
         elif self._rows:
             self._told, self.told = plans, version
-        refusal = unchanged or (NO_DRAIN[1] if NO_DRAIN[0] in untold else untold)
-        return self._rows, f"{self.name}: {refusal}" if refusal else self._trouble()
+        return unchanged or (NO_DRAIN[1] if NO_DRAIN[0] in untold else untold)
+
+    def _give(self, plans: Plans, lines: Sequence[str]) -> list[str]:
+        """Give commands that follow the plans, and return the reply. Raises _Late when something else is wanted now, or
+        the watcher has not thought for a while, as it stood still. How long the gpen itself takes to answer does not
+        count: while it is waited for, the same is wanted again at each interval."""
+        if time.monotonic() - self._wanted.made > self._lasting or not are_alike(plans, self._wanted.plans):
+            raise _Late
+        return ask(self.target, lines)
 
     def _orders(self, plans: Plans, rows: Sequence[Row]) -> list[str]:
         """The lines that carry out the plans: the listeners' choice before any server is up for all of them."""
         return [*(line for desk in self.desks for line in desk.commands(plans.writers, rows)),
                 *commands(plans.servers, rows, self._limits, self._by_address)]
 
-    def _do(self, chores: Sequence[str]) -> str:
+    def _do(self, plans: Plans, chores: Sequence[str]) -> str:
         """Make these changes. Returns why one was refused; not that a server has got another number since the last
         look, for the next one shows that."""
-        refusal = _refusal(ask(self.target, chores))
+        refusal = _refusal(self._give(plans, chores))
         self._by_address = self._by_address and UNKNOWN not in refusal
         return "" if ELSEWHERE in refusal or UNKNOWN in refusal else refusal
 
-    def _say(self, orders: Sequence[str], looking: bool) -> str:
+    def _say(self, plans: Plans, orders: Sequence[str], looking: bool) -> str:
         """Give these commands, and take the answers to what is asked with them. Returns why a command was refused. The
         servers are looked at as well when the gpen began anew since it was spoken to last."""
-        lines = ask(self.target, [*orders, "pid", *self._questions(looking)])
+        said = [*orders, "pid", *self._questions(looking)]
+        lines = self._give(plans, said) if orders else ask(self.target, said)
         if looking:
             self._look(lines)
         pid, known = lines.pop() if lines else "", self._pid
@@ -184,25 +214,26 @@ class GpenClient:
                 self._told = Plans()
                 self._forget_ranks()
             if not looking:
-                return _refusal(lines) or self._say((), True)
+                return _refusal(lines) or self._say(plans, (), True)
         return _refusal(lines)
 
     def _forget_ranks(self) -> None:
         for desk in self.desks:
             desk.forget()
 
-    def _mend(self, plans: Plans, changes: Changes) -> str:
-        """Put right at once what the last look has shown. Returns why a command was refused."""
+    def _mend(self, plans: Plans, changes: Changes, is_said: bool) -> str:
+        """Put right at once what the last look has shown; tell all where that could not be said yet, as nobody knew the
+        servers. Returns why a command was refused."""
         rows = changes.kept(self._rows)
         if any(plans) and plans == self._told:
             self._rivalry.saw(plans.writers or plans.servers, rows, time.monotonic())
         again = retries(plans.servers, rows, self._by_address)
         if again:
-            ask(self.target, again)
-        if not any(plans) or (any(self._told) and not self._is_amiss(plans, rows)):
+            self._give(plans, again)
+        if not any(plans) or (is_said and not self._is_amiss(plans, rows)):
             return ""
         self._note_limits(plans, changes)
-        return self._say(self._orders(plans, rows), True)
+        return self._say(plans, self._orders(plans, rows), True)
 
     def _is_amiss(self, plans: Plans, rows: Sequence[Row]) -> bool:
         return is_amiss(plans.servers, rows) or any(desk.is_amiss(plans.writers, rows) for desk in self.desks)
@@ -214,7 +245,7 @@ class GpenClient:
             names = [desk.name for desk in self.desks]
             lines = [*strays(plans.servers, self._rows, sessions), *strays(plans.writers, self._rows, sessions, names)]
             if lines:
-                ask(self.target, list(dict.fromkeys(lines)))
+                self._give(plans, list(dict.fromkeys(lines)))
 
     def _note_limits(self, plans: Plans, changes: Changes) -> None:
         self._limits |= new_limits(plans.servers, changes.kept(self._rows), self._limits)

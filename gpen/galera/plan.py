@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import ip_address
 from types import MappingProxyType
@@ -55,6 +55,15 @@ class Plans(NamedTuple):
 
     servers: Plan = MappingProxyType({})
     writers: Plan = MappingProxyType({})
+
+
+def are_alike(one: Plans, other: Plans) -> bool:
+    """Whether both want the same, in whatever words."""
+    return one == other or _deeds(one) == _deeds(other)
+
+
+def _deeds(plans: Plans) -> list[dict[str, Order]]:
+    return [{node: replace(order, reason="") for node, order in plan.items()} for plan in plans]
 
 
 _NONE = type(None)

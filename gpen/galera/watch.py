@@ -173,7 +173,7 @@ class Watcher:
         self._discovery = Discovery(options.floor, options.forget)
         self._scout = Scout(access, options.timeout, self.post)
         self._nodes: dict[str, Node] = {}
-        self.gpens = [Gpen(GpenClient(target, is_writer, self._from_balancer, roles))
+        self.gpens = [Gpen(GpenClient(target, is_writer, self._from_balancer, roles, options.interval))
                       for targets, is_writer, roles in (
                           (options.readers, False, None), (options.writers, True, None),
                           (options.gpens, options.has_writer, options.roles))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from tests.harness import Gpen
 from tests.large import COMMANDS, Waits, configuration, large, waits_during
 
 COMMAND_SECONDS, RELOAD_SECONDS = 0.010, 0.050  # of gpen's own work between two echoes
-TRIES = 8  # a busy machine makes work longer
+TRYING = 20.0  # seconds: where other tests run beside, the same work takes up to twice as long, but not each time
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +26,16 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gpen, Wait
 
 def longest(scene: tuple[Gpen, Waits], line: str, enough: float) -> float:
     """The most work of gpen between two echoes while a command is carried out, in the best of some tries."""
-    works = []
-    while not works or (works[-1] > enough and len(works) < TRIES and not line.startswith("no server")):
-        works.append(waits_during(*scene, line, 1)[1])
-    return min(works)
+    best, deadline = math.inf, time.monotonic() + TRYING
+    while best > enough and time.monotonic() < deadline:
+        if line == "no server 4001":
+            scene[0].ctl("server 4001 address 127.77.0.1 port 80")
+        best = min(best, waits_during(*scene, line, 1)[1])
+    return best
 
 
 @pytest.mark.parametrize("line", [*COMMANDS, "include two.cfg", "include entries.cfg"])
 def test_a_command(scene: tuple[Gpen, Waits], line: str) -> None:
-    if line == "no server 4001":
-        scene[0].ctl("server 4001 address 127.77.0.1 port 80")
     assert longest(scene, line, COMMAND_SECONDS) <= COMMAND_SECONDS
 
 

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tests.galera.cluster import WATCHER
+from tests.servers import free_port
 
 HOST = "127.0.0.1"
 
@@ -158,11 +159,12 @@ class Stub:
     # --- up and down --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Listen; on the same port as before, if there was one."""
+        """Listen; on the same port as before, if there was one. No stub of another test gets it while this is down: it
+        would be taken for this one."""
+        self.port = self.port or free_port(HOST)
         self._listener = listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, self.port))
-        self.port = listener.getsockname()[1]
         listener.listen(512)
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 

@@ -163,10 +163,18 @@ def crowded(node: Node) -> Iterator[None]:
             with pytest.raises(pymysql.err.OperationalError, match="1040"):
                 for _ in range(CROWD + 1):
                     stack.enter_context(pymysql_connection((node.host, PORT)))
-            stack.enter_context(node.session())
+            wait_until(lambda: has_entered(stack, node), what="the place that the refused one had until then")
             yield
     finally:
         node.assign("max_connections", usual)
+
+
+def has_entered(stack: ExitStack, node: Node) -> bool:
+    try:
+        stack.enter_context(node.session())
+    except pymysql.err.OperationalError:
+        return False
+    return True
 
 
 def test_a_node_at_its_limit_is_failed_over(cluster: Cluster, addresses: list[str], gpen: Callable[..., Gpen]) -> None:

@@ -30,7 +30,7 @@ from gpen.gpenctl.link import LinkError, Target, parse_target
 from tests.galera.cluster import WATCHER
 from tests.galera.stub import Answer, Error, Group, Stub
 from tests.galera.watcher import COMMAND, Watcher, credentials
-from tests.harness import Gpen, free_port, wait_until
+from tests.harness import Gpen, connect, free_port, read_all, wait_until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -152,9 +152,9 @@ def test_a_watcher_that_stood_still_asks_before_it_tells(group: Group, gpen: Sta
     for _ in range(5):
         judge.process.send_signal(signal.SIGSTOP)
         group.nodes[0].said["read_only"] = "ON"
-        while verdicts(front)[0] != "down":  # what the watcher said just before may come just behind
-            front.ctl("server 0 health down because the operator says so")
+        take_down(front)
         time.sleep(0.8)  # longer than half of --timeout
+        take_down(front)  # what the watcher said just before may have come behind the first
         judge.process.send_signal(signal.SIGCONT)
         questions = group.nodes[0].questions
         while group.nodes[0].questions < questions + 3:
@@ -163,6 +163,11 @@ def test_a_watcher_that_stood_still_asks_before_it_tells(group: Group, gpen: Sta
         group.nodes[0].said["read_only"] = "OFF"
         wait_until(lambda: verdicts(front) == ["up"] * 3, what="all nodes being up again")
     assert "up" not in heard
+
+
+def take_down(front: Gpen) -> None:
+    while verdicts(front)[0] != "down":
+        front.ctl("server 0 health down because the operator says so")
 
 
 @contextlib.contextmanager
@@ -209,11 +214,11 @@ def test_what_is_found_while_a_gpen_hangs_is_told_when_it_goes_on(
         client = judge.gpens[0].balancer
         front.signal(signal.SIGSTOP)
         for node in group.nodes[:2]:
-            before = client._wanted_at
+            before = client._wanted.made
             node.said["read_only"] = "ON"
             judge._nodes[node.address].poke()
-            wait_until(lambda before=before: client._wanted_at > before, what="a plan")
-        wait_until(lambda: time.monotonic() - client._wanted_at > 0.2, what="its getting old")
+            wait_until(lambda before=before: client._wanted.made > before, what="a plan")
+        wait_until(lambda: time.monotonic() - client._wanted.made > 0.2, what="its getting old")
         front.signal(signal.SIGCONT)
         wait_until(lambda: verdicts(front) == ["down", "down", "up"], 5, "both being told")
 
@@ -379,6 +384,74 @@ def test_a_server_that_got_the_number_of_another_is_not_meant(gpen: Start) -> No
                 ] == []
     finally:
         teller.stop()
+
+
+def answer_of(front: Gpen, asked: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX) as link:
+        link.connect(front.control)
+        link.sendall(asked)
+        link.shutdown(socket.SHUT_WR)
+        return read_all(link)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_what_grows_old_while_a_gpen_answers_is_told_if_it_is_still_so(
+        gpen: Start, tmp_path: Path, goes_on: bool) -> None:
+    """The orders come twice in a round where the look shows that they were not followed."""
+    front, orders, answers = gpen("-r", servers=["127.0.0.1:1"]), queue.SimpleQueue[bytes](), threading.Event()
+
+    def pass_on(sock: socket.socket) -> None:
+        asked = read_all(sock)
+        if b" health " in asked:
+            orders.put(asked)
+            if not answers.is_set():
+                answers.wait(10)
+                asked = asked.replace(b"server 0 at 127.0.0.1:1 prio 5\n", b"")
+        sock.sendall(answer_of(front, asked))
+
+    news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    with answering(tmp_path / "slow.ctl", pass_on) as slow:
+        teller = gpen_client.GpenClient(Target(slow, path=slow), False, lambda *told: news.put(told))
+        teller.start()
+        try:
+            news.get(timeout=10)
+            plan = Plans({"127.0.0.1:1": Order(True, "Synced", prio=5)})
+            teller.want(plan, Changes(), 1, began := time.monotonic())
+            orders.get(timeout=10)
+            wait_until(lambda: time.monotonic() > began + gpen_client.STALE, what="its getting old")
+            if goes_on:
+                teller.want(Plans({"127.0.0.1:1": Order(True, "still", prio=5)}), Changes(), 1)
+            answers.set()
+            news.get(timeout=10)
+            assert (teller.is_late, teller.told, orders.empty()) == (not goes_on, int(goes_on), not goes_on)
+        finally:
+            teller.stop()
+
+
+def test_a_slow_gpen_is_told_all(group: Group, gpen: Start, watcher: Start, tmp_path: Path) -> None:
+    """Each of its answers takes longer than a plan lasts, and the last of three in a round ends a session that began at
+    a number that its server has no more."""
+    front = gpen("-r", "-O", "prio", servers=group.addresses)
+
+    def dawdle(sock: socket.socket) -> None:
+        answer = answer_of(front, read_all(sock))
+        time.sleep(gpen_client.STALE + 0.1)
+        sock.sendall(answer)
+
+    def used() -> list[int]:
+        return [row["port"] for row in front.json("servers") if row["health"] == "up"]
+
+    with answering(tmp_path / "slow.ctl", dawdle) as slow:
+        judge = watcher("--writer", slow)
+        wait_until(lambda: used() == [group.nodes[0].port], what="the writer being used")
+        with connect(front.address) as old:
+            assert old.recv(1)
+            front.ctl(f"server 7 address 127.0.0.1 port {group.nodes[0].port}", "no server 0")
+            wait_until(lambda: status(judge)["writer"] == group.addresses[0] and used() == [group.nodes[0].port],
+                       what="the writer having another number")
+            moved = judge.command("move", group.addresses[1])
+            assert (moved.returncode, used()) == (0, [group.nodes[1].port]), moved
+            read_all(old)  # until its end
 
 
 # --- clients of the watcher ------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ compared only whether the client is served; then the turns are brought together 
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 from collections.abc import Callable
@@ -23,10 +24,10 @@ import pytest
 from tests.harness import Server, naming, wait_until
 from tests.pen.balancers import GPEN, PEN, Balancer, needs_pen
 
-pytestmark = needs_pen
+pytestmark = [needs_pen, pytest.mark.turmoil]
 
-SEQUENCES = 100
 STEPS = 25
+SEQUENCES = int(os.environ.get("TURMOIL", "1250")) // STEPS  # `make campaign` takes more
 CLIENTS = [f"127.0.1.{i}" for i in range(1, 9)]
 PRIO, WEIGHT, TURN = "prio", "weight", ""
 

@@ -123,11 +123,11 @@ def test_small_chunks_are_read_as_strictly_as_others(sent: tuple[bytes, bytes],
         at = int(where * len(stream))
         stream = stream[:at] + spoiler + stream[at + replaces:]
     pieces = cut(data, stream + NEXT)
-    small, subject._SMALL_CHUNKS = subject._SMALL_CHUNKS, re.compile(b"")
+    small, subject._small_chunks = subject._small_chunks, lambda: re.compile(b"")
     try:
         expected = outcome(pieces)
     finally:
-        subject._SMALL_CHUNKS = small
+        subject._small_chunks = small
     assert outcome(pieces) == expected
 
 
