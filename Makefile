@@ -1,4 +1,4 @@
-# make demo | test | build | campaign | fuzz | chaos | chaos-galera | bench | bench-udp | bench-tls | bench-galera | lint | man | docs | clean
+# make demo | test | build | campaign | fuzz | chaos | chaos-galera | replace | workers | bench | bench-udp | bench-tls | bench-workers | bench-galera | lint | man | docs | clean
 # Everything goes into a virtual environment of its own (.venv); nothing else is needed than Python 3.10 or newer. Where
 # a C compiler is, what of gpen can be compiled is, and PURE=1 (or GPEN_PURE=1) does without: make test PURE=1
 
@@ -14,7 +14,7 @@ BUILD_NEEDS = $$(sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '
 TYPED = $(wildcard gpen/*/*.pxd)
 C_SOURCES = setup.py gpen/core.py $(TYPED) $(wildcard gpen/*/*.pyx) $(TYPED:.pxd=.py)
 
-.PHONY: demo test build campaign fuzz chaos chaos-galera bench bench-udp bench-tls bench-galera lint man docs clean
+.PHONY: demo test build campaign fuzz chaos chaos-galera replace workers bench bench-udp bench-tls bench-workers bench-galera lint man docs clean
 
 demo: $(VENV)/.base $(CORE)
 	$(PY) contrib/demo.py
@@ -45,6 +45,16 @@ chaos: $(VENV)/.test $(CORE)
 chaos-galera: $(VENV)/.test $(CORE)
 	$(PY) -m tests.galera.chaos $(CHAOS)
 
+# 100 times another gpen takes the place of the one that runs, under 500 new connections and 1,000 queries a second and
+# 200 sessions that are kept: nobody may notice. REPLACE=--help tells more
+replace: $(VENV)/.test $(CORE)
+	$(PY) -m tests.replacements $(REPLACE)
+
+# 10,000 clients at once for servers that take 12, a minute in which a worker is killed each second, and one in which all
+# kinds of things happen. LOAD=--help tells more
+workers: $(VENV)/.test $(CORE)
+	$(PY) -m tests.workers $(LOAD)
+
 bench: $(VENV)/.base $(CORE)
 	$(PY) -m tests.bench $(BENCH)
 
@@ -53,6 +63,10 @@ bench-udp: $(VENV)/.test $(CORE)
 
 bench-tls: $(VENV)/.base $(CORE)
 	$(PY) -m tests.bench.tls $(BENCH)
+
+# what workers cost, and what they bring, by CPU time: two minutes
+bench-workers: $(VENV)/.base $(CORE)
+	$(PY) -m tests.bench.workers $(BENCH)
 
 # CPU time of sysbench's transactions through a balancer, before three real nodes: five minutes
 bench-galera: $(VENV)/.test $(CORE)

@@ -14,16 +14,19 @@ A tour of the sources, in the order in which they are best read:
    what HUP changes
 4. ``proto/protocol.py``   what a session asks of what its client and server speak; ``mysql.py``, ``http.py`` and what
    they need, ``proxy_header.py`` and ``client_hello.py``: bytes in, bytes and verdicts out
-5. ``wire/session.py``     one TCP conversation from accept to log line; ``relay.py`` moves its bytes, in bulk through
+5. ``wire/session.py``    one TCP conversation from accept to log line; ``relay.py`` moves its bytes, in bulk through
    ``pipes.py``; ``poller.py`` says when, ``kernel.py`` is what both ask of the kernel; ``listener.py`` and
-   ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a server, ``check.py`` asks whether that is well;
-   ``tls.py`` is what may be on the wire of a side, and ``http.py`` what may be done on the way; ``flow.py``,
-   ``datagram.py`` and ``loops.py`` are UDP; ``pacing.py`` lets long work leave others time, ``faults.py`` lets what
-   goes on for ever survive what fails
-6. ``daemon/balancer.py``  makes all of these and tells each what it needs of the others: ``front.py`` is a listener,
+   ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a server, ``check.py`` asks whether that is
+   well; ``tls.py`` is what may be on the wire of a side, and ``http.py`` what may be done on the way; ``flow.py``,
+   ``datagram.py`` and ``loops.py`` are UDP; ``worker_session.py`` is a session in a worker, ``remote.py`` what the
+   main process has of it, ``channel.py`` the way between them; ``pacing.py`` lets long work leave others time,
+   ``faults.py`` lets what goes on for ever survive what fails
+6. ``daemon/balancer.py`` makes all of these and tells each what it needs of the others: ``front.py`` is a listener,
    ``listeners.py`` all of them, ``logs.py`` where they log, ``sessions.py`` the register of their sessions;
    ``changes.py`` changes the configuration, ``executor.py`` runs commands, ``queries.py`` answers; ``process.py``
-   makes it a daemon
+   makes it a daemon, ``fork_server.py`` forks workers, ``worker.py`` is one, ``workers.py`` what the main process has
+   of them; ``activation.py`` takes what systemd listens on (``wire/given.py``), ``notify.py`` tells it how gpen is;
+   ``handover.py`` and ``inheritance.py`` are the two sides when another gpen takes its place
 7. ``cli.py`` and ``gpenctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;
    ``netlog/``: gpenlog and gpenlogd; ``docs/``: manuals and completion
 8. ``usage.py``, ``files.py`` and ``rights.py``: how they complain of a command line, make, write and give away

@@ -8,8 +8,8 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -35,7 +35,8 @@ from gpen.control.sources import Sources
 from gpen.control.validation import notes
 from gpen.control.ways import Ways
 from gpen.core import CORE
-from gpen.daemon import own_address, process
+from gpen.daemon import activation, fork_server, own_address, process, worker
+from gpen.daemon.activation import Passed
 from gpen.daemon.balancer import Balancer
 from gpen.daemon.changes import (
     check_completeness,
@@ -50,13 +51,17 @@ from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import open_countries
 from gpen.daemon.front import make_terminator, resolved
 from gpen.daemon.hostnames import Hostnames
+from gpen.daemon.inheritance import Inheritance
 from gpen.daemon.listeners import named
+from gpen.daemon.notify import Notifier
+from gpen.daemon.upgrade import REPLACE, without_replace
 from gpen.model.address import Endpoint, network_address, parse_listen, parse_server
 from gpen.model.listener import Scope
 from gpen.model.pool import SPECIAL
 from gpen.model.server import TCP, UDP
 from gpen.model.settings import SETTINGS, Settings
 from gpen.model.text import printable, shortened
+from gpen.wire.given import GivenSockets
 from gpen.wire.resolver import Answer, ResolveError, Resolver
 from gpen.wire.sockets import ListenError
 
@@ -75,8 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: ended as it was told to; 1: it could not start or failed; 2: wrong arguments or a wrong configuration. Without
     ``argv`` the process is gpen's own, with its arguments.
     """
+    passed: Sequence[Passed] = ()
     if argv is None:
-        process.begin()
+        passed = activation.passed(os.environ)
+        process.begin(each.fd for each in passed)
     argv = list(sys.argv[1:] if argv is None else argv)
     process.tell_on_stderr()
     if CORE.problem:
@@ -91,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"gpen {__version__} ({CORE.flavour})")
             return 0
         configuration, sources = configure(arguments)
+        if arguments[REPLACE]:
+            check_replaces(configuration.settings)
         if arguments["--check"]:
             for _, words in notes(configuration, configuration.pool.all_servers()):
                 log.warning("%s", words)
@@ -98,7 +107,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
     except ScriptError as error:
         return _complain(error, USAGE)
-    return run(configuration, sources, shlex.join(["gpen", *argv]))
+    command_line = shlex.join(["gpen", *without_replace(argv)])
+    return run(configuration, sources, command_line, passed, arguments[REPLACE])
+
+
+def check_replaces(settings: Settings) -> None:
+    """Raises ScriptError where --replace could ask nobody."""
+    if settings.control is None:
+        raise ScriptError(f"{REPLACE}: needs the control socket of the gpen that runs: give -C PATH")
+    if not parse_listen(settings.control).path:
+        raise ScriptError(f"{REPLACE}: sockets pass over a control socket that is a file only, and this is "
+                          f"'{settings.control}': give -C /PATH")
 
 
 def check_text(argv: Sequence[str]) -> None:
@@ -401,12 +420,25 @@ def _check_addresses(scope: Scope, resolver: Resolver, own: dict[str, Endpoint])
     errors.raise_all()
 
 
-def run(configuration: Configuration, sources: Sources, command_line: str) -> int:
-    """Become the daemon, or stay in the foreground, and serve until stopped; returns the exit status."""
-    detached = None if configuration.settings.foreground else process.detach()
+def run(configuration: Configuration, sources: Sources, command_line: str, passed: Sequence[Passed] = (),
+        replaces: bool = False) -> int:
+    """Become the daemon, or stay in the foreground, and serve until stopped, with the sockets that were passed on to
+    this process, or that the gpen has which it ``replaces``; returns the exit status."""
+    settings = configuration.settings
+    notifier = Notifier.of(os.environ)
+    detached = None if settings.foreground else process.detach()
     status = FAILED
     try:
-        status = _serve(Balancer(configuration, sources, command_line), detached)
+        process.set_debug(settings.debug)
+        process.bind_rights(settings)
+        process.raise_descriptor_limit(configuration.settings_in_use())
+        # now, for whatever is forked later shares the hub's epoll
+        workers = fork_server.start(worker.serve, Chroot()) if process.workers_of(settings) else None
+        make = partial(Balancer, notifier=notifier, fork_server=workers)
+        with (closing(notifier), closing(workers) if workers is not None else nullcontext(),
+              closing(activation.given(passed, configuration)) as given):
+            status = (_replace(make, configuration, sources, command_line, detached) if replaces else
+                      _serve(make(configuration, sources, command_line), detached, given))
     except ScriptError as error:
         status = _complain(error, USAGE)
     except (ListenError, process.StartError) as error:
@@ -421,21 +453,31 @@ def run(configuration: Configuration, sources: Sources, command_line: str) -> in
     return status
 
 
-def _serve(balancer: Balancer, detached: process.Detached | None) -> int:
+def _replace(make: Callable[..., Balancer], configuration: Configuration, sources: Sources, command_line: str,
+             detached: process.Detached | None) -> int:
+    """Serve in the place of another gpen, with what that has been told at runtime."""
+    with closing(Inheritance.claim(configuration.settings)) as inheritance:
+        merged = Configuration(time.monotonic, time.time)
+        merged.adopt(inheritance.merged(sources))
+        balancer = make(merged, sources, command_line, inheritance)
+        return _serve(balancer, detached, inheritance.listeners, inheritance)
+
+
+def _serve(balancer: Balancer, detached: process.Detached | None, given: GivenSockets,
+           inheritance: Inheritance | None = None) -> int:
     settings = balancer.settings
-    process.set_debug(settings.debug)
-    process.bind_rights(settings)
-    pid_file = process.PidFile(settings.pid_file) if settings.pid_file else None
+    pid_file = None
+    if settings.pid_file:
+        locked = inheritance.pid_file if inheritance is not None else process.PidFile
+        pid_file = balancer.handover.pid_file = locked(settings.pid_file)
     syslog = process.syslog() if detached is not None else None  # while /dev/log is in sight
     try:
-        process.raise_descriptor_limit(balancer.settings_in_use())
         try:
-            balancer.open()
-            process.confine(settings, [*(pid_file.made() if pid_file else ()), *balancer.logs.made()], balancer.chroot)
+            balancer.open(given)
+            balancer.confine(pid_file.made() if pid_file else ())
         except BaseException:
             balancer.close()  # or the socket files of those that are open stay behind
             raise
-        balancer.logs.confined(settings.user)
         balancer.serve(lambda: _announce(balancer, detached, syslog))
         log.info("gpen ended")
     finally:
@@ -450,6 +492,7 @@ def _announce(balancer: Balancer, detached: process.Detached | None, syslog: log
         process.tell(syslog)
         detached.quiet()
         detached.report(0)
+    balancer.notifier.ready(balancer.status())
     log.info("gpen %s (%s) listens on %s", __version__, CORE.flavour, ", ".join(balancer.listeners.addresses()))
 
 

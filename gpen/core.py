@@ -29,6 +29,7 @@ MODULES: frozenset[str] = frozenset({
     "gpen.model.selector",
     "gpen.model.server",
     "gpen.model.silence",
+    "gpen.wire.channel",
     "gpen.wire.conversation",
     "gpen.wire.datagram",
     "gpen.wire.dial",
@@ -39,9 +40,11 @@ MODULES: frozenset[str] = frozenset({
     "gpen.wire.loops",
     "gpen.wire.poller",
     "gpen.wire.relay",
+    "gpen.wire.remote",
     "gpen.wire.session",
     "gpen.wire.sockets",
     "gpen.wire.tls",
+    "gpen.wire.worker_session",
 })
 COMPILED, PURE = "compiled", "pure"
 

@@ -17,8 +17,9 @@ import pytest
 from gpen.core import CORE
 from tests.built import complaint
 from tests.certificates import Certificates, make_certificates
-from tests.harness import LOCAL, ROOT, Gpen, Server, family_of
+from tests.harness import LOCAL, ROOT, WORKERS, Gpen, Server, family_of
 
+OURS = ("GPEN_PURE", "GPEN_TEST_WORKERS")  # which the tests heed
 OTHERS = ("GPEN", "AVAILABLE_WHEN_", "MYSQL_", "MARIADB_", "NO_COLOR", "COLUMNS", "LINES", "PYTHONUNBUFFERED")
 
 # How long an example takes says nothing on a busy machine. CI takes the same examples each time, `make campaign` more
@@ -70,7 +71,7 @@ def pytest_configure() -> None:
             signal.signal(number, signal.SIG_DFL)
     os.umask(0o022)
     for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith(OTHERS)]:
-        if name != "GPEN_PURE":
+        if name not in OURS:
             del os.environ[name]
     os.environ["LC_ALL"] = "C.UTF-8"
     if problem := complaint(ROOT):
@@ -78,7 +79,15 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> str:
-    return f"gpen: {CORE.flavour}"
+    return f"gpen: {CORE.flavour}, workers {WORKERS}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With workers, tests that look into the one process that gpen is without are left out."""
+    if WORKERS:
+        left_out = [item for item in items if item.get_closest_marker("one_process")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -34,12 +34,15 @@ from tests.servers import (
     sending,
 )
 
-__all__ = ["COMMAND", "LOCAL", "PATIENCE", "ROOT", "Gpen", "Serve", "Server", "SilentServer", "address_of", "connect",
+__all__ = ["COMMAND", "LOCAL", "PATIENCE", "PROGRAM", "ROOT", "WORKERS", "Gpen", "Serve", "Server", "SilentServer",
+           "address_of", "connect",
            "echo", "family_of", "free_port", "hold", "knowing", "naming", "needs_root", "open_to_all", "pair_of",
            "read_all", "refusing", "reset", "run_gpen", "seeing", "sending", "started", "wait_until"]
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, "-W", "error", str(ROOT / "bin" / "gpen")]
+WORKERS = int(os.environ.get("GPEN_TEST_WORKERS", "0"))  # that each gpen of the tests has, unless a test says otherwise
+PROGRAM = str(ROOT / "bin" / "gpen")
+COMMAND = [sys.executable, "-W", "error", PROGRAM, *(("-O", f"workers {WORKERS}") if WORKERS else ())]
 LOCAL = "127.0.0.1:0"
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
@@ -102,17 +105,18 @@ class Gpen:
     """A gpen in the foreground with a control socket, started with these arguments; use it in a ``with``."""
 
     def __init__(self, directory: Path, *arguments: str, name: str = "gpen", control: str = "",
-                 wrapper: Sequence[str] = ()) -> None:
+                 wrapper: Sequence[str] = (), fds: Sequence[int] = ()) -> None:
         """``directory`` takes its files, which are called ``name``; ``control`` is the control socket, if it shall not
-        be a file there; ``wrapper`` is a command that starts commands."""
+        be a file there; ``wrapper`` is a command that starts commands, and these descriptors are open to it."""
         self.directory = directory
+        self.arguments = arguments
         self.control = control or str(directory / f"{name}.ctl")
         self.log_file = directory / f"{name}.log"
         self._stderr = directory / f"{name}.err"
         with self._stderr.open("w") as stderr:
             self.process = subprocess.Popen(
                 [*wrapper, *COMMAND, "-f", "-C", self.control, *arguments], stdin=subprocess.DEVNULL,
-                stdout=stderr, stderr=stderr, cwd=directory)
+                stdout=stderr, stderr=stderr, cwd=directory, pass_fds=fds)
         self.pid = self.process.pid
         try:
             wait_until(self._answers, what=f"an answer of {self.control}")
@@ -256,8 +260,8 @@ def home_of(user: int, directory: Path) -> Path:
     return home
 
 
-def run_gpen(*arguments: str, directory: Path | None = None, wrapper: Sequence[str] = (),
+def run_gpen(*arguments: str, directory: Path | None = None, wrapper: Sequence[str] = (), fds: Sequence[int] = (),
              ) -> subprocess.CompletedProcess[str]:
     """Run gpen to its end: for what it refuses, or answers at once."""
     return subprocess.run([*wrapper, *COMMAND, *arguments], capture_output=True, text=True, timeout=PATIENCE,
-                          cwd=directory, stdin=subprocess.DEVNULL, check=False)
+                          cwd=directory, stdin=subprocess.DEVNULL, check=False, pass_fds=fds)

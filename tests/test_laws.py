@@ -242,20 +242,23 @@ def test_a_session_has_one_exit() -> None:
 
 def test_leases_end_where_they_began() -> None:
     """A place on a server is given back by its session, flow or idler: where it dialled in vain, when the server's side
-    has ended, or at its end."""
+    has ended, or at its end; those of a worker are stand-ins, and what counts is in the main process (remote.py)."""
     ends = {(path.relative_to(PACKAGE).as_posix(), function.name) for path in FILES for function in functions(path)
             if any(re.search(r"lease\.(release|fail)$", call) for call in calls_in(function))}
     assert {(file, name) for file, name in ends if file != "wire/idlers.py"} == {
-        ("wire/session.py", "_unreached"), ("wire/flow.py", "_unreached"), ("wire/conversation.py", "_blame"),
-        ("wire/session.py", "parted"), ("wire/conversation.py", "_settle_accounts")}
+        ("wire/conversation.py", "_unreached"), ("wire/flow.py", "_unreached"), ("wire/conversation.py", "_blame"),
+        ("wire/session.py", "parted"), ("wire/conversation.py", "_settle_accounts"),
+        ("wire/remote.py", "parted"), ("wire/remote.py", "_give_back"), ("wire/worker_session.py", "_unreached")}
 
 
 def test_a_client_s_sessions_are_counted_in_and_out_in_one_place_each() -> None:
-    """Whoever is admitted is counted until the register of sessions forgets it, however it ends."""
+    """Whoever is admitted is counted until the register of sessions forgets it, however it ends; also in a worker,
+    where nobody asks."""
     places = {(path.relative_to(PACKAGE).as_posix(), function.name, call.rpartition(".")[2])
               for path in FILES for function in functions(path) for call in calls_in(function)
               if re.search(r"clients\.(touch|leave)$", call)}
-    assert places == {("wire/conversation.py", "_admit", "touch"), ("daemon/front.py", "forget", "leave")}
+    assert places == {("wire/conversation.py", "_admit", "touch"), ("daemon/front.py", "forget", "leave"),
+                      ("daemon/worker.py", "forget", "leave")}
 
 
 COUNTED_BY_LEASES = ("sessions", "total", "sx", "rx", "spares")

@@ -1,7 +1,7 @@
 # Completion of gpen and gpenctl in bash, made from gpen's command table by
 #   python -m gpen.docs.completion bash
 
-_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max close conn_max conn_max_total connection control control_access control_acl control_mode debug delayed_forward drain dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting half_closed_timeout hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include keepalive kqueue leastconn listen listener listeners log log_format mode multi_accept mysql name_refresh on_down peek pending_max pid pid_file poll prio proxy_protocol random recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path state status stay stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight write"
+_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max close conn_max conn_max_total connection control control_access control_acl control_mode debug delayed_forward drain drain_timeout dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting half_closed_timeout handover hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include keepalive kqueue leastconn listen listener listeners log log_format mode multi_accept mysql name_refresh on_down peek pending_max pid pid_file poll prio proxy_protocol random recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path state status stay stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered upgrade user user_timeout web_stats weight workers write"
 
 # What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.
 _gpen_after() {
@@ -79,6 +79,7 @@ _gpen_after() {
         "tracking_with 0 "*) echo "LISTENER" ;;
         "user 0 "*) echo "USER" ;;
         "web_stats 0 "*) echo "FILE" ;;
+        "workers 0 "*) echo "auto json" ;;
         "write 0 "*) echo "FILE" ;;
     esac
 }
@@ -161,7 +162,7 @@ _gpen() {
     if wanted=$(_gpen_value "${words[${#words[@]} - 2]}"); then
         _gpen_reply "$wanted"
     elif [[ $cur == -* ]]; then
-        _gpen_reply "--check --help --version -A -a -b -B -c -C -d -D -e -E -f -F -G -h -H -i -j -K -L -l -m -n -O -o -p -P -q -Q -r -R -s -S -T -t -U -u -W -w -x -X -Z"
+        _gpen_reply "--check --help --replace --version -A -a -b -B -c -C -d -D -e -E -f -F -G -h -H -i -j -K -L -l -m -n -O -o -p -P -q -Q -r -R -s -S -T -t -U -u -W -w -x -X -Z"
     elif [[ $cur == [/.~]* ]]; then
         _gpen_reply FILE
     fi
@@ -200,7 +201,7 @@ _gpenctl_command() {
     elif [[ $1 != no ]]; then
         _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
     elif (($# == 2)); then
-        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max conn_max conn_max_total control control_access control_acl control_mode debug delayed_forward dummy emergency epoll exit_enabled foreground geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen listener log log_format multi_accept mysql name_refresh on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight"
+        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max conn_max conn_max_total control control_access control_acl control_mode debug delayed_forward drain_timeout dummy emergency epoll exit_enabled foreground geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen listener log log_format multi_accept mysql name_refresh on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight workers"
     elif (($# == 3)) && [[ $2 == listener ]]; then
         _gpen_reply LISTENER
     fi

@@ -330,6 +330,12 @@ def _no_listener(words: Sequence[str]) -> Arguments:
     raise ValueError("expected NAME and a COMMAND: listener NAME listen [HOST:]PORT, say")
 
 
+def _handover(words: Sequence[str]) -> Arguments:
+    if len(words) != 2:
+        raise ValueError("expected PROTOCOL VERSION: it is what gpen --replace says")
+    return {"protocol": whole(0).parse(words[0]), "version": words[1]}
+
+
 def _help(words: Sequence[str]) -> Arguments:
     return maybe("name", str, None)(words[1:] if words[:1] == ["no"] else words)
 
@@ -341,7 +347,9 @@ _NO_EFFECT = "Accepted for pen's sake, without effect: gpen always uses epoll an
 _COMMANDS = [
     # looking
     Command("servers", "servers [json]", "List the servers: address, sessions (of all listeners), limits and "
-            "bytes (sx sent to the server, rx received from it).", nothing, json=True, example="servers json"),
+            "bytes (sx sent to the server, rx received from it). Where this gpen has replaced another that has "
+            "sessions yet, old is how many: max and hard count these as well.", nothing, json=True,
+            example="servers json"),
     Command("sessions", "sessions [json]", "List the sessions: id, client, server, state, age and idle time in "
             "seconds, bytes to the server (up) and to the client (down), and the listener if it has a name.", nothing,
             json=True),
@@ -442,6 +450,12 @@ _COMMANDS = [
             "country database again, look names up, and carry out what has changed in the file of -F since it was read "
             "last, whole or not at all. A line that went is undone; what was changed at runtime, and the file never "
             "mentioned, stays. Answers the changes, a line each, or what is wrong.", nothing, "admin"),
+    Command("upgrade", "upgrade", "Start gpen anew, with the same arguments and --replace: it gets the listening "
+            "sockets and all that this one knows, and when it is ready this one only ends its sessions; PATH.old, "
+            "beside the control socket, answers for it then. Answers the pid of the new one; or why it can't, and then "
+            "this one goes on as before. Needs a control socket that is a file, and no chroot.", nothing, "admin"),
+    Command("handover", "handover PROTOCOL VERSION", "What gpen --replace says to the gpen whose place it takes. For "
+            "gpen alone.", _handover, "admin"),
     Command("exit", "exit", "Stop gpen. Only with option -X.", nothing, "admin"),
     # without effect
     *(Command(name, name, _NO_EFFECT, anything, parse_no=anything, usage_no=f"no {name}", configures=True,
@@ -480,9 +494,10 @@ def _of_setting(setting: Setting) -> Command:
     def parse_no(words: Sequence[str]) -> Arguments:
         return {"value": setting.off} | nothing(words)
 
-    usage = setting.name if setting.is_flag else f"{setting.name} [{setting.kind.metavar}]"
+    metavar = f"{setting.kind.metavar}|json" if setting.is_listed else setting.kind.metavar
+    usage = setting.name if setting.is_flag else f"{setting.name} [{metavar}]"
     return Command(setting.name, usage, setting.help, parse, "admin", parse_no, f"no {setting.name}", configures=True,
-                   setting=setting, example=setting.example, is_ignored=setting.is_ignored)
+                   json=setting.is_listed, setting=setting, example=setting.example, is_ignored=setting.is_ignored)
 
 
 COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS} | {
@@ -518,6 +533,8 @@ OPTIONS: tuple[Option, ...] = (
            "command reload."),
     Option("-O", "COMMAND", "Run a command at start; may be given several times."),
     Option("-o", "COMMAND", "The same as -O."),
+    Option("--replace", "", "Take the place of the gpen that runs with this control socket (-C /PATH), which then only "
+           "ends its sessions: clients do not notice."),
     Option("--check", "", "Read everything, say what is wrong or that it is valid, and open nothing."),
     Option("--help", "", "Show this text."),
     Option("--version", "", "Show the version."),

@@ -38,6 +38,11 @@ class Configuration:
         self.ignored: set[str] = set()  # commands without effect that were run
         pool.use(self._rosters[pool.transport])
 
+    def settings_in_use(self) -> list[Settings]:
+        """Those of the listeners that have an address."""
+        every = [scope.settings for scope in self.scopes.values()]
+        return [settings for settings in every if settings.listen] or every[:1]
+
     @property
     def unnamed(self) -> Scope:
         """The listener without a name."""

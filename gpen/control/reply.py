@@ -87,7 +87,13 @@ def _text(value: str) -> str:
 def _server(row: Row) -> str:
     # pen's field addr holds the numeric address; the two special servers have no number and are not pen's to list
     return (f"{row['number']} addr {row['address']} port {row['port']} conn {row['sessions']} max {row['max']} "
-            f"hard {row['hard']} weight {row['weight']} prio {row['prio']} sx {row['sx']} rx {row['rx']}\n")
+            f"hard {row['hard']} weight {row['weight']} prio {row['prio']} sx {row['sx']} rx {row['rx']}"
+            f"{_old(row)}\n")
+
+
+def _old(row: Row) -> str:
+    """The sessions of gpens that this one has replaced, where there are any: pen has no such thing."""
+    return f" old {row['old']}" if row["old"] else ""
 
 
 def _servers(rows: Sequence[Row]) -> str:
@@ -107,6 +113,11 @@ def _sessions(rows: Sequence[Row]) -> str:
 
 def _listener(row: Row) -> str:
     return f" listener {row['listener']}" if row["listener"] else ""
+
+
+def _workers(rows: Sequence[Row]) -> str:
+    return "".join(f"{row['number']} pid {row['pid']} sessions {row['sessions']} total {row['total']} "
+                   f"cpu {row['cpu']:.2f} started {timestamp(row['started'])} silent {row['silent']}\n" for row in rows)
 
 
 def _listeners(rows: Sequence[Row]) -> str:
@@ -169,8 +180,8 @@ def timestamp(seconds: float) -> str:
 
 _TEXT: dict[str, Callable[[Any], str]] = {
     "listeners": _listeners, "servers": _servers, "recent": _recent, "sessions": _sessions, "mode": _mode,
-    "connection": _connection, "events": _events, "explain": _explain, "status": _text, "help": _help,
-    "close": _text, "socket": _text, "exit": _text, "reload": _text,
+    "workers": _workers, "connection": _connection, "events": _events, "explain": _explain, "status": _text,
+    "help": _help, "close": _text, "socket": _text, "exit": _text, "reload": _text, "upgrade": _text,
 }
 
 

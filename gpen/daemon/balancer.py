@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,23 +26,31 @@ from gpen.daemon.checks import Checks
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.control_socket import ControlSocket
 from gpen.daemon.countries import Countries, open_countries, prepare_for_chroot
+from gpen.daemon.elders import Elders
 from gpen.daemon.executor import Executor
 from gpen.daemon.front import Shared, resolved
+from gpen.daemon.handover import Handover
 from gpen.daemon.hostnames import Hostnames
+from gpen.daemon.inheritance import Inheritance
 from gpen.daemon.listeners import Listeners
 from gpen.daemon.logs import Logs
+from gpen.daemon.notify import Notifier
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessions import Sessions
 from gpen.daemon.socket_files import SocketFiles
 from gpen.daemon.status import status_page
+from gpen.daemon.takeover import Takeover
+from gpen.daemon.upgrade import Upgrade
+from gpen.daemon.workers import Workers
 from gpen.files import write_whole
 from gpen.model.address import Endpoint, parse_listen
 from gpen.model.ending import Ending
 from gpen.model.pool import SPECIAL
 from gpen.model.server import Server, Target
-from gpen.model.settings import Settings
+from gpen.model.text import counted
 from gpen.wire.check import Prober
 from gpen.wire.faults import Troubles
+from gpen.wire.given import GivenSockets
 from gpen.wire.greenlets import Greenlets
 from gpen.wire.idlers import Idlers
 from gpen.wire.loops import Loops
@@ -60,15 +69,19 @@ KEPT_GREENLETS = 128
 class Balancer:
     """One gpen. Made from a Configuration, it opens everything in ``open`` and serves until ``stop``."""
 
-    def __init__(self, configuration: Configuration, sources: Sources, command_line: str = "") -> None:
+    def __init__(self, configuration: Configuration, sources: Sources, command_line: str = "",
+                 inheritance: Inheritance | None = None, notifier: Notifier | None = None, fork_server: Any = None,
+                 ) -> None:
         """``sources`` is where the configuration came from; ``command_line`` stands in the head of what ``write``
-        saves."""
+        saves; ``inheritance`` is what another gpen has, whose place this one takes. ``notifier`` tells who has started
+        gpen how it is; ``fork_server`` is the way to what forks workers, if there shall be any."""
+        self.notifier = notifier = notifier or Notifier()
         self.settings = settings = configuration.settings
         self.pool = pool = configuration.pool
         self.chroot = Chroot()
         self._configuration = configuration
-        self.sessions = Sessions(process.sessions_within_limit(self.settings_in_use()))
-        self._wanted = process.descriptors_wanted(self.settings_in_use())
+        self.sessions = Sessions(process.sessions_within_limit(configuration.settings_in_use()))
+        self._wanted = process.descriptors_wanted(configuration.settings_in_use())
         self.troubles = Troubles()
         self._sources = sources
         self._threads = get_hub().threadpool  # now: gevent loads it when it is first asked, perhaps inside a chroot
@@ -78,41 +91,49 @@ class Balancer:
         self._greenlets = Greenlets(KEPT_GREENLETS)
         files = SocketFiles(settings, self.chroot)
         self.logs = Logs(self._resolver, self.chroot, self.troubles, lambda: self.names.refresh_log())
+        count = process.workers_of(settings) if fork_server is not None else 0
+        self.workers = Workers(count, fork_server, self._poller, pool.events, self._resume)
+        self._renew_limit()
         loops = Loops(pool, lambda: self.listeners.datagram_listeners())
         self.listeners = Listeners(configuration, Shared(
             self.sessions, self._poller, self._greenlets, self.troubles, self._resolver, loops, files, self.chroot.path,
-            shed=self._shed, holds={}, short={}), self.logs)
+            shed=self._shed, holds={}, short={}, workers=self.workers if count else None), self.logs)
         unnamed = self.listeners.unnamed
         self.idlers = Idlers(unnamed)
         self.names = Hostnames(pool, settings, self._resolver, self.logs.networked, self._renamed)
         self.checks = Checks(pool, settings, self._prober, self.troubles, self._resume)
         self._countries = Countries(pool, lambda: (scope.clients for scope in configuration.scopes.values()))
-        self._control = ControlSocket(settings, pool, files)
+        self._control = ControlSocket(settings, pool, files, self.chroot)
+        self._elders = Elders(configuration, self._resume)
         self._changes = Changes(configuration, sources, command_line, self.listeners, self.logs, self.names,
-                                self._countries, self.chroot, self._threads.apply, self._taken_up)
-        self._queries = Queries(configuration, self.sessions, self.listeners, loops, self.stop)
+                                self._countries, self.workers, self.chroot, self._threads.apply, self._taken_up,
+                                notifier)
+        self._queries = Queries(configuration, self.sessions, self.listeners, loops, self.workers, self._elders,
+                                self.stop)
+        self.handover = Handover(configuration, sources, self.sessions, self.listeners, self._control, self._changes,
+                                 self._elders, self._replaced, self.stop)
+        self._inheritance = inheritance
+        self._takeover = Takeover(inheritance, configuration, sources, self.listeners, self._control, self._changes,
+                                  self._elders) if inheritance is not None else None
         self._executor = Executor(configuration, self._changes, self._queries, self.chroot, {
             "listen": lambda listener: self.listeners[listener].address or None,
             "control": lambda listener: self._control.address or None,
             "control_acl": lambda listener: settings.control_acl or 0,
             "idlers": lambda listener: f"{self.idlers.connected}/{settings.idlers}",
-        }, unnamed.stir)
+        }, unnamed.stir, Upgrade(self.handover, self._poller, self._children, self.chroot, notifier).run)
         self._janitor: Any = None
         self._stopping = Event()
         pool.health.on_condemned = self.sessions.condemned
         pool.health.on_unwell = self.names.refresh
         pool.on_moved = loops.changed
+        self._changes.on_renewed = self._elders.renew
         pool.is_ourselves = self._is_ourselves
-
-    def settings_in_use(self) -> list[Settings]:
-        """Those of the listeners that have an address."""
-        every = [scope.settings for scope in self._configuration.scopes.values()]
-        return [settings for settings in every if settings.listen] or every[:1]
 
     # --- opening and closing --------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Resolve names, bind, open files; nothing is accepted yet. Switches greenlets.
+    def open(self, given: GivenSockets | None = None) -> None:
+        """Resolve names, bind or take the sockets that are given, open files; nothing is accepted yet. Switches
+        greenlets.
 
         Raises ScriptError, sockets.ListenError or OSError.
         """
@@ -124,17 +145,26 @@ class Balancer:
         if settings.chroot:
             self._resolver.prepare_for_chroot(settings.timeout)
             prepare_for_chroot()
-        self.listeners.open()
+        self.listeners.open(given)
         places = list(self.names.places(said, answers))
         own = {front.name: front.listener.endpoint for front in self.listeners if front.listener is not None}
+        self.workers.open({front.name: front.settings for front in self.listeners})
         own_address.refuse(places, listening_at(Ways(said), own), said.origin_of)
         self.names.adopt(answers, places)
         if settings.control:
             address = parse_listen(settings.control, "127.0.0.1")
             self._control.open(settings.control, partial(resolved, self._resolver, settings, "control", address),
-                               self._executor.execute)
+                               self._executor.execute, self.handover.offer,
+                               self._inheritance.control if self._inheritance is not None else None)
         self.listeners.open_logs()
         self._changes.tell_notes(self.pool.all_servers())
+
+    def confine(self, made: Iterable[int]) -> None:
+        """Enter the chroot and become the user, with all processes; ``made`` are descriptors of files that are to be
+        the user's. Switches greenlets. Raises StartError."""
+        self.workers.confine()
+        process.confine(self.settings, [*made, *self.logs.made()], self.chroot)
+        self.logs.confined(self.settings.user)
 
     def serve(self, ready: Callable[[], None]) -> None:
         """Accept clients until ``stop``; then close everything. ``ready`` is called when clients and signals are
@@ -147,17 +177,37 @@ class Balancer:
             watcher = hub.loop.signal(number)
             watcher.start(gevent.spawn, action)
             watchers.append(watcher)
+        self._take_over()
         self._spare_collections()
         self._janitor = gevent.spawn(janitor.run, self.sessions, self._works())
         self.checks.tend_all()
+        self.workers.start()
         self.listeners.start()
         self._control.start()
         ready()
+        if self.notifier.watchdog:  # by the hub itself: one that hangs gives no sign
+            watchdog = hub.loop.timer(self.notifier.watchdog / 2, self.notifier.watchdog / 2)
+            watchdog.start(self.notifier.alive)
+            watchers.append(watchdog)
+        if self._takeover is not None:
+            self._takeover.tell()
         self._stopping.wait()
+        self.notifier.stopping()
         self.close()
         for watcher in watchers:
             watcher.stop()
             watcher.close()
+
+    def _take_over(self) -> None:
+        """Take the place of the gpen whose inheritance this one has, if it has one. Switches greenlets. Raises
+        StartError, ScriptError, ListenError or OSError, with all closed again."""
+        if self._takeover is None:
+            return
+        try:
+            self._takeover.take_over(self.handover.pid_file)
+        except BaseException:
+            self.close()
+            raise
 
     def _spare_collections(self) -> None:
         """What a large configuration has made stays: Python's collections of garbage need not look at it, which took
@@ -179,6 +229,7 @@ class Balancer:
 
     def close(self) -> None:
         """Stop accepting, end all sessions, then close control socket and log. Switches greenlets."""
+        self.handover.abandon()
         self.listeners.close()
         for session in self.sessions:
             try:
@@ -193,6 +244,7 @@ class Balancer:
             self._janitor.kill()
         self.idlers.close()
         self.checks.close()
+        self.workers.close()
         self.listeners.close_logs()
         self._greenlets.dismiss()
         self._poller.close()
@@ -204,9 +256,9 @@ class Balancer:
         process.set_debug(self.settings.debug)
         if "control_mode" in draft.values:
             self._control.renew_mode()
-        if self._wanted != (wanted := process.descriptors_wanted(self.settings_in_use())):
+        if self._wanted != (wanted := process.descriptors_wanted(self._configuration.settings_in_use())):
             self._wanted = wanted
-            process.raise_descriptor_limit(self.settings_in_use())
+            process.raise_descriptor_limit(self._configuration.settings_in_use())
         self._renew_limit()
         if draft.new_addresses() or draft.deleted or draft.listeners or not draft.values.keys().isdisjoint(SPECIAL):
             self.sessions.follow_servers()
@@ -225,6 +277,11 @@ class Balancer:
         gevent.spawn(self.checks.tend_all)
         self._resume()
 
+    def _replaced(self, pid: int) -> None:
+        """Another process serves in our place from now on."""
+        self.idlers.close()
+        self.notifier.hand_over(pid)
+
     def _resume(self) -> None:
         """There may be room, or a server, for another client of any listener."""
         for front in self.listeners:
@@ -239,7 +296,8 @@ class Balancer:
         return Prober(server, self.settings, self._poller, self._children, self.chroot.path)
 
     def _renew_limit(self) -> None:
-        self.sessions.most = process.sessions_within_limit(self.settings_in_use())
+        every = self._configuration.settings_in_use()
+        self.sessions.most, self.workers.most = process.sessions_within_limit(every), process.sessions_of_each(every)
 
     def _works(self) -> Sequence[janitor.Work]:
         """What is to be done each second."""
@@ -252,11 +310,25 @@ class Balancer:
             ("troubles", self.troubles.tend),
             ("checks", self.checks.tend_all),
             ("children", self._children.reap),
+            ("workers", self.workers.tend),
             ("accepting", self._resume),
             ("sessions", lambda: janitor.tend_sessions(self.sessions)),
             ("conn_max", self._evict_excess),
             ("listeners that are gone", self.listeners.tend),
+            ("the service manager", self._tell_manager),
         )
+
+    def status(self) -> str:
+        """In a line where it listens, and what it does. Switches greenlets when there are many servers."""
+        standing = Counter(server.target.standing for server in gently(self.pool.all_servers()) if not server.is_empty)
+        servers = ", ".join(f"{standing[word]} {word}" for word in ("up", "drained", "down") if standing[word])
+        return (f"listens on {', '.join(self.listeners.addresses())}; {counted(len(self.sessions), 'session')}; "
+                f"servers: {servers or 'none'}")
+
+    def _tell_manager(self) -> None:
+        self.notifier.tend()
+        if self.notifier.is_due():
+            self.notifier.status(self.status())
 
     def _shed(self) -> bool:
         """Descriptors or memory are short: end what no client needs. Whether there was any."""
@@ -270,6 +342,7 @@ class Balancer:
         """USR1: the status page to the file of -w, or else a summary to the diagnostics."""
         if self.settings.web_stats:
             try:
+                self.workers.refresh()
                 write_whole(self.chroot.path(self.settings.web_stats), status_page(self._queries))
             except OSError as error:
                 log.error("can't write '%s': %s", self.settings.web_stats, error.strerror)

@@ -36,9 +36,11 @@ class Executor:
     """Runs a line at a time, for as many clients as there are."""
 
     def __init__(self, configuration: Configuration, changes: Changes, queries: Queries, chroot: Chroot,
-                 answers: Mapping[str, Callable[[str], Any]], acted: Callable[[], object]) -> None:
+                 answers: Mapping[str, Callable[[str], Any]], acted: Callable[[], object],
+                 upgrade: Callable[[Call], Any]) -> None:
         """``answers`` has the settings that are answered with something else than their value, which are told for which
-        listener; ``acted`` is called when something was done to a server."""
+        listener; ``acted`` is called when something was done to a server; ``upgrade`` carries out the command of that
+        name."""
         self._configuration = configuration
         self._settings = configuration.settings
         self._changes = changes
@@ -46,6 +48,7 @@ class Executor:
         self._chroot = chroot
         self._answers = answers
         self._acted = acted
+        self._upgrade = upgrade
 
     def execute(self, line: str, address: str) -> Iterator[str]:
         """Run one line of the control client at this address, which is empty at a socket that is a file; the reply
@@ -86,6 +89,8 @@ class Executor:
             return self._include(call, address)
         if name == "reload":
             return self._changes.reload()
+        if name == "upgrade":
+            return self._upgrade(call)
         if name == "write":
             self._changes.write(call)
         elif self._is_action(call):
@@ -96,6 +101,7 @@ class Executor:
                 self._check_listener(call["listener"])
             self._changes.apply([call])
         else:
+            self._queries.refresh(call)
             return getattr(self._queries, name)(call)
         return None
 
@@ -152,10 +158,13 @@ class Executor:
         assert setting is not None
         if call.arguments:
             if setting.startup:
-                raise call.error("it counts at start only: write the configuration, change it there and restart")
+                raise call.error("it counts at start only: write the configuration, change that, upgrade or restart")
             self._changes.apply([call])
             if call.no or setting.is_flag or setting.reply is None:
                 return None
+        if setting.is_listed and not call.no:
+            self._queries.refresh(call)
+            return getattr(self._queries, setting.name)(call)
         answer = self._answers.get(setting.name)
         scope = self._configuration.scopes[call.listener]
         return scope.settings.get(setting.name) if answer is None else answer(call.listener)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from gpen.control.script import ScriptError
@@ -27,15 +28,18 @@ from gpen.wire.conversation import Conversation, Watch
 from gpen.wire.conversation import Front as Base
 from gpen.wire.datagram import DatagramListener
 from gpen.wire.faults import Seldom, Troubles
+from gpen.wire.flow import Flow, Told
+from gpen.wire.given import GivenSockets
 from gpen.wire.greenlets import Greenlets
 from gpen.wire.hold import Hold
 from gpen.wire.listener import Listener
 from gpen.wire.loops import Loops
-from gpen.wire.pacing import Pacer
+from gpen.wire.pacing import Pacer, gently
 from gpen.wire.poller import Poller
 from gpen.wire.resolver import Endpoints, ResolveError, Resolver
 from gpen.wire.session import Session
 from gpen.wire.tls import Terminator, TlsError
+from gpen.wire.tls_contexts import Pace
 
 log = logging.getLogger("gpen")
 
@@ -66,12 +70,29 @@ class Register(Protocol):
     def __iter__(self) -> Iterator[Conversation]: ...
 
 
+class Workers(Protocol):
+    """The processes that serve sessions, if others than this one do."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is one that takes a session now."""
+
+    def begin(self, front: Front, sock: Any, address: str, port: int) -> None:
+        """Have one serve this client, who counts from now on."""
+
+
 class Files(Protocol):
     """What makes and removes the files of unix sockets."""
 
     def listen(self, address: Address, *, leaving: Mapping[str, sockets.Socket]) -> sockets.Socket: ...
 
     def remove(self, name: str) -> None: ...
+
+    def has_made(self, name: str) -> bool: ...
+
+    def own(self, name: str) -> None: ...
+
+    def disown(self, name: str) -> None: ...
 
     def is_at(self, name: str, bound: Endpoint, endpoint: Endpoint) -> bool: ...
 
@@ -92,7 +113,8 @@ class Log(Protocol):
 class Shared:
     """What all listeners of a gpen have in common. ``locate`` gives the name of a file as it is seen from within the
     chroot; ``shed`` ends what no client needs, when descriptors are short. ``holds`` are the waiting rooms where
-    somebody waits, ``short`` the listeners that wait for others' sessions to end."""
+    somebody waits, ``short`` the listeners that wait for others' sessions to end; ``workers`` serve the sessions of
+    TCP, or None."""
 
     register: Register
     poller: Poller
@@ -105,6 +127,7 @@ class Shared:
     shed: Callable[[], bool]
     holds: dict[Hold, None]
     short: dict[Front, None]
+    workers: Workers | None
 
 
 @dataclass
@@ -145,6 +168,7 @@ class Front(Base):
         self._register = shared.register
         self._holds = shared.holds
         self._short = shared.short
+        self._workers = shared.workers
         self._refusals = Seldom()
         self._leaving: list[DatagramListener] = []  # listeners of before that have flows yet
 
@@ -171,6 +195,62 @@ class Front(Base):
             self._give_up(listener)
             self.loops.changed()
 
+    def suspend(self, with_flows: bool) -> None:
+        """Take no client until ``go_on``, or ``hand_over``: who comes waits in the kernel. ``with_flows``: flows of UDP
+        stand still as well."""
+        if isinstance(self.listener, DatagramListener):
+            self.listener.suspend(with_flows)
+        elif self.listener is not None:
+            self.listener.suspend()
+
+    def go_on(self) -> None:
+        """It was suspended, and another has perhaps tuned its socket meanwhile."""
+        if self.listener is not None:
+            self.listener.tune(self.settings)
+            self.listener.go_on()
+
+    def lent_flows(self) -> Iterator[Flow]:
+        """Those of its socket that stand still."""
+        if isinstance(self.listener, DatagramListener):
+            yield from (flow for flow in self.listener.flows.values() if flow.is_lent)
+
+    def hand_over(self, is_taken: bool) -> None:
+        """Another gpen has this socket, and its flows; or has no use for it, and nobody listens there any more.
+        Sessions go on."""
+        listener = self.listener
+        if listener is None:
+            return
+        if not is_taken:
+            listener.go_on()
+            self.end()
+            return
+        self.listener = None
+        self._shared.files.disown(listener.bound_to)
+        if isinstance(listener, DatagramListener):
+            listener.hand_over()
+        else:
+            listener.close()
+
+    def adopt_flow(self, told: Told, fd: int) -> bool:
+        """Go on with a flow of UDP that another gpen had, and with its socket; False when nothing comes of it."""
+        return isinstance(self.listener, DatagramListener) and self.listener.adopt(told, fd)
+
+    @property
+    def is_wider(self) -> bool:
+        """Whether its socket is at [::] where 0.0.0.0 was asked for, as systemd binds a port without a host."""
+        return (self.listener is not None and self.listener.endpoint.host == "::"
+                and parse_listen(self.settings.listen or "").host == "0.0.0.0")
+
+    @property
+    def has_file(self) -> bool:
+        """Whether its socket has a file that gpen has made, and not who has passed it on to gpen."""
+        return self.listener is not None and self._shared.files.has_made(self.listener.bound_to)
+
+    def own_file(self) -> None:
+        """The file of a unix socket that another gpen has made is ours from now on."""
+        if self.listener is not None and "/" in self.listener.bound_to:
+            self._shared.files.own(self.listener.bound_to)
+
     @property
     def address(self) -> str:
         """The address that clients connect to, as it was given; with the real port where 0 was given."""
@@ -182,18 +262,32 @@ class Front(Base):
     def _new_listener(self, address: Address, endpoint: Endpoint, settings: Settings, leaving: Sequence[AnyListener],
                       ) -> AnyListener:
         """One at an address, with these settings. Those that are ``leaving`` theirs may stand in its way."""
-        shared, kind = self._shared, DatagramListener if settings.udp else Listener
+        files, kind = self._shared.files, DatagramListener if settings.udp else Listener
         ours = {listener.bound_to: listener.socket for listener in (self.listener, *self._left, *leaving)
                 if isinstance(listener, kind) and listener.is_open}
         if settings.udp:
-            return DatagramListener(sockets.receive_datagrams(address, endpoint, list(ours.values())), self)
-        if address.path:
-            sock = shared.files.listen(address, leaving=ours)
+            sock = sockets.receive_datagrams(address, endpoint, list(ours.values()))
+        elif address.path:
+            sock = files.listen(address, leaving=ours)
         else:
             sock = sockets.listen(address, endpoint, settings, list(ours.values()))
-            endpoint = sockets.endpoint_of(sock)
-        return Listener(sock, endpoint, self.poller, settings.multi_accept, self.greenlets, self._begin, self.no_room,
-                        shared.shed)
+        return self._listener_on(sock, endpoint, settings)
+
+    def _listener_on(self, sock: sockets.Socket, endpoint: Endpoint, settings: Settings) -> AnyListener:
+        """One on a socket that was wanted there."""
+        if settings.udp:
+            return DatagramListener(sock, self)
+        place = endpoint if "/" in endpoint.host else sockets.endpoint_of(sock)
+        begin, no_room = self._begin, self.no_room
+        if self._workers is not None:
+            begin, no_room = partial(self._workers.begin, self), self._has_no_worker
+        return Listener(sock, place, self.poller, settings.multi_accept, self.greenlets, begin, no_room,
+                        self._shared.shed)
+
+    def _has_no_worker(self) -> bool:
+        """Whether no session may begin now, for there is none to serve it, or for what ``no_room`` knows."""
+        assert self._workers is not None
+        return not self._workers.is_ready or self.no_room()
 
     def datagram_listeners(self) -> Iterator[DatagramListener]:
         """Those that clients of UDP may reach."""
@@ -230,10 +324,11 @@ class Front(Base):
     # --- other settings -------------------------------------------------------------------------------------------
 
     def prepare_listener(self, new: Settings, prepared: Prepared, undo: ExitStack,
-                         leaving: Sequence[AnyListener] = ()) -> None:
+                         leaving: Sequence[AnyListener] = (), given: GivenSockets | None = None) -> None:
         """Open the socket that these settings need, beside what is in use; ``undo`` closes it again. Those that are
         ``leaving`` their places may be there: one of UDP is taken over, for it stays as long as it has flows, and two
-        at one place would share what comes. Switches greenlets. Raises ScriptError, ListenError or OSError."""
+        at one place would share what comes. One that is ``given`` is taken as it is, and the file of a unix socket is
+        then not gpen's to remove. Switches greenlets. Raises ScriptError, ListenError or OSError."""
         if new.listen is None:
             return
         shared, files = self._shared, self._shared.files
@@ -254,7 +349,9 @@ class Front(Base):
                 undo.callback(old.let_go)
                 prepared.listener = old
                 return
-        prepared.listener = listener = self._new_listener(address, endpoint, new, leaving)
+        sock = given.take(self.name, address, endpoint, new.udp) if given is not None else None
+        prepared.listener = listener = (self._new_listener(address, endpoint, new, leaving) if sock is None else
+                                        self._listener_on(sock, endpoint, new))
         undo.callback(self._close_listener, listener)
 
     def adopt(self, prepared: Prepared) -> None:
@@ -398,9 +495,10 @@ def tls_settings(settings: Settings) -> tuple[object, ...]:
     return tuple(settings.get(name) for name in SETTINGS if name.startswith("ssl_") and name != "ssl_handshake")
 
 
-def make_terminator(settings: Settings, locate: Locate) -> Terminator | None:
-    """What ends the clients' TLS with these settings, if they speak it. Raises ScriptError."""
+def make_terminator(settings: Settings, locate: Locate, pace: Pace = gently) -> Terminator | None:
+    """What ends the clients' TLS with these settings, if they speak it. Switches greenlets, if ``pace`` does. Raises
+    ScriptError."""
     try:
-        return Terminator(settings, locate) if tls_settings(settings) else None
+        return Terminator(settings, locate, pace) if tls_settings(settings) else None
     except TlsError as error:
         raise ScriptError(str(error)) from None

@@ -16,6 +16,7 @@ from gpen.model.listener import Scope, transport_of
 from gpen.model.settings import Settings
 from gpen.model.value_types import listener_prefix
 from gpen.wire.datagram import DatagramListener
+from gpen.wire.given import GivenSockets
 from gpen.wire.sockets import ListenError
 from gpen.wire.tls import Terminator
 
@@ -37,6 +38,10 @@ class Listeners:
 
     def __getitem__(self, name: str) -> Front:
         return self._fronts[name]
+
+    def get(self, name: str) -> Front | None:
+        """The one of this name, if it is."""
+        return self._fronts.get(name)
 
     @property
     def unnamed(self) -> Front:
@@ -67,17 +72,19 @@ class Listeners:
 
     # --- opening and closing --------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Bind all, and read certificates; nobody is accepted yet. Switches greenlets. Raises ScriptError, ListenError
-        or OSError."""
+    def open(self, given: GivenSockets | None = None) -> None:
+        """Bind all, but those whose sockets are given, and read certificates; nobody is accepted yet. Switches
+        greenlets. Raises ScriptError, ListenError or OSError."""
         change = Change()
         for front in self:
             prepared = Prepared(has_tls=True)
             with named(front.name), ExitStack() as undo:
                 prepared.tls = self._terminator(tls_settings(front.settings), front.settings, change)
-                front.prepare_listener(front.settings, prepared, undo)
+                front.prepare_listener(front.settings, prepared, undo, given=given)
                 undo.pop_all()
             front.adopt(prepared)
+        if given is not None:
+            given.dismiss()
         self._note_ports()
 
     def open_logs(self) -> None:
@@ -211,8 +218,9 @@ class Listeners:
         self._configuration.dismiss_unused(front.scope for front in self._leaving)
         self._keep_used_logs()
 
-    def renew_certificates(self) -> Iterator[ScriptError]:
-        """Read certificates and keys again, and say what is broken, each by itself: the old ones stay then."""
+    def renew_certificates(self, renewed: dict[str, Settings]) -> Iterator[ScriptError]:
+        """Read certificates and keys again, and say what is broken, each by itself: the old ones stay then. The
+        listeners that have got new ones are ``renewed``."""
         terminators: dict[tuple[object, ...], Terminator | ScriptError | None] = {}
         for front in self:
             key = tls_settings(front.settings)
@@ -226,6 +234,8 @@ class Listeners:
             terminator = terminators[key]
             if not isinstance(terminator, ScriptError):
                 front.tls = terminator
+                if terminator is not None:
+                    renewed[front.name] = front.settings
 
 
 class Change:

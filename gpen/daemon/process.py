@@ -15,7 +15,7 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 from gpen import rights
@@ -38,9 +38,10 @@ class StartError(Exception):
     """Something that keeps gpen from starting: one line with the thing, the value and the remedy."""
 
 
-def begin() -> None:
-    """Begin from a known state, whatever the parent has left; to be called first, by a process that is all ours."""
-    _close_inherited(sys.argv)
+def begin(kept: Iterable[int] = ()) -> None:
+    """Begin from a known state, whatever the parent has left but descriptors to be ``kept``; to be called first, by a
+    process that is all ours."""
+    _close_inherited(sys.argv, kept)
     _take_signals()
     for name in [name for name in os.environ if name.startswith("GEVENT")]:  # another loop, another resolver
         del os.environ[name]
@@ -50,18 +51,36 @@ def begin() -> None:
         resource.setrlimit(limit, (hard, hard))
 
 
-def _close_inherited(words: Iterable[str]) -> None:
-    """Close what the parent has left open: a lock, a pipe whose end somebody waits for, a listening socket that would
-    pass on to the programs of checks. What the command line names as a file (/dev/fd/N) stays."""
-    named = {int(number) for word in words for number in re.findall(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", word)}
-    try:
-        numbers = {int(name) for name in os.listdir("/proc/self/fd")}
-    except OSError:
-        numbers = set(range(UNLISTED_DESCRIPTORS))
-    for fd in numbers - named - {0, 1, 2}:
+def let_go_of_all_but(kept: Iterable[int]) -> None:
+    """Have nothing of the process that has forked this one but these descriptors: no terminal, and no pipe whose end
+    somebody waits for."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    _close_all_but(kept)
+
+
+def _close_all_but(kept: Iterable[int]) -> None:
+    """Close all but these and the standard streams."""
+    for fd in _open_descriptors() - {0, 1, 2, *kept}:
         with contextlib.suppress(OSError):  # one of them was that of the listing
             os.close(fd)
-    for fd in (numbers & named) - {0, 1, 2}:
+
+
+def _open_descriptors() -> set[int]:
+    try:
+        return {int(name) for name in os.listdir("/proc/self/fd")}
+    except OSError:
+        return set(range(UNLISTED_DESCRIPTORS))
+
+
+def _close_inherited(words: Iterable[str], kept: Iterable[int]) -> None:
+    """Close what the parent has left open: a lock, a pipe whose end somebody waits for, a listening socket that would
+    pass on to the programs of checks. What the command line names as a file (/dev/fd/N) stays, as what is ``kept``."""
+    named = {int(number) for word in words for number in re.findall(r"/(?:dev|proc/self)/fd/([0-9]{1,9})", word)}
+    named.update(kept)
+    _close_all_but(named)
+    for fd in (_open_descriptors() & named) - {0, 1, 2}:
         os.set_inheritable(fd, False)
 
 
@@ -125,18 +144,49 @@ class PidFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self._is_made = False
+        self._is_ours = True
         self._lock()
         while not self._is_in_place():  # whoever held the lock has removed the file meanwhile
             os.close(self._fd)
             self._lock()
         try:
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+            self.write()
         except BaseException as error:  # also TERM, which comes as soon as somebody has read the pid
             self.remove(Chroot())
             if isinstance(error, OSError):
                 raise StartError(f"can't write the pid file '{path}': {error.strerror}") from None
             raise
+
+    @classmethod
+    def passed_on(cls, path: str, fd: int) -> PidFile | None:
+        """One that another gpen has locked, and passes on by this descriptor (-1: none), to be ours with ``write``;
+        None where the file is another. The lock is of both."""
+        file = cls.__new__(cls)
+        file.path, file._is_made, file._is_ours, file._fd = path, False, False, fd
+        if fd < 0 or not file._is_in_place():
+            return None
+        file._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+        return file
+
+    @property
+    def is_passed_on(self) -> bool:
+        """Whether it is another gpen's as long as that serves."""
+        return not self._is_ours
+
+    def fileno(self) -> int:
+        """Its descriptor, which has the lock."""
+        return self._fd
+
+    def write(self) -> None:
+        """It holds our pid from now on, and is ours. Raises OSError."""
+        self._is_ours = True
+        pid = f"{os.getpid()}\n".encode()
+        os.pwrite(self._fd, pid, 0)
+        os.ftruncate(self._fd, len(pid))
+
+    def hand_over(self) -> None:
+        """It is another gpen's from now on, which has the lock as well."""
+        self._is_ours = False
 
     def _is_in_place(self) -> bool:
         try:
@@ -179,7 +229,10 @@ class PidFile:
         return [self._fd] if self._is_made else []
 
     def remove(self, chroot: Chroot) -> None:
-        """Take the file away; where it can't be reached or removed any more, leave it empty."""
+        """Take the file away, if it is ours; where it can't be reached or removed any more, leave it empty."""
+        if not self._is_ours:
+            os.close(self._fd)
+            return
         try:
             with Entry(chroot.path(self.path), follow=False) as entry:
                 is_removed = entry.remove(os.fstat(self._fd))
@@ -198,19 +251,26 @@ def raise_descriptor_limit(every: Sequence[Settings]) -> None:
     what = f"conn_max {sessions}{' (of all listeners together)' if len(every) > 1 else ''}"
     if 0 < total < sessions:
         sessions, what = total, f"conn_max_total {total}"
+    limit = take_descriptors(every)
+    room = sessions_within_limit(every)
+    if limit < wanted and room < sessions:
+        log.warning("%s needs %d descriptors, the limit is %d: %d %s; raise it with ulimit -n or "
+                    "LimitNOFILE", what, wanted, limit, room,
+                    "flows at a time" if all(settings.udp for settings in every) else
+                    "sessions at a time, the rest waits")
+
+
+def take_descriptors(every: Sequence[Settings]) -> int:
+    """Raise RLIMIT_NOFILE as far, and return what it is."""
+    wanted = descriptors_wanted(every)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
-        return
+        return soft
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(hard, wanted)))
     except (ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
-    room = sessions_within_limit(every)
-    if room < sessions:
-        log.warning("%s needs %d descriptors, the limit is %d: %d %s; raise it with ulimit -n or "
-                    "LimitNOFILE", what, wanted, min(wanted, hard), room,
-                    "flows at a time" if all(settings.udp for settings in every) else
-                    "sessions at a time, the rest waits")
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def descriptors_wanted(every: Sequence[Settings]) -> int:
@@ -227,11 +287,34 @@ def _each(settings: Settings) -> int:
 
 
 def sessions_within_limit(every: Sequence[Settings]) -> int:
-    """How many sessions, or flows, of listeners with these settings RLIMIT_NOFILE and conn_max_total allow now."""
-    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    spare = min(RESERVED_DESCRIPTORS + len(every) - 1, soft // 2)
-    most = max((soft - spare) // max(map(_each, every)), 1)
+    """How many sessions, or flows, of listeners with these settings RLIMIT_NOFILE and conn_max_total allow now. With
+    workers the limit is each one's; flows are the main process's, with a descriptor each."""
+    most, count = sessions_of_each(every), workers_of(every[0])
+    if count:
+        most = min(most * count, _spare(every)) if any(settings.udp for settings in every) else most * count
     return min(most, every[0].conn_max_total or most)
+
+
+def sessions_of_each(every: Sequence[Settings]) -> int:
+    """How many of them one process may have."""
+    return max(_spare(every) // max(map(_each, every)), 1)
+
+
+def _spare(every: Sequence[Settings]) -> int:
+    """How many descriptors one process has for sessions."""
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return soft - min(RESERVED_DESCRIPTORS + len(every) - 1, soft // 2)
+
+
+def spare_descriptors(sessions: int) -> int:
+    """How many a worker with so many sessions has to spare."""
+    return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS - 2 * sessions, 0) // 2
+
+
+def workers_of(settings: Settings) -> int:
+    """How many workers there are to be; ``auto`` is one for each processor that this process may use."""
+    wanted = settings.workers
+    return len(os.sched_getaffinity(0)) if wanted == "auto" else int(wanted)
 
 
 def check_user(settings: Settings) -> None:
@@ -285,6 +368,26 @@ def tell_on_stderr() -> None:
     handler = _Stderr(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     tell(handler)
+
+
+class Diagnostics(logging.Handler):
+    """What a worker, or the process that forks them, has to tell: the main process tells it (``tell_for``)."""
+
+    def __init__(self, tell: Callable[[int, str, str], object]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        trace = _Formatter().formatException(record.exc_info) if record.exc_info else ""
+        self._tell(record.levelno, record.getMessage(), trace)
+
+
+def tell_for(level: int, message: str, trace: str) -> None:
+    """Tell what another process of gpen's has told."""
+    record = log.makeRecord(log.name, level, "", 0, message, (), None)
+    record.exc_text = trace or None
+    if log.isEnabledFor(level):
+        log.handle(record)
 
 
 class _Formatter(logging.Formatter):

@@ -17,11 +17,13 @@ from gpen.control import help, reply
 from gpen.control.configuration import Configuration
 from gpen.control.script import Call
 from gpen.daemon.drain import drain
+from gpen.daemon.elders import Elders
 from gpen.daemon.front import Front
 from gpen.daemon.listeners import Listeners
 from gpen.daemon.session_log import tls_fields
 from gpen.daemon.sessions import Sessions
 from gpen.daemon.status import status_page
+from gpen.daemon.workers import Workers
 from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.listener import Scope, transport_of
@@ -42,18 +44,25 @@ Live = dict[int, list[Conversation]]  # the sessions that run, by the identity o
 _CONNECTING, _CONNECTED, _CLOSED_UP, _CLOSED_DOWN = 1, 2, 4, 8
 
 
+# what only this process knows, and what workers alone know of their sessions; all else follows from what they have said
+_OF_OURS = ("help", "pid", "mode", "state", "stay")
+_OF_WORKERS = ("servers", "sessions", "recent", "connection", "socket", "status", "workers")
+
+
 class Queries:
     """The commands that change no configuration."""
 
     def __init__(self, configuration: Configuration, sessions: Sessions, listeners: Listeners, loops: Loops,
-                 stop: Callable[[], object]) -> None:
+                 workers: Workers, elders: Elders, stop: Callable[[], object]) -> None:
         """``stop`` ends gpen."""
+        self._elders = elders
         self._configuration = configuration
         self._pool = configuration.pool
         self._settings = configuration.settings
         self._sessions = sessions
         self._listeners = listeners
         self._loops = loops
+        self._workers = workers
         self._stop = stop
 
     def _scope(self, call: Call) -> Scope:
@@ -83,8 +92,9 @@ class Queries:
         for member in list(scope.selector.all_members()):
             server = member.server
             row = self._server_row(server, member.target, live.get(id(server), ()), now, held)
-            yield server, row | {"sessions": scope.selector.load_of(member), "max": member.max or server.max,
-                                 "weight": member.weight, "prio": member.prio}
+            old = self._elders.count(server, scope.name)
+            yield server, row | {"sessions": scope.selector.load_of(member) - old, "old": old,
+                                 "max": member.max or server.max, "weight": member.weight, "prio": member.prio}
 
     def sessions(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
@@ -100,6 +110,14 @@ class Queries:
         seen = takewhile(lambda client: now - client.last <= call["seconds"], list(clients))
         return (_client_row(client, live.get(client.number, ()), clients.sessions_of(client.address), now)
                 for client in seen)
+
+    def refresh(self, call: Call) -> None:
+        """Learn from the workers what a call is about to tell, if it tells what they know. Switches greenlets."""
+        if call.command.name not in _OF_OURS:
+            self._workers.refresh(call.command.name in _OF_WORKERS)
+
+    def workers(self, call: Call) -> list[Row]:
+        return self._workers.rows()
 
     def events(self, call: Call) -> list[Row]:
         rows = [event._asdict() for event in self._pool.events]
@@ -203,6 +221,10 @@ class Queries:
     def pid(self, call: Call) -> int:
         return os.getpid()
 
+    def handover(self, call: Call) -> None:
+        """Where it can be had, the control socket has seen to it."""
+        raise call.error("descriptors pass over a control socket that is a file only (control, -C /PATH)")
+
     def help(self, call: Call) -> Row | list[Row]:
         if call["name"] is None:
             return help.rows()
@@ -236,12 +258,14 @@ class Queries:
     def _server_row(self, server: Server, target: Target, sessions: Sequence[Conversation], now: float,
                     held: int) -> Row:
         live = [session for session in sessions if not session.finished and session.server is server]
+        old = self._elders.count(server)
         return {
             "number": server.number, "name": server.name, "address": target.shown_host, "host": _host(server),
             "port": target.shown_port, "state": server.state, "health": target.health(now),
             "reason": target.why(now), "since": round(target.since, 3),
             "for": round(now - target.changed, 1), "blacklisted": round(max(target.down_until - now, 0), 1),
-            "sessions": server.sessions, "max": server.max, "hard": server.hard, "weight": server.weight,
+            "sessions": server.sessions - old, "old": old, "max": server.max, "hard": server.hard,
+            "weight": server.weight,
             "prio": server.prio, "acl": server.acl, "sx": server.sx + sum(session.to_server for session in live),
             "rx": server.rx + sum(session.from_server for session in live),
             "total": server.total, "failures": server.failures,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections import Counter
 from collections.abc import Mapping
 
@@ -45,6 +46,29 @@ class SocketFiles:
             self._made[address.path] = made
             self._users[address.path] += 1
         return sock
+
+    def has_made(self, name: str) -> bool:
+        """Whether a socket with a file of that name has a file that is ours to remove."""
+        return name in self._made
+
+    def own(self, name: str, mode: int | None = None) -> None:
+        """A socket with a file of that name, which another gpen has made, is ours from now on, with this mode."""
+        path = self._chroot.path(name)
+        try:
+            with Entry(path, follow=False) as entry:
+                made = entry.status()
+        except OSError:
+            return
+        if made is not None and name not in self._made:
+            self._made[name] = made
+            self._users[name] += 1
+            if mode not in (None, stat.S_IMODE(made.st_mode)):
+                self.change_mode(name, mode)
+
+    def disown(self, name: str) -> None:
+        """A socket with a file of that name is another gpen's from now on, and so is the file."""
+        if self._made.pop(name, None) is not None:
+            del self._users[name]
 
     def remove(self, name: str) -> None:
         """A socket with a file of that name, if it is one, is closed: remove the file, unless it is another socket's of

@@ -56,6 +56,10 @@ _LISTENERS = (
     ("rule", "Servers chosen by", ""), ("used", "Servers", "why"), ("tracking_with", "Memory shared with", ""),
     ("limits", "Sessions", "n"), ("held", "Waiting", "n"), ("total", "Total", "n"),
 )
+_WORKERS = (
+    ("number", "Worker", "n"), ("pid", "Process", "n"), ("sessions", "Sessions", "n"), ("total", "Total", "n"),
+    ("cpu", "CPU time, s", "n"), ("since", "Since", ""), ("silent", "Seconds without a sign", "n"),
+)
 _SESSIONS = (
     ("id", "Session", "n"), ("listener", "Listener", ""), ("client", "Client", ""), ("server", "Server", ""),
     ("server_address", "Address", ""),
@@ -71,6 +75,7 @@ def status_page(queries: Queries) -> str:
     listeners = [_listener(row) for row in islice(queries.listeners(_call("listeners")), MOST_ROWS + 1)]
     clients = list(islice(queries.recent(_call("recent")), MOST_ROWS + 1))
     sessions = [row | {"secured": _secured(row)} for row in islice(queries.sessions(_call("sessions")), MOST_ROWS + 1)]
+    workers = [row | {"since": timestamp(row["started"])} for row in queries.workers(_call("workers"))]
     now = timestamp(time.time())
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -81,6 +86,7 @@ def status_page(queries: Queries) -> str:
 <h2>Listeners</h2>{_table(_LISTENERS, listeners)}
 <h2>Servers</h2>{_table(_SERVERS, servers)}
 <h2>Clients of the last five minutes</h2>{_table(_CLIENTS, clients)}
+{f"<h2>Workers</h2>{_table(_WORKERS, workers)}" if workers else ""}
 <h2>Sessions</h2>{_table(_SESSIONS, sessions)}
 </body></html>
 """
@@ -100,7 +106,9 @@ def _server(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the servers with what only people read: since when it is up or down, and what says so."""
     since = row["verdict_since"] if row["verdict"] == row["health"] else row["since"]
     why = row["reason"] or row["verdict_reason"]
-    return row | {"place": _place(row), "limits": _limits(row), "changed": timestamp(since), "why": why}
+    sessions = f"{row['sessions']} + {row['old']} old" if row["old"] else row["sessions"]
+    return row | {"place": _place(row), "limits": _limits(row), "changed": timestamp(since), "why": why,
+                  "sessions": sessions}
 
 
 def _place(row: dict[str, Any]) -> str:

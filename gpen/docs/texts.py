@@ -305,6 +305,25 @@ that it has in UTF-8 (\\x1b, \\xe2\\x80\\xae), and where a text is quoted, a bac
 somebody sends is never more than a part of one line. How a session ends:
 """
 
+WORKERS = """
+One process serves all, on one core. With 'workers N', or 'workers auto' for one on each processor, N processes more
+serve the sessions of TCP, TLS and HTTP, and the main process keeps what must be one: it accepts, chooses a server and
+counts the place there, remembers clients, holds who has to wait, checks servers, answers commands, writes the log,
+and relays UDP. It passes each client's socket to the worker with the fewest sessions. So limits are exact, and each
+command is answered once, for all.
+
+A setting, a listener or a certificate that is changed reaches all workers, or none: when one does not answer, the
+change is refused. A worker that ends, by whatever signal, costs its sessions ('worker-lost' in the log) and nothing
+else: their places are free, 'events' tells it, and a new worker takes its place, at most one a second. One that gives
+no sign for two seconds gets no new sessions until it does; after 10 s that is told, and after 30 s it is killed and
+replaced. TERM, INT, HUP and USR1 are for the main process, whose pid is in the pid file; it takes all workers with
+it.
+
+The limit of descriptors (LimitNOFILE, ulimit -n) is each worker's: N of them can have N times as many sessions. A TLS
+session is resumed by its ticket at whichever worker; once certificates were read again (reload), or with 'ssl_option
+no_ticket', only at the one where it began, and elsewhere there is a full handshake.
+"""
+
 RIGHTS = """
 Once it serves, no program that gpen starts can gain rights (no_new_privs), and the capability bounding set is empty;
 where gpen stays root, it and its programs keep CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_NET_BIND_SERVICE and
@@ -322,6 +341,54 @@ start there. In directories that only root may write links are followed: /var/ru
 directory of a user's as that user: su in logrotate(8).
 """
 
+REPLACEMENT = """
+'gpen --replace' with the arguments of a gpen that runs (or 'gpenctl TARGET upgrade', by which that one starts it
+itself) takes its place, and no client notices: for another version of gpen, or settings that count at the start only.
+It asks at the control socket of -C, which must be a file, as root or the user that the old one runs as; gets all
+sockets that listen there; and prepares all that it needs. Only when it is ready does the old one stop accepting, and
+pass on what it knows; who connects meanwhile waits in the kernel for some milliseconds. If the new one fails before
+that, for whatever reason, it says so in a line and ends, and the old one goes on as if nothing had been. So it does
+when the new one is not ready in 30 seconds, or does not serve 5 seconds behind that.
+
+Sessions of TCP stay with the old one, which serves them to their end, but no longer than its drain_timeout, and then
+ends with status 0; clients that wait there (hold) go on waiting there. Flows of UDP pass, with their sockets. The pid
+file, the control socket and the log pass as well; the old one answers at PATH.old (PATH.old2, ... where that is taken)
+instead, looks, drains and closes, but changes nothing. TERM ends it at once. How many sessions the old one has with
+each server, servers of the new one tells as old; max and hard, and a listener's max of a server, count them too. A
+client of the old one that finds its server only later (one that waits, or has yet to send the head of its first
+request) counts from then on, and may be one too many. client_max and conn_max count each gpen's own. Old ones may be
+several, one behind the other.
+
+What was said at runtime stays: the new one has the settings, servers, lists, listeners, verdicts, blacklists, states
+and the memory of clients that the old one has. Only what its command line and its file say otherwise than those of the
+old one said, at its start or the last reload, counts in the place of that, as after a reload. Settings that count at
+the start only are as its own command line and file say. A listener that is at another address by that gets a new
+socket, and the old one's is closed when those who wait in it were accepted; those that are at the same place keep
+theirs, also one whose port the kernel has chosen (port 0).
+
+From within a chroot no program can be started, and upgrade says so: run gpen --replace as root. A user other than root
+binds no port below 1024, but keeps those that are passed on.
+"""
+
+SERVICE = """
+Started with NOTIFY_SOCKET in its environment, as systemd does for Type=notify, gpen says there when it serves
+(READY=1, with its pid, also from the background), when a reload begins and ends, and when it ends itself. STATUS=,
+which systemctl status shows, is where it listens, how many sessions there are, and how many servers are up, drained
+and down: at most every five seconds, and only when that has changed. With WATCHDOG_USEC it gives a sign of life twice
+in that time, from the loop that serves the clients, so that one that hangs is found and started again. Who does not
+read there holds nobody up, and hears what matters later.
+
+Sockets that are passed on (LISTEN_FDS; a .socket unit of systemd) are taken in the place of binding, over TCP, UDP and
+unix sockets. One with the name of a listener (FileDescriptorName=) is for that. All others are for the only listener
+that has none then; where there are several, each takes the one at its address. [::]:PORT does for 0.0.0.0:PORT, for so
+systemd binds a port alone. A socket that is not what its listener wants keeps gpen from starting, in one line with both
+addresses; one that no listener wants is told and closed. backlog and the other settings count for these sockets too;
+the file of a unix socket is not removed. While gpen is restarted, new clients wait in the socket, and none is refused.
+A listener that moves to another address (listen) or is closed leaves its socket to whoever has passed it on, where
+clients wait in vain. With UDP and a socket at all addresses, PassPacketInfo=yes lets those that come before gpen is
+there be answered from the address that they have asked.
+"""
+
 SIGNALS = (
     ("HUP", "Reopen the logs, read certificates and the country database again, look all names up again, and carry out "
      "what has changed in the file of -F, as the command reload does."),
@@ -333,6 +400,8 @@ ENVIRONMENT = (
     ("GPEN_PURE", "1 (anything but 0): run as pure Python, and leave alone what of gpen was compiled when it was "
      "installed. 'gpen --version' says (compiled) or (pure); so does the status page. Where some of that is missing, "
      "damaged or of another Python, gpen tells it, and runs as pure Python without being asked."),
+    ("NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES", "Set by who starts gpen as "
+     "a service: see AS A SERVICE. They pass on to no program."),
 )
 
 FILES = (
@@ -342,7 +411,8 @@ FILES = (
      "when there is room again."),
     ("the pid file (-p)", "Locked while gpen runs, removed at the end; left empty where the user of -u may not "
      "remove it. One that holds anything but a pid, or what a power loss leaves of one, is not overwritten."),
-    ("the control socket (-C)", "Made with mode 0600 (control_mode). One that nobody answers on is replaced."),
+    ("the control socket (-C)", "Made with mode 0600 (control_mode). One that nobody answers on is replaced. With .old "
+     "behind its name it is that of a gpen that was replaced, as long as that has sessions."),
     ("in a chroot (-j)", "Log, pid file, sockets, status page and the file of -F are found again after the start only "
      "when they lie inside it; name them as seen from outside."),
     ("/etc/services", "Names of ports; in a chroot as they were at start, unless it has an etc/services of its own."),
@@ -374,6 +444,8 @@ GPEN_EXAMPLES = (
      "gpen -H -O 'listener 443 ssl_certificate /etc/gpen/www.pem' -O 'listener 443 tracking_with -' \\\n"
      "    80,443 www1:8000 www2:8000"),
     ("Is this file right?", "gpen --check -F /etc/gpen/web.cfg"),
+    ("The same gpen, in another version, while its clients go on:",
+     "gpen --replace -F /etc/gpen/web.cfg -C /run/gpen.ctl"),
 )
 
 CTL_DESCRIPTION = """
@@ -433,4 +505,6 @@ CTL_EXAMPLES = (
      "gpenctl /run/gpen.ctl listener reports listen 3309\ngpenctl /run/gpen.ctl listener reports servers 1-2\n"
      "gpenctl /run/gpen.ctl no listener reports"),
     ("Keep the configuration for the next start:", "gpenctl /run/gpen.ctl write /etc/gpen/web.cfg"),
+    ("Replace it by the version that is installed now, and look at what the old one has yet:",
+     "gpenctl /run/gpen.ctl upgrade\ngpenctl /run/gpen.ctl.old sessions"),
 )

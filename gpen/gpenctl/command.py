@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 
-from gpen.gpenctl.link import ask
+from gpen.gpenctl.link import ask, follow
 from gpen.gpenctl.progress import drain
 from gpen.gpenctl.show import View, explained, fetch, is_json, out, refused, show_reply
 from gpen.gpenctl.tables import asked, csv_text, table
+
+UPGRADE = 90.0  # seconds that a new gpen may take until it serves, however short --timeout is
 
 
 def run(line: str, view: View) -> int:
@@ -17,6 +19,8 @@ def run(line: str, view: View) -> int:
         return show_reply(refusal, view)
     if line.split()[:1] == ["drain"]:
         return drain(line, view)
+    if line.split()[:1] == ["upgrade"]:
+        return show_reply("".join(f"{told}\n" for told in follow(view.target, line, view.timeout, UPGRADE)), view)
     if view.format == "plain" or not name:
         return show_reply(ask(view.target, line, view.timeout), view)
     reply, value = fetch(line, view)

@@ -177,6 +177,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("for", how_long, 5, right=True),
         Column("reason", why, 1),
         figure("sessions", "sessions"),
+        figure("old", "old", 2, lambda old: "" if old == 0 else plain(old)),  # of gpens that were replaced
         figure("sessions/s", "session_rate", 2, rate),
         figure("max", "max", 6, limit),
         figure("hard", "hard", 11, limit),
@@ -229,6 +230,15 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("servers", used, 2),
         text("memory of", "tracking_with", 6),
     ),
+    "workers": (
+        figure("worker", "number"),
+        figure("pid", "pid"),
+        figure("sessions", "sessions"),
+        figure("total", "total"),
+        figure("CPU s", "cpu"),
+        figure("since", "started", 2, moment),
+        figure("silent", "silent", 1, lambda silent: "" if silent == 0 else span(silent)),
+    ),
     "events": (
         figure("time", "time", 0, moment),
         figure("server", "server"),
@@ -254,11 +264,12 @@ NOTED = {  # above the table of servers, where it is not 0
     "looped": "datagrams dropped, for they would go round for ever",
 }
 FIELDS = {  # the headings of a CSV without rows
-    "servers": "number name address host port state health reason since for blacklisted sessions max hard weight prio "
-    "acl sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check held looped tls",
+    "servers": "number name address host port state health reason since for blacklisted sessions old max hard weight "
+    "prio acl sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check held looped tls",
     "sessions": "id client server server_address state age idle up down tls cipher sni listener",
     "recent": "address connects sx rx server idle sessions",
     "events": "time server event cause listener",
+    "workers": "number pid sessions total cpu started silent",
     "listeners": "name address transport protocol sessions conn_max held total rule servers tracking_with",
 }
 
@@ -267,7 +278,7 @@ def asked(line: str) -> str:
     """The command of COLUMNS whose table a line asks for; empty where it asks for none, or sets something."""
     name, *values = line.split() or [""]
     if name != "listener":
-        return name if name in COLUMNS else ""
+        return name if name in COLUMNS and (name != "workers" or values in ([], ["json"])) else ""
     name, *values = values[1:] or [""]
     is_setting = name == "servers" and values not in ([], ["json"])
     return name if name in OF_LISTENERS and not is_setting else ""

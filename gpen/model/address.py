@@ -46,7 +46,8 @@ class Address:
 
 
 class Endpoint(NamedTuple):
-    """Where to connect: what the kernel takes, and how it is shown. ``family`` and ``sockaddr`` are opaque here."""
+    """Where to connect: what the kernel takes, and how it is shown. ``family``, which is no member of an Enum, and
+    ``sockaddr`` are opaque here."""
 
     family: int
     sockaddr: Any

@@ -44,8 +44,10 @@ class Ending(Enum):
     REPLIED = "replied", "the flow had its udp_replies replies"
     UNANSWERED = "unanswered", "the flow had no reply, where udp_replies expects one", True
     LOOP = "loop", "the flow's client is one of gpen's servers, or gpen itself, since these have changed"
+    WORKER = "worker-lost", "the worker process that served it ended", True
     EVICTED = "evicted", "the flow made room for another one, at conn_max, or was beyond it", True
     ERROR = "error", "gpen failed; the traceback is in its diagnostics", True
 
 
+BY_WORD = {ending.word: ending for ending in Ending}
 ERRORS = frozenset(ending.value for ending in Ending if ending.is_error)

@@ -129,6 +129,42 @@ class Spare(Lease):
         server.beside -= 1
 
 
+class Former:
+    """The places that sessions of a gpen before, which ends them now, have on a server: they count for all limits as
+    long as they last, as our own do."""
+
+    __slots__ = ("_address", "_selector", "_stay", "count", "server")
+
+    def __init__(self, selector: Selector, server: Server) -> None:
+        self.server = server
+        self.count = 0
+        self._selector = selector
+        self._address = server.address
+        self._stay = server.stay
+
+    def become(self, count: int) -> None:
+        """There are so many now."""
+        more, self.count = count - self.count, count
+        server, stay, taken = self.server, self._stay, self._selector.taken
+        server.sessions += more
+        taken[stay] = taken.get(stay, 0) + more
+        if not taken[stay]:
+            del taken[stay]
+        if server.address != self._address:
+            server.beside += more
+            stay.left += more
+            if not stay.left:
+                server.elsewhere.pop(self._address, None)
+
+
+def carry_on(server: Server, total: int, failures: int, sent: int, received: int) -> None:
+    """A gpen before has counted so much of it."""
+    server.total += total
+    server.failures += failures
+    server.sx += sent
+    server.rx += received
+
+
 def has_all(server: Server) -> bool:
     """Whether it has as many places as its max allows, counting those of idlers."""
     return 0 < server.max <= server.load + len(server.spares)

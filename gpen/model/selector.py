@@ -84,6 +84,13 @@ class Selector:
             make_way(member)
         return Lease(self, member)
 
+    def resume(self, label: int | str) -> Lease | None:
+        """A place on the server of this label for what had one there before, whatever the limits say; None when it is
+        none of this listener's."""
+        server = self.pool.server(label)
+        members = [] if server is None else self.members_of(server)
+        return Lease(self, members[0]) if members else None
+
     def reserve_abuse(self) -> Lease | None:
         """A place on the abuse server, or None when there is none."""
         abuse = self.abuse

@@ -33,6 +33,7 @@ from gpen.model.value_types import (
     SPEC,
     TEXT,
     USER,
+    WORKERS,
     Kind,
     one_of,
     seconds,
@@ -51,8 +52,8 @@ class Setting:
     by all that say nothing else; or of each listener alone, which shares it with none. ``flag`` is its option of pen's
     command line, ``reply`` how its value is answered (None: pen answers nothing when it is set), ``startup`` that it
     counts only when the daemon starts, ``adds`` that setting it adds to its words, ``missing`` why it can't be switched
-    on, ``is_ignored`` that it has no effect. ``on`` and ``off`` are the values of one that NAME without a value
-    switches on, and ``no NAME`` off.
+    on, ``is_ignored`` that it has no effect, ``is_listed`` that without a value it is answered with rows. ``on`` and
+    ``off`` are the values of one that NAME without a value switches on, and ``no NAME`` off.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Setting:
     missing: str = ""
     example: str = ""
     is_ignored: bool = False
+    is_listed: bool = False
     on: Any = None
     off: Any = None
     scope: str = SHARED
@@ -302,6 +304,8 @@ _ALL = (
     Setting("control_mode", MODE, 0o600, "The file mode of a control socket that is a file.", scope=PROCESS),
     Setting("control_access", one_of("admin", "operate", "view"), "admin", "What a client of a TCP control port may "
             "do: all, change servers, or look. A control socket that is a file always allows all.", scope=PROCESS),
+    Setting("drain_timeout", seconds(), 0, "How long a gpen that another has replaced (--replace, upgrade) goes on "
+            "with the sessions that it has; then they end. 0 = as long as they last.", scope=PROCESS),
     _flag("exit_enabled", "Allow the command exit.", "-X", startup=True, scope=PROCESS),
     # the process
     _flag("foreground", "Stay in the foreground and tell on stderr.", "-f", startup=True, scope=PROCESS),
@@ -310,6 +314,11 @@ _ALL = (
     Setting("user", USER, None, "The user to run as once the sockets are open.", "-u", startup=True, scope=PROCESS),
     Setting("chroot", DIRECTORY, None, "The directory to be confined to once the files are open.", "-j",
             startup=True, scope=PROCESS),
+    Setting("workers", WORKERS, 0, "How many processes serve the sessions of TCP, TLS and HTTP: a number, or auto, one "
+            "for each processor that gpen may use. One more process chooses servers, counts, checks, answers commands "
+            "and relays UDP. 0 = that one does all. Without a value, lists them: pid, sessions now and in all (total), "
+            "seconds of CPU time, and for how many seconds one has given no sign.",
+            startup=True, is_listed=True, example="workers auto", scope=PROCESS),
     # what is not here
     _missing("transparent", _NOT_YET.format("Transparent mode"), FLAG),
     _missing("tarpit_acl", _NOT_YET.format("Direct server return")),
@@ -411,11 +420,13 @@ class Settings:
     control_acl: int | None
     control_mode: int
     control_access: str
+    drain_timeout: float
     exit_enabled: bool
     foreground: bool
     pid_file: str | None
     user: str | None
     chroot: str | None
+    workers: int | str
 
     def __init__(self) -> None:
         for setting in SETTINGS.values():

@@ -13,6 +13,7 @@ from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.check import USAGE, parse_check
 
 MOST = 2**31 - 1  # what the kernel takes, where a number gets that far
+MOST_WORKERS = 64
 LONGEST_NAME = 32  # characters of a listener's
 UNNAMED = "-"  # what the listener without a name is called
 _LISTENER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}")
@@ -162,6 +163,16 @@ def _listen(text: str) -> str:
     return text
 
 
+def _workers(text: str) -> int | str:
+    """How many there are to be, or ``auto``."""
+    if text == "auto":
+        return text
+    try:
+        return int(whole(0, MOST_WORKERS).parse(text))
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+
+
 _PORT = re.compile("(?:[^/]*:)?[0-9]+")
 FLAG = Kind("", lambda text: True)
 TEXT = Kind("TEXT", _text)
@@ -177,6 +188,7 @@ CONTROL = Kind("ADDRESS", lambda text: (parse_listen(text, "127.0.0.1"), text)[1
 SPEC = Kind("HOST:PORT", parse_server)
 LISTENER = Kind("LISTENER|-", lambda text: text if text == UNNAMED else parse_listener(text))
 ACL = whole(0, 9)
+WORKERS = Kind("N|auto", _workers)
 ONE_AT_LEAST = Kind("N", lambda text: whole(0).parse(text) or 1)
 ACL_OR_OFF = Kind("N|off", lambda text: text if text == "off" else ACL.parse(text))
 KEEPALIVE = whole_each(IDLE=32767, INTERVAL=32767, COUNT=127)  # what the kernel takes (tcp(7))

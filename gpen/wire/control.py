@@ -8,11 +8,13 @@ end. A client that will send more later asks for it to stay open.
 from __future__ import annotations
 
 import _socket
+import array
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 from gevent import socket as gsocket
@@ -35,6 +37,16 @@ PARTING_SECONDS = 1.0
 Execute = Callable[[str, str], Iterable[str]]
 
 
+class Offered(NamedTuple):
+    """A reply, and a descriptor that goes with it and is closed here; -1: none."""
+
+    reply: str
+    descriptor: int
+
+
+Offer = Callable[[str, Any], Offered | None]
+
+
 class ControlServer:
     """Serves control clients, each in its greenlet, so that a silent, slow or endless one delays nobody else.
 
@@ -42,20 +54,41 @@ class ControlServer:
     """
 
     def __init__(self, sock: Any, execute: Execute, stays: Callable[[str], bool],
-                 welcome: Callable[[str], str | None]) -> None:
+                 welcome: Callable[[str], str | None], offer: Offer) -> None:
         """``execute`` takes a line and the client's address and returns the reply in pieces; ``stays`` says whether by
         this line a client asks to stay; ``welcome`` says why an address is refused, if it is. An address is empty for a
-        client of a unix socket."""
+        client of a unix socket. ``offer`` takes a line and the socket of a client of a unix socket, and says what that
+        gets which is more than text; None for most."""
         self._execute = execute
         self._stays = stays
         self._welcome = welcome
+        self._offer = offer
         listener = gsocket.socket(sock.family, sock.type, fileno=sock.detach())
         self._server = Acceptor(listener, self._serve)
+        self.answering = 0  # clients whose line is carried out, or whose reply is on its way
         self._waiting: dict[Any, None] = {}
+        self._listening: dict[Any, None] = {}  # those of them who wait for a line
 
     def start(self) -> None:
         """Begin to accept."""
         self._server.start()
+
+    def suspend(self) -> None:
+        """Accept nobody until ``go_on``."""
+        self._server.stop_accepting()
+
+    def go_on(self) -> None:
+        """Accept again."""
+        self._server.resume()
+
+    def fileno(self) -> int:
+        """The descriptor of the socket."""
+        return int(self._server.socket.fileno())
+
+    def dismiss(self) -> None:
+        """End the connections of clients who say nothing now: they shall come again, and find another."""
+        for greenlet in list(self._listening):
+            greenlet.kill(block=False)
 
     def close(self) -> None:
         """Stop accepting; clients that are being answered get the rest of their reply."""
@@ -79,10 +112,21 @@ class ControlServer:
     def _answer(self, sock: Any, address: str) -> None:
         pacer = Pacer()
         for line in self._lines(sock):
-            for piece in self._execute(line, address):
-                self._send(sock, piece)
-                pacer.pause()
+            self.answering += 1
+            try:
+                self._answer_line(sock, line, address, pacer)
+            finally:
+                self.answering -= 1
+
+    def _answer_line(self, sock: Any, line: str, address: str, pacer: Pacer) -> None:
+        offered = None if address else self._offer(line, sock)
+        if offered is not None:
+            self._pass(sock, offered)
+            return
+        for piece in self._execute(line, address):
+            self._send(sock, piece)
             pacer.pause()
+        pacer.pause()
 
     def _lines(self, sock: Any) -> Iterator[str]:
         """Complete lines, and what stands before the end of input. Switches greenlets."""
@@ -90,7 +134,7 @@ class ControlServer:
         while True:
             sock.settimeout(LINE_SECONDS if buffered else between)
             try:
-                with self._wait():
+                with self._wait(self._listening):
                     piece = sock.recv(MAX_LINE)
             except TimeoutError:
                 return
@@ -130,15 +174,30 @@ class ControlServer:
         with self._wait():
             sock.sendall(printable(reply, keep="\n").encode())
 
+    def _pass(self, sock: Any, offered: Offered) -> None:
+        """A reply with a descriptor, in one piece."""
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [offered.descriptor]))]
+        sock.settimeout(REPLY_SECONDS)
+        try:
+            with self._wait():
+                sock.sendmsg([printable(offered.reply, keep="\n").encode()], rights if offered.descriptor >= 0 else [])
+        finally:
+            if offered.descriptor >= 0:
+                os.close(offered.descriptor)
+
     @contextmanager
-    def _wait(self) -> Iterator[None]:
-        """While this lasts the greenlet waits for its client, and may be ended by `_make_room`."""
+    def _wait(self, *also: dict[Any, None]) -> Iterator[None]:
+        """While this lasts the greenlet waits for its client, and may be ended by `_make_room`; it stands in ``also``
+        as well."""
         greenlet = gevent.getcurrent()
-        self._waiting[greenlet] = None
+        lists = (self._waiting, *also)
+        for waiting in lists:
+            waiting[greenlet] = None
         try:
             yield
         finally:
-            self._waiting.pop(greenlet, None)
+            for waiting in lists:
+                waiting.pop(greenlet, None)
 
     def _make_room(self) -> None:
         if len(self._waiting) >= MAX_WAITING:

@@ -1,3 +1,4 @@
+cimport cython
 from gpen.model.client cimport Client, ClientTable
 from gpen.model.lease cimport Lease
 from gpen.model.selector cimport Selector
@@ -36,3 +37,9 @@ cdef class Conversation:
     cdef public double _accepted, started, chosen, connected, finished
     cpdef tuple volumes(self)
     cpdef bint _admit(self) except -1
+
+
+cdef class Seeker(Conversation):
+    cdef public object _greenlet, _held, _pause, _problem
+    @cython.locals(selector=Selector)
+    cpdef Lease _reserve(self, bint denied, Client client, list tried)

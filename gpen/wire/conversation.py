@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpen.model.address import UNIX, Endpoint, bracketed
 from gpen.model.client import Client, ClientTable
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gpen")
 
+FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two attempts of a client that is held
 Watch = Callable[[str, memoryview], None]  # whence (client, server), and the bytes
 
 
@@ -93,6 +94,18 @@ class Front:
     def forget(self, session: Conversation) -> None:
         """It is no session any more, however it ended. A second call does nothing."""
         raise NotImplementedError
+
+
+class Condemned(Exception):
+    """Thrown into the greenlet of a session that is being connected to a server which shall get no clients."""
+
+
+class Stop(Exception):
+    """Thrown into a session's greenlet to end it."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending.value)
+        self.ending = ending
 
 
 class Secured(NamedTuple):
@@ -318,3 +331,73 @@ class Conversation:
         if lease.is_open:  # else the server has ended its side before
             lease.release()
         lease.moved(to_server, from_server)
+
+
+class Seeker(Conversation):
+    """A client of TCP that looks for a server, at once or, where clients are held, until there is one."""
+
+    __slots__ = ("_greenlet", "_held", "_pause", "_problem")
+
+    def __init__(self, id: int, front: Front, address: str, port: int) -> None:
+        Conversation.__init__(self, id, front, address, port)
+        self._greenlet: Any = None  # where it waits, if it does
+        self._held = 0.0  # since when it waits for a server, or did
+        self._pause = FIRST_PAUSE
+        self._problem = ""  # why it did not get to a server last
+
+    def _reserve(self, denied: bool, client: Client, tried: list[Server]) -> Lease | None:
+        """A place on a server, at once or, where clients are held, when there is one. Switches greenlets then."""
+        selector, hold = self._front.selector, self._front.hold
+        if denied:
+            return None if tried else selector.reserve_abuse()
+        if not hold.is_stirred:  # else it would overtake
+            lease = selector.reserve(client, self._port, tried)
+            if lease is not None or not self._front.settings.hold or selector.has_decided(tried):
+                return lease
+        return self._wait(client, tried)
+
+    def _wait(self, client: Client, tried: list[Server]) -> Lease | None:
+        """Wait for a place; a client that leaves meanwhile ends the session. Those that failed may be tried again."""
+        front = self._front
+        is_guest = not (self._held or front.hold.has_room())
+        self._held = self._held or kernel.monotonic()
+        self.server = self.endpoint = None
+        pause = 0.0
+        if tried:
+            self._pause = pause = next_pause(self._pause)
+            tried.clear()
+        front.dialing -= 1
+        try:
+            if front.settings.pending_max:
+                front.resume()
+            self._watch_client()
+            return front.hold.wait(self.id, client, self._port, self._held, pause, is_guest)
+        finally:
+            front.dialing += 1
+            self._ignore_client()
+
+    def _unreached(self, lease: Lease, error: OSError | Condemned) -> Ending:
+        """Pass the verdict on a failed connect: the server's fault, or this machine's, or known already."""
+        self.lease = None
+        if isinstance(error, Condemned):
+            lease.release()
+            return Ending.NO_SERVER
+        target, self._problem = lease.target, sockets.cause_of(error)
+        ending = self._blame(lease, error)
+        if ending is Ending.CONNECT_FAILED:
+            place = "where it was" if lease.is_outdated else target.shown
+            log.info("server %s %s: connect failed: %s", target.name, place, self._problem)
+        return ending
+
+    def _watch_client(self) -> None:
+        """It waits from now on: notice when the client leaves."""
+        raise NotImplementedError
+
+    def _ignore_client(self) -> None:
+        """It waits no more."""
+        raise NotImplementedError
+
+
+def next_pause(pause: float) -> float:
+    """How many seconds a client that is held waits for its next attempt, when it waited so many for the last."""
+    return min(2 * pause, _LONGEST_PAUSE)

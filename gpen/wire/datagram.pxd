@@ -19,7 +19,7 @@ cdef class DatagramListener(Handler):
     cdef int _most
     cdef object _host
     cdef bytes _own
-    cdef bint _everywhere, _started, _closing
+    cdef bint _everywhere, _started, _closing, _suspended
     cpdef object ready(self, unsigned int events)
     cpdef object forget(self, object key)
     cpdef bint covers(self, DatagramListener other) except -1

@@ -16,7 +16,7 @@ from typing import Any
 from gpen.model.ending import Ending
 from gpen.model.settings import Settings
 from gpen.wire.conversation import Front
-from gpen.wire.flow import Flow
+from gpen.wire.flow import Flow, Told
 from gpen.wire.kernel import Datagrams, Handler
 from gpen.wire.loops import place_of
 from gpen.wire.poller import EPOLLIN
@@ -47,6 +47,7 @@ class DatagramListener(Handler):
         self.clients = Datagrams(sock, self._everywhere)
         self._started = False
         self._closing = False
+        self._suspended = False
         self.is_kept = False
 
     def start(self) -> None:
@@ -56,8 +57,54 @@ class DatagramListener(Handler):
             self._started = True
             self.front.poller.add(self.socket.fileno(), EPOLLIN, self)
 
+    def suspend(self, with_flows: bool) -> None:
+        """Read nothing until ``go_on``: what comes waits in the kernel. ``with_flows``: their replies as well."""
+        self._suspended = True
+        self.front.poller.finish()  # who has got all is none that passes on
+        if self._started:
+            self.front.poller.remove(self.socket.fileno())
+        for flow in list(self.flows.values()) if with_flows else ():
+            flow.lend()
+
+    def go_on(self) -> None:
+        """Read again, if it was suspended."""
+        if not self._suspended:
+            return
+        self._suspended = False
+        if self._started:
+            self.front.poller.add(self.socket.fileno(), EPOLLIN, self)
+        for flow in list(self.flows.values()):
+            try:
+                flow.take_back()
+            except Exception:
+                flow.failed()
+
+    def hand_over(self) -> None:
+        """Another gpen has this socket and its flows: it is closed here, and they are none any more."""
+        self._closing, self._started = True, False
+        for flow in list(self.flows.values()):
+            flow.let_go()
+        self._close_if_unused()
+
+    def adopt(self, told: Told, fd: int) -> bool:
+        """Go on with a flow that another gpen had, and with its socket; False, and both are as they were, when its
+        server is none of ours."""
+        front = self.front
+        peer = tuple(told["peer"])
+        key = self.clients.key_of(peer, bytes.fromhex(told["asked"]))
+        flow = Flow(front.fresh_id(), front, self, key, peer)
+        front.begin(flow)
+        try:
+            if not flow.adopt(told, fd):
+                return False
+            self.flows[key] = flow
+        except Exception:
+            flow.failed()
+        return True
+
     def ready(self, events: int) -> None:
-        self._read(self._most)
+        if not self._suspended:
+            self._read(self._most)
 
     def keep(self) -> None:
         """Somebody will take it over: the socket is open until ``start``, ``close`` or ``let_go``, though its last flow

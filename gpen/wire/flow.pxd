@@ -26,6 +26,7 @@ cdef class Flow(Conversation):
     cdef list _tried, _untried
     cdef int _fd
     cdef double _active, _dialed, _oldest
+    cdef public bint is_lent
     cdef bint _denied, _proven, _has_room, _is_done
     cdef long long _asked, _replies, _kept_bytes, _wanted, _received, _told, _sent
     cpdef object stop(self, object ending)

@@ -1,5 +1,7 @@
 """One UDP flow: what one client's address and port sends, and what comes back.
 
+A flow can pass to another gpen that takes the place of this one: it is lent, and then taken back or let go.
+
 Nothing here switches greenlets: all happens in handlers of the poller, and a flow is over as soon as it is stopped.
 
 A datagram is never held up. What a full socket does not take is lost, as on any full queue, and clients of UDP know
@@ -9,10 +11,13 @@ datagrams that it had no answer to.
 
 from __future__ import annotations
 
+import _socket
+import base64
 import errno
 import logging
 from typing import TYPE_CHECKING, Any
 
+from gpen.model.address import Endpoint
 from gpen.model.ending import Ending
 from gpen.model.lease import Lease
 from gpen.model.server import Server
@@ -35,7 +40,10 @@ FEW_REPLIES = 16  # that may wait in a socket as it comes
 
 # what costs one datagram, and says nothing of the server: it is too large, or there is no room for it
 _HARMLESS = sockets.LOCAL_ERRORS | {errno.EMSGSIZE, errno.EAGAIN}
+_DATAGRAMS = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK
 _NO_SERVER, _REPLIED = Ending.NO_SERVER, Ending.REPLIED  # to find a member of an Enum takes long
+
+Told = dict[str, Any]  # what is told of a flow that passes to another gpen
 
 
 class Flow(Conversation):
@@ -45,7 +53,7 @@ class Flow(Conversation):
 
     __slots__ = ("_active", "_asked", "_clients", "_denied", "_dialed", "_end", "_fd", "_flows", "_has_room",
                  "_is_done", "_kept", "_kept_bytes", "_listener", "_oldest", "_proven", "_received", "_replies",
-                 "_sent", "_silence", "_sock", "_told", "_tried", "_untried", "_wanted", "_watch", "key")
+                 "_sent", "_silence", "_sock", "_told", "_tried", "_untried", "_wanted", "_watch", "is_lent", "key")
 
     def __init__(self, id: int, front: Front, listener: DatagramListener, key: Any, peer: Any) -> None:
         Conversation.__init__(self, id, front, *place_of(peer))
@@ -71,6 +79,7 @@ class Flow(Conversation):
         self._kept_bytes = 0
         self._wanted = self._received = self._told = self._sent = 0  # bytes: from the client, ...
         self._watch: Watch | None = None
+        self.is_lent = False  # another gpen is about to have it: it stands still
 
     # --- what others ask ------------------------------------------------------------------------------------------
 
@@ -105,7 +114,7 @@ class Flow(Conversation):
         return waits and now - (self._unanswered_since or self._active) < settings.timeout
 
     def stop(self, ending: Ending) -> None:
-        if not self.finished:
+        if not (self.finished or self.is_lent):
             self.ending = ending
             try:
                 self._close()
@@ -120,7 +129,7 @@ class Flow(Conversation):
         """As long as nothing proves that its server is there, a flow is just being connected: what has no answer goes
         to another, unless that only drains: it answers what it was asked. Else it stays with its server, as a TCP
         session does, or ends."""
-        if self.finished or self.lease is not lease:
+        if self.finished or self.is_lent or self.lease is not lease:
             return
         if not self._proven and not lease.server.drained:
             self._go_elsewhere(lease)
@@ -141,7 +150,7 @@ class Flow(Conversation):
     def tend(self, now: float) -> None:
         """The janitor's visit: end the flow when it, or its server where replies are due, is silent for too long; take
         silence for consent, where servers need not reply: what was sent a while ago and not refused has arrived."""
-        if self.finished:
+        if self.finished or self.is_lent:
             return
         settings = self._front.settings
         if self._silent_for(now) >= settings.udp_timeout:
@@ -430,6 +439,73 @@ class Flow(Conversation):
     def _abandon(self) -> None:
         super()._abandon()
         self._listener.forget(self.key)
+
+    # --- passing to another gpen ------------------------------------------------------------------------------------
+
+    @property
+    def kept_bytes(self) -> int:
+        """How many bytes of the client's datagrams are kept."""
+        return int(self._kept_bytes)
+
+    def lend(self) -> None:
+        """Stand still, for another gpen is about to have it: what comes waits in its socket."""
+        if not self.finished:
+            self.is_lent = True
+            self._front.poller.remove(self._fd)
+
+    def take_back(self) -> None:
+        """The other has not got it."""
+        if self.is_lent:
+            self.is_lent = False
+            self._front.poller.add(self._fd, EPOLLIN, Replies(self))
+
+    def let_go(self) -> None:
+        """The other has it: it is no flow of ours any more, and its bytes are counted there."""
+        if not self.is_lent:
+            return
+        self.finished = kernel.monotonic()
+        self._disconnect()
+        self._sent = self._received = self._told = self._wanted = 0
+        self._settle_accounts()
+        self._listener.forget(self.key)
+        self._front.forget(self)
+
+    def told(self) -> Told:
+        """All that another gpen on this machine, whose clock is the same, needs to go on with it."""
+        assert self.server is not None and self.endpoint is not None
+        return {"peer": self._clients.peer(self.key), "asked": self._clients.asked(self.key).hex(),
+                "server": self.server.label, "endpoint": self.endpoint,
+                "times": (self._accepted, self.started, self.chosen, self.connected, self._active, self._dialed,
+                          self._oldest),
+                "counts": (self._asked, self._replies, self._wanted, self._received, self._told, self._sent),
+                "marks": (self._proven, self._has_room),
+                "kept": [base64.b64encode(data).decode() for data in self._kept]}
+
+    def adopt(self, told: Told, fd: int) -> bool:
+        """Be the flow that another gpen has told of, with its socket; False when its server is none of ours, and the
+        flow is over. Raises OSError."""
+        self._active = self._accepted = told["times"][4]
+        self._denied = self._admit()
+        self.endpoint = endpoint = Endpoint(told["endpoint"][0], tuple(told["endpoint"][1]), *told["endpoint"][2:])
+        lease = self._front.selector.resume(told["server"])
+        if lease is None:
+            self._front.forget(self)
+            return False
+        self._sock = kernel.Socket(endpoint.family, _DATAGRAMS, 0, fd)
+        self._fd = fd
+        self.lease, self.server = lease, lease.server
+        (self._accepted, self.started, self.chosen, self.connected, self._active, self._dialed,
+         self._oldest) = told["times"]
+        self._asked, self._replies, self._wanted, self._received, self._told, self._sent = told["counts"]
+        self._proven, self._has_room = told["marks"]
+        for data in told["kept"]:
+            self._keep(base64.b64decode(data))
+        self._silence = lease.target.silence_at(endpoint)
+        self._end = kernel.place(self._sock)
+        self._front.loops.ends[self._end] = self
+        self._watch = self._front.watch(self)
+        self._front.poller.add(fd, EPOLLIN, Replies(self))
+        return True
 
     def _judge(self) -> None:
         """Tell the pool that there was no reply, where one was due."""

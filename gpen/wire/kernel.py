@@ -365,3 +365,11 @@ class Datagrams:
     def peer(self, key: Any) -> Any:
         """The address of the client of this key, as the socket module tells addresses."""
         return key[0] if self._everywhere else key
+
+    def asked(self, key: Any) -> bytes:
+        """Which of our addresses the client of this key has asked, in bytes; empty where that is known anyway."""
+        return key[1] if self._everywhere else b""
+
+    def key_of(self, peer: Any, asked: bytes) -> Any:
+        """The key of a client whose ``peer`` and ``asked`` are these, in another process perhaps."""
+        return (peer, asked) if self._everywhere else peer

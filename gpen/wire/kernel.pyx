@@ -8,6 +8,7 @@ tells with each event: one that was meant for an earlier owner of the descriptor
 import _socket
 import errno as names
 import os
+import struct
 from select import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 
 from gpen.model.address import UNIX, Endpoint, normalize
@@ -674,6 +675,16 @@ cdef class Datagrams:
             return _host(&address), _port(&address)
         inet_ntop(AF_INET6, &six.sin6_addr, text, sizeof(text))
         return text.decode("ascii"), _port(&address), ntohl(six.sin6_flowinfo), six.sin6_scope_id
+
+    def asked(self, bytes key):
+        return key[len(key) - self._ours:]
+
+    def key_of(self, peer, bytes asked):
+        if len(peer) == 2:
+            return struct.pack("=H", AF_INET) + struct.pack("!H4s8x", peer[1], _socket.inet_aton(peer[0])) + asked
+        host, port, flow, scope = peer
+        host = _socket.inet_pton(AF_INET6, host.partition("%")[0])
+        return struct.pack("=H", AF_INET6) + struct.pack("!HI16s", port, flow, host) + struct.pack("=I", scope) + asked
 
 
 cpdef Py_ssize_t say(Socket sock, bytes data, int flags) except -3:

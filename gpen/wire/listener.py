@@ -20,15 +20,15 @@ from gpen.wire.poller import EPOLLIN, Poller
 from gpen.wire.sockets import Socket, bequeath
 
 Accepted = tuple[Any, str, int]  # a socket, and the address and port at its other end
-Begin = Callable[[Any, str, int], Callable[[], None]]
+Begin = Callable[[Any, str, int], Callable[[], None] | None]
 
 
 class Listener(Acceptor):
     """Accepts while there is room; the rest waits in the kernel's backlog.
 
     ``endpoint`` is where ``sock`` listens; ``begin`` makes a session of what was accepted and returns what runs in its
-    greenlet; ``no_room`` says that none may begin, ``shed`` ends what no client needs. Call ``resume`` when there
-    is room again.
+    greenlet, if anything does here; ``no_room`` says that none may begin, ``shed`` ends what no client needs. Call
+    ``resume`` when there is room again.
     """
 
     def __init__(self, sock: Socket, endpoint: Endpoint, poller: Poller, multi_accept: int, greenlets: Greenlets,
@@ -40,6 +40,7 @@ class Listener(Acceptor):
         self._shed = shed
         self._greenlets = greenlets
         self._faults = Faults()
+        self._is_suspended = False
         self.endpoint = endpoint
         self.bound_to = str(self.endpoint)
         super().__init__(sock, handle=lambda *accepted: None)  # gevent wants one; see Incoming
@@ -72,7 +73,17 @@ class Listener(Acceptor):
         return bool(self.socket.fileno() >= 0)
 
     def full(self) -> bool:
-        return self._no_room()
+        return self._is_suspended or self._no_room()
+
+    def suspend(self) -> None:
+        """Accept nobody until ``go_on``: who comes waits in the backlog."""
+        self._is_suspended = True
+        self.stop_accepting()
+
+    def go_on(self) -> None:
+        """Accept again."""
+        self._is_suspended = False
+        self.resume()
 
     def shed(self) -> bool:
         return self._shed()
@@ -136,6 +147,8 @@ class Incoming(Handler):
             listener.is_short = False
             sock, address, port = accepted
             try:
-                self._greenlets.start(self._begin(sock, address, port))
+                run = self._begin(sock, address, port)
+                if run is not None:
+                    self._greenlets.start(run)
             except Exception:
                 listener._not_begun(sock)

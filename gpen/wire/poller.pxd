@@ -13,6 +13,8 @@ cdef class Poller(Epoll):
     cdef readonly list unfinished
     cdef public Handler last_look
     cdef object _faults, _pause, _watcher
+    cdef list _at_end
+    cdef bint _is_in_turn
     cpdef object _pass(self)
     cdef int _turn(self, double seconds) except -1
     cpdef object finish(self)

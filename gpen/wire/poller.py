@@ -60,6 +60,8 @@ class Poller(Epoll):
         self.pipes = Pipes()
         self.unfinished: list[Handler] = []  # who is to be told, with no events, when all else was
         self.last_look: Handler | None = None  # who is told so before these
+        self._is_in_turn = False
+        self._at_end: list[Handler] = []  # who is told so behind all of them
         self._faults = Faults()
         self._pause: Any = None  # a timer, while epoll is not asked
         self._watcher: Any = self.loop.io(self.fileno(), 1)
@@ -119,18 +121,34 @@ class Poller(Epoll):
             count = self._turn(LINGER)
 
     def _turn(self, seconds: float) -> int:
-        count = self.dispatch(seconds)
+        self._is_in_turn = True
+        try:
+            count = self.dispatch(seconds)
+        finally:
+            self._is_in_turn = False
         if self.unfinished:
             look, self.last_look = self.last_look, None
             if look is not None:
                 self._tell_end(look)
             self.finish()
+        if self._at_end:
+            self._end_turn()
         return count
 
     def finish(self) -> None:
         """Tell those that wait for it that there is nothing more to tell now."""
         while self.unfinished:
             self._tell_end(self.unfinished.pop(0))
+
+    def at_end_of_turn(self, handler: Handler) -> None:
+        """Tell it, with no events, when this turn is over, or soon, where none runs."""
+        if not (self._at_end or self._is_in_turn):
+            self.loop.run_callback(self._end_turn)
+        self._at_end.append(handler)
+
+    def _end_turn(self) -> None:
+        while self._at_end:
+            self._tell_end(self._at_end.pop(0))
 
     def _tell_end(self, handler: Handler) -> None:
         try:

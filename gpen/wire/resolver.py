@@ -70,7 +70,7 @@ class Resolver:
         Raises ResolveError.
         """
         if address.path:
-            return (Endpoint(socket.AF_UNIX, address.path, address.path, 0),)
+            return (Endpoint(int(socket.AF_UNIX), address.path, address.path, 0),)
         port = self.port(address, datagrams)
         return at_port(numeric(address.host) or self.look_up(address.host, seconds), port)
 
@@ -121,13 +121,13 @@ def numeric(host: str) -> Endpoints:
             socket.inet_pton(family, host)
         except OSError:
             continue
-        return (Endpoint(family, (host, 0) if family == socket.AF_INET else (host, 0, 0, 0), host, 0),)
+        return (Endpoint(int(family), (host, 0) if family == socket.AF_INET else (host, 0, 0, 0), host, 0),)
     return ()
 
 
 def at_port(endpoints: Sequence[Endpoint], port: int) -> Endpoints:
     """These endpoints with a port of their own."""
-    return tuple(Endpoint(family, (sockaddr[0], port, *sockaddr[2:]), host, port)
+    return tuple(Endpoint(int(family), (sockaddr[0], port, *sockaddr[2:]), host, port)
                  for family, sockaddr, host, _ in endpoints)
 
 
@@ -151,7 +151,7 @@ def _ask(host: str) -> Answer:
         reason = error.strerror if isinstance(error, OSError) else "it is not a host name"
         temporary = isinstance(error, OSError) and error.errno not in _DEFINITE
         return ResolveError(f"can't resolve the name '{host}': {reason}", temporary)
-    endpoints = dict.fromkeys(Endpoint(family, sockaddr, normalize(str(sockaddr[0])), 0)
+    endpoints = dict.fromkeys(Endpoint(int(family), sockaddr, normalize(str(sockaddr[0])), 0)
                               for family, _, _, _, sockaddr in found if family in (socket.AF_INET, socket.AF_INET6))
     if not endpoints:
         return ResolveError(f"the name '{host}' has no IPv4 or IPv6 address")

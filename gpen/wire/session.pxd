@@ -1,18 +1,18 @@
 cimport cython
 from gpen.model.client cimport Client, ClientTable
 from gpen.model.lease cimport Lease
-from gpen.model.selector cimport Selector
 from gpen.model.server cimport Server
 from gpen.wire cimport kernel
-from gpen.wire.conversation cimport Conversation, Front
+from gpen.wire.conversation cimport Conversation, Front, Seeker
 from gpen.wire.relay cimport End
 
 
-cdef class Session(Conversation):
+cdef class Session(Seeker):
     cdef public End down, up
     cdef public object stalled
-    cdef object _greenlet, _held, _opening, _pause, _problem, _protocol, _route
-    cdef bint _announced, _lingers, _relaying
+    cdef object _opening, _protocol, _route
+    cdef bint _announced, _relaying
+    cdef public bint _lingers
     cdef int _kept_alive, _status
     @cython.locals(up=End, down=End)
     cpdef tuple volumes(self)
@@ -25,8 +25,6 @@ cdef class Session(Conversation):
     cdef object _converse(self)
     @cython.locals(client=Client, lease=Lease, server=Server)
     cdef object _dial(self, bint denied)
-    @cython.locals(selector=Selector)
-    cdef Lease _reserve(self, bint denied, Client client, list tried)
     @cython.locals(front=Front, deadline=double, now=double, share=double)
     cdef object _connect(self, Lease lease)
     @cython.locals(front=Front, down=End, up=End)

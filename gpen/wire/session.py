@@ -31,7 +31,7 @@ from gpen.proto import proxy_header
 from gpen.proto.http import TIMEOUT, HttpOpening
 from gpen.proto.protocol import Farewell, Opening, Refused
 from gpen.wire import kernel, proxy, sockets
-from gpen.wire.conversation import Conversation, Front, Watch
+from gpen.wire.conversation import FIRST_PAUSE, Condemned, Conversation, Front, Seeker, Stop, Watch
 from gpen.wire.dial import dial
 from gpen.wire.dummy import answer
 from gpen.wire.http import HttpFilter, read_opening
@@ -45,42 +45,29 @@ _SHORTAGE_PAUSE = 0.1
 STALLED_SECONDS = 10.0
 _HEADER_SECONDS = 3.0
 _LINGER_SECONDS = 1.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two attempts of a client that is held
 # to find a member of an Enum takes long
 _CLIENT_CLOSED, _SERVER_CLOSED, _ERROR = Ending.CLIENT_CLOSED, Ending.SERVER_CLOSED, Ending.ERROR
 _FASTCLOSE = {"off": (), "up": ("up",), "down": ("down",), "both": ("up", "down")}
 
 
-class Condemned(Exception):
-    """Thrown into the greenlet of a session that is being connected to a server which shall get no clients."""
-
-
-class Stop(Exception):
-    """Thrown into a session's greenlet to end it."""
-
-    def __init__(self, ending: Ending) -> None:
-        super().__init__(ending.value)
-        self.ending = ending
-
-
-class Session(Conversation):
+class Session(Seeker):
     """One TCP client with its server."""
 
-    __slots__ = ("_announced", "_greenlet", "_held", "_kept_alive", "_lingers", "_opening", "_pause", "_problem",
-                 "_protocol", "_relaying", "_route", "_status", "down", "stalled", "up")
+    __slots__ = ("_announced", "_kept_alive", "_lingers", "_opening", "_protocol", "_relaying", "_route", "_status",
+                 "down", "stalled", "up")
 
     def __init__(self, id: int, front: Front, sock: Any, address: str, port: int) -> None:
-        Conversation.__init__(self, id, front, address, port)
+        Conversation.__init__(self, id, front, address, port)  # and what Seeker's has, without one call more
+        self._greenlet = None
+        self._held = 0.0
+        self._pause = FIRST_PAUSE
+        self._problem = ""
         self._protocol = front.protocol  # to the end, whatever becomes of the settings
         self.down = End(sock, front.poller, self)
         self.up: End | None = None
         self.stalled = (0, 0.0)
-        self._greenlet: Any = None  # where it waits; none while bytes flow
         self._relaying = False
         self._kept_alive = 0  # of its two sides
-        self._held = 0.0  # since when it waits for a server, or did
-        self._pause = _FIRST_PAUSE
-        self._problem = ""  # why it did not get to a server last
         self._route: proxy_header.Route | None = None
         self._announced = False
         self._opening: Opening | None = None  # until a server gets it
@@ -302,36 +289,11 @@ class Session(Conversation):
                 self.clients.stick(client, server)
             return sock
 
-    def _reserve(self, denied: bool, client: Client, tried: list[Server]) -> Lease | None:
-        """A place on a server, at once or, where clients are held, when there is one."""
-        selector, hold = self._front.selector, self._front.hold
-        if denied:
-            return None if tried else selector.reserve_abuse()
-        if not hold.is_stirred:  # else it would overtake
-            lease = selector.reserve(client, self._port, tried)
-            if lease is not None or not self._front.settings.hold or selector.has_decided(tried):
-                return lease
-        return self._wait(client, tried)
+    def _watch_client(self) -> None:
+        self._front.poller.add(self.down.fd, EPOLLRDHUP, Call(self._client_left))
 
-    def _wait(self, client: Client, tried: list[Server]) -> Lease | None:
-        """Wait for a place; a client that leaves meanwhile ends the session. Those that failed may be tried again."""
-        front = self._front
-        is_guest = not (self._held or front.hold.has_room())
-        self._held = self._held or kernel.monotonic()
-        self.server = self.endpoint = None
-        pause = 0.0
-        if tried:
-            self._pause = pause = next_pause(self._pause)
-            tried.clear()
-        front.dialing -= 1
-        try:
-            if front.settings.pending_max:
-                front.resume()
-            front.poller.add(self.down.fd, EPOLLRDHUP, Call(self._client_left))
-            return front.hold.wait(self.id, client, self._port, self._held, pause, is_guest)
-        finally:
-            front.dialing += 1
-            front.poller.remove(self.down.fd)
+    def _ignore_client(self) -> None:
+        self._front.poller.remove(self.down.fd)
 
     def _client_left(self, events: int) -> None:
         """The client has ended its side, or all. One that spoke may wait for an answer behind a half-close; one that
@@ -387,19 +349,6 @@ class Session(Conversation):
         if not isinstance(name, tuple):
             return proxy_header.Route("", 0, "", 0, name)
         return proxy_header.Route(self.address, self._port, normalize(name[0]), name[1])
-
-    def _unreached(self, lease: Lease, error: OSError | Condemned) -> Ending:
-        """Pass the verdict on a failed connect: the server's fault, or this machine's, or known already."""
-        self.lease = None
-        if isinstance(error, Condemned):
-            lease.release()
-            return Ending.NO_SERVER
-        target, self._problem = lease.target, sockets.cause_of(error)
-        ending = self._blame(lease, error)
-        if ending is Ending.CONNECT_FAILED:
-            place = "where it was" if lease.is_outdated else target.shown
-            log.info("server %s %s: connect failed: %s", target.name, place, self._problem)
-        return ending
 
     def _relay(self, sock: Any) -> Ending | None:
         front, down = self._front, self.down
@@ -556,7 +505,11 @@ class Session(Conversation):
             return b""  # it would take them for TLS
         waited = self.finished - self._held if self._held else 0.0
         return self._protocol.farewell(Farewell(ending, self.address, self._others, waited, self._problem,
-                                                self._front.selector.is_crowded, self._status))
+                                                self._is_crowded, self._status))
+
+    def _is_crowded(self) -> bool:
+        """Whether all servers that could serve are full."""
+        return self._front.selector.is_crowded()
 
     def _leave_client(self) -> None:
         try:
@@ -578,11 +531,6 @@ class Session(Conversation):
                 pass
         except OSError:
             return  # gone
-
-
-def next_pause(pause: float) -> float:
-    """How many seconds a client that is held waits for its next attempt, when it waited so many for the last."""
-    return min(2 * pause, _LONGEST_PAUSE)
 
 
 def _shows(watch: Watch, whence: str) -> Tap:

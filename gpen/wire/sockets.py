@@ -102,11 +102,7 @@ def _receiver(endpoint: Endpoint, share_port: bool) -> Socket:
     try:
         if endpoint.family == _socket.AF_INET6:
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, int(endpoint.host != "::"))
-        if endpoint.host == "::":
-            sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO, 1)
-        elif endpoint.host == "0.0.0.0":
-            sock.setsockopt(_socket.IPPROTO_IP, kernel.IP_PKTINFO, 1)
-        _enlarge(sock)
+        expect_clients(sock, endpoint.host)
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, int(share_port))
         sock.bind(endpoint.sockaddr)
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
@@ -116,8 +112,13 @@ def _receiver(endpoint: Endpoint, share_port: bool) -> Socket:
     return sock
 
 
-def _enlarge(sock: Socket) -> None:
-    """Let the kernel keep more datagrams than it would: beyond its limit if we may."""
+def expect_clients(sock: Socket, host: str) -> None:
+    """Let the kernel keep more datagrams for a socket that is, or will be, bound to this host than it would, beyond its
+    limit if we may; and where that means all addresses, tell which of them each was sent to."""
+    if host == "::":
+        sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_RECVPKTINFO, 1)
+    elif host == "0.0.0.0":
+        sock.setsockopt(_socket.IPPROTO_IP, kernel.IP_PKTINFO, 1)
     try:
         sock.setsockopt(_socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
     except OSError:

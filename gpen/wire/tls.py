@@ -37,9 +37,10 @@ from gpen.proto.client_hello import protocols_in
 from gpen.wire import kernel
 from gpen.wire.conversation import Secured
 from gpen.wire.kernel import AGAIN, EPOLLIN, EPOLLOUT, LOST, MORE, Handler, Socket
+from gpen.wire.pacing import gently
 from gpen.wire.poller import Poller
 from gpen.wire.relay import End, Stream
-from gpen.wire.tls_contexts import TlsError, contexts_by_name, main_context, reason_of
+from gpen.wire.tls_contexts import Pace, TlsError, contexts_by_name, main_context, reason_of
 
 __all__ = ["Channel", "HandshakeError", "Terminator", "TlsError", "TlsStream"]
 
@@ -107,11 +108,11 @@ def _not_raised(problem: Any) -> None:
 class Terminator:
     """What clients' handshakes are made with: certificates by name, keys, authorities, versions and ciphers."""
 
-    def __init__(self, settings: Settings, path: Callable[[str], str]) -> None:
-        """Read all files that the settings name; ``path`` tells where a file is found in a chroot. Switches greenlets.
-        Raises TlsError."""
+    def __init__(self, settings: Settings, path: Callable[[str], str], pace: Pace = gently) -> None:
+        """Read all files that the settings name; ``path`` tells where a file is found in a chroot. Switches greenlets,
+        if ``pace`` does. Raises TlsError."""
         self._context: Any = main_context(settings, path)
-        self._by_name = contexts_by_name(settings, path)
+        self._by_name = contexts_by_name(settings, path, pace)
         self._protocols = [name.encode() for name in settings.ssl_alpn or ()]
         self._context.sni_callback = self._look
 

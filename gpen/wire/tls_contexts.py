@@ -14,10 +14,10 @@ import stat
 from collections.abc import Callable, Iterable
 
 from gpen.model.settings import Settings
-from gpen.wire.pacing import gently
 
 log = logging.getLogger("gpen")
 
+Pace = Callable[[Iterable[str]], Iterable[str]]  # gently, or what does not switch
 Path = Callable[[str], str]  # from a file's name to where it is found in a chroot
 
 _VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
@@ -45,16 +45,16 @@ def main_context(settings: Settings, path: Path) -> ssl.SSLContext:
         settings, path))
 
 
-def contexts_by_name(settings: Settings, path: Path) -> dict[str, ssl.SSLContext]:
-    """The contexts of the certificates in ssl_sni_path, by domain in small letters. Switches greenlets, since there may
-    be thousands. Raises TlsError."""
+def contexts_by_name(settings: Settings, path: Path, pace: Pace) -> dict[str, ssl.SSLContext]:
+    """The contexts of the certificates in ssl_sni_path, by domain in small letters. Where ``pace`` does, it switches
+    greenlets, since there may be thousands. Raises TlsError."""
     directory = settings.ssl_sni_path
     found: dict[str, ssl.SSLContext] = {}
     if directory is None:
         return found
     files = set(_listed("ssl_sni_path", directory, path))
     authorities = _authorities(settings, path)
-    for file in gently(sorted(file for file in files if file.endswith(".crt"))):
+    for file in pace(sorted(file for file in files if file.endswith(".crt"))):
         domain = file.removesuffix(".crt")
         certificate, key, own = (os.path.join(directory, domain + suffix) for suffix in (".crt", ".key", ".ca"))
         found[domain.lower()] = _context(

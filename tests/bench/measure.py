@@ -40,6 +40,12 @@ def cpu_time(pid: int) -> CpuTime:
     return CpuTime(user / TICKS_PER_SECOND, system / TICKS_PER_SECOND)
 
 
+def own_cpu_time(pid: int) -> CpuTime:
+    """CPU time that this process alone has used so far, with all its threads."""
+    fields = fields_of(PROC / str(pid) / "stat")
+    return CpuTime(int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND)
+
+
 def memory_kb(pid: int) -> int:
     """Proportional set size of the process and its descendants, in KB: shared pages count in part."""
     return sum(pss_kb(member) for member in family(pid))

@@ -172,7 +172,7 @@ def complete(line: str, programs: str = "", **environment: str) -> list[str]:
         ("gpenctl -f csv X servers ", "json"),
         ("gpenctl --col", "--color"),
         ("gpenctl /etc/passw", "/etc/passwd"),
-        ("gpen --", "--check --help --version"),
+        ("gpen --", "--check --help --replace --version"),
         ("gpen -F /etc/passw", "/etc/passwd"),
         ("gpen -O leas", "leastconn"),
         ("gpen -u roo", "root"),

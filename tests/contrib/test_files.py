@@ -28,8 +28,9 @@ def test_gpen_service_is_the_template_for_the_name_gpen() -> None:
 def units(tmp_path: Path) -> list[Path]:
     """The units, with gpen where it is in this tree."""
     (tmp_path / "units").mkdir()
-    made = [tmp_path / "units" / name for name in ("gpen.service", "gpen@web.service")]
-    for unit, source in zip(made, (UNITS / "gpen.service", UNITS / "gpen@.service"), strict=True):
+    made = [tmp_path / "units" / name for name in ("gpen.service", "gpen@web.service", "gpen.socket")]
+    sources = (UNITS / "gpen.service", UNITS / "gpen@.service", UNITS / "gpen.socket")
+    for unit, source in zip(made, sources, strict=True):
         unit.write_text(with_our_programs(source.read_text()))
     return made
 
@@ -48,7 +49,7 @@ def test_a_machine_whose_own_units_are_wrong_says_nothing_of_ours(units: list[Pa
 
 @pytest.mark.parametrize(("right", "wrong"), [
     ("[Service]\n", "[Service]\nNoSuchKey=1\n"), (f"ExecStart={ROOT}/bin/gpen", f"ExecStart={ROOT}/none/gpen"),
-    ("Type=", "Type=none"), ("[Install]", "[Instal]")])
+    ("Type=", "Type=none"), ("[Install]", "[Instal]"), ("WatchdogSec=", "WatchdogSec=x")])
 def test_a_wrong_line_of_a_unit_is_told(units: list[Path], right: str, wrong: str) -> None:
     text = units[0].read_text()
     assert right in text

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.contrib.service import CONTRIB, Service, runs, wait_for
+from tests.harness import run_gpen
 
 SCRIPT = CONTRIB / "init.d" / "gpen"
+
+replaces = pytest.mark.skipif("--replace" not in run_gpen("--help").stdout, reason="this gpen has no --replace")
 
 
 @pytest.fixture
@@ -102,7 +105,7 @@ def test_reload_takes_effect_in_the_same_process(service: Service) -> None:
     assert service.pid("a") == pid and service.ask("b", "timeout") == "3"
 
 
-@pytest.mark.parametrize("action", ["reload", "force-reload", "restart", "try-restart"])
+@pytest.mark.parametrize("action", ["reload", "force-reload", "upgrade", "restart", "try-restart"])
 def test_a_wrong_file_is_refused_and_the_old_configuration_serves_on(service: Service, action: str) -> None:
     assert service("start", "a").returncode == 0
     pid = service.pid("a")
@@ -120,6 +123,30 @@ def test_one_wrong_file_does_not_keep_the_others_from_reloading(service: Service
     change(service, "b", "timeout 3", "timeout 8")
     assert service("reload").returncode == 6
     wait_for(lambda: service.ask("b", "timeout") == "8", "the new timeout")
+
+
+@replaces
+def test_upgrade_puts_a_new_process_in_the_place_of_the_old(service: Service) -> None:
+    """The old one serves its sessions to their end."""
+    assert service("start", "a").returncode == 0
+    old = service.pid("a")
+    change(service, "a", "timeout 3", "timeout 5")
+    done = service("upgrade", "a")
+    assert done.returncode == 0, done
+    new = service.pid("a")
+    assert f"process {new} has taken the place of process {old}" in done.stdout
+    assert service.ask("a", "timeout") == "5" and service.greeting("a") == "hello from a"
+    wait_for(lambda: not runs(old), "the end of the old one")
+    assert service("status", "a").returncode == 0
+
+
+@replaces
+def test_an_upgrade_that_fails_leaves_the_old_one_alone(service: Service) -> None:
+    assert service("start", "a").returncode == 0
+    old = service.pid("a")
+    done = service("upgrade", "a", GPEN_OPTIONS="-w /proc/none/page")
+    assert done.returncode in (1, 6)
+    assert service.pid("a") == old and service.greeting("a") == "hello from a"
 
 
 def test_restart_makes_a_new_process(service: Service) -> None:
@@ -224,13 +251,13 @@ def test_no_configuration_is_6(service: Service) -> None:
 
 @pytest.mark.parametrize(
     ("action", "status"),
-    [("start", 6), ("restart", 6), ("reload", 6), ("stop", 0), ("try-restart", 0), ("status", 3)],
+    [("start", 6), ("restart", 6), ("reload", 6), ("upgrade", 6), ("stop", 0), ("try-restart", 0), ("status", 3)],
 )
 def test_without_any_instance(service: Service, tmp_path: Path, action: str, status: int) -> None:
     assert service(action, GPEN_CONFDIR=str(tmp_path / "empty")).returncode == status
 
 
-@pytest.mark.parametrize("action", ["reload", "force-reload"])
+@pytest.mark.parametrize("action", ["reload", "force-reload", "upgrade"])
 def test_reload_of_what_does_not_run_is_7(service: Service, action: str) -> None:
     assert service(action, "a").returncode == 7
 

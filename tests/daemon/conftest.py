@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,9 @@ from tests.harness import connect, read_all, run_gpen, wait_until
 def daemonize(tmp_path: Path) -> Iterator[Callable[..., int]]:
     """Start gpen in the background with pid file and control socket; returns its pid once the command has ended."""
 
-    def start(*arguments: str, wrapper: Sequence[str] = ()) -> int:
+    def start(*arguments: str, **options: Any) -> int:
         done = run_gpen("-p", str(pid_file), "-C", str(tmp_path / "gpen.ctl"), *arguments, directory=tmp_path,
-                        wrapper=wrapper)
+                        **options)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         pids.append(int(pid_file.read_text()))
         return pids[-1]

@@ -345,6 +345,7 @@ def test_clients_are_served_while_programs_hang(gpen: Start, servers: Serve, han
     assert statistics.median(waits) < 0.1
 
 
+@pytest.mark.one_process
 def test_programs_that_hang_are_killed_and_leave_nothing(gpen: Start, servers: Serve, tmp_path: Path,
                                                          hanging: Callable[[], list[int]]) -> None:
     balancer = gpen(*QUICK, "-O", "check_timeout 0.3", servers=[servers(hold)])
@@ -373,6 +374,7 @@ def children(pid: int) -> list[str]:
     return found.stdout.splitlines()
 
 
+@pytest.mark.one_process
 def test_many_checks_leave_nothing(gpen: Start, servers: Serve, program: Program) -> None:
     balancer = gpen(servers=[servers(naming("a"))])
     balancer.ctl("check connect", "check_interval 0.02")

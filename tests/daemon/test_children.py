@@ -12,6 +12,8 @@ import pytest
 from tests.daemon.conftest import ctl
 from tests.harness import COMMAND, Gpen, Server, hold, naming, needs_root, wait_until
 
+pytestmark = pytest.mark.one_process
+
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
 

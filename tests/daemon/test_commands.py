@@ -203,6 +203,7 @@ def test_what_was_written_starts_the_same(balancer: Gpen, gpen: Start, tmp_path:
     assert [line for line in after if line not in before] == []
 
 
+@pytest.mark.one_process
 def test_what_is_written_is_short(gpen: Start, tmp_path: Path) -> None:
     """What differs from the defaults, settings first; and a server that the command line gives is taken away."""
     balancer = gpen("-t", "7", servers=["127.0.0.1:81", "127.0.0.1:82:5"])

@@ -9,7 +9,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from tests.harness import Gpen, Server, address_of, connect, naming, wait_until
+
+pytestmark = pytest.mark.one_process
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]

@@ -12,6 +12,8 @@ from tests import datagrams
 from tests.faulty import Faulty
 from tests.harness import LOCAL, Server, connect, hold, naming, wait_until
 
+pytestmark = pytest.mark.one_process
+
 Serve = Callable[..., Server]
 Start = Callable[..., Faulty]
 

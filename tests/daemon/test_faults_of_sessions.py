@@ -23,6 +23,8 @@ from tests.harness import LOCAL, PATIENCE, Gpen, Serve, Server, connect, echo, n
 from tests.tlsclient import TlsClient, Truncated, trusting
 from tests.wire.http_peers import OK, Recorder, get, read_exactly, read_response
 
+pytestmark = pytest.mark.one_process
+
 Start = Callable[..., Faulty]
 StartServer = Callable[..., Server]
 

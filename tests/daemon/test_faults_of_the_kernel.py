@@ -83,6 +83,7 @@ REFUSALS = [(call, error) for call, errors in {
 }.items() for error in errors]
 
 
+@pytest.mark.one_process
 @pytest.mark.parametrize(("call", "error"), REFUSALS,
                          ids=[f"{call}-{errno.errorcode[error]}" for call, error in REFUSALS])
 def test_what_is_refused_costs_no_more_than_it_must(refused: Callable[..., Refused], servers: Serve, call: str,
@@ -113,6 +114,7 @@ def test_what_is_refused_costs_no_more_than_it_must(refused: Callable[..., Refus
     assert gpen.stop() == 0
 
 
+@pytest.mark.one_process
 def test_what_can_not_be_watched_is_held_against_no_server(refused: Callable[..., Refused], servers: Serve) -> None:
     """fs.epoll.max_user_watches is reached."""
     balancer = refused("-l", "gpen.log", LOCAL, servers(naming("A")).address)

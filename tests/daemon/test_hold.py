@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from gpen.wire.session import next_pause
+from gpen.wire.conversation import next_pause
 from tests.harness import Gpen, Server, connect, echo, naming, read_all, refusing, reset, wait_until
 
 Start = Callable[..., Gpen]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import COMMAND, LOCAL, Gpen, Server, connect, free_port, open_to_all, refusing, wait_until
+from tests.harness import LOCAL, PROGRAM, Gpen, Server, connect, free_port, open_to_all, refusing, wait_until
 from tests.wire.http_peers import OK, Recorder, added, get, read_response
 
 Start = Callable[..., Gpen]
@@ -218,7 +218,7 @@ def test_switched_on_and_off(gpen: Start, servers: Servers) -> None:
 def test_without_the_package(tmp_path: Path) -> None:
     """One line says what to install; everything else works without it."""
     hide = "import sys, runpy; sys.modules['httptools'] = None; sys.argv[:1] = []; runpy.run_path(sys.argv[0])"
-    command = [sys.executable, "-c", hide, COMMAND[-1]]
+    command = [sys.executable, "-c", hide, PROGRAM]
     done = subprocess.run([*command, "-f", "-H", LOCAL, "127.0.0.1:1"], capture_output=True, text=True, check=False,
                           timeout=20, cwd=tmp_path)
     assert done.returncode != 0

@@ -70,6 +70,7 @@ def idle(balancer: Gpen, count: int, stack: ExitStack) -> None:
     wait_until(lambda: balancer.server(0)["sessions"] == count, what=f"{count} sessions")
 
 
+@pytest.mark.one_process
 def test_an_idle_session_is_small(gpen: Start, many_descriptors: None) -> None:
     """So many KB, of memory that is its own (PSS), when gpen has been used a little before."""
     with Silent() as server:

@@ -200,7 +200,7 @@ def test_a_slow_header_ends_the_session(gpen: Start, servers: Serve) -> None:
         start = time.monotonic()
         assert read_all(client) == b""
         assert 2 < time.monotonic() - start < 10
-    assert "late" in balancer.stderr
+    wait_until(lambda: "late" in balancer.stderr)
 
 
 def test_access_and_memory_go_by_the_header(gpen: Start, servers: Serve) -> None:

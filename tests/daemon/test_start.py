@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -169,7 +170,7 @@ def test_check_tells_nothing_that_follows_from_what_is_wrong(tmp_path: Path) -> 
 
 def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
-    command = f"rmdir ../gone && exec {' '.join(COMMAND)} --check -F x.cfg 127.0.0.1:0 {SERVER}"
+    command = f"rmdir ../gone && exec {shlex.join(COMMAND)} --check -F x.cfg 127.0.0.1:0 {SERVER}"
     done = subprocess.run(["sh", "-c", command], cwd=tmp_path / "gone", capture_output=True, text=True, timeout=20,
                           check=False)
     assert (done.returncode, done.stderr) == (2, "gpen: can't read the file 'x.cfg': No such file or directory\n")

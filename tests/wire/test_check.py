@@ -289,6 +289,7 @@ def test_what_a_program_is_told(trial: Trial, script: Script, monkeypatch: pytes
     assert "|/run/my.sock|/run/my.sock|||7|" in trial.good(check, "/run/my.sock")
 
 
+@pytest.mark.one_process
 def test_what_a_program_is_not_told(trial: Trial, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     """No secret, nothing that changes how it runs, no socket of systemd's: of the environment two names, and GPEN_*."""
     for name in ("LD_PRELOAD", "LISTEN_FDS", "NOTIFY_SOCKET", "PGPASSWORD", "HOME", "IFS", "BASH_ENV", "ENV"):

@@ -12,6 +12,8 @@ import pytest
 
 from tests.harness import Gpen, Server, family_of, hold, naming, needs_root, wait_until
 
+pytestmark = pytest.mark.one_process  # which has the sockets that are looked at
+
 PIDFD_GETFD = 438  # pidfd_getfd(2), the same number on every machine
 
 

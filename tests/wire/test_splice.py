@@ -391,6 +391,7 @@ def side(number: int, who: int, sock: Sock) -> str:
     return digest(order(mixed, DATA[number : number + size]))
 
 
+@pytest.mark.one_process
 def test_transfers_in_all_orders(gpen: Start, servers: Serve) -> None:
     """240 of them: whoever ends first, by an end or a reset, with slow readers, in pieces of all sizes; each arrives
     whole, and nothing is left behind."""
@@ -459,6 +460,7 @@ def read_until_a_pipe_is_full(balancer: Gpen, server: Server, sock: Sock) -> byt
             return received
 
 
+@pytest.mark.one_process
 def test_what_waits_in_a_pipe_is_counted_and_goes_on(gpen: Start, servers: Serve) -> None:
     server = servers(flooding)
     balancer = gpen("-l", "gpen.log", "-O", "log_format json", servers=[server])
@@ -477,6 +479,7 @@ def test_what_waits_in_a_pipe_is_counted_and_goes_on(gpen: Start, servers: Serve
     assert json.loads(balancer.log)["down"] == balancer.server(0)["rx"] == 64 * MB
 
 
+@pytest.mark.one_process
 @pytest.mark.parametrize("command", ["close {id}", "close server 0"])
 def test_a_command_ends_a_session_with_a_full_pipe(gpen: Start, servers: Serve, command: str) -> None:
     """What has left gpen arrives, and nothing else is left of it."""
@@ -518,6 +521,7 @@ def test_without_descriptors_bytes_are_read(gpen: Start, servers: Serve) -> None
     balancer.wait_idle()
 
 
+@pytest.mark.one_process
 def test_a_client_gets_the_descriptors_of_pipes_that_nobody_needs(gpen: Start, servers: Serve) -> None:
     """At once: without them its session would wait, a tenth of a second each time, until the janitor closes them."""
     balancer = gpen("-l", "gpen.log", "-O", "log_format json", servers=[servers(flooding)])
