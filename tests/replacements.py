@@ -347,7 +347,7 @@ def _gpen(directory: Path, control: str, tcp: int, udp: int) -> Iterator[subproc
     with (directory / "gpen.err").open("w") as stderr:
         process = subprocess.Popen(command, stderr=stderr, stdin=subprocess.DEVNULL)
     try:
-        wait_until(lambda: Path(control).exists() and _ask(control, "pid"), what="an answer of gpen")
+        wait_until(lambda: _answers(control), what="an answer of gpen")
         yield process
         assert process.wait(PATIENCE) == 0
     finally:
@@ -367,6 +367,13 @@ def pids_of(control: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def _answers(control: str) -> bool:
+    try:
+        return bool(_ask(control, "pid"))
+    except OSError:  # it is not there yet, or does not listen yet
+        return False
 
 
 def _ask(control: str, line: str) -> str:

@@ -79,7 +79,9 @@ _gpen_after() {
         "tracking_with 0 "*) echo "LISTENER" ;;
         "user 0 "*) echo "USER" ;;
         "web_stats 0 "*) echo "FILE" ;;
-        "workers 0 "*) echo "auto json" ;;
+        "workers 0 "*) echo "auto" ;;
+        "workers "*" json") ;;
+        "workers "*) echo "json" ;;
         "write 0 "*) echo "FILE" ;;
     esac
 }

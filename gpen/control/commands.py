@@ -494,8 +494,9 @@ def _of_setting(setting: Setting) -> Command:
     def parse_no(words: Sequence[str]) -> Arguments:
         return {"value": setting.off} | nothing(words)
 
-    metavar = f"{setting.kind.metavar}|json" if setting.is_listed else setting.kind.metavar
-    usage = setting.name if setting.is_flag else f"{setting.name} [{metavar}]"
+    usage = setting.name if setting.is_flag else f"{setting.name} [{setting.kind.metavar}]"
+    if setting.is_listed:
+        usage = f"{setting.name} [json] | {setting.name} {setting.kind.metavar}"
     return Command(setting.name, usage, setting.help, parse, "admin", parse_no, f"no {setting.name}", configures=True,
                    json=setting.is_listed, setting=setting, example=setting.example, is_ignored=setting.is_ignored)
 

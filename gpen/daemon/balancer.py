@@ -115,12 +115,9 @@ class Balancer:
         self._inheritance = inheritance
         self._takeover = Takeover(inheritance, configuration, sources, self.listeners, self._control, self._changes,
                                   self._elders) if inheritance is not None else None
-        self._executor = Executor(configuration, self._changes, self._queries, self.chroot, {
-            "listen": lambda listener: self.listeners[listener].address or None,
-            "control": lambda listener: self._control.address or None,
-            "control_acl": lambda listener: settings.control_acl or 0,
-            "idlers": lambda listener: f"{self.idlers.connected}/{settings.idlers}",
-        }, unnamed.stir, Upgrade(self.handover, self._poller, self._children, self.chroot, notifier).run)
+        upgrade = Upgrade(self.handover, self._poller, self._children, self.chroot, notifier)
+        self._executor = Executor(configuration, self._changes, self._queries, self.chroot, self._answers(),
+                                  unnamed.stir, upgrade.run, self.workers.refresh)
         self._janitor: Any = None
         self._stopping = Event()
         pool.health.on_condemned = self.sessions.condemned
@@ -128,6 +125,17 @@ class Balancer:
         pool.on_moved = loops.changed
         self._changes.on_renewed = self._elders.renew
         pool.is_ourselves = self._is_ourselves
+
+    def _answers(self) -> dict[str, Callable[[str], Any]]:
+        """The settings that are answered with something else than their value."""
+        settings = self.settings
+        return {
+            "listen": lambda listener: self.listeners[listener].address or None,
+            "control": lambda listener: self._control.address or None,
+            "control_acl": lambda listener: settings.control_acl or 0,
+            "idlers": lambda listener: f"{self.idlers.connected}/{settings.idlers}",
+            "workers": lambda listener: self.workers.rows(),
+        }
 
     # --- opening and closing --------------------------------------------------------------------------------------
 

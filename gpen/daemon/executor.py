@@ -32,15 +32,20 @@ from gpen.wire.pacing import gently
 log = logging.getLogger("gpen")
 
 
+# what only this process knows, and what workers alone know of their sessions; all else follows from what they have said
+_OF_OURS = ("help", "pid", "mode", "state", "stay")
+_OF_WORKERS = ("servers", "sessions", "recent", "connection", "socket", "status")
+
+
 class Executor:
     """Runs a line at a time, for as many clients as there are."""
 
     def __init__(self, configuration: Configuration, changes: Changes, queries: Queries, chroot: Chroot,
                  answers: Mapping[str, Callable[[str], Any]], acted: Callable[[], object],
-                 upgrade: Callable[[Call], Any]) -> None:
+                 upgrade: Callable[[Call], Any], refresh: Callable[[bool], object]) -> None:
         """``answers`` has the settings that are answered with something else than their value, which are told for which
         listener; ``acted`` is called when something was done to a server; ``upgrade`` carries out the command of that
-        name."""
+        name; ``refresh`` asks the workers what has become of their sessions, and if wanted what those have moved."""
         self._configuration = configuration
         self._settings = configuration.settings
         self._changes = changes
@@ -49,6 +54,7 @@ class Executor:
         self._answers = answers
         self._acted = acted
         self._upgrade = upgrade
+        self._refresh = refresh
 
     def execute(self, line: str, address: str) -> Iterator[str]:
         """Run one line of the control client at this address, which is empty at a socket that is a file; the reply
@@ -101,7 +107,8 @@ class Executor:
                 self._check_listener(call["listener"])
             self._changes.apply([call])
         else:
-            self._queries.refresh(call)
+            if name not in _OF_OURS:
+                self._refresh(name in _OF_WORKERS)
             return getattr(self._queries, name)(call)
         return None
 
@@ -162,9 +169,8 @@ class Executor:
             self._changes.apply([call])
             if call.no or setting.is_flag or setting.reply is None:
                 return None
-        if setting.is_listed and not call.no:
-            self._queries.refresh(call)
-            return getattr(self._queries, setting.name)(call)
+        if setting.is_listed:
+            self._refresh(False)
         answer = self._answers.get(setting.name)
         scope = self._configuration.scopes[call.listener]
         return scope.settings.get(setting.name) if answer is None else answer(call.listener)

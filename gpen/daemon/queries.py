@@ -44,11 +44,6 @@ Live = dict[int, list[Conversation]]  # the sessions that run, by the identity o
 _CONNECTING, _CONNECTED, _CLOSED_UP, _CLOSED_DOWN = 1, 2, 4, 8
 
 
-# what only this process knows, and what workers alone know of their sessions; all else follows from what they have said
-_OF_OURS = ("help", "pid", "mode", "state", "stay")
-_OF_WORKERS = ("servers", "sessions", "recent", "connection", "socket", "status", "workers")
-
-
 class Queries:
     """The commands that change no configuration."""
 
@@ -110,14 +105,6 @@ class Queries:
         seen = takewhile(lambda client: now - client.last <= call["seconds"], list(clients))
         return (_client_row(client, live.get(client.number, ()), clients.sessions_of(client.address), now)
                 for client in seen)
-
-    def refresh(self, call: Call) -> None:
-        """Learn from the workers what a call is about to tell, if it tells what they know. Switches greenlets."""
-        if call.command.name not in _OF_OURS:
-            self._workers.refresh(call.command.name in _OF_WORKERS)
-
-    def workers(self, call: Call) -> list[Row]:
-        return self._workers.rows()
 
     def events(self, call: Call) -> list[Row]:
         rows = [event._asdict() for event in self._pool.events]
@@ -253,7 +240,8 @@ class Queries:
         return {"listen": ", ".join(front.address for front in listening), "sessions": len(sessions),
                 "held": sum(len(front.hold) for front in listening), "looped": self._loops.dropped, "conn_max": most,
                 "clients": len(unnamed.clients), "clients_max": self._settings.clients_max, "total": sessions.total,
-                "started": sessions.started, "endings": dict(sessions.endings)}
+                "started": sessions.started, "endings": dict(sessions.endings),
+                "workers": self._workers.rows()}
 
     def _server_row(self, server: Server, target: Target, sessions: Sequence[Conversation], now: float,
                     held: int) -> Row:

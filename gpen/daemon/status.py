@@ -75,7 +75,7 @@ def status_page(queries: Queries) -> str:
     listeners = [_listener(row) for row in islice(queries.listeners(_call("listeners")), MOST_ROWS + 1)]
     clients = list(islice(queries.recent(_call("recent")), MOST_ROWS + 1))
     sessions = [row | {"secured": _secured(row)} for row in islice(queries.sessions(_call("sessions")), MOST_ROWS + 1)]
-    workers = [row | {"since": timestamp(row["started"])} for row in queries.workers(_call("workers"))]
+    workers = [row | {"since": timestamp(row["started"])} for row in summary["workers"]]
     now = timestamp(time.time())
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">

@@ -21,7 +21,7 @@ from tests.control.test_difference import Running
 PROCESS = {"conn_max_total", "clients_max", "blacklist", "check", "check_interval", "check_timeout", "check_rise",
            "check_fall", "health_ttl", "name_refresh", "idlers", "geoip_db", "web_stats", "debug", "ascii",
            "abort_on_error", "control", "control_acl", "control_mode", "control_access", "exit_enabled", "foreground",
-           "pid_file", "user", "chroot"}
+           "pid_file", "user", "chroot", "drain_timeout", "workers"}
 OWN = {"listen", "tracking_with"}
 HERE = {name for name, setting in SETTINGS.items() if setting.scope == "listener" and not setting.missing}
 

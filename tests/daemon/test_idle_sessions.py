@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 import pytest
 
 from gpen.core import COMPILED, CORE
-from tests.bench.measure import pss_kb
+from tests.bench.measure import own_kb
 from tests.harness import Gpen, address_of, connect, wait_until
 
 Start = Callable[..., Gpen]
@@ -72,16 +72,16 @@ def idle(balancer: Gpen, count: int, stack: ExitStack) -> None:
 
 @pytest.mark.one_process
 def test_an_idle_session_is_small(gpen: Start, many_descriptors: None) -> None:
-    """So many KB, of memory that is its own (PSS), when gpen has been used a little before."""
+    """So many KB, of memory that is its own, when gpen has been used a little before."""
     with Silent() as server:
         balancer = gpen("-x", str(IDLE + 10), servers=[server.address])
         with ExitStack() as stack:
             idle(balancer, WARM, stack)
         server.leave()
         balancer.wait_idle()
-        before = pss_kb(balancer.pid)
+        before = own_kb(balancer.pid)
         with ExitStack() as stack:
             idle(balancer, IDLE, stack)
-            size = (pss_kb(balancer.pid) - before) / IDLE
+            size = (own_kb(balancer.pid) - before) / IDLE
     print(f"{size:.2f} KB")
     assert size <= MOST_KB

@@ -487,11 +487,11 @@ def test_no_upgrade_in_a_chroot(gpen: Start, servers: Servers, tmp_path: Path) -
 
 
 def test_no_leaks(gpen: Start, servers: Servers, tmp_path: Path) -> None:
-    """Twenty times: as many descriptors and processes as in the beginning, and no file more."""
+    """Eight times: as many descriptors and processes as in the beginning, and no file more."""
     balancer = gpen("-p", "gpen.pid", "-l", "gpen.log", "-O", f"listener web listen {LOCAL}", servers=[servers(echo)])
     before, files = balancer.fds(), set(os.listdir(tmp_path))
     last = 0
-    for _ in range(20):
+    for _ in range(8):
         pid = int(balancer.ctl("upgrade").split()[-1])
         wait_until(lambda last=last: not last or has_ended(last))
         last = pid

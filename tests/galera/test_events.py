@@ -1,6 +1,6 @@
 """What happens to one node, and what its clients notice: each limit is the one that the README's table promises.
 
-The load is 20 threads that connect, query and close, 190 times a second together; errors are counted for 12 s. Where
+The load is 20 threads that connect, query and close, 190 times a second together; errors are counted for 9 s. Where
 a node went down it comes back within that time, so that its return is under the same eyes. Limits of time are for an
 idle machine; to them the lag of a busy one is added, which is what the slowest client took before the event.
 """
@@ -20,7 +20,7 @@ from tests.galera.load import Attempt, Load, Outcome, Usual
 from tests.galera.watcher import COMMAND
 from tests.harness import Gpen, wait_until
 
-COUNTED = 12.0  # seconds after the event
+COUNTED = 9.0  # seconds after the event
 OPEN_AT_MOST = 3  # sessions on the node at the instant that it dies, if they are over at once
 OFF = 0.6
 TOLD = 0.2  # by a node that says itself that it is non-Primary

@@ -23,7 +23,7 @@ from tests.harness import PATIENCE, Gpen, wait_until
 pytestmark = pytest.mark.timeout(180)
 
 Start = Callable[..., Any]
-COUNTED = 12.0  # seconds after the event
+COUNTED = 9.0  # seconds after the event
 OFF = 0.6  # seconds in which all have left a node
 NOTICED = 3.5  # in which the other nodes have dropped it, so that writes go on (evs.suspect_timeout 1.5, and a view)
 
