@@ -130,6 +130,8 @@ class Elders:
                 elder.channel.send("renew")
 
     def _ended(self, elder: Elder) -> None:
+        if elder not in self._elders:
+            return  # it was let go
         self._elders.remove(elder)
         log.info("the gpen before, with pid %d, has ended its sessions", elder.pid)
 
@@ -141,6 +143,7 @@ class Elders:
     def let_go(self) -> None:
         """They tell another from now on."""
         for elder in self:
+            elder.stop()
             elder.take([])
             elder.channel.close()
         self._elders.clear()

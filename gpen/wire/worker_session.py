@@ -186,7 +186,7 @@ class WorkerSession(Session):
 
     def _settle_accounts(self) -> None:
         super()._settle_accounts()
-        if self._lingers or self._is_limited:
+        if self._lingers or self._is_limited or self._front.settings.client_max:
             self._main.tell("settled", self.id, self.finished, *self.volumes())
             self._main.hurry()
 

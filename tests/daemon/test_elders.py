@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import gevent
+import pytest
 
 from gpen.control.configuration import Configuration
 from gpen.daemon.elders import Elders, send_rows
@@ -95,3 +96,12 @@ def test_it_passes_to_another() -> None:
         newest.go_on()
         until(lambda: server.sessions == 1)
         newest.let_go()
+
+
+def test_those_that_are_let_go_are_heard_no_more(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever listened to one stops, and has nothing to complain of."""
+    with heard(configured(1)) as (elders, _):
+        gevent.idle()
+        elders.let_go()
+        gevent.idle()
+        assert (list(elders), capfd.readouterr().err) == ([], "")
