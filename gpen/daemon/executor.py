@@ -94,6 +94,7 @@ class Executor:
         if name == "include":
             return self._include(call, address)
         if name == "reload":
+            self._refresh(False)  # sessions that are over are logged where they ended
             return self._changes.reload()
         if name == "upgrade":
             return self._upgrade(call)

@@ -217,7 +217,8 @@ class RemoteSession(Seeker):
         self._leaving = None
         self._endpoints = target.endpoints
         settings = self._front.settings
-        is_limited = bool(server.max or lease.member.max or settings.client_max or settings.hold)
+        is_limited = bool(server.max or lease.member.max or settings.client_max or settings.hold
+                          or settings.leastconn or settings.random)
         return (self._places, is_limited, self._is_news(lease), server.name, server.number,
                 tuple(map(tuple, self._endpoints)))
 
@@ -311,6 +312,7 @@ class RemoteSession(Seeker):
         if lease is None or client is None:
             return
         self.connected = connected
+        self.figures = _NONE  # they are of before
         self.endpoint = endpoint = self._endpoints[index]
         if index and endpoint in lease.target.endpoints:
             self._front.selector.pool.prefer(lease.target, endpoint)

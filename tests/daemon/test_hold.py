@@ -256,6 +256,7 @@ def served_and_waiting(balancer: Gpen, stack: ExitStack) -> tuple[socket.socket,
     return first, waiting
 
 
+@pytest.mark.one_process  # which stands still, and the sessions with it
 def test_those_who_wait_go_first(gpen: Start, servers: Serve) -> None:
     """One place comes free, and one of two places in the waiting room: the newcomer gets that one, a second none."""
     balancer = gpen("-r", "-O", "hold 20", "-O", "hold_max 1", servers=[f"{servers(echo).address}:1"])

@@ -140,7 +140,7 @@ def test_clients_that_come_while_there_is_none(balancer: Gpen) -> None:
 
 
 def test_one_that_ends_while_a_client_comes(gpen: Start, servers: Serve) -> None:
-    """In one instant, where that is seen when the client is given to it: the place that came free stays free."""
+    """In one instant, where that may be seen when the client is given to it: the place that came free stays free."""
     balancer = gpen("-l", "gpen.log", *workers(1), servers=[f"{servers(echo).address}:1"])
     place, pid = balancer.address, pids_of(balancer)[0]
     with talking(balancer, 1):
@@ -148,7 +148,8 @@ def test_one_that_ends_while_a_client_comes(gpen: Start, servers: Serve) -> None
             late.sendall(b"late")
             os.kill(pid, signal.SIGKILL)
             wait_gone({pid}, 3)
-        wait_until(lambda: endings(balancer) == ["worker-lost"] * 2)
+        wait_until(lambda: len(endings(balancer)) == 2)
+        assert endings(balancer)[0] == "worker-lost"  # the other one may have been served by the next worker
     balancer.wait_idle()
     wait_until(lambda: pids_of(balancer) != [pid])
     with talking(balancer, 1):
