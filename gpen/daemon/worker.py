@@ -97,7 +97,7 @@ class WorkerFront(Front):
     def ended(self, session: Conversation) -> None:
         self.forget(session)
         ending = session.ending or Ending.ERROR
-        self._worker.mention("ended", session.id, ending.value, session.finished, *session.volumes())
+        self._worker.tell("ended", session.id, ending.value, session.finished, *session.volumes())
 
     def forget(self, session: Conversation) -> None:
         if self._worker.sessions.forget(session):

@@ -17,8 +17,8 @@ then the number of the session.
 A place is told as (its number in this session, whether limits are in play, whether it is news that the server is
 reached, the server's name and number, endpoints); or as (0, the ending, whether all servers are full) where the session
 is refused at once. That a server is reached which was well, and was the client's before, is no news: it is told with
-what follows, or some milliseconds later, as the end of a session is: to be woken costs the main process more than
-what it is told.
+what follows, or some milliseconds later, for to be woken costs the main process more than what it is told. The end of
+a session is told at once: so lines of the log are in the order in which sessions end.
 
 Where limits are in play, a worker says that a session has ended before its client can know: who comes again finds the
 place free. There may be more to hear before somebody is refused, so the main process hears it first (``listen``).
