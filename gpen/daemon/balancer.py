@@ -51,7 +51,7 @@ from gpen.model.text import counted
 from gpen.wire.check import Prober
 from gpen.wire.faults import Troubles
 from gpen.wire.given import GivenSockets
-from gpen.wire.greenlets import Greenlets
+from gpen.wire.greenlets import KEPT, Greenlets
 from gpen.wire.idlers import Idlers
 from gpen.wire.loops import Loops
 from gpen.wire.pacing import PAUSE, gently
@@ -63,7 +63,6 @@ log = logging.getLogger("gpen")
 
 FAREWELL_SECONDS = 5.0
 LARGE = 5000  # servers and entries of access lists
-KEPT_GREENLETS = 128
 
 
 class Balancer:
@@ -88,7 +87,7 @@ class Balancer:
         self._poller = Poller()
         self._children = Children()
         self._resolver = Resolver()
-        self._greenlets = Greenlets(KEPT_GREENLETS)
+        self._greenlets = Greenlets(KEPT)
         files = SocketFiles(settings, self.chroot)
         self.logs = Logs(self._resolver, self.chroot, self.troubles, lambda: self.names.refresh_log())
         count = process.workers_of(settings) if fork_server is not None else 0

@@ -21,12 +21,13 @@ from gevent.hub import get_hub
 
 from gpen.daemon import janitor, process
 from gpen.daemon.fork_server import Services
+from gpen.daemon.front import DUMP_LEVEL
 from gpen.daemon.session_log import dump_watch, request_watch
 from gpen.daemon.sessions import Sessions
 from gpen.model.address import Endpoint, network_address
 from gpen.model.client import ClientTable
 from gpen.model.ending import BY_WORD, Ending
-from gpen.model.pool import Pool
+from gpen.model.pool import Pool, stand_in
 from gpen.model.roster import Roster
 from gpen.model.selector import Selector
 from gpen.model.server import TCP, Member
@@ -36,7 +37,7 @@ from gpen.wire import kernel
 from gpen.wire.channel import Channel, Record
 from gpen.wire.conversation import Conversation, Front, Watch
 from gpen.wire.faults import Troubles
-from gpen.wire.greenlets import Greenlets
+from gpen.wire.greenlets import KEPT, Greenlets
 from gpen.wire.hold import Hold
 from gpen.wire.pacing import gently
 from gpen.wire.poller import Poller
@@ -45,8 +46,6 @@ from gpen.wire.worker_session import WorkerSession
 
 log = logging.getLogger("gpen")
 
-DUMP_LEVEL = 2
-KEPT_GREENLETS = 128
 FIGURES_AT_ONCE = 200
 MOST_MEMBERS = 10_000  # servers as they were at some time: one is met again by the next session
 
@@ -57,8 +56,7 @@ class WorkerFront(Front):
     def __init__(self, name: str, settings: Settings, tls: Terminator | None, worker: Worker) -> None:
         self.name = name
         self._worker = worker
-        self.pool = Pool(settings, time.monotonic, time.time)
-        self.selector = Selector(self.pool, settings, Roster(TCP), name)
+        self.selector = Selector(Pool(settings, time.monotonic, time.time), settings, Roster(TCP), name)
         self.clients = ClientTable()
         self.poller = worker.poller
         self.greenlets = worker.greenlets
@@ -123,7 +121,7 @@ class Worker:
     def __init__(self, sock: Any, services: Services) -> None:
         """``sock`` is the way to the main process, ``services`` are the listeners as they are now."""
         self.poller = Poller()
-        self.greenlets = Greenlets(KEPT_GREENLETS)
+        self.greenlets = Greenlets(KEPT)
         self.troubles = Troubles()
         self.sessions = Sessions(0)
         self._services = services
@@ -132,7 +130,7 @@ class Worker:
         self._channel = Channel(sock, self.poller, self._take, self._lost)
         self._of_session: dict[str, Callable[..., object]] = {
             "admitted": WorkerSession.answered, "place": WorkerSession.answered, "held": WorkerSession.held,
-            "refused": self._refused, "leave": self._leave, "stop": self._stop}
+            "leave": self._leave, "stop": self._stop}
         self._own: dict[str, Callable[..., object]] = {
             "begin": self._begin, "asked": self._asked, "ping": self._ping, "prepare": self._prepare,
             "commit": self._commit, "abort": services.abort, "die": _die}
@@ -160,10 +158,6 @@ class Worker:
             ("sessions", lambda: janitor.tend_sessions(self.sessions)),
         ))
         raise AssertionError("the janitor has ended")
-
-    def say_goodbye(self) -> None:
-        """Send what it has to tell yet: it ends."""
-        self._channel.flush()
 
     def _lost(self) -> None:
         """The main process is gone, or has no use for this one any more."""
@@ -216,10 +210,6 @@ class Worker:
     def _leave(session: WorkerSession, place: int, ending: str) -> None:
         session.depart(place, BY_WORD[ending] if ending else None)
 
-    @staticmethod
-    def _refused(session: WorkerSession, ending: str, is_crowded: bool) -> None:
-        session.refused(BY_WORD[ending], is_crowded)
-
     def member(self, name: str, number: int | None, endpoints: tuple[Any, ...]) -> Member:
         """What stands here for a server."""
         key = name, number, endpoints
@@ -227,13 +217,12 @@ class Worker:
         if member is None:
             if len(self._members) >= MOST_MEMBERS:
                 self._members.clear()
-            pool = self._fronts[next(iter(self._fronts))].pool
-            member = self._members[key] = pool.stand_in(name, number, [Endpoint(*each) for each in endpoints])
+            member = self._members[key] = stand_in(name, number, [Endpoint(*each) for each in endpoints])
         return member
 
     # --- what all workers are told --------------------------------------------------------------------------------
 
-    def _ping(self, _: int) -> None:
+    def _ping(self) -> None:
         self.tell("pong", time.process_time())
 
     def _asked(self, token: int, with_figures: bool) -> None:
@@ -297,5 +286,5 @@ def serve(fd: int, services: Services) -> NoReturn:
         worker.run()
     except BaseException:
         log.exception("a worker failed")
-        worker.say_goodbye()
+        worker.hurry()
         os._exit(1)

@@ -278,7 +278,7 @@ class Workers:
         for worker in self._alive:
             worker.silent += 1
             # a TERM that was sent to all of gpen's processes has come here by now
-            worker.tell(*(("die",) if worker.is_terminated else ("ping", 0)))
+            worker.tell("die" if worker.is_terminated else "ping")
             if worker.silent == HUNG:
                 cause = f"{worker.name} has given no sign for {HUNG} s; it is replaced after {LOST}"
                 self._events.note_own("worker hangs", cause)

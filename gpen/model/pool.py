@@ -110,13 +110,6 @@ class Pool:
         server = self.special.get(name)
         return None if server is None else Member(server, self.target(server, transport))
 
-    def stand_in(self, name: str, number: int | None, endpoints: Sequence[Endpoint]) -> Member:
-        """What stands for a server of another process's pool, which chooses it: nobody finds it here."""
-        server = Server(name, number)
-        server.target = target = Target(server, TCP)
-        target.endpoints = tuple(endpoints)
-        return Member(server, target)
-
     def _enroll(self, server: Server, roster: Roster) -> None:
         target = self.target(server, roster.transport, roster.port_of(server)) if roster.uses(server) else None
         roster.renew(server, target)
@@ -307,6 +300,14 @@ class Pool:
         for roster in self.rosters:
             self._enroll(server, roster)
         self._forget_unused(server)
+
+
+def stand_in(name: str, number: int | None, endpoints: Sequence[Endpoint]) -> Member:
+    """What stands for a server of another process's pool, which chooses it."""
+    server = Server(name, number)
+    server.target = target = Target(server, TCP)
+    target.endpoints = tuple(endpoints)
+    return Member(server, target)
 
 
 def _keep(servers: list[Server], server: Server, belongs: bool) -> None:

@@ -19,15 +19,14 @@ from typing import Any
 
 from gpen.wire.faults import Faults
 from gpen.wire.kernel import EPOLLIN, EPOLLOUT, Handler
+from gpen.wire.passing import MOST_DESCRIPTORS
 from gpen.wire.poller import Poller
 
 Record = tuple[Any, ...]
-MOST_DESCRIPTORS = 253  # in one message (SCM_MAX_FD)
 _HEAD = struct.Struct("=IH")  # of a frame: its bytes behind this, and the descriptors that go with it
 _HEAD_SIZE = _HEAD.size
 _PIECE = 1 << 18  # bytes that are read at once
 _ANCILLARY = _socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)
-_CLOSE_ON_EXEC = 0x40000000  # MSG_CMSG_CLOEXEC, which the socket module of Python 3.10 does not name
 _AGAIN_SECONDS = 0.02
 _SOON = 0.005  # seconds
 
@@ -60,7 +59,7 @@ class Frames:
     def read(self, sock: Any) -> list[Record]:
         """What has come; if the socket waits, what comes next. Raises Closed, and BlockingIOError."""
         try:
-            count, ancillary, flags, _ = sock.recvmsg_into((self._buffer,), _ANCILLARY, _CLOSE_ON_EXEC)
+            count, ancillary, flags, _ = sock.recvmsg_into((self._buffer,), _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)
         except ConnectionError:
             raise Closed from None
         if not count:

@@ -14,6 +14,7 @@ from greenlet import getcurrent, greenlet
 
 from gpen.wire.faults import Faults
 
+KEPT = 128  # idle ones, in a process of gpen's
 Work = Callable[[], None]
 _switch: Any = greenlet.switch  # gevent's own for its hub asks first whether somebody wants to know of each switch
 

@@ -6,8 +6,7 @@ then the number of the session.
 
     begin     to the worker, with the socket: who the client is, whether it is turned away, its place
     admit     the client's address, where a proxy has told it;            answered by admitted
-    reserve   a place, and why the last one was no good;                  answered by place, or by held and then place,
-                                                                          or by refused
+    reserve   a place, and why the last one was no good;                  answered by place, or by held and then place
     reached   the server is connected
     parted    the server has ended its side
     settled   the session is over, and its last words are on their way
@@ -16,7 +15,7 @@ then the number of the session.
 
 A place is told as (its number in this session, whether limits are in play, whether it is news that the server is
 reached, the server's name and number, endpoints); or as (0, the ending, whether all servers are full) where the session
-is refused at once. That a server is reached which was well, and was the client's before, is no news: it is told with
+is refused. That a server is reached which was well, and was the client's before, is no news: it is told with
 what follows, or some milliseconds later, for to be woken costs the main process more than what it is told. The end of
 a session is told at once: so lines of the log are in the order in which sessions end.
 
@@ -207,7 +206,11 @@ class RemoteSession(Seeker):
         if front.settings.hold and not selector.has_decided():
             self._is_to_wait = True
             return None
-        return 0, Ending.NO_SERVER.value, selector.is_crowded()
+        return self._no_place(Ending.NO_SERVER)
+
+    def _no_place(self, ending: Ending) -> tuple[Any, ...]:
+        """That it is refused, and why, in the place of a place."""
+        return 0, ending.value, self._front.selector.is_crowded()
 
     def _place(self, lease: Lease) -> tuple[Any, ...]:
         server, target = lease.server, lease.target
@@ -251,7 +254,7 @@ class RemoteSession(Seeker):
         if failure is None and not (self._is_to_wait or self._is_denied or self._tried):
             place = self._place_at_once()
             if place is not None:
-                self._tell("place" if place[0] else "refused", self.id, *((place,) if place[0] else place[1:]))
+                self._tell("place", self.id, place)
                 return
         if not self._front.selector.has_room():
             self._worker.listen()
@@ -276,7 +279,7 @@ class RemoteSession(Seeker):
                 self._tell("place", self.id, self._place(lease))
             else:
                 ending = self._failure or (Ending.DENIED if self._is_denied else Ending.NO_SERVER)
-                self._tell("refused", self.id, ending.value, self._front.selector.is_crowded())
+                self._tell("place", self.id, self._no_place(ending))
         except Stop:
             return  # it has ended meanwhile
         except Exception:

@@ -99,12 +99,6 @@ class WorkerSession(Session):
         if self._greenlet is not None and not self.finished:
             self._greenlet.switch(value)
 
-    def refused(self, ending: Ending, is_crowded: bool) -> None:
-        """No server can take the client."""
-        self._servers_are_full = is_crowded
-        if self._greenlet is not None and not self.finished:
-            self._greenlet.throw(Stop(ending))
-
     def held(self) -> None:
         """It takes a while until a place is free."""
         if self._greenlet is not None and not self.finished and not self._is_watched:
