@@ -1,4 +1,4 @@
-# make demo | test | build | campaign | fuzz | chaos | chaos-galera | replace | workers | bench | bench-udp | bench-tls | bench-workers | bench-galera | lint | man | docs | clean
+# make demo | demo-galera | test | build | campaign | fuzz | chaos | chaos-galera | replace | workers | bench | bench-udp | bench-tls | bench-workers | bench-galera | lint | man | docs | pictures | site | clean
 # Everything goes into a virtual environment of its own (.venv); nothing else is needed than Python 3.10 or newer. Where
 # a C compiler is, what of gpen can be compiled is, and PURE=1 (or GPEN_PURE=1) does without: make test PURE=1
 
@@ -14,10 +14,14 @@ BUILD_NEEDS = $$(sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '
 TYPED = $(wildcard gpen/*/*.pxd)
 C_SOURCES = setup.py gpen/core.py $(TYPED) $(wildcard gpen/*/*.pyx) $(TYPED:.pxd=.py)
 
-.PHONY: demo test build campaign fuzz chaos chaos-galera replace workers bench bench-udp bench-tls bench-workers bench-galera lint man docs clean
+.PHONY: demo demo-galera test build campaign fuzz chaos chaos-galera replace workers bench bench-udp bench-tls bench-workers bench-galera lint man docs pictures site clean
 
 demo: $(VENV)/.base $(CORE)
-	$(PY) contrib/demo.py
+	$(PY) contrib/demo.py $$(test -t 0 && echo --stay)
+
+# the same before a real Galera cluster, where MariaDB is installed: a minute
+demo-galera: $(VENV)/.galera $(CORE)
+	$(PY) contrib/demo_galera.py
 
 # the compiled modules, beside their sources
 build: $(VENV)/.built
@@ -76,21 +80,41 @@ lint: $(VENV)/.test
 	$(PY) -m ruff check .
 	$(PY) -m mypy
 
-# what is made from the command table: man pages and shell completion
+# what is made from the tables: man pages, the reference, the list of metrics and shell completion
 man: $(VENV)/.base
 	$(PY) -m gpen.docs.manual gpen > man/gpen.1
 	$(PY) -m gpen.docs.manual gpenctl > man/gpenctl.1
 	$(PY) -m gpen.galera.manual > man/gpen-galera.1
 	$(PY) -m gpen.netlog.manual gpenlog > man/gpenlog.1
 	$(PY) -m gpen.netlog.manual gpenlogd > man/gpenlogd.1
+	$(PY) -m gpen.docs.reference > docs/REFERENCE.md
+	$(PY) -m gpen.docs.metrics > docs/METRICS.md
+	$(PY) -m gpen.galera.manual metrics >> docs/METRICS.md
 	$(PY) -m gpen.docs.completion bash > contrib/completion/gpen.bash
 	$(PY) -m gpen.docs.completion zsh > contrib/completion/_gpen
+	$(PY) -m gpen.galera.completion bash > contrib/completion/gpen-galera.bash
+	$(PY) -m gpen.galera.completion zsh > contrib/completion/_gpen-galera
+	for name in gpenlog gpenlogd; do \
+	    $(PY) -m gpen.netlog.completion $$name bash > contrib/completion/$$name.bash && \
+	    $(PY) -m gpen.netlog.completion $$name zsh > contrib/completion/_$$name || exit 1; done
 
 # the pictures of docs/ARCHITECTURE.md, with graphviz
 docs:
 	dot -Tsvg docs/rooms.dot -o docs/rooms.svg
 	dot -Tsvg docs/connection.dot -o docs/connection.svg
 	dot -Tsvg docs/listeners.dot -o docs/listeners.svg
+
+# the pictures of terminals and of the page, of real runs: the demos, gpenctl top, a browser (three minutes; demo-galera
+# needs MariaDB, the page Chromium)
+pictures: $(VENV)/.docs $(VENV)/.galera $(VENV)/.test $(CORE)
+	$(PY) docs/tools/terminal.py "make demo" 100 docs/demo.svg $(PY) contrib/demo.py
+	$(PY) docs/tools/terminal.py "make demo-galera" 132 docs/demo-galera.svg $(PY) contrib/demo_galera.py
+	$(PY) docs/tools/top.py docs/top.svg
+	$(PY) -m tests.web.pictures
+
+# the documents as a site, in build/site/html; a link that leads nowhere is an error
+site: $(VENV)/.docs
+	$(PY) docs/tools/pages.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "gpen needs Python 3.10 or newer: make PYTHON=python3.11"; exit 1; }
@@ -103,8 +127,16 @@ $(VENV)/.base: setup.cfg pyproject.toml $(VENV)/bin/python
 # Where a C compiler and Python's headers are, what can't be compiled is an error; elsewhere gpen runs as pure Python.
 $(VENV)/.built: $(VENV)/.base $(C_SOURCES)
 	@if echo '#include <Python.h>' | $${CC:-cc} -E -I"$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("include"))')" - >/dev/null 2>&1; \
-	then GPEN_PURE=0 $(PY) setup.py --quiet build_ext --inplace && touch $@; \
+	then echo "gpen is compiled: a minute or two, please ..."; GPEN_PURE=0 $(PY) setup.py --quiet build_ext --inplace && touch $@; \
 	else $(PY) setup.py --quiet build_ext --inplace; fi
+
+$(VENV)/.galera: $(VENV)/.base
+	GPEN_PURE=1 $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[galera]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	GPEN_PURE=1 $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
 
 $(VENV)/.test: $(VENV)/.base
 	GPEN_PURE=1 $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[test]'

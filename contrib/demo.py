@@ -1,6 +1,7 @@
 """The main job in a minute: three small web servers, a balancer in front, and one server that dies.
 
-Run by `make demo`. Everything is gpen itself: the servers are gpen's dummy mode. Ends all that it started.
+Run by `make demo`. Everything is gpen itself: the servers are gpen's dummy mode. Ends all that it started; with --stay
+when somebody has pressed Enter, so that the commands that it shows can be tried.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import contextlib
 import http.client
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,7 +35,8 @@ def main() -> int:
         say("... and a balancer in front of them:")
         _, ctl = stack.enter_context(gpen(Path(directory, "balancer.ctl"), ["-b", "5", "127.0.0.1:0", *addresses]))
         front = listens(ctl)
-        print(f"    gpen -b 5 {front} {' '.join(addresses)}")
+        print(f"    {called('gpen')} -f -b 5 127.0.0.1:0 {' '.join(addresses)}")
+        print(f"    which listens on {front}, a port of the kernel's choice")
         say("Three clients, three requests each: every client stays with its server.")
         ask(front)
         gpenctl(ctl, "servers")
@@ -45,8 +49,30 @@ def main() -> int:
         gpenctl(ctl, "events", "1")
         say("What a client at 127.0.0.99 would get, and why:")
         gpenctl(ctl, "explain", "127.0.0.99")
-    say("All is ended again. In front of your own servers:  bin/gpen -f -C /tmp/gpen.ctl PORT SERVER:PORT ...")
+        if "--stay" in sys.argv[1:]:
+            say("All of it goes on until you press Enter. In another terminal, in this directory:")
+            print(f"    {called('gpenctl')} {ctl} watch\n    {called('gpenctl')} {ctl}\n    curl http://{front}/",
+                  flush=True)
+            sys.stdin.readline()
+    say("All is ended again. In front of your own servers:")
+    print(f"    {called('gpen')} -f -C ./gpen.ctl PORT SERVER:PORT ...\n    {called('gpenctl')} ./gpen.ctl servers")
     return 0
+
+
+def called(name: str) -> str:
+    """How a program of ours is called in the directory where one is: by its name where that finds the one that is
+    installed for this Python, else by its path, or as a script of this checkout."""
+    beside = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if found and os.path.realpath(found) == os.path.realpath(beside):
+        return name
+    words = [str(beside)] if beside.exists() else [sys.executable, str(BIN / name)]
+    return shlex.join(f"./{near}" if "/" not in (near := nearest(word)) else near for word in words)
+
+
+def nearest(path: str) -> str:
+    """A path as seen from the directory where one is, if it lies below that."""
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else path
 
 
 def say(text: str) -> None:
@@ -88,7 +114,7 @@ def control(ctl: Path, *words: str) -> str:
 
 def gpenctl(ctl: Path, *words: str) -> None:
     """Show a gpenctl command and what it says."""
-    print(f"$ gpenctl {ctl.name} {' '.join(words)}", flush=True)
+    print(f"$ {called('gpenctl')} {ctl} {' '.join(words)}", flush=True)
     subprocess.run([sys.executable, str(BIN / "gpenctl"), "--format", "table", str(ctl), *words], check=True,
                    env=os.environ | {"COLUMNS": os.environ.get("COLUMNS", "118")})
 

@@ -26,15 +26,18 @@ A tour of the sources, in the order in which they are best read:
    ``changes.py`` changes the configuration, ``executor.py`` runs commands, ``queries.py`` answers; ``process.py``
    makes it a daemon, ``fork_server.py`` forks workers, ``worker.py`` is one, ``workers.py`` what the main process has
    of them; ``activation.py`` takes what systemd listens on (``wire/given.py``), ``notify.py`` tells it how gpen is;
-   ``handover.py`` and ``inheritance.py`` are the two sides when another gpen takes its place
+   ``handover.py`` and ``inheritance.py`` are the two sides when another gpen takes its place; ``door.py`` lets HTTP in
+   (``wire/web_server.py``), ``metrics.py`` collects what is measured. What is answered there is ``web/``:
+   ``application.py``, ``metrics.py``, the table, ``exposition.py``, its text, and ``page/``
 7. ``cli.py`` and ``gpenctl/``: the programs gpen and gpenctl; ``galera/``: gpen-galera, which has a tour of its own;
-   ``netlog/``: gpenlog and gpenlogd; ``docs/``: manuals and completion
-8. ``usage.py``, ``files.py`` and ``rights.py``: how they complain of a command line, make, write and give away
-   files, and what they may do once they serve; ``core.py``: whether the modules that can be compiled are
+   ``netlog/``: gpenlog and gpenlogd; ``docs/``: manuals, reference and completion
+8. ``usage.py``, ``files.py``, ``rights.py`` and ``journal.py``: how they complain of a command line, make, write and
+   give away files, what they may do once they serve, and how they tell systemd's journal how urgent a line is;
+   ``core.py``: whether the modules that can be compiled are; ``build.py``: what --version tells
 
 docs/ARCHITECTURE.md has pictures of the rooms and of the life of a connection.
 
-Imports run daemon -> control, wire -> proto -> model, never back (tests/test_laws.py holds this).
+Imports run daemon -> web, control, wire -> proto -> model, never back (tests/test_laws.py holds this).
 """
 
 import sys

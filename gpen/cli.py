@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import docopt
 
-from gpen import __version__
+from gpen import __version__, build
 from gpen.control import reply
 from gpen.control.commands import OPTIONS, Option
 from gpen.control.configuration import Configuration
@@ -49,13 +49,16 @@ from gpen.daemon.changes import (
 )
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import open_countries
+from gpen.daemon.door import check_token
 from gpen.daemon.front import make_terminator, resolved
 from gpen.daemon.hostnames import Hostnames
 from gpen.daemon.inheritance import Inheritance
 from gpen.daemon.listeners import named
 from gpen.daemon.notify import Notifier
 from gpen.daemon.upgrade import REPLACE, without_replace
+from gpen.journal import ERROR, marked
 from gpen.model.address import Endpoint, network_address, parse_listen, parse_server
+from gpen.model.facility import is_syslog
 from gpen.model.listener import Scope
 from gpen.model.pool import SPECIAL
 from gpen.model.server import TCP, UDP
@@ -95,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(reply.usage(__version__), end="")
             return 0
         if arguments["--version"]:
-            print(f"gpen {__version__} ({CORE.flavour})")
+            print(printable(build.told(), keep="\n"))
             return 0
         configuration, sources = configure(arguments)
         if arguments[REPLACE]:
@@ -131,7 +134,7 @@ def check_text(argv: Sequence[str]) -> None:
 def parse_arguments(argv: Sequence[str]) -> dict[str, Any]:
     """The command line as docopt reads it. Raises ScriptError that names the first wrong option."""
     try:
-        return dict(docopt.docopt(reply.usage(__version__), tidied(argv), default_help=False))
+        return dict(docopt.docopt(reply.usage(__version__), tidied(argv), False))
     except docopt.DocoptExit:
         raise ScriptError("these arguments make no sense together; see gpen --help") from None
 
@@ -366,10 +369,13 @@ def _check(draft: Draft, errors: Errors) -> None:
     for name in ("pid_file", "web_stats"):
         with errors.gathered():
             check_directory(name, settings.get(name))
+    with errors.gathered():
+        check_token(settings, Chroot())
     logs = {each.log: name for name, each in reversed(draft.all_settings().items())}  # and the first that has it
     for path, listener in logs.items():
         with errors.gathered(), named(listener):
-            check_directory("log", None if network_address(path or "") else path)
+            is_file = path is not None and not is_syslog(path) and network_address(path) is None
+            check_directory("log", path if is_file else None)
     with errors.gathered():
         check_extras(draft)
 
@@ -389,9 +395,10 @@ def check_outside(configuration: Configuration, sources: Sources, errors: Errors
             _check_addresses(scope, resolver, own)
     with errors.gathered(), suppress(ResolveError):  # which is told above
         own_address.refuse(names.places(said, answers), listening_at(Ways(said), own), said.origin_of)
-    if settings.control:
-        with errors.gathered():
-            resolved(resolver, settings, "control", parse_listen(settings.control))
+    for name in ("control", "metrics"):
+        if settings.get(name):
+            with errors.gathered():
+                resolved(resolver, settings, name, parse_listen(settings.get(name), "127.0.0.1"))
     with errors.gathered():
         check_programs(checks_of(configuration), outside)
     for scope in scopes:
@@ -498,5 +505,5 @@ def _announce(balancer: Balancer, detached: process.Detached | None, syslog: log
 
 def _complain(problem: object, status: int) -> int:
     for error in problem.told() if isinstance(problem, ScriptError) else [problem]:
-        print(printable(f"gpen: {error}"), file=sys.stderr)
+        print(marked(printable(f"gpen: {error}"), ERROR), file=sys.stderr)
     return status

@@ -18,19 +18,49 @@ from typing import Any
 from gpen.core import CORE
 
 OLDEST_PYTHON = (3, 10)
-# what is imported: what pip calls it, and the oldest version that will do (setup.cfg)
+# what is imported: what pip calls it, and the oldest version that will do (setup.cfg): those of Debian 12
 PACKAGES = {
-    "docopt": ("docopt-ng", "0.8"),
+    "docopt": ("docopt-ng", "0.6"),
     "gevent": ("gevent", "22.10"),
     "greenlet": ("greenlet", "2.0"),
-    "tabulate": ("tabulate", "0.9"),
+    "tabulate": ("tabulate", "0.8"),
 }
+# the same of what some settings and programs ask for, and the rest of gpen does without (setup.cfg: extras). httptools
+# 0.1, which is Debian 12's, has an older parser, a lenient one: it finds ends of bodies that nobody else sees
+OPTIONAL = {
+    "httptools": ("httptools", "0.6.1"),
+    "maxminddb": ("maxminddb", "2.1"),
+    "pymysql": ("PyMySQL[rsa]", "1.0"),
+    "rich": ("rich", "13"),
+}
+IN_DEBIAN = {"httptools": " (Debian 13 or newer)"}  # since which release it will do, if not always
+BUNDLED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bundled")  # packages that a build has put there
 FAILED = 1
 OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class PackageError(ImportError):
     """A package is too old: one line that says what to install."""
+
+
+def gpen() -> int:
+    return start("gpen", "gpen.cli")
+
+
+def gpenctl() -> int:
+    return start("gpenctl", "gpen.gpenctl.main")
+
+
+def gpenlog() -> int:
+    return start("gpenlog", "gpen.netlog.sender")
+
+
+def gpenlogd() -> int:
+    return start("gpenlogd", "gpen.netlog.collector")
+
+
+def gpen_galera() -> int:
+    return start("gpen-galera", "gpen.galera.main")
 
 
 def start(name: str, module: str) -> int:
@@ -41,6 +71,8 @@ def start(name: str, module: str) -> int:
         return _complain(name, f"needs Python {oldest} or newer; this is {sys.version.split()[0]}")
     _fill_standard_streams()
     _speak_utf8()
+    if os.path.isdir(BUNDLED):
+        sys.path.insert(0, BUNDLED)
     try:
         program = _import(name, module)
         for package in PACKAGES.keys() & sys.modules.keys():
@@ -55,7 +87,7 @@ def start(name: str, module: str) -> int:
         package = _package_of(error)
         if package == "gpen":
             raise
-        return _complain(name, f"needs the package {package} ({error}): {_remedy(package)}")
+        return _complain(name, f"needs the package {package} ({error}): {remedy(package)}")
 
 
 def run(name: str, main: Callable[[], int]) -> int:
@@ -107,15 +139,27 @@ def _begin_pure(name: str, error: Exception) -> None:
 def check_package(package: str) -> None:
     """Raises PackageError when a package that has been imported is too old."""
     version = getattr(sys.modules[package], "__version__", "")
-    if _numbers(version) < _numbers(PACKAGES[package][1]):
+    name, oldest = PACKAGES.get(package) or OPTIONAL[package]
+    if _numbers(version) < _numbers(oldest):
         where = getattr(sys.modules[package], "__file__", "") or "?"
-        raise PackageError(f"needs {' '.join(PACKAGES[package])} or newer, but {where} is {package} {version or '?'}: "
-                           f"{_remedy(package)}")
+        raise PackageError(f"needs {name} {oldest} or newer, but {where} is {package} {version or '?'}: "
+                           f"{remedy(package)}")
 
 
-def _remedy(package: str) -> str:
-    name, version = PACKAGES.get(package, (package, "0"))
-    return f"pip install '{name}>={version}'"
+def check_optional(package: str) -> None:
+    """Import a package that something asks for. Raises PackageError when it is missing or too old."""
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        raise PackageError(f"needs the package {package}: {remedy(package)}") from None
+    check_package(package)
+
+
+def remedy(package: str) -> str:
+    """What to do where a package, by the name that is imported, is missing or too old."""
+    name, version = {**PACKAGES, **OPTIONAL}.get(package, (package, "0"))
+    debian = f"python3-{package.replace('_', '-')}{IN_DEBIAN.get(package, '')}"
+    return f"pip install '{name}>={version}', or Debian's {debian}"
 
 
 def _numbers(version: object) -> list[int]:

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from gpen.journal import ERROR, marked
 from gpen.model.text import printable
 from gpen.start import check_package
 
 FAILED, USAGE = 1, 2  # exit statuses
 _STAND_IN = "ARGUMENT"
-# in what docopt tells of the words that it has no place for: an option's long name, or its short one; an argument
-_UNMATCHED = re.compile(r"Option\((?:'-\w'|None), '(--[^']*)'|Option\('(-\w)'|Argument\(None, '([^']*)'")
+_MOST_WRONG = 3  # words that are looked for together: an option and its value, say
 
 
 class UsageError(Exception):
@@ -32,26 +32,38 @@ def read(program: str, usage: str, words: Sequence[str], version: str, missing: 
 
     check_package("docopt")
     try:
-        return dict(docopt(usage, list(words), version=version, options_first=options_first))
+        return dict(docopt(usage, list(words), True, version, options_first))
     except DocoptExit as error:
-        problem = _first_line(error)
+        problem = str(error.code).partition("\n")[0]
     if problem.startswith(("Usage", "Warning")):  # it says that something is wrong, and not what
-        try:
-            docopt(usage, [*words, _STAND_IN], options_first=options_first)
-            problem = missing
-        except DocoptExit as error:  # without an argument that is missing, it names also what is right
-            problem = _first_line(error)
-    if problem.startswith("Warning"):
-        named = [next(filter(None, names)) for names in _UNMATCHED.findall(problem)]
-        wrong = [name for name in named if name not in (*program.split(), _STAND_IN)]
-        problem = f"unknown or repeated {', '.join(wrong)}" if wrong else missing
-    if problem.startswith("Usage"):
-        problem = "wrong usage"
+        problem = _problem(partial(_takes, usage, options_first), list(words), missing)
     raise UsageError(f"{problem}; {program} --help shows the usage")
 
 
-def _first_line(error: Any) -> str:
-    return str(error.code).partition("\n")[0]
+def _takes(usage: str, options_first: bool, words: list[str]) -> bool:
+    """Whether docopt has a place for all of these words."""
+    from docopt import DocoptExit, docopt
+
+    try:
+        docopt(usage, words, False, None, options_first)
+    except DocoptExit:
+        return False
+    return True
+
+
+def _problem(takes: Callable[[list[str]], bool], words: list[str], missing: str) -> str:
+    """What is wrong with words that are not taken: those are, with another one, or without one (the last first), or
+    without a few that stand together."""
+    more = [*words, _STAND_IN]
+    if takes(more):
+        return missing
+    for count in range(1, _MOST_WRONG + 1):
+        for given in (more, words):
+            for first in range(len(words) - count, -1, -1):
+                if takes([*given[:first], *given[first + count:]]):
+                    wrong = given[first:first + (1 if given[first].startswith("-") else count)]
+                    return f"unknown or repeated {', '.join(word.partition('=')[0] for word in wrong)}"
+    return "wrong usage"
 
 
 def complain(program: str, what: object) -> None:
@@ -62,4 +74,4 @@ def complain(program: str, what: object) -> None:
 def tell(text: str) -> None:
     """One line to stderr, in which nothing can act on a terminal, where there is somebody to read it."""
     with contextlib.suppress(OSError):
-        print(printable(text, keep="\t"), file=sys.stderr, flush=True)
+        print(marked(printable(text, keep="\t"), ERROR), file=sys.stderr, flush=True)

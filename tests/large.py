@@ -20,6 +20,7 @@ from pathlib import Path
 
 import tabulate
 
+from tests.door import DOOR, ask
 from tests.harness import Gpen, Server, echo, wait_until
 
 SERVERS, ENTRIES = 4000, 30_000
@@ -31,6 +32,7 @@ COMMANDS = (
     "client_acl 1", "listen 127.0.0.1:0", "clients_max 100", "servers", "servers json", "sessions", "recent", "events",
     "explain 126.0.0.1", "status", "mode", "drain 6 1", "close server 9", "write written.cfg",
 )
+PATHS = ("/metrics", "/api/servers")  # that are asked for over HTTP
 FILES = ("include two.cfg", "include entries.cfg", "reload")
 
 
@@ -99,19 +101,22 @@ def large(directory: Path, servers: int = SERVERS, entries: int = ENTRIES) -> It
     (directory / "two.cfg").write_text("timeout 4\nserver 7 max 3\n")
     (directory / "entries.cfg").write_text("".join(f"acl 2 deny 10.{n // 256}.{n % 256}.0/24\n"
                                                    for n in range(entries)))
-    with (Server(echo) as server, Gpen(directory, "-F", str(file), "127.0.0.1:0", server.address) as balancer,
+    with (Server(echo) as server, Gpen(directory, "-F", str(file), *DOOR, "127.0.0.1:0", server.address) as balancer,
           Waits(balancer) as waits):
         yield balancer, waits
 
 
 def waits_during(balancer: Gpen, waits: Waits, line: str, times: int = 3) -> tuple[float, float]:
-    """The longest wait, and the most work of gpen in one, in seconds, while a command is carried out: the best of some
-    times, for the machine does other things as well."""
+    """The longest wait, and the most work of gpen in one, in seconds, while a command is carried out, or a path asked
+    for over HTTP: the best of some times, for the machine does other things as well."""
     results = []
     for _ in range(times):
         waits.begin()
-        reply = balancer.ctl(line)
-        assert not reply.startswith("error"), reply
+        if line.startswith("/"):
+            assert ask(balancer, line).status == 200
+        else:
+            reply = balancer.ctl(line)
+            assert not reply.startswith("error"), reply
         waits.settle()
         results.append((waits.longest, waits.work))
     return min(results)
@@ -119,7 +124,7 @@ def waits_during(balancer: Gpen, waits: Waits, line: str, times: int = 3) -> tup
 
 def _rows(directory: Path) -> Iterator[Sequence[str]]:
     with large(directory) as (balancer, waits):
-        for line in COMMANDS + FILES:
+        for line in COMMANDS + PATHS + FILES:
             times = 1 if line.startswith(("server", "no server", "listen")) and "json" not in line else 3
             yield line, *(f"{seconds * 1000:.1f}" for seconds in waits_during(balancer, waits, line, times))
         (directory / "large.cfg").write_text(configuration(2))
@@ -132,7 +137,7 @@ def _rows(directory: Path) -> Iterator[Sequence[str]]:
 
 def main() -> None:
     options = argparse.ArgumentParser(prog="python -m tests.large", description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--markdown", action="store_true", help="the table as it stands in the README")
+    options.add_argument("--markdown", action="store_true", help="the table as it stands in docs/BENCHMARKS.md")
     style = "github" if options.parse_args().markdown else "simple"
     with tempfile.TemporaryDirectory(prefix="gpen-large-") as directory, redirect_stdout(io.StringIO()):
         rows = list(_rows(Path(directory)))

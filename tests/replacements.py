@@ -438,7 +438,7 @@ def arguments() -> argparse.Namespace:
     add("--connections", type=number(1, 10_000), metavar="N", default=500, help="new connections a second (500)")
     add("--sessions", type=number(1, 1000), metavar="N", default=200, help="sessions that are kept (200)")
     add("--queries", type=number(1, 10_000), metavar="N", default=1000, help="queries a second (1000)")
-    add("--markdown", action="store_true", help="the table as it stands in the README")
+    add("--markdown", action="store_true", help="the table as it stands in docs/TESTING.md")
     add("--load", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -17,6 +17,7 @@ from gpen import __version__
 from tests.built import NAMES, Copy, clean, is_older
 from tests.daemon.conftest import ctl
 from tests.harness import ROOT, Server, connect, naming, pair_of, started
+from tests.web.pages import data_of
 
 ONE, TWO = NAMES
 COMPILED, PURE = "compiled", "pure"
@@ -46,7 +47,7 @@ def version(copy: Copy, **environment: str) -> tuple[str, str]:
     """What gpen --version tells, and what it complains of."""
     done = copy.run(sys.executable, "bin/gpen", "--version", **environment)
     assert done.returncode == 0, done.stderr
-    return done.stdout.rstrip(), done.stderr
+    return done.stdout.partition("\n")[0], done.stderr
 
 
 def kinds(copy: Copy, **environment: str) -> set[str]:
@@ -81,7 +82,8 @@ def test_a_gpen_that_serves_tells_which_it_is(said: str, flavour: str, copy: Cop
         assert f"gpen {__version__} ({flavour}) listens on" in first
         with connect(pair_of(ctl(control, "listen").strip())) as sock:
             assert sock.recv(1) == b"a"
-        assert f"Version {__version__} ({flavour}), " in ctl(control, "status")
+        told = data_of(ctl(control, "status"))["info"]
+        assert (told["version"], told["flavour"]) == (__version__, flavour)
 
 
 def cut(path: Path) -> None:

@@ -28,11 +28,12 @@ def copy(tmp_path: Path) -> Copy:
 
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """That of an environment that has no gpen yet, and sees the packages of ours."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    packages = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    """That of an environment that has no gpen yet, and sees the packages of ours; its path has a blank in it."""
+    environment = tmp_path / "an environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    packages = next((environment / "lib").glob("python*/site-packages"))
     (packages / "ours.pth").write_text(sysconfig.get_path("purelib"))
-    return tmp_path / "venv" / "bin" / "python"
+    return environment / "bin" / "python"
 
 
 def pip(copy: Copy, *words: str | Path, **environment: str) -> str:
@@ -51,10 +52,10 @@ def wheel_of(copy: Copy, source: str | Path, **environment: str) -> zipfile.ZipF
 
 def version(python: Path, **environment: str) -> str:
     """What the installed gpen says that it is."""
-    done = subprocess.run([python, python.with_name("gpen"), "--version"], env={**clean(), **environment}, cwd="/",
+    done = subprocess.run([python.with_name("gpen"), "--version"], env={**clean(), **environment}, cwd="/",
                           capture_output=True, text=True, timeout=30, check=True)
     assert done.stderr == ""
-    return done.stdout.rstrip()
+    return done.stdout.partition("\n")[0]
 
 
 def test_a_wheel_of_a_source_distribution(copy: Copy, python: Path) -> None:
@@ -69,6 +70,7 @@ def test_a_wheel_of_a_source_distribution(copy: Copy, python: Path) -> None:
     assert not [name for name in brought if name.endswith((".c", ".so"))]
     with wheel_of(copy, archive, GPEN_PURE="0") as wheel:
         names = set(wheel.namelist())
+        assert {f"gpen/web/page/{name}" for name in ("index.html", "page.css", "page.js")} <= names & brought
         assert {f"{file}{suffix}" for file in FILES for suffix in (SUFFIX, ".py")} <= names
         assert not [name for name in names if name.endswith(".c")]
         pip(copy, "--python", python, "install", str(wheel.filename))
@@ -82,7 +84,7 @@ def test_without_a_compiler(nothing: dict[str, str], copy: Copy, python: Path, t
     assert "gpen: nothing is compiled" in pip(copy, "--python", python, "install", "-v", ".", **nothing)
     assert version(python) == f"gpen {__version__} (pure)"
     control = tmp_path / "gpen.ctl"
-    command = [python, python.with_name("gpen"), "-f", "-C", control, "127.0.0.1:0"]
+    command = [python.with_name("gpen"), "-f", "-C", control, "127.0.0.1:0"]
     with Server(naming("a")) as server, started([*command, server.address], env=clean(), cwd="/",
                                                 stderr=subprocess.PIPE, text=True) as gpen:
         assert gpen.stderr is not None and "(pure) listens on" in gpen.stderr.readline()

@@ -24,13 +24,15 @@ SCREEN = 60  # lines
 ROOMS = {
     "model": {"model"},
     "proto": {"proto", "model"},
-    "docs": {"docs", "control", "model"},
+    "docs": {"docs", "web", "control", "model"},
     "control": {"control", "model"},
     "wire": {"wire", "proto", "model"},
-    "daemon": {"daemon", "control", "wire", "proto", "model"},
+    "web": {"web", "control", "model"},
+    "daemon": {"daemon", "web", "control", "wire", "proto", "model"},
     "gpenctl": {"control", "model"},  # gpenctl starts at once: without gevent
     "netlog": {"netlog", "daemon", "docs", "control", "model"},
-    "galera": {"docs", "control", "model", "gpenctl"},  # the watcher is a client of the control socket like any other
+    # the watcher is a client of the control socket like any other
+    "galera": {"docs", "web", "control", "model", "gpenctl"},
 }
 IMPURE = {"gevent", "greenlet", "socket", "_socket", "ssl", "select", "selectors", "asyncio", "threading"}
 
@@ -127,7 +129,7 @@ def test_the_picture_of_the_rooms_is_true() -> None:
     made = {room: set().union(*(rooms_imported(path) for path in FILES if room_of(path) == room)) - {room}
             for room in ROOMS}
     assert all(made[room] <= drawn[room] for room in ROOMS)
-    assert all(drawn[room] <= ROOMS[room] | {"wire", "proto"} for room in ROOMS)
+    assert all(drawn[room] <= ROOMS[room] | {"web", "wire", "proto"} for room in ROOMS)
     svg = (ROOT / "docs" / "rooms.svg").read_text()
     assert len(arrows) == svg.count('class="edge"') and all(f">{room}</text>" in svg for room in ROOMS)
 
@@ -140,12 +142,12 @@ def test_the_pictures_name_files_that_exist(name: str) -> None:
     assert all(file in svg for file in named), "run: make docs"
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/ARCHITECTURE.md",
+                                  "docs/MONITORING.md", "docs/TESTING.md"])
 def test_documents_name_files_that_exist(name: str) -> None:
+    """Links are looked at by test_documents.py."""
     text = (ROOT / name).read_text()
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        assert "://" in target or (ROOT / name).parent.joinpath(target).exists(), target
-    for file in re.findall(r"`((?:model|proto|control|wire|daemon|docs|gpenctl|galera|netlog)/\w+\.py)`", text):
+    for file in re.findall(r"`((?:model|proto|control|wire|web|daemon|docs|gpenctl|galera|netlog)/\w+\.py)`", text):
         assert (PACKAGE / file).exists(), file
 
 
@@ -168,7 +170,7 @@ def test_no_circle_of_modules() -> None:
 
 @each_file
 def test_what_is_pure_can_not_switch_greenlets(path: Path) -> None:
-    if room_of(path) in ("model", "proto", "control"):
+    if room_of(path) in ("model", "proto", "control", "web"):
         assert not {name.split(".")[0] for name in imports_of(path)} & IMPURE
 
 
@@ -184,7 +186,8 @@ def test_model_and_protocols_have_no_clock_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(("module", "absent"), [
-    ("gpen.gpenctl.main", ("gevent", "greenlet", "ssl")),
+    ("gpen.gpenctl.main", ("gevent", "greenlet", "ssl", "rich")),
+    ("gpen.gpenctl.prompt", ("gevent", "greenlet", "ssl", "rich")),
     ("gpen.galera.main", ("gevent", "greenlet", "ssl", "pymysql")),
     ("gpen.netlog.sender", ("gevent", "greenlet", "ssl")),
     ("gpen.netlog.collector", ("gevent", "greenlet", "ssl")),
@@ -192,6 +195,8 @@ def test_model_and_protocols_have_no_clock_of_their_own() -> None:
     ("gpen.control.reply", ("gevent", "greenlet", "socket")),
     ("gpen.model.pool", ("gevent", "greenlet", "socket")),
     ("gpen.proto.protocols", ("gevent", "greenlet", "socket")),
+    ("gpen.web.application", ("gevent", "greenlet", "prometheus_client")),
+    ("gpen.daemon.balancer", ("gevent.pywsgi", "gpen.web.application")),  # which most never need
 ])
 def test_what_is_loaded(module: str, absent: tuple[str, ...]) -> None:
     code = f"import sys, {module}; sys.exit(' '.join(set({absent!r}) & set(sys.modules)) or None)"

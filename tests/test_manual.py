@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from gpen.control.commands import COMMANDS, OPTIONS
-from gpen.docs import texts
+from gpen.docs import metrics, texts
 from gpen.docs.manual import gpen_page, gpenctl_page
+from gpen.galera import manual as galera
 from gpen.netlog.manual import gpenlog_page, gpenlogd_page
 from tests.harness import ROOT
 
@@ -26,6 +27,10 @@ PAGES = [("gpen.1", gpen_page), ("gpenctl.1", gpenctl_page), ("gpenlog.1", gpenl
 @pytest.mark.parametrize("name, page", PAGES)
 def test_the_committed_page_is_what_the_tables_say(name: str, page: Callable[[], str]) -> None:
     assert (MAN / name).read_text() == page(), "run: make man"
+
+
+def test_the_committed_list_of_metrics_is_what_the_tables_say() -> None:
+    assert (ROOT / "docs" / "METRICS.md").read_text() == metrics.page() + galera.metrics(), "run: make man"
 
 
 @pytest.mark.skipif(not shutil.which("man") and not os.environ.get("CI"), reason="man is not installed")
@@ -43,7 +48,8 @@ def test_every_option_and_command_is_in_it() -> None:
     assert [name for name in COMMANDS if name not in commands] == []
 
 
-@pytest.mark.parametrize("text", [texts.LISTENERS, (ROOT / "README.md").read_text()], ids=["gpen.1", "README.md"])
+@pytest.mark.parametrize("text", [texts.LISTENERS, (ROOT / "docs" / "LISTENERS.md").read_text()],
+                         ids=["gpen.1", "LISTENERS.md"])
 def test_the_example_of_several_listeners_is_valid(text: str, tmp_path: Path) -> None:
     example = re.search(r"^    listen 3307\n(    .*\n)+", text, re.MULTILINE)
     assert example is not None and "listener admin client_acl 9" in example[0]

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from gpen.start import PACKAGES
+from gpen.start import OPTIONAL, PACKAGES
 from tests.harness import started, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"gpen": "bin/gpen", "gpenctl": "bin/gpenctl", "gpenlog": "bin/gpenlog", "gpenlogd": "bin/gpenlogd",
             "gpen-galera": "contrib/galera/gpen-galera"}
 OLD_DOCOPT = '''
-__version__ = "0.6.2"
+__version__ = "0.5.0"
 class DocoptExit(SystemExit): pass
 def docopt(doc, argv=None, help=True, version=None, options_first=False): raise DocoptExit(doc)
 '''
@@ -38,12 +38,11 @@ def run(name: str, *arguments: str, options: tuple[str, ...] = (), first: Path |
 
 @each_program
 def test_an_old_docopt(name: str, tmp_path: Path) -> None:
-    """Debian 12's own."""
     (tmp_path / "docopt.py").write_text(OLD_DOCOPT)
     done = run(name, "status" if name == "gpen-galera" else "--version", first=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith(f"{name}: needs docopt-ng 0.8 or newer") and "0.6.2" in done.stderr
-    assert done.stderr.endswith(": pip install 'docopt-ng>=0.8'\n")
+    assert done.stderr.startswith(f"{name}: needs docopt-ng 0.6 or newer") and "0.5.0" in done.stderr
+    assert done.stderr.endswith(": pip install 'docopt-ng>=0.6', or Debian's python3-docopt\n")
 
 
 @pytest.mark.parametrize("name, arguments, package", [
@@ -101,6 +100,9 @@ def test_the_versions_are_those_that_pip_installs() -> None:
     setup.read(ROOT / "setup.cfg")
     required = dict(re.findall(r"^(\S+) >= (\S+)$", setup["options"]["install_requires"], re.MULTILINE))
     assert required == {name: version for package, (name, version) in PACKAGES.items() if package != "greenlet"}
+    extras = setup["options.extras_require"]
+    optional = "\n".join(packages for name, packages in extras.items() if name not in ("docs", "test"))
+    assert dict(re.findall(r"^(\S+) >= (\S+)$", optional, re.MULTILINE)) == dict(OPTIONAL.values())
 
 
 @each_program

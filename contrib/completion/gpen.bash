@@ -1,7 +1,7 @@
 # Completion of gpen and gpenctl in bash, made from gpen's command table by
 #   python -m gpen.docs.completion bash
 
-_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max close conn_max conn_max_total connection control control_access control_acl control_mode debug delayed_forward drain drain_timeout dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting half_closed_timeout handover hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include keepalive kqueue leastconn listen listener listeners log log_format mode multi_accept mysql name_refresh on_down peek pending_max pid pid_file poll prio proxy_protocol random recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path state status stay stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered upgrade user user_timeout web_stats weight workers write"
+_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max close conn_max conn_max_total connection control control_access control_acl control_mode debug delayed_forward drain drain_timeout dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting half_closed_timeout handover hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include info keepalive kqueue leastconn listen listener listeners log log_format metrics metrics_acl metrics_control metrics_token mode multi_accept mysql name_refresh on_down peek pending_max pid pid_file poll prio proxy_protocol random recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path state status stay stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered upgrade user user_timeout web_stats weight workers write"
 
 # What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.
 _gpen_after() {
@@ -37,10 +37,15 @@ _gpen_after() {
         "help "*" json") ;;
         "help "*) echo "json" ;;
         "include 0 "*) echo "FILE" ;;
+        "info "*" json") ;;
+        "info "*) echo "json" ;;
         "listeners "*" json") ;;
         "listeners "*) echo "json" ;;
         "log 0 "*) echo "FILE" ;;
         "log_format 0 "*) echo "session pen json" ;;
+        "metrics_acl 0 "*) echo "off" ;;
+        "metrics_control 0 "*) echo "off on" ;;
+        "metrics_token 0 "*) echo "FILE" ;;
         "mode "*" json") ;;
         "mode "*) echo "json" ;;
         "on_down 0 "*) echo "keep close" ;;
@@ -117,7 +122,7 @@ _gpen_listeners() {
 _gpen_value() {
     case $1 in
         -A | -j) echo "DIR" ;;
-        -b | -B | -c | -e | -i | -m | -q | -S | -T | -t | -x) ;;
+        -b | -B | -c | -e | -m | -q | -T | -t | -x) ;;
         -C | -E | -F | -G | -K | -l | -p | -w) echo "FILE" ;;
         -L) echo "tls1.2 tls1.3" ;;
         -O | -o) echo "NAME" ;;
@@ -164,7 +169,7 @@ _gpen() {
     if wanted=$(_gpen_value "${words[${#words[@]} - 2]}"); then
         _gpen_reply "$wanted"
     elif [[ $cur == -* ]]; then
-        _gpen_reply "--check --help --replace --version -A -a -b -B -c -C -d -D -e -E -f -F -G -h -H -i -j -K -L -l -m -n -O -o -p -P -q -Q -r -R -s -S -T -t -U -u -W -w -x -X -Z"
+        _gpen_reply "--check --help --replace --version -A -a -b -B -c -C -d -e -E -f -F -G -h -H -j -K -L -l -m -O -o -p -q -r -R -s -T -t -U -u -W -w -x -X"
     elif [[ $cur == [/.~]* ]]; then
         _gpen_reply FILE
     fi
@@ -197,13 +202,13 @@ _gpenctl() {
 # The words of a command, up to cur.
 _gpenctl_command() {
     if (($# == 1)); then
-        _gpen_reply "$_gpen_names no watch"
+        _gpen_reply "$_gpen_names no top watch"
     elif [[ $1 == listener ]]; then
         _gpenctl_listener "${@:2}"
     elif [[ $1 != no ]]; then
         _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
     elif (($# == 2)); then
-        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max conn_max conn_max_total control control_access control_acl control_mode debug delayed_forward drain_timeout dummy emergency epoll exit_enabled foreground geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen listener log log_format multi_accept mysql name_refresh on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight workers"
+        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max conn_max conn_max_total control control_access control_acl control_mode debug delayed_forward drain_timeout dummy emergency epoll exit_enabled foreground geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen listener log log_format metrics metrics_acl metrics_control metrics_token multi_accept mysql name_refresh on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight workers"
     elif (($# == 3)) && [[ $2 == listener ]]; then
         _gpen_reply LISTENER
     fi

@@ -18,7 +18,7 @@ from gpen.model.acl import parse_country, parse_entry
 from gpen.model.address import UNIX, UNSPECIFIED, Address, parse_host, parse_port
 from gpen.model.check import take_check
 from gpen.model.server import MEMBER_FIELDS, STATES, VERDICTS, Said
-from gpen.model.settings import OWN, PROCESS, SETTINGS, SHARED, Setting
+from gpen.model.settings import OWN, PROCESS, SETTINGS, SHARED, Setting, by_topic
 from gpen.model.text import shortened
 from gpen.model.value_types import ACL, FILE, MOST, TEXT, one_of, parse_listener, seconds, whole
 
@@ -33,7 +33,8 @@ class Command:
 
     ``parse`` reads the words behind the name (``parse_no`` those behind ``no NAME``) and raises ValueError; ``access``
     is what a control client needs; ``configures`` says that it may stand in a configuration file; ``json`` that it
-    takes the word json at its end; ``is_ignored`` that it has no effect.
+    takes the word json at its end; ``is_ignored`` that it has no effect; ``topic`` is the one that it stands under in
+    the table.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Command:
     example: str = ""
     setting: Setting | None = None
     is_ignored: bool = False
+    topic: str = ""
 
     @property
     def negatable(self) -> bool:
@@ -56,12 +58,14 @@ class Command:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of gpen's command line: ``setting`` is what it sets, if that is all it does."""
+    """One option of gpen's command line: ``setting`` is what it sets, if that is all it does, and ``topic`` what it
+    stands under."""
 
     flag: str
     argument: str
     help: str
     setting: str = ""
+    topic: str = ""
 
 
 # --- readers of arguments ---------------------------------------------------------------------------------------------
@@ -192,7 +196,7 @@ def _server(words: Sequence[str]) -> Arguments:
     while rest:
         name, *rest = rest
         if name not in SERVER_FIELDS:
-            raise ValueError(f"'{name}' is not one of {', '.join(SERVER_FIELDS)}")
+            raise ValueError(f"'{shortened(name)}' is not one of {', '.join(SERVER_FIELDS)}{_meant(name)}")
         if not rest:
             raise ValueError(f"{name}: expected a value")
         try:
@@ -201,6 +205,14 @@ def _server(words: Sequence[str]) -> Arguments:
             raise ValueError(f"{name}: {error}") from None
     _check_port(changes)
     return {"number": number, "changes": changes, "at": at}
+
+
+def _meant(name: str) -> str:
+    """What may be meant by a word where what is to be changed of a server belongs."""
+    if re.search("[.:/]", name):
+        return f"; if that is the address: address {shortened(name)}"
+    near = suggestion(name, SERVER_FIELDS)
+    return f"; did you mean '{near}'?" if near else ""
 
 
 def _check_port(changes: Arguments) -> None:
@@ -342,10 +354,12 @@ def _help(words: Sequence[str]) -> Arguments:
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
+_NO_EFFECT_TOPIC = "without effect"
 _NO_EFFECT = "Accepted for pen's sake, without effect: gpen always uses epoll and never blocks."
 
-_COMMANDS = [
-    # looking
+# a text is the topic of what stands behind it
+_COMMANDS: list[Command | str] = [
+    "looking",
     Command("servers", "servers [json]", "List the servers: address, sessions (of all listeners), limits and "
             "bytes (sx sent to the server, rx received from it). Where this gpen has replaced another that has "
             "sessions yet, old is how many: max and hard count these as well.", nothing, json=True,
@@ -365,6 +379,8 @@ _COMMANDS = [
             "other server the reason why not. Changes nothing.",
             one("address", lambda text: _client_address(text), "the ADDRESS of a client"), json=True,
             example="explain 10.0.0.7"),
+    Command("info", "info [json]", "What gpen is and how it fares as a whole: version, process, since when, sessions "
+            "now and in all, clients that wait, and how sessions have ended.", nothing, json=True),
     Command("mode", "mode [json]", "How servers are chosen: each mode, with no in front where it is off.", nothing,
             json=True),
     Command("connection", "connection N [json]", "Details of session N.", maybe("number", _NUMBER.parse, 0), json=True,
@@ -378,17 +394,17 @@ _COMMANDS = [
             "has come.", nothing),
     Command("help", "help [NAME] [json]", "List the commands, or explain one.", _help, json=True,
             example="help server"),
-    # listeners
+    "listeners",
     Command("listeners", "listeners [json]", "List the listeners: name (- is the one without), address, what clients "
             "speak, sessions (conn) and their limit, clients that wait (held), sessions in all, how servers are "
             "chosen, and which.", nothing, json=True),
     Command("listener", "listener NAME listen [HOST:]PORT | listener NAME SETTING [VALUE] | listener NAME no SETTING | "
             "listener NAME inherit SETTING | listener NAME servers [NUMBERS|all] | listener NAME server N [max M] "
             "[weight W] [prio P] [port P] | listener NAME inherit server N | listener NAME COMMAND",
-            "Say something of the listener of this name alone. 'listen' makes it, and is the first to be said of a new "
-            "one; 'no listener NAME' closes it, and its sessions go on. A setting that is said here is its own ('no "
-            "SETTING': the default); all others have the value that is said without a name, and 'inherit' takes that "
-            "again. 'servers 0-2,5' are "
+            "Make, change or ask the listener of this name alone. 'listen' makes it, and is the first to be said of a "
+            "new one; 'no listener NAME' closes it, and its sessions go on. A setting that is said here is its own "
+            "('no SETTING': the default); all others have the value that is said without a name, and 'inherit' takes "
+            "that again. 'servers 0-2,5' are "
             "those that it uses (all, unless told), 'server N' says what is different of one here: its max here counts "
             "this listener's sessions alone, and holds beside the server's own; 'max default' takes back one of these, "
             "'inherit server N' all. The states, verdicts and blacklists of servers are those of all listeners; the "
@@ -397,14 +413,14 @@ _COMMANDS = [
             "listener then.",
             _no_listener, "admin", one("listener", parse_listener, "no listener NAME"), "no listener NAME",
             configures=True, example="listener writer listen 3306"),
-    # servers
-    Command("server", "server N [at ADDRESS] [address A] [port P] [max M] [hard H] [weight W] [prio P] [acl A] "
-            "[blacklist SECONDS] [state ready|drain|maint] [check CHECK|default] "
+    "servers",
+    Command("server", "server N [at ADDRESS] [address HOST[:PORT]] [port P] [max M] [hard H] [weight W] [prio P] "
+            "[acl A] [blacklist SECONDS] [state ready|drain|maint] [check CHECK|default] "
             "[health up|drain|down [for SECONDS] [because WORDS...]|unknown] "
             "[failed SECONDS [because WORDS...]] [checked up|drain|down [for SECONDS] [because WORDS...]|unknown]",
-            "Change server N; a new N with an address (HOST, HOST:PORT or /PATH) makes a new server. max and hard "
-            "limit its sessions, but for those whose server's side has ended (0 = no limit; hard is for clients that "
-            "return to it); blacklist leaves it alone for "
+            "Change server N, or make it: with an address (HOST, HOST:PORT or /PATH) a new N is a new server. max and "
+            "hard limit its sessions, but for those whose server's side has ended (0 = no limit; hard is for clients "
+            "that return to it); blacklist leaves it alone for "
             "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. check "
             "is how it is checked, in the words of the setting check; default takes that. health is a verdict from "
             "outside: down gives it no new sessions, and on_down says what becomes of those that it has; drain keeps "
@@ -420,12 +436,13 @@ _COMMANDS = [
             "if the server has this address, or gets it as a new one: so a program changes no other that has got its "
             "number meanwhile.",
             _server, "operate", _which("no server N"), "no server N [at ADDRESS]", configures=True,
-            example="server 2 address 10.0.0.3 port 3306 max 100"),
+            example="server 2 address 10.0.0.3:3306 max 100"),
     Command("client", "client ADDRESS server N [idle SECONDS]", "Remember that the client at ADDRESS was served by "
             "server N, as if it had been seen so many SECONDS (0) ago. 'no client ADDRESS' forgets it: when it comes "
             "again, it is new. write does not save it; state prints it.", _client, "operate",
             one("address", lambda text: _client_address(text, unix=True), "no client ADDRESS"), "no client ADDRESS",
             configures=True, example="client 192.0.2.7 server 1"),
+    "access lists",
     Command("acl", "acl N permit|deny ADDRESS [MASK] | acl N permit|deny country CC", "Add an entry to access list N "
             "(0 to 9): an IPv4 address with an optional mask, a network as ADDRESS/LENGTH, an IPv6 address or network, "
             "or all addresses of a country (two letters, ISO 3166-1; needs geoip_db). The first match decides; "
@@ -433,6 +450,7 @@ _COMMANDS = [
             "'no acl N' empties the list.",
             _acl, "admin", one("number", ACL.parse, "no acl N"), "no acl N", configures=True,
             example="acl 1 permit 10.0.0.0/8"),
+    "servers",
     Command("close", "close N | close server N [at ADDRESS]", "End session N, or all sessions of the servers that "
             "have or had number N, at whatever address. With at, only if the server has this one now.", _close,
             "operate", example="close server 0"),
@@ -441,14 +459,14 @@ _COMMANDS = [
             "many went by themselves. An error when sessions are left. 'server N state ready' takes the server back. "
             "Sessions at an address that it had before are not waited for, nor are idlers.",
             _drain, "operate", example="drain 1 30 close"),
-    # the process
+    "the process",
     Command("write", "write [FILE]", "Save the configuration as a file that starts the same gpen; without FILE, the "
             "file given with -F.", maybe("file", FILE.parse, None), "admin", example="write /etc/gpen/web.cfg"),
     Command("include", "include FILE", "Run the commands in FILE: all of them, or none if one is wrong.",
             one("file", FILE.parse, "a FILE"), "admin", configures=True, example="include /etc/gpen/servers.cfg"),
-    Command("reload", "reload", "Do what signal HUP does, and answer: reopen the log, read certificates and the "
-            "country database again, look names up, and carry out what has changed in the file of -F since it was read "
-            "last, whole or not at all. A line that went is undone; what was changed at runtime, and the file never "
+    Command("reload", "reload", "Carry out what has changed in the file of -F since it was read last, whole or not at "
+            "all; reopen the logs, read certificates and the country database again, and look names up: as signal HUP "
+            "does, but with an answer. A line that went is undone; what was changed at runtime, and the file never "
             "mentioned, stays. Answers the changes, a line each, or what is wrong.", nothing, "admin"),
     Command("upgrade", "upgrade", "Start gpen anew, with the same arguments and --replace: it gets the listening "
             "sockets and all that this one knows, and when it is ready this one only ends its sessions; PATH.old, "
@@ -457,7 +475,7 @@ _COMMANDS = [
     Command("handover", "handover PROTOCOL VERSION", "What gpen --replace says to the gpen whose place it takes. For "
             "gpen alone.", _handover, "admin"),
     Command("exit", "exit", "Stop gpen. Only with option -X.", nothing, "admin"),
-    # without effect
+    _NO_EFFECT_TOPIC,
     *(Command(name, name, _NO_EFFECT, anything, parse_no=anything, usage_no=f"no {name}", configures=True,
               is_ignored=True)
       for name in ("epoll", "kqueue", "poll", "select", "block", "delayed_forward", "peek")),
@@ -498,10 +516,11 @@ def _of_setting(setting: Setting) -> Command:
     if setting.is_listed:
         usage = f"{setting.name} [json] | {setting.name} {setting.kind.metavar}"
     return Command(setting.name, usage, setting.help, parse, "admin", parse_no, f"no {setting.name}", configures=True,
-                   json=setting.is_listed, setting=setting, example=setting.example, is_ignored=setting.is_ignored)
+                   json=setting.is_listed, setting=setting, example=setting.example, is_ignored=setting.is_ignored,
+                   topic=setting.topic)
 
 
-COMMANDS: dict[str, Command] = {command.name: command for command in _COMMANDS} | {
+COMMANDS: dict[str, Command] = {command.name: command for command in by_topic(_COMMANDS)} | {
     name: _of_setting(setting) for name, setting in SETTINGS.items()
 }
 
@@ -527,20 +546,23 @@ def scoped_usage(command: Command) -> str:
     return command.usage.replace("listener NAME ", "")
 
 
+START = "start"  # the topic of options that are no settings
 OPTIONS: tuple[Option, ...] = (
     *(Option(s.flag, s.kind.metavar if not s.is_flag and s.flag != "-d" else "",
-             s.missing or s.help, s.name) for s in SETTINGS.values() if s.flag),
-    Option("-F", "FILE", "A file of commands, read at start; what has changed in it counts after signal HUP, or the "
-           "command reload."),
-    Option("-O", "COMMAND", "Run a command at start; may be given several times."),
-    Option("-o", "COMMAND", "The same as -O."),
-    Option("--replace", "", "Take the place of the gpen that runs with this control socket (-C /PATH), which then only "
-           "ends its sessions: clients do not notice."),
-    Option("--check", "", "Read everything, say what is wrong or that it is valid, and open nothing."),
-    Option("--help", "", "Show this text."),
-    Option("--version", "", "Show the version."),
-    *(Option(flag, argument, "Obsolete: accepted with a warning, without effect.") for flag, argument in (
-        ("-D", ""), ("-n", ""), ("-Q", ""), ("-S", "N"), ("-P", ""), ("-i", "SERVICE"))),
+             s.missing or s.help, s.name, _NO_EFFECT_TOPIC if s.is_ignored else s.topic)
+      for s in SETTINGS.values() if s.flag),
+    *(Option(flag, argument, help, topic=START) for flag, argument, help in (
+        ("-F", "FILE", "A file of commands, read at start; what has changed in it counts after signal HUP, or the "
+         "command reload."),
+        ("-O", "COMMAND", "Run a command at start, in quotes: -O 'hold 10'; may be given several times."),
+        ("-o", "COMMAND", "The same as -O."),
+        ("--check", "", "Read everything, say what is wrong or that it is valid, and open nothing."),
+        ("--replace", "", "Take the place of the gpen that runs with this control socket (-C /PATH), which then only "
+         "ends its sessions: clients do not notice."),
+        ("--help", "", "Show this text."),
+        ("--version", "", "Show the version, and what gpen runs on."))),
+    *(Option(flag, argument, "Obsolete: accepted with a warning, without effect.", topic=_NO_EFFECT_TOPIC)
+      for flag, argument in (("-D", ""), ("-n", ""), ("-Q", ""), ("-S", "N"), ("-P", ""), ("-i", "SERVICE"))),
 )
 
 

@@ -260,12 +260,18 @@ def _state_words(server: Server, now: float) -> Iterator[str]:
 
 def _failed_words(target: Target, now: float) -> Iterator[str]:
     left, reason = _seconds(max(target.down_until - now, _A_MOMENT)), target.reason
-    if target.blamed == math.inf:
+    if _is_blacklisted(target.server):
         if target is target.server.target:
             yield f"blacklist {left}"
         reason = reason.partition(MEANWHILE)[2]
     if reason:
         yield f"failed {left}{_because(reason)}"
+
+
+def _is_blacklisted(server: Server) -> bool:
+    """Whether a command has blacklisted it, and that counts yet however it is reached: else each way is told alone."""
+    return all(target.blamed == math.inf and target.down_until == server.target.down_until
+               for target in server.targets.values())
 
 
 def _because(reason: str) -> str:

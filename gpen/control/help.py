@@ -1,40 +1,58 @@
-"""What ``help`` says: rows made from the command table, and their layout, in the groups of the man page.
+"""What ``help`` says: rows made from the command table, and their layout, by the topics of the table.
 
 gpenctl lays out the rows of the daemon that it asks, so that its terminal's width counts.
 """
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gpen.control.commands import COMMANDS, Command
+from gpen.control.commands import COMMANDS, OPTIONS, START, Command, Option
 from gpen.control.script import UnknownCommand
-from gpen.model.settings import OWN, PROCESS
+from gpen.model.settings import OWN, PROCESS, SETTINGS
 
 Row = dict[str, Any]
 
 WIDTH = 100  # characters of a line, where nobody says otherwise
 NARROWEST = 40
-COMMAND, SETTING, IGNORED, MISSING = GROUPS = ("commands", "settings", "without effect", "not in this version")
-_NAMES_ONLY = (IGNORED, MISSING)
+_SENTENCE_END = re.compile(r"(?<!\.)\. ")  # not the end of PORT...
+IGNORED, MISSING = _NAMES_ONLY = ("without effect", "not in this version")
 _SCOPES = {PROCESS: " Of the whole gpen, not of one listener.", OWN: " Each listener has its own."}
 
 
 def group_of(command: Command) -> str:
-    """The group that a command stands in."""
+    """The topic that a command is shown under."""
     if command.is_ignored:
         return IGNORED
-    if command.setting is None:
-        return COMMAND
-    return MISSING if command.setting.missing else SETTING
+    return MISSING if command.setting is not None and command.setting.missing else command.topic
+
+
+def _groups() -> tuple[str, ...]:
+    """All topics: first those that have no settings, then the others in the settings' order."""
+    lone = [command.topic for command in COMMANDS.values() if command.setting is None]
+    of_settings = [setting.topic for setting in SETTINGS.values() if not setting.missing]
+    ordered = dict.fromkeys([*(topic for topic in lone if topic not in of_settings), *of_settings])
+    return (*(topic for topic in ordered if topic not in _NAMES_ONLY), *_NAMES_ONLY)
+
+
+GROUPS = _groups()
 
 
 def rows() -> list[Row]:
     """All commands, by group and name."""
     ordered = sorted(COMMANDS.values(), key=lambda command: (GROUPS.index(group_of(command)), command.name))
     return [_row(command) for command in ordered]
+
+
+def options() -> Iterator[tuple[str, list[Option]]]:
+    """The options of gpen's command line by their topics, and in each in the order of the table."""
+    topics = dict.fromkeys((START, "the process", "the control socket", "logs", *GROUPS))
+    for topic in topics:
+        if members := [option for option in OPTIONS if option.topic == topic]:
+            yield topic, members
 
 
 def row(name: str) -> Row:
@@ -57,7 +75,8 @@ def _row(command: Command) -> Row:
 
 
 def overview(rows: Iterable[Row], width: int = WIDTH) -> str:
-    """All commands, a line or two each, folded to a width; those that do nothing by name only, at the end."""
+    """All commands by their topics, a line or two each, folded to a width; those that do nothing by name only, at the
+    end."""
     rows = list(rows)
     longest = max((len(_text(row, "name")) for row in rows if row.get("group") not in _NAMES_ONLY), default=0)
     column = min(longest + 4, max(width, NARROWEST) // 2)
@@ -66,7 +85,7 @@ def overview(rows: Iterable[Row], width: int = WIDTH) -> str:
         members = [row for row in rows if _text(row, "group") == group]
         if members:
             lines += [group.upper(), *_members(members, group in _NAMES_ONLY, column, width), ""]
-    hint = "'help NAME' says more; 'no NAME' puts a setting back to its default."
+    hint = "'help NAME' says more; NAME alone tells a setting's value, and 'no NAME' puts it back to its default."
     return "\n".join([*lines, *_folded(hint, "", "", width)]) + "\n"
 
 
@@ -75,8 +94,19 @@ def _members(rows: list[Row], names_only: bool, column: int, width: int) -> Iter
         yield from _folded(", ".join(_text(row, "name") for row in rows), "  ", "  ", width)
         return
     for row in rows:
-        sentence = _text(row, "help").split(". ")[0].rstrip(".") + "."
+        sentence = f"{brief(_text(row, 'help'))}."
         yield from _folded(sentence, f"  {_text(row, 'name'):<{column - 4}}  ", " " * column, width)
+
+
+def brief(text: str) -> str:
+    """What a help begins with: its first sentence without its point, and without what explains it from the third word
+    on."""
+    sentence = _SENTENCE_END.split(text, maxsplit=1)[0].removesuffix(".")
+    for mark in re.finditer("[:;] ", sentence):
+        head = sentence[: mark.start()]
+        if head.count(" ") >= 2 and head.count("(") == head.count(")"):
+            return head
+    return sentence
 
 
 def details(row: Row, width: int = WIDTH) -> str:

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 from gpen.control import help
-from gpen.control.commands import OPTIONS, Option
+from gpen.control.commands import Option
 from gpen.control.script import Call, UnknownCommand
 from gpen.model.listener import numbers_words
 from gpen.model.scheduler import RULES
@@ -141,6 +141,16 @@ def _mode(modes: Mapping[str, bool]) -> str:
     return " ".join(words + [name for name in MORE_MODES if modes[name]]) + "\n"
 
 
+def _info(row: Row) -> str:
+    """Sentence by sentence, a line each."""
+    lines = [f"gpen {row['version']} ({row['flavour']}), pid {row['pid']}, at {row['listen']}",
+             f"up since {timestamp(row['started'])}",
+             f"sessions {row['sessions']} of {row['conn_max']}, {row['held']} held, {row['total']} in all",
+             f"clients {row['clients']} of {row['clients_max']}"]
+    lines += [f"ended {word} {count}" for word, count in sorted(row["endings"].items())]
+    return "\n".join(lines) + "\n"
+
+
 def _connection(row: Row) -> str:
     if "state" not in row:
         return f"Connection {row['connection']} out of range\n"
@@ -180,6 +190,7 @@ def timestamp(seconds: float) -> str:
 
 _TEXT: dict[str, Callable[[Any], str]] = {
     "listeners": _listeners, "servers": _servers, "recent": _recent, "sessions": _sessions, "mode": _mode,
+    "info": _info,
     "workers": _workers, "connection": _connection, "events": _events, "explain": _explain, "status": _text,
     "help": _help, "close": _text, "socket": _text, "exit": _text, "reload": _text, "upgrade": _text,
 }
@@ -187,7 +198,8 @@ _TEXT: dict[str, Callable[[Any], str]] = {
 
 def usage(version: str) -> str:
     """gpen's ``--help``, from which docopt parses the command line."""
-    rows = "\n".join(_option_row(option) for option in OPTIONS)
+    rows = "\n".join(row for topic, options in help.options() for row in (
+        f"  {topic.upper()}", *map(_option_row, options)))
     return f"""gpen {version}: a load balancer for TCP and UDP services
 
 Usage:
@@ -205,20 +217,22 @@ Examples:
   gpen -l gpen.log -p gpen.pid localhost:3306 10.0.0.1:3306 10.0.0.2:3306 10.0.0.3:3306
   gpen -r -O mysql -O 'greeting 1' -O 'hold 10' 3306 10.0.0.1 10.0.0.2   and nobody notices a node that is not well
   gpen -f -r -C /run/gpen.ctl 80 www1:8000 www2:8000          round robin, in the foreground
-  gpen -h -x 10000 [::]:443 10.0.0.1 10.0.0.2 -e 10.0.0.9     by client address, with an emergency server
+  gpen -h -x 10000 '[::]:443' 10.0.0.1 10.0.0.2 -e 10.0.0.9   by client address, with an emergency server
   gpen -U -r -O 'udp_replies 1' 53 10.0.0.1 10.0.0.2          name servers
   gpen -r 53/udp,53/tcp 10.0.0.1 10.0.0.2                     name servers, over UDP and TCP
   gpen -O 'listener 443 tracking_with -' 80,443 www1 www2     both ports of a site: a client has one server
   gpen -r -H -E www.pem 443 www1:8000 www2:8000               TLS, and servers that know their clients
+  gpen -r -O 'metrics 127.0.0.1:9180' 80 www1 www2            a page to look at, and metrics: http://127.0.0.1:9180/
   gpen --check -F /etc/gpen/web.cfg                           is this file right?
   gpenctl /run/gpen.ctl servers                               ask and change a running gpen
 """
 
 
 def _option_row(option: Option) -> str:
-    head = f"  {option.flag} {option.argument}".rstrip()
+    head = f"    {option.flag} {option.argument}".rstrip()
     setting = SETTINGS.get(option.setting)
     default = setting.show(setting.default) if setting is not None and option.argument else ""
-    lines = textwrap.wrap(f"{option.help} ({default})" if default else option.help, 84)
-    rest = "".join(f"\n{'':<30}{line}" for line in lines[1:])
-    return f"{head:<28}  {lines[0]}{rest}"
+    lines = textwrap.wrap(f"{option.help} ({default})" if default else option.help, 98)
+    if len(head) <= 18:
+        head = f"{head:<20}{lines.pop(0)}"
+    return "\n".join([head, *(" " * 20 + line for line in lines)])

@@ -68,6 +68,8 @@ REFUSED = (
             "by whose word is a certificate valid? give ssl_ca_file (-G) or ssl_ca_path (-A)"),
     Refused(("ssl_alpn",), lambda settings: settings.http and "h2" in (settings.ssl_alpn or ()),
             "HTTP mode (-H) speaks HTTP/1 only: leave h2 out"),
+    Refused(("metrics_control",), lambda settings: not settings.metrics_token,
+            "who may act? give metrics_token, a file with a word that they know"),
     Refused(("mysql", "greeting"), lambda settings: settings.http, "servers of HTTP (-H) don't speak first"),
     Refused(("idlers",), lambda settings: settings.mysql, _NO_LOGIN),
     Refused(("check",), lambda settings: settings.mysql and settings.check.is_talk, _NO_LOGIN),
@@ -123,6 +125,14 @@ VAIN = (
          "the control socket is a file, and clients of that have no address"),
     Vain(("control_mode",), lambda settings, selector: settings.control and "/" not in settings.control,
          "the control socket is a port, not a file"),
+    Vain(("metrics_acl", "metrics_control"), lambda settings, selector: not settings.metrics,
+         "the door is closed: metrics says where it is"),
+    Vain(("metrics_acl",), lambda settings, selector: (
+        settings.metrics and not selector.pool.acls[int(settings.metrics_acl)].entries), _PERMITS_ALL),
+    Vain(("metrics_acl",), lambda settings, selector: "/" in (settings.metrics or ""),
+         "the door of metrics is a file, and clients of that have no address"),
+    Vain(("metrics_token",), lambda settings, selector: settings.metrics_control == "off",
+         "nobody may act, unless metrics_control is on"),
 )
 
 VAIN_AT_SERVERS = (

@@ -26,6 +26,7 @@ from gpen.daemon.checks import Checks
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.control_socket import ControlSocket
 from gpen.daemon.countries import Countries, open_countries, prepare_for_chroot
+from gpen.daemon.door import HttpDoor
 from gpen.daemon.elders import Elders
 from gpen.daemon.executor import Executor
 from gpen.daemon.front import Shared, resolved
@@ -34,6 +35,7 @@ from gpen.daemon.hostnames import Hostnames
 from gpen.daemon.inheritance import Inheritance
 from gpen.daemon.listeners import Listeners
 from gpen.daemon.logs import Logs
+from gpen.daemon.metrics import Metrics
 from gpen.daemon.notify import Notifier
 from gpen.daemon.queries import Queries
 from gpen.daemon.sessions import Sessions
@@ -103,20 +105,23 @@ class Balancer:
         self.checks = Checks(pool, settings, self._prober, self.troubles, self._resume)
         self._countries = Countries(pool, lambda: (scope.clients for scope in configuration.scopes.values()))
         self._control = ControlSocket(settings, pool, files, self.chroot)
+        self._door = HttpDoor(settings, pool, files, self._resolver, self.chroot)
         self._elders = Elders(configuration, self._resume)
         self._changes = Changes(configuration, sources, command_line, self.listeners, self.logs, self.names,
-                                self._countries, self.workers, self.chroot, self._threads.apply, self._taken_up,
-                                notifier)
+                                self._countries, self.workers, self._door, self.chroot, self._threads.apply,
+                                self._taken_up, notifier)
         self._queries = Queries(configuration, self.sessions, self.listeners, loops, self.workers, self._elders,
-                                self.stop)
-        self.handover = Handover(configuration, sources, self.sessions, self.listeners, self._control, self._changes,
-                                 self._elders, self._replaced, self.stop)
+                                self.checks, self.stop)
+        self._metrics = Metrics(self._queries, pool.events, self.workers.refresh)
+        self.handover = Handover(configuration, sources, self.sessions, self.listeners, self._control, self._door,
+                                 self._changes, self._elders, self._replaced, self.stop)
         self._inheritance = inheritance
-        self._takeover = Takeover(inheritance, configuration, sources, self.listeners, self._control, self._changes,
-                                  self._elders) if inheritance is not None else None
+        self._takeover = Takeover(inheritance, configuration, sources, self.listeners, self._control, self._door,
+                                  self._changes, self._elders) if inheritance is not None else None
         upgrade = Upgrade(self.handover, self._poller, self._children, self.chroot, notifier)
         self._executor = Executor(configuration, self._changes, self._queries, self.chroot, self._answers(),
                                   unnamed.stir, upgrade.run, self.workers.refresh)
+        self._door.leads_to(self._executor.execute, self._metrics.text)
         self._janitor: Any = None
         self._stopping = Event()
         pool.health.on_condemned = self.sessions.condemned
@@ -131,6 +136,7 @@ class Balancer:
         return {
             "listen": lambda listener: self.listeners[listener].address or None,
             "control": lambda listener: self._control.address or None,
+            "metrics": lambda listener: self._door.address or None,
             "control_acl": lambda listener: settings.control_acl or 0,
             "idlers": lambda listener: f"{self.idlers.connected}/{settings.idlers}",
             "workers": lambda listener: self.workers.rows(),
@@ -163,6 +169,8 @@ class Balancer:
             self._control.open(settings.control, partial(resolved, self._resolver, settings, "control", address),
                                self._executor.execute, self.handover.offer,
                                self._inheritance.control if self._inheritance is not None else None)
+        self._door.open(self._inheritance.door if self._inheritance is not None else None)
+        self._time_sessions()
         self.listeners.open_logs()
         self._changes.tell_notes(self.pool.all_servers())
 
@@ -191,6 +199,7 @@ class Balancer:
         self.workers.start()
         self.listeners.start()
         self._control.start()
+        self._door.start()
         ready()
         if self.notifier.watchdog:  # by the hub itself: one that hangs gives no sign
             watchdog = hub.loop.timer(self.notifier.watchdog / 2, self.notifier.watchdog / 2)
@@ -238,6 +247,7 @@ class Balancer:
         """Stop accepting, end all sessions, then close control socket and log. Switches greenlets."""
         self.handover.abandon()
         self.listeners.close()
+        self._door.close()
         for session in self.sessions:
             try:
                 session.stop(Ending.SHUTDOWN)
@@ -267,6 +277,7 @@ class Balancer:
             self._wanted = wanted
             process.raise_descriptor_limit(self._configuration.settings_in_use())
         self._renew_limit()
+        self._time_sessions()
         if draft.new_addresses() or draft.deleted or draft.listeners or not draft.values.keys().isdisjoint(SPECIAL):
             self.sessions.follow_servers()
         for server in touched:
@@ -301,6 +312,10 @@ class Balancer:
 
     def _prober(self, server: Server) -> Prober:
         return Prober(server, self.settings, self._poller, self._children, self.chroot.path)
+
+    def _time_sessions(self) -> None:
+        """Note how long sessions take where somebody may ask for it: it costs each a microsecond."""
+        self.sessions.timed = self._metrics.timings.note if self.settings.metrics else None
 
     def _renew_limit(self) -> None:
         every = self._configuration.settings_in_use()

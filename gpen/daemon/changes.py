@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.util import find_spec
 from itertools import chain
 
 from gevent.lock import BoundedSemaphore
@@ -28,6 +26,7 @@ from gpen.daemon import own_address, process
 from gpen.daemon.checks import unusable
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import Countries, open_countries
+from gpen.daemon.door import HttpDoor, check_token
 from gpen.daemon.hostnames import Hostnames, Place
 from gpen.daemon.listeners import Change, Listeners
 from gpen.daemon.logs import Logs
@@ -39,13 +38,14 @@ from gpen.model.check import Check
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.model.value_types import listener_prefix
+from gpen.start import PackageError, check_optional
 from gpen.wire import sockets
 from gpen.wire.pacing import gently
 from gpen.wire.resolver import ResolveError
 
 log = logging.getLogger("gpen")
 
-EXTRAS = (("http", "httptools", "http"), ("geoip_db", "maxminddb", "geoip"))  # setting, its package, and who brings it
+EXTRAS = (("http", "httptools"), ("geoip_db", "maxminddb"))  # a setting, and the package that it needs
 WITH_ALL_CHECKS = ("check", "check_interval")  # settings that concern every server's check
 
 TakenUp = Callable[[Draft, Sequence[Server]], None]
@@ -57,8 +57,8 @@ class Changes:
 
     def __init__(self, configuration: Configuration, sources: Sources, command_line: str,
                  listeners: Listeners, logs: Logs, names: Hostnames, countries: Countries, workers: Workers,
-                 chroot: Chroot, in_thread: Callable[..., OSError | None], taken_up: TakenUp, notifier: Notifier,
-                 ) -> None:
+                 door: HttpDoor, chroot: Chroot, in_thread: Callable[..., OSError | None], taken_up: TakenUp,
+                 notifier: Notifier) -> None:
         """``sources`` is where the configuration came from; ``command_line`` stands in the head of what ``write``
         saves, which is done ``in_thread``. ``taken_up`` is called, and may switch, when a draft has come in force that
         concerns these servers, which may be deleted. ``notifier`` is told of reloads."""
@@ -72,6 +72,7 @@ class Changes:
         self._names = names
         self._countries = countries
         self._workers = workers
+        self._door = door
         self._chroot = chroot
         self._in_thread = in_thread
         self._taken_up = taken_up
@@ -119,6 +120,8 @@ class Changes:
         with ExitStack() as undo:
             database = open_countries(draft.settings, self._chroot) if has_database else None
             change = self._listeners.prepare(draft, undo)
+            has_door = draft.settings.metrics != self._settings.metrics
+            door = self._door.prepare(draft.settings, undo) if has_door else None
             self._refuse_ourselves(draft, places, change)
             self._workers.prepare({name: draft.settings_of(name) for name in change.fronts}, change.ended)
             undo.callback(self._workers.abort)
@@ -131,6 +134,8 @@ class Changes:
         self._names.adopt(answers, places)
         self._listeners.adopt(change)
         self._workers.commit()
+        if has_door:
+            self._door.adopt(door)
         if change.new_listeners or change.ended:
             self._names.adopt_again()
         for name in change.ended:
@@ -152,6 +157,8 @@ class Changes:
         check_programs(_new_checks(draft), self._chroot)
         if new.web_stats != old.web_stats:
             check_directory("web_stats", new.web_stats and self._chroot.path(new.web_stats))
+        if (new.metrics_control, new.metrics_token) != (old.metrics_control, old.metrics_token):
+            check_token(new, self._chroot)
 
     def _refuse_ourselves(self, draft: Draft, places: Sequence[Place], change: Change) -> None:
         """Raises ScriptErrors when a server is a listener that uses it: one at a new place, or, where listeners are new
@@ -357,11 +364,14 @@ def check_programs(checks: set[Check], chroot: Chroot) -> None:
 
 
 def check_extras(draft: Draft) -> None:
-    """Raises ScriptError when a setting needs a package that is not installed."""
-    for name, module, extra in EXTRAS:
+    """Raises ScriptError when a setting needs a package that is not installed, or too old."""
+    for name, module in EXTRAS:
         is_on = any(settings.get(name) for settings in draft.all_settings().values())
-        if is_on and sys.modules.get(module) is None and find_spec(module) is None:
-            raise ScriptError(f"{name}: needs the package {module}: pip install 'gpen[{extra}]'")
+        if is_on:
+            try:
+                check_optional(module)
+            except PackageError as error:
+                raise ScriptError(f"{name}: {error}") from None
 
 
 def check_listening(draft: Draft) -> None:
@@ -377,7 +387,8 @@ def check_completeness(draft: Draft) -> None:
         raise ScriptError("no address to listen on: give LISTEN, or a file (-F) with 'listen'; see gpen --help")
     if not (any(True for _ in draft.numbers()) or settings.control
             or any(each.emergency or each.dummy for each in every)):
-        raise ScriptError("no server: give at least one SERVER, or a file (-F) with 'server 0 address ...'")
+        raise ScriptError("no server: give at least one SERVER, or a file (-F) with 'server 0 address ...'; see "
+                          "gpen --help")
 
 
 def check_user(settings: Settings) -> None:

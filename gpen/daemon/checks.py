@@ -84,6 +84,13 @@ class Checks:
         check = server.check or self.settings.check
         return check.kind != "off" and not (server.deleted or server.is_empty)
 
+    def figures(self, server: Server) -> dict[str, float] | None:
+        """How often the server's checks have passed and failed, and how many seconds the last one took; None for one
+        that is not checked."""
+        checker = self._checkers.get(server)
+        return None if checker is None else {
+            "passed": checker.passed, "failed": checker.failed, "seconds": round(checker.took, 6)}
+
     def close(self) -> None:
         """End all checks and the programs that they run. Switches greenlets."""
         gevent.killall([checker.greenlet for checker in self._checkers.values()])
@@ -104,9 +111,12 @@ class _Plan(NamedTuple):
 
 
 class Checker:
-    """Checks one server for ever, in a greenlet of its own."""
+    """Checks one server for ever, in a greenlet of its own. ``passed`` and ``failed`` are how many checks did, and
+    ``took`` is how many seconds the last one took."""
 
     def __init__(self, server: Server, checks: Checks, faults: Faults) -> None:
+        self.passed = self.failed = 0
+        self.took = 0.0
         self._server = server
         self._faults = faults
         self._pool = checks.pool
@@ -201,10 +211,12 @@ class Checker:
 
     def _probe(self, check: Check) -> tuple[bool, str]:
         self._is_probing = True
+        began = time.monotonic()
         try:
             return True, self._prober.probe(check, self._settings.check_timeout)
         finally:
             self._is_probing = False
+            self.took = time.monotonic() - began
 
     def _tell(self, trouble: str) -> None:
         """The check could not be made; said once, until it can be or the trouble is another."""
@@ -215,6 +227,8 @@ class Checker:
     def _conclude(self, up: bool, reason: str) -> None:
         """Count, and pass or renew the verdict. A server of which nothing is known is up with its first good check."""
         server, settings = self._server, self._settings
+        self.passed += up
+        self.failed += not up
         if reason != server.kept_away and self._plan.check.kind != "exec":  # a program goes its own ways
             self._pool.health.reached(server, "" if up else reason)
         if not up:
@@ -234,7 +248,9 @@ class Checker:
             return
         self._pool.health.judge(server, _SOURCE, word, reason)
         if turns:
-            level = logging.DEBUG if up and verdict is None else logging.INFO  # at the start, to be well is no news
+            level = logging.INFO if up else logging.WARNING
+            if up and verdict is None:
+                level = logging.DEBUG  # at the start, to be well is no news
             log.log(level, "server %s %s: %s by its check: %s", server.name, server.target.shown, word, reason)
             self._turned()
 

@@ -3,6 +3,7 @@ from gpen.wire.conversation cimport Conversation, Front as Base
 
 cdef class Front(Base):
     cdef public object scope, session_log
+    cdef public dict endings
     cdef public long long count, total
     cdef object _shared, _register, _holds, _short, _refusals, _leaving, _workers
     cpdef object fresh_id(self)

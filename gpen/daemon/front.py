@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from gpen.control.script import ScriptError
 from gpen.daemon.session_log import dump_watch, request_watch, session_line
 from gpen.model.address import Address, Endpoint, parse_listen
-from gpen.model.ending import Ending
+from gpen.model.ending import BY_WORD
 from gpen.model.listener import Scope
 from gpen.model.server import Target
 from gpen.model.settings import SETTINGS, Settings
@@ -64,8 +64,9 @@ class Register(Protocol):
     def is_full(self) -> bool:
         """Whether there are as many as all listeners together may have."""
 
-    def note(self, ending: Ending) -> None:
-        """One has come to this ending."""
+    @property
+    def timed(self) -> Callable[[Conversation], object] | None:
+        """Who wants to know of each that is over how long it took."""
 
     def __iter__(self) -> Iterator[Conversation]: ...
 
@@ -164,6 +165,8 @@ class Front(Base):
         self.dialing = 0
         self.count = 0  # of its sessions
         self.total = 0  # of those that it ever had
+        self.endings = dict.fromkeys(BY_WORD, 0)  # how often each was
+        self.handshakes = 0  # of TLS, that were completed
         self._shared = shared
         self._register = shared.register
         self._holds = shared.holds
@@ -433,7 +436,9 @@ class Front(Base):
         """A conversation is over: forget it, log it, and let the next client in."""
         self.forget(session)
         assert session.ending is not None
-        self._register.note(session.ending)
+        self.endings[session.ending.word] += 1
+        if self._register.timed is not None:
+            self._register.timed(session)
         if self.session_log is not None and self.settings.log_format != "pen":
             self.session_log.write(session_line(session, self.settings))
         if self.settings.debug:

@@ -25,6 +25,7 @@ from gpen.control.sources import Sources
 from gpen.control.succession import told_at_start
 from gpen.daemon.changes import Changes
 from gpen.daemon.control_socket import ControlSocket
+from gpen.daemon.door import HttpDoor
 from gpen.daemon.elders import Elders, Rows, send_rows
 from gpen.daemon.inheritance import COMMAND, PROTOCOL
 from gpen.daemon.listeners import Listeners
@@ -50,8 +51,8 @@ class Handover:
     has got it; 0 as long as this one serves. ``pid_file`` is what it gets too."""
 
     def __init__(self, configuration: Configuration, sources: Sources, sessions: Sessions, listeners: Listeners,
-                 control: ControlSocket, changes: Changes, elders: Elders, retired: Callable[[int], object],
-                 stop: Callable[[], object]) -> None:
+                 control: ControlSocket, door: HttpDoor, changes: Changes, elders: Elders,
+                 retired: Callable[[int], object], stop: Callable[[], object]) -> None:
         """``retired`` is called with the pid of the one that has the place, ``stop`` when no session is left here."""
         self.successor = 0
         self.pid_file: PidFile | None = None
@@ -61,6 +62,7 @@ class Handover:
         self._sessions = sessions
         self._listeners = listeners
         self._control = control
+        self._door = door
         self._changes = changes
         self._elders = elders
         self._retired = retired
@@ -153,9 +155,9 @@ class Handover:
             if front.listener is not None:
                 channel.send("listener", [front.listener.socket.fileno()], name=front.name, path=_path(front.address),
                              is_wider=front.is_wider, has_file=front.has_file)
-        fd = self._control.fileno()
-        if fd >= 0:
-            channel.send("control", [fd], name="", path=_path(self._control.address), is_wider=False)
+        for kind, place in (("control", self._control), ("metrics", self._door)):
+            if place.fileno() >= 0:
+                channel.send(kind, [place.fileno()], name="", path=_path(place.address), is_wider=False)
         if self.pid_file is not None:
             channel.send("pid", [self.pid_file.fileno()])
         if pid == self.child:
@@ -212,9 +214,11 @@ class Handover:
             for front in self._listeners:
                 front.suspend(front.name in ready["listeners"])
             self._control.suspend()
+            self._door.suspend()
             yield
         except BaseException:
-            for go_on in (*(front.go_on for front in self._listeners), self._control.go_on, self._elders.go_on):
+            for go_on in (*(front.go_on for front in self._listeners), self._control.go_on, self._door.go_on,
+                          self._elders.go_on):
                 self._faults.attempt("to go on, where nobody has taken over", go_on)
             raise
 
@@ -225,6 +229,7 @@ class Handover:
         for front in self._listeners:
             front.hand_over(front.name in ready["listeners"])
         self._control.hand_over(ready["control"])
+        self._door.hand_over(ready.fields.get("metrics", False))  # older ones know no door
         if self.pid_file is not None and ready["pid_file"]:
             self.pid_file.hand_over()
         self._elders.let_go()
@@ -238,7 +243,7 @@ class Handover:
         seconds = self._configuration.settings.drain_timeout
         deadline = time.monotonic() + seconds if seconds else 0.0
         told: Rows = []
-        while (len(self._sessions) or self._control.is_answering) and not (deadline and time.monotonic() >= deadline):
+        while self._is_needed() and not (deadline and time.monotonic() >= deadline):
             rows = self._rows()
             if rows != told:
                 with suppress(PassingError):  # it has ended; our sessions go on
@@ -249,6 +254,9 @@ class Handover:
             log.info("drain_timeout is over: %s left, which end now", counted(len(self._sessions), "session"))
         hearing.kill()
         self._stop()
+
+    def _is_needed(self) -> bool:
+        return bool(len(self._sessions)) or self._control.is_answering or self._door.is_answering
 
     def _hear(self, channel: Channel) -> None:
         """Do what the newest gpen says: it has been told to open its logs anew, and ours are the same. Switches

@@ -25,7 +25,7 @@ from gpen.control.draft import Draft
 from gpen.control.script import Errors, ScriptError
 from gpen.control.ways import Way, Ways
 from gpen.daemon.session_log import NetworkLog
-from gpen.model.address import Address
+from gpen.model.address import Address, bracketed
 from gpen.model.pool import Pool
 from gpen.model.server import UDP, Server, Target
 from gpen.model.settings import Settings
@@ -125,7 +125,8 @@ class Hostnames:
 
     def _check_port(self, label: int | str, address: Address, draft: Draft, ways: Ways | None) -> None:
         if address.port == "":
-            raise ScriptError(f"{called(label)}: '{address.host}' needs a port", draft.origin_of(label))
+            raise ScriptError(f"{called(label)}: '{address.host}' needs a port: {bracketed(address.host)}:PORT",
+                              draft.origin_of(label))
         for way in ways.to(label, address) if ways else ():
             transport, port = way
             try:

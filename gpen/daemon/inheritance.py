@@ -37,7 +37,7 @@ _LINE = 1024
 
 
 class Inheritance:
-    """What the old gpen, whose process is ``pid``, hands over: ``listeners`` and ``control`` are its sockets,
+    """What the old gpen, whose process is ``pid``, hands over: ``listeners``, ``control`` and ``door`` are its sockets,
     ``files`` the listeners whose sockets have files that it would remove, ``estate`` is its configuration. Get it by
     ``claim``."""
 
@@ -48,6 +48,7 @@ class Inheritance:
         self.pid = 0
         self.listeners = GivenSockets(exact=True)
         self.control = GivenSockets(exact=True)
+        self.door = GivenSockets(exact=True)
         self.files: set[str] = set()
         self.estate = Estate((), ())
 
@@ -86,6 +87,8 @@ class Inheritance:
                     self.files.add(message["name"])
             elif message.kind == "control":
                 self.control.give_to("", [_given(message)])
+            elif message.kind == "metrics":
+                self.door.give_to("", [_given(message)])
             elif message.kind == "pid":
                 self._pid_fd = message.descriptors[0]
             elif message.kind == "stderr":
@@ -115,7 +118,7 @@ class Inheritance:
         changed meanwhile, ``estate`` is another then. Raises StartError."""
         with self._told():
             self._channel.send("ready", listeners=self.listeners.taken, control=bool(self.control.taken),
-                               pid_file=has_pid_file)
+                               metrics=bool(self.door.taken), pid_file=has_pid_file)
             for message in self._channel.all_until("end", ANSWER_SECONDS):
                 if message.kind in self._lines:
                     self._lines[message.kind] += message["lines"]
@@ -147,6 +150,7 @@ class Inheritance:
         self._channel.close()
         self.listeners.close()
         self.control.close()
+        self.door.close()
         for fd in (self._pid_fd, self._stderr):
             if fd >= 0:
                 os.close(fd)

@@ -136,7 +136,7 @@ class LineFile:
             kind = stat.S_IFMT(status.st_mode) if status else 0
             if kind == stat.S_IFSOCK:
                 with entry.reached() as route:
-                    return _connected(route)
+                    return connected(route)
             # A FIFO that we can read as well has somebody who reads it: it opens, and keeps 64 KiB for who comes later.
             # Without blocking: a reader that is slow costs lines, not sessions. Of a file the last byte is read.
             with contextlib.suppress(PermissionError):
@@ -172,7 +172,7 @@ def _inherited(number: int, waits: bool) -> int:
     return os.dup(number)
 
 
-def _connected(path: str) -> int:
+def connected(path: str) -> int:
     """A connection to a socket, of datagrams as /dev/log is, or a stream. Raises OSError."""
     for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
         with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as sock:

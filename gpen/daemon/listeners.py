@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -31,6 +32,7 @@ class Listeners:
         self._fronts = {name: Front(scope, shared) for name, scope in configuration.scopes.items()}
         self._by_port: dict[int, list[Front]] = {}
         self._leaving: list[Front] = []  # that were deleted, and have sessions yet
+        self._gone: Counter[str] = Counter()  # the endings of those that have none any more
         self._coming: list[AnyLog] = []  # logs that were opened for a change, which is not in force yet
 
     def __iter__(self) -> Iterator[Front]:
@@ -47,6 +49,10 @@ class Listeners:
     def unnamed(self) -> Front:
         """The one without a name."""
         return self._fronts[""]
+
+    def endings(self) -> dict[str, int]:
+        """How often sessions have ended in each way that was met, at whatever listener."""
+        return dict(sum((Counter(front.endings) for front in (*self, *self._leaving)), self._gone))  # leaves zeros out
 
     def addresses(self) -> list[str]:
         """Where clients connect; with the transport, where there are both."""
@@ -214,6 +220,9 @@ class Listeners:
 
     def tend(self) -> None:
         """Forget listeners that were deleted and have no sessions any more, and close logs that nobody uses."""
+        for front in self._leaving:
+            if not front.count:
+                self._gone.update(front.endings)
         self._leaving = [front for front in self._leaving if front.count]
         self._configuration.dismiss_unused(front.scope for front in self._leaving)
         self._keep_used_logs()

@@ -8,8 +8,9 @@ from gpen.control.script import ScriptError
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.front import resolved
 from gpen.daemon.line_file import STDOUT
-from gpen.daemon.session_log import AnyLog, NetworkLog, SessionLog
+from gpen.daemon.session_log import AnyLog, NetworkLog, SessionLog, SystemLog
 from gpen.model.address import network_address
+from gpen.model.facility import facility_of
 from gpen.model.settings import Settings
 from gpen.wire.faults import Troubles
 from gpen.wire.resolver import Resolver
@@ -35,7 +36,7 @@ class Logs:
 
     def open(self, settings: Settings, patient: bool = False,
              opened: Callable[[AnyLog], object] = lambda log: None) -> AnyLog | None:
-        """The log of a listener with these settings, if it has one: a file, or where its datagrams go; when
+        """The log of a listener with these settings, if it has one: a file, syslog, or where its datagrams go; when
         ``patient``, one elsewhere whose name has no answer now waits for it. ``opened`` is called with one that was not
         open before. Switches greenlets. Raises ScriptError or OSError."""
         target = settings.log
@@ -48,6 +49,9 @@ class Logs:
         return log
 
     def _made(self, target: str, settings: Settings, patient: bool) -> AnyLog:
+        facility = facility_of(target)
+        if facility is not None:
+            return SystemLog(target, facility)
         address = network_address(target)
         if address is None:
             return SessionLog(target if target == STDOUT else self._chroot.path(target))

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import logging
-import logging.handlers
 import os
 import pwd
 import re
 import resource
 import select
 import signal
-import socket
 import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +18,10 @@ from typing import Any, TextIO
 
 from gpen import rights
 from gpen.daemon.chroot import Chroot
+from gpen.daemon.syslog import SOCKET, Syslog, severity
 from gpen.files import Account, Entry
+from gpen.journal import WARNING, has_stderr, marked
+from gpen.model.facility import FACILITIES
 from gpen.model.settings import Settings
 from gpen.model.text import printable
 from gpen.start import unblock_signals
@@ -364,7 +365,7 @@ def confine(settings: Settings, made: Iterable[int], chroot: Chroot) -> None:
 
 
 def tell_on_stderr() -> None:
-    """Diagnostics go to stderr, with the time."""
+    """Diagnostics go to stderr, with the time; where that is the journal, with how urgent they are instead."""
     handler = _Stderr(sys.stderr)
     handler.setFormatter(_Formatter("%(asctime)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
     tell(handler)
@@ -413,10 +414,15 @@ class _Stderr(logging.Handler):
         self.stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._lost and self._write(f"{self._lost} lines were lost: nobody has read them"):
+        if self._lost and self._write(marked(f"{self._lost} lines were lost: nobody has read them", WARNING)):
             self._lost = 0
-        if not self._write(self.format(record)):
+        if not self._write(self._text(record)):
             self._lost += 1
+
+    def _text(self, record: logging.LogRecord) -> str:
+        if not has_stderr():
+            return self.format(record)
+        return marked(_Formatter().format(record), severity(record.levelno))
 
     def _write(self, text: str) -> bool:
         """Write a line; whether all of it was taken."""
@@ -442,39 +448,31 @@ class _Stderr(logging.Handler):
         return True
 
 
-class _Syslog(logging.handlers.SysLogHandler):
+class _Syslog(logging.Handler):
     """The library's waits for a syslog that does not read, and everybody with it; this one drops the line."""
 
-    socket: Any
+    def __init__(self, way: Syslog) -> None:
+        super().__init__()
+        self._way = way
 
     def emit(self, record: logging.LogRecord) -> None:
-        priority = self.encodePriority(self.facility, self.mapPriority(record.levelname))
-        message = f"<{priority}>{self.format(record)}\0".encode()
-        try:
-            self.socket.send(message, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._begin_again(message)
+        with contextlib.suppress(OSError):
+            self._way.send(severity(record.levelno), self.format(record))
 
-    def _begin_again(self, message: bytes) -> None:
-        """syslog was restarted, perhaps."""
-        try:
-            fresh = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            fresh.connect(self.address)
-            fresh.send(message, socket.MSG_DONTWAIT)
-        except OSError:
-            return
-        self.socket.close()
-        self.socket = fresh
+    def close(self) -> None:
+        self._way.close()
+        super().close()
 
 
 def syslog(name: str = "gpen") -> logging.Handler:
     """The way to syslog under this name, open from now on; without a syslog on this machine, the way to nowhere."""
-    if not os.path.exists("/dev/log"):
+    if not os.path.exists(SOCKET):
         return logging.NullHandler()
-    handler = _Syslog("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
-    handler.setFormatter(_Formatter(f"{name}[{os.getpid()}]: %(message)s"))
+    way = Syslog(name, FACILITIES["daemon"])
+    with contextlib.suppress(OSError):
+        way.connect()
+    handler = _Syslog(way)
+    handler.setFormatter(_Formatter())
     return handler
 
 

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from gpen import __version__
 from gpen.control import help, reply
 from gpen.control.configuration import Configuration
 from gpen.control.script import Call
+from gpen.core import CORE
+from gpen.daemon.checks import Checks
 from gpen.daemon.drain import drain
 from gpen.daemon.elders import Elders
 from gpen.daemon.front import Front
@@ -25,7 +28,7 @@ from gpen.daemon.sessions import Sessions
 from gpen.daemon.status import status_page
 from gpen.daemon.workers import Workers
 from gpen.model.client import Client
-from gpen.model.ending import Ending
+from gpen.model.ending import ERRORS, Ending
 from gpen.model.listener import Scope, transport_of
 from gpen.model.server import Member, Server, Target
 from gpen.model.settings import Settings
@@ -48,8 +51,9 @@ class Queries:
     """The commands that change no configuration."""
 
     def __init__(self, configuration: Configuration, sessions: Sessions, listeners: Listeners, loops: Loops,
-                 workers: Workers, elders: Elders, stop: Callable[[], object]) -> None:
+                 workers: Workers, elders: Elders, checks: Checks, stop: Callable[[], object]) -> None:
         """``stop`` ends gpen."""
+        self._checks = checks
         self._elders = elders
         self._configuration = configuration
         self._pool = configuration.pool
@@ -66,7 +70,11 @@ class Queries:
 
     def listeners(self, call: Call) -> list[Row]:
         fronts = [front for front in self._listeners if front.listener is not None]
-        return [_listener_row(front) for front in gently(fronts)]
+        live: dict[str, list[Conversation]] = {}
+        for session in self._live():
+            if session.lease is not None:
+                live.setdefault(session.front.name, []).append(session)
+        return [_listener_row(front, live.get(front.name, ())) for front in gently(fronts)]
 
     def servers(self, call: Call) -> Iterator[Row]:
         live, agreed = self._live_by_server(), self._live_tls()
@@ -202,6 +210,23 @@ class Queries:
     def drain(self, call: Call) -> Iterator[str]:
         return drain(self._pool, self._sessions, call)
 
+    def info(self, call: Call) -> Row:
+        """gpen as a whole; the status page shows it as well."""
+        sessions, unnamed, settings = self._sessions, self._listeners.unnamed, self._settings
+        listening = [front for front in self._listeners if front.listener is not None]
+        most = unnamed.settings.conn_max if len(listening) == 1 else settings.conn_max_total or sum(
+            front.settings.conn_max for front in listening)
+        return {
+            "version": __version__, "flavour": CORE.flavour, "pid": os.getpid(),
+            "listen": ", ".join(front.address for front in listening),
+            "started": round(sessions.started, 3), "uptime": round(time.time() - sessions.started, 1),
+            "sessions": len(sessions), "conn_max": most, "total": sessions.total,
+            "held": sum(len(front.hold) for front in listening), "looped": self._loops.dropped,
+            "clients": len(unnamed.clients), "clients_max": settings.clients_max,
+            "endings": self._listeners.endings(), "errors": sorted(ERRORS), "workers": self._workers.rows(),
+            "control": settings.metrics_control == "on",
+        }
+
     def status(self, call: Call) -> str:
         return status_page(self)
 
@@ -229,19 +254,7 @@ class Queries:
         self._stop()
         return None
 
-    # --- what the status page asks as well ------------------------------------------------------------------------
-
-    def summary(self) -> Row:
-        """The figures at the head of the status page."""
-        sessions, unnamed = self._sessions, self._listeners.unnamed
-        listening = [front for front in self._listeners if front.listener is not None]
-        most = unnamed.settings.conn_max if len(listening) == 1 else self._settings.conn_max_total or sum(
-            front.settings.conn_max for front in listening)
-        return {"listen": ", ".join(front.address for front in listening), "sessions": len(sessions),
-                "held": sum(len(front.hold) for front in listening), "looped": self._loops.dropped, "conn_max": most,
-                "clients": len(unnamed.clients), "clients_max": self._settings.clients_max, "total": sessions.total,
-                "started": sessions.started, "endings": dict(sessions.endings),
-                "workers": self._workers.rows()}
+    # --- rows -----------------------------------------------------------------------------------------------------
 
     def _server_row(self, server: Server, target: Target, sessions: Sequence[Conversation], now: float,
                     held: int) -> Row:
@@ -258,6 +271,7 @@ class Queries:
             "rx": server.rx + sum(session.from_server for session in live),
             "total": server.total, "failures": server.failures,
             **_verdict_fields(server, now), "check": str(server.check or self._settings.check),
+            "causes": server.causes, "checks": self._checks.figures(server),
             "held": held, "looped": self._loops.dropped,
         }
 
@@ -325,14 +339,18 @@ class Queries:
         return f"available, but not chosen by {rule.name}"
 
 
-def _listener_row(front: Front) -> Row:
-    """One listener, as ``listeners`` tells it."""
-    settings, scope = front.settings, front.scope
+def _listener_row(front: Front, sessions: Sequence[Conversation]) -> Row:
+    """One listener, which has these sessions, as ``listeners`` tells it."""
+    settings, scope, selector = front.settings, front.scope, front.selector
+    live = [session for session in sessions if not session.finished]
     return {"name": front.name or None, "address": front.address,
             "transport": "unix" if "/" in front.address else transport_of(settings), "protocol": _protocol(settings),
             "sessions": front.count, "conn_max": settings.conn_max, "held": len(front.hold), "total": front.total,
-            "rule": front.selector.rule.name, "servers": scope.config.servers and list(scope.config.servers),
-            "tracking_with": settings.tracking_with}
+            "clients": len(front.clients), "sx": selector.sent + sum(session.to_server for session in live),
+            "rx": selector.received + sum(session.from_server for session in live),
+            "endings": {word: count for word, count in front.endings.items() if count},
+            "handshakes": front.handshakes, "rule": selector.rule.name,
+            "servers": scope.config.servers and list(scope.config.servers), "tracking_with": settings.tracking_with}
 
 
 def _protocol(settings: Settings) -> str:

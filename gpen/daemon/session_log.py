@@ -1,22 +1,26 @@
-"""The session log: one line at each session's end, as text or JSON, or pen's line for each request; and pen's log
-over the network.
+"""The session log: one line at each session's end, as text or JSON, or pen's line for each request, in a file or to
+syslog; and pen's log over the network.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from gpen.control.reply import timestamp
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.line_file import LineFile
+from gpen.daemon.syslog import SOCKET, Syslog
+from gpen.journal import INFO
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
-from gpen.model.text import printable
+from gpen.model.text import counted, printable
 from gpen.wire.conversation import Conversation, Watch
 from gpen.wire.sockets import cause_of
 
@@ -64,11 +68,70 @@ class SessionLog:
             self._failed = True
 
     def write_request(self, client: str, server: str, request: bytes) -> None:
-        """pen's line for a request: client, time, server, the first line of what came."""
-        self.write(f"{client} {int(time.time())} {server} {_first_line(request[:REQUEST_BYTES])}")
+        """pen's line for a request."""
+        self.write(request_line(client, server, request))
 
     def close(self) -> None:
         self._file.close()
+
+
+class SystemLog:
+    """Lines go to syslog, as long as it takes them. That it does not is told once, and costs lines only."""
+
+    takes_requests = False  # alone
+
+    def __init__(self, target: str, facility: int) -> None:
+        self.path = target
+        self._way = Syslog("gpen", facility)
+        self._lost = 0
+        self._failed = False
+        try:
+            self._way.connect()
+        except OSError as error:
+            self._fail(error)
+
+    def made(self) -> list[int]:
+        """No file."""
+        return []
+
+    def unmake(self) -> None:
+        """There is none to remove."""
+
+    def confined(self, chroot: Chroot, user: str | None) -> None:
+        """gpen is in its chroot: tell what that means for a syslog that is started anew."""
+        if chroot.is_entered and not os.path.exists(SOCKET):
+            log.warning("log: %s is not in the chroot: once syslog was started anew, lines are lost; let it listen at "
+                        "%s in there as well", SOCKET, SOCKET)
+
+    def reopen(self, chroot: Chroot) -> None:
+        """Reach who listens there now; the old way stays where there is no other."""
+        with suppress(OSError):
+            self._way.connect()
+
+    def write(self, line: str) -> None:
+        """One line, informational."""
+        try:
+            self._way.send(INFO, printable(line))
+        except OSError as error:
+            self._lost += 1
+            self._fail(error)
+            return
+        if self._failed:
+            log.info("syslog takes the lines of the log again; %s lost", counted(self._lost, "line"))
+            self._lost, self._failed = 0, False
+
+    def _fail(self, error: OSError) -> None:
+        if not self._failed:
+            why = "it does not read" if isinstance(error, BlockingIOError) else error.strerror
+            log.error("can't log to syslog at %s: %s; lines are lost until it takes them", SOCKET, why)
+        self._failed = True
+
+    def write_request(self, client: str, server: str, request: bytes) -> None:
+        """pen's line for a request."""
+        self.write(request_line(client, server, request))
+
+    def close(self) -> None:
+        self._way.close()
 
 
 class NetworkLog:
@@ -156,7 +219,7 @@ class NetworkLog:
             self._sock.close()
 
 
-AnyLog = SessionLog | NetworkLog
+AnyLog = SessionLog | SystemLog | NetworkLog
 
 
 def session_line(session: Conversation, settings: Settings) -> str:
@@ -204,6 +267,11 @@ class RequestLog(Protocol):
     """What takes requests."""
 
     def write_request(self, client: str, server: str, request: bytes) -> None: ...
+
+
+def request_line(client: str, server: str, request: bytes) -> str:
+    """pen's line for a request: client, time, server, the first line of what came."""
+    return f"{client} {int(time.time())} {server} {_first_line(request[:REQUEST_BYTES])}"
 
 
 def request_watch(session: Conversation, current: Callable[[], RequestLog | None]) -> Watch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, takewhile
 
 from gpen.model.ending import Ending
@@ -13,15 +13,15 @@ from gpen.wire.conversation import Conversation
 
 class Sessions:
     """``live`` are those that are, in the order in which they began; it is changed here only. ``total`` is how many
-    there ever were, and ``endings`` how often each Ending was; ``most`` is how many there may be at one time, by the
-    limit of descriptors and conn_max_total."""
+    there ever were; ``most`` is how many there may be at one time, by the limit of descriptors and conn_max_total.
+    ``timed`` is told of each that is over, if somebody wants to know how long they take."""
 
     def __init__(self, most: int) -> None:
         self.live: dict[int, Conversation] = {}
         self.total = 0
-        self.endings: dict[str, int] = {}
         self.started = time.time()
         self.most = most
+        self.timed: Callable[[Conversation], object] | None = None
         self._ids = count()
 
     def __len__(self) -> int:
@@ -42,11 +42,6 @@ class Sessions:
     def is_full(self) -> bool:
         """Whether there are as many as there may be."""
         return len(self.live) >= self.most
-
-    def note(self, ending: Ending) -> None:
-        """One has come to this ending."""
-        endings, word = self.endings, ending.word
-        endings[word] = endings.get(word, 0) + 1
 
     def fresh_id(self) -> int:
         """A number that no session ever had."""

@@ -11,6 +11,7 @@ from gpen.control.script import Step, parse_line
 from gpen.control.sources import Sources
 from gpen.daemon.changes import Changes
 from gpen.daemon.control_socket import ControlSocket
+from gpen.daemon.door import HttpDoor
 from gpen.daemon.elders import Elders, Rows
 from gpen.daemon.inheritance import Inheritance
 from gpen.daemon.listeners import Listeners
@@ -27,12 +28,13 @@ class Takeover:
     """Takes the place of another gpen."""
 
     def __init__(self, inheritance: Inheritance, configuration: Configuration, sources: Sources, listeners: Listeners,
-                 control: ControlSocket, changes: Changes, elders: Elders) -> None:
+                 control: ControlSocket, door: HttpDoor, changes: Changes, elders: Elders) -> None:
         self._inheritance = inheritance
         self._configuration = configuration
         self._sources = sources
         self._listeners = listeners
         self._control = control
+        self._door = door
         self._changes = changes
         self._elders = elders
         self._lines: list[str] = []
@@ -100,6 +102,7 @@ class Takeover:
             if front.name in self._inheritance.files:
                 front.own_file()
         self._control.own()
+        self._door.own()
         for message, rows in self._before:
             self._elders.add(passing.cooperative(message.descriptors[0]), message["pid"], rows)
         self._elders.add(self._inheritance.line(), self._inheritance.pid, self._rows)

@@ -63,6 +63,7 @@ class WorkerFront(Front):
         self.troubles = worker.troubles
         self.listener = None
         self.dialing = 0
+        self.handshakes = 0
         self.count = 0
         self.adopt(settings, tls)
         self.hold = Hold(self, {})

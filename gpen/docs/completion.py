@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from gpen.control.commands import COMMANDS, OPTIONS, SCOPED, SHARED_NAMES, Command, Option, scoped_usage
+from gpen.control.help import IGNORED, brief
 from gpen.model.settings import SETTINGS, Setting
 
 # gpenctl's own; a test holds them against gpenctl's usage text.
@@ -31,6 +32,7 @@ CTL_OPTIONS = (
 )
 CTL_NAMES = {
     "no": "Switch a command off, or put a setting's default back.",
+    "top": "Servers, sessions and events on the whole terminal, with keys. Needs rich.",
     "watch": "Redraw the tables of servers and listeners until Ctrl-C.",
 }
 
@@ -40,6 +42,10 @@ KINDS = ("FILE", "DIR", "USER", "NAME", "LISTENER")
 ARGUMENTS = {kind: kind for kind in KINDS} | {
     "ADDRESS": "FILE",  # a unix socket
     "COMMAND": "NAME",
+    "CONTROL": "FILE",
+    "WHICH": "FILE",
+    "PATH": "FILE",
+    "POLICY": "avoid use never",
     "FORMAT": "table plain json csv",
     "WHEN": "auto always never",
 }
@@ -60,8 +66,9 @@ def _commands_of(table: Mapping[str, Command]) -> list[Command]:
 
 
 def options() -> list[Option]:
-    """gpen's options that this version has, by flag."""
-    return sorted((o for o in OPTIONS if _present(SETTINGS.get(o.setting))), key=lambda o: o.flag.lower())
+    """gpen's options that this version has, and that do something, by flag."""
+    return sorted((o for o in OPTIONS if _present(SETTINGS.get(o.setting)) and o.topic != IGNORED),
+                  key=lambda o: o.flag.lower())
 
 
 def _present(setting: Setting | None) -> bool:
@@ -144,7 +151,7 @@ def _echo(words: str) -> str:
     return f'echo "{words}" ' if words else ""
 
 
-def _fill(template: str, **pieces: str) -> str:
+def fill(template: str, **pieces: str) -> str:
     """The template with each @name@ replaced."""
     return re.sub(r"@(\w+)@", lambda match: pieces[match[1]], template)
 
@@ -257,7 +264,7 @@ complete -F _gpenctl gpenctl
 
 def bash() -> str:
     """The text of contrib/completion/gpen.bash: both commands, for bash 4 and later."""
-    return _fill(
+    return fill(
         _BASH,
         after=_after(),
         names=_words(command.name for command in commands()),
@@ -358,7 +365,7 @@ case $service in
     gpen)
         _arguments -s \
 @gpen_options@
-            ':listen:_files' '*:server: '
+            ':listen:_files' '*:server:()'
         ;;
     gpenctl)
         local gpenctl=${(Q)~words[1]}
@@ -372,44 +379,40 @@ esac
 
 def zsh() -> str:
     """The text of contrib/completion/_gpen: both commands, with descriptions."""
-    return _fill(
+    return fill(
         _ZSH,
         after=_after(),
-        names="\n".join(_described(command.name, command.help) for command in commands()),
-        ctl_names="\n".join(_described(*row) for row in CTL_NAMES.items()),
+        names="\n".join(described(command.name, command.help) for command in commands()),
+        ctl_names="\n".join(described(*row) for row in CTL_NAMES.items()),
         negatable=_negatable(commands()),
         scoped=_words(command.name for command in scoped_commands()),
         scoped_negatable=_negatable(scoped_commands()),
-        gpen_options="\n".join(map(_specification, options())),
-        gpenctl_options="\n".join(map(_specification, CTL_OPTIONS)),
+        gpen_options="\n".join(map(specification, options())),
+        gpenctl_options="\n".join(map(specification, CTL_OPTIONS)),
     )
 
 
-def _described(name: str, help: str) -> str:
-    return f"        {_quoted(f'{name}:{_sentence(help)}')}"
+def described(name: str, help: str, indent: int = 8) -> str:
+    """A name and what it does, as a line for zsh's _describe."""
+    return " " * indent + _quoted(f"{name}:{brief(help)}")
 
 
-def _specification(option: Option) -> str:
+def specification(option: Option, indent: int = 12) -> str:
     """The option as a line for zsh's _arguments."""
     long = option.flag.startswith("--")
     text = f"*{option.flag}"
     if option.argument:
         text += "=" if long else "+"
-    text += "[" + re.sub(r"([][\\])", r"\\\1", _sentence(option.help)) + "]"
+    text += "[" + re.sub(r"([][\\])", r"\\\1", brief(option.help)) + "]"
     if option.argument:
         text += f":{option.argument.replace(':', chr(92) + ':')}:{_action(option.argument)}"
-    return f"            {_quoted(text)} \\"
+    return f"{' ' * indent}{_quoted(text)} \\"
 
 
 def _action(argument: str) -> str:
     words = ARGUMENTS.get(argument, "")
     known = {"FILE": "_files", "DIR": "_files -/", "USER": "_users", "NAME": "_gpen_names", "": " "}
     return known.get(words, f"({words})")
-
-
-def _sentence(help: str) -> str:
-    """The first sentence, without its point."""
-    return help.partition(". ")[0].removesuffix(".")
 
 
 def _quoted(text: str) -> str:

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from gpen import __version__
-from gpen.control.commands import COMMANDS, OPTIONS, Command
-from gpen.control.help import GROUPS, group_of
+from gpen.control import help
+from gpen.control.commands import COMMANDS, Command, Option
 from gpen.docs import roff, texts
 from gpen.model.ending import Ending
 from gpen.model.settings import SETTINGS
@@ -50,15 +50,19 @@ def gpen_page() -> str:
 
 def gpenctl_page() -> str:
     """gpenctl(1)."""
-    commands, settings, ignored, missing = (
-        [command for command in _sorted(COMMANDS.values()) if group_of(command) == group] for group in GROUPS)
+    ignored, missing = (_sorted(command for command in COMMANDS.values() if help.group_of(command) == group)
+                        for group in (help.IGNORED, help.MISSING))
+    present = [command for command in COMMANDS.values() if command not in ignored + missing]
     return _page("GPENCTL", "gpenctl", "ask and steer a running gpen", [
         ("SYNOPSIS", [r"\fBgpenctl\fR [\fIoptions\fR] \fITARGET\fR [\fICOMMAND\fR...]", ".br",
-                      r"\fBgpenctl\fR [\fIoptions\fR] \fITARGET\fR \fBwatch\fR [\fISECONDS\fR]"]),
+                      r"\fBgpenctl\fR [\fIoptions\fR] \fITARGET\fR \fBwatch\fR [\fISECONDS\fR]", ".br",
+                      r"\fBgpenctl\fR [\fIoptions\fR] \fITARGET\fR \fBtop\fR [\fISECONDS\fR]"]),
         ("DESCRIPTION", _paragraphs(texts.CTL_DESCRIPTION)),
         ("OPTIONS", list(roff.terms(texts.CTL_OPTIONS))),
-        ("COMMANDS", [line for command in commands for line in _command(command)]),
-        ("SETTINGS", [*_paragraphs(texts.SETTINGS), *(line for command in settings for line in _command(command))]),
+        ("TOP", [*_paragraphs(texts.CTL_TOP), *roff.terms(texts.CTL_TOP_KEYS)]),
+        ("COMMANDS", _by_topic(command for command in present if command.setting is None)),
+        ("SETTINGS", [*_paragraphs(texts.SETTINGS),
+                      *_by_topic(command for command in present if command.setting is not None)]),
         ("WITHOUT EFFECT", _paragraphs(f"These are accepted for pen's sake, and do nothing: {_names(ignored)}.")),
         ("NOT IN THIS VERSION", _paragraphs(f"These are refused with an error: {_names(missing)}.")),
         ("THE PROTOCOL", _paragraphs(texts.PROTOCOL)),
@@ -78,17 +82,32 @@ def _page(title: str, name: str, purpose: str, sections: Iterable[tuple[str, lis
 
 
 def _options() -> list[str]:
-    lines: list[str] = []
-    for option in sorted(OPTIONS, key=lambda option: (option.flag.lower().lstrip("-"), option.flag)):
-        setting = SETTINGS.get(option.setting)
-        default = ""
-        if setting is not None and not setting.missing and not setting.is_flag and setting.default is not None:
-            default = f" Default: {setting.show(setting.default)}."
-        argument = rf" \fI{roff.escape(option.argument)}\fR" if option.argument else ""
-        name = f" Command: {option.setting}." if setting is not None and not setting.missing else ""
-        text = f"{option.help.rstrip('.')}.{default}{name}"
-        lines += [".TP", rf"\fB{roff.escape(option.flag)}\fR{argument}", roff.escape(text)]
+    return [line for topic, options in help.options() for line in (
+        _heading(topic), *(line for option in options for line in _option(option)))]
+
+
+def _option(option: Option) -> list[str]:
+    setting = SETTINGS.get(option.setting)
+    default = ""
+    if setting is not None and not setting.missing and not setting.is_flag and setting.default is not None:
+        default = f" Default: {setting.show(setting.default)}."
+    argument = rf" \fI{roff.escape(option.argument)}\fR" if option.argument else ""
+    name = f" Command: {option.setting}." if setting is not None and not setting.missing else ""
+    text = f"{option.help.rstrip('.')}.{default}{name}"
+    return [".TP", rf"\fB{roff.escape(option.flag)}\fR{argument}", roff.escape(text)]
+
+
+def _by_topic(commands: Iterable[Command]) -> list[str]:
+    """Commands by the topics of help, and in each by their names."""
+    known, lines = _sorted(commands), list[str]()
+    for topic in help.GROUPS:
+        if members := [command for command in known if command.topic == topic]:
+            lines += [_heading(topic), *(line for command in members for line in _command(command))]
     return lines
+
+
+def _heading(topic: str) -> str:
+    return f'.SS "{topic[0].upper()}{topic[1:]}"'
 
 
 def _command(command: Command) -> Iterator[str]:

@@ -299,6 +299,16 @@ and the first line of what the client sent. Over TLS, version, cipher and the na
 stand at the end of the line. With -l HOST:PORT a datagram goes there for each request, in pen's format: gpenlogd(1)
 merges these with the logs of web servers. Each listener may have a log of its own, and several may have the same.
 
+With -l syslog, or syslog:FACILITY, lines go to /dev/log instead, as gpen[PID] and informational; FACILITY is one of
+the names of syslog(3) but kern, and local0 unless told. Nobody waits for syslog: while it is not there, or does not
+read, lines are lost, which is told once, and how many they were when it takes them again. One that was restarted is
+found again; not from within a chroot, unless it listens at dev/log in there as well. ./syslog is a file.
+
+Diagnostics are what gpen itself has to tell: of servers that fail, of changes, of its own faults. In the foreground
+they go to stderr, with the time; where that is the journal of systemd (JOURNAL_STREAM), how urgent a line is stands in
+front of it instead, as sd-daemon(3) says, so that journalctl -p warning shows what somebody should look after. In the
+background they go to syslog, facility daemon; the reason why a start fails always goes to stderr as well.
+
 What clients, servers and the programs of checks say is told in characters that can be printed, here as in the
 diagnostics, on the control socket, by gpenctl on a terminal and on the status page: any other is written as the bytes
 that it has in UTF-8 (\\x1b, \\xe2\\x80\\xae), and where a text is quoted, a backslash of its own as two. So what
@@ -400,15 +410,17 @@ ENVIRONMENT = (
     ("GPEN_PURE", "1 (anything but 0): run as pure Python, and leave alone what of gpen was compiled when it was "
      "installed. 'gpen --version' says (compiled) or (pure); so does the status page. Where some of that is missing, "
      "damaged or of another Python, gpen tells it, and runs as pure Python without being asked."),
+    ("JOURNAL_STREAM", "Set by systemd: the device and inode of the stderr that is its journal, so that lines there "
+     "tell how urgent they are."),
     ("NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID, LISTEN_PID, LISTEN_FDS, LISTEN_FDNAMES", "Set by who starts gpen as "
      "a service: see AS A SERVICE. They pass on to no program."),
 )
 
 FILES = (
     ("the log (-l)", "Appended to; opened before a chroot and a change of user, and again at HUP. - is standard "
-     "output, also in the background. It may be a FIFO, or a socket that takes lines (datagrams, as /dev/log, or a "
-     "stream): that nobody reads is told, and costs lines only. A line that a full disk has taken half of is completed "
-     "when there is room again."),
+     "output, also in the background; syslog is no file. It may be a FIFO, or a socket that takes lines (datagrams or "
+     "a stream): that nobody reads is told, and costs lines only. A line that a full disk has taken half of is "
+     "completed when there is room again."),
     ("the pid file (-p)", "Locked while gpen runs, removed at the end; left empty where the user of -u may not "
      "remove it. One that holds anything but a pid, or what a power loss leaves of one, is not overwritten."),
     ("the control socket (-C)", "Made with mode 0600 (control_mode). One that nobody answers on is replaced. With .old "
@@ -451,10 +463,10 @@ GPEN_EXAMPLES = (
 CTL_DESCRIPTION = """
 gpenctl sends a COMMAND to the gpen (or pen) at TARGET, the /PATH or HOST:PORT of its option -C, and shows the reply:
 as a table on a terminal, as pen's plain lines elsewhere. Without a COMMAND it opens a prompt with history and
-completion, or reads commands from a stdin that is not a terminal. 'watch' redraws the table of servers, and
-that of listeners where any has a name, each second
-until Ctrl-C. Options may stand behind TARGET as well; what stands behind -- is the COMMAND's. Before anything else
-gpenctl asks for the pid, so that nobody but a daemon is told a command.
+completion, or reads commands from a stdin that is not a terminal. 'watch' redraws the table of servers, and that of
+listeners where any has a name, each second until Ctrl-C; 'top' does more of that kind (TOP, below). Options may stand
+behind TARGET as well; what stands behind -- is the COMMAND's. Before anything else gpenctl asks for the pid, so that
+nobody but a daemon is told a command.
 """
 
 CTL_OPTIONS = (
@@ -463,6 +475,26 @@ CTL_OPTIONS = (
     ("--color=WHEN", "auto, always or never; auto respects NO_COLOR."),
     ("-h, --help", "Show the usage."),
     ("--version", "Show the version."),
+)
+
+CTL_TOP = """
+'top' shows on the whole terminal, each second or every so many SECONDS: sessions of how many, new ones and bytes a
+second, the clients that wait, and what ended by an error; listeners where any has a name; servers with their state and
+health, sessions as a bar of their limit, rates, failures, a graph of the last three minutes, and why one is not up;
+all about the selected server; the last events. A narrow terminal shows the columns that matter most. What a key does
+to a server or a session is asked before, and only y is yes; it counts for the server at the address that was shown.
+NO_COLOR, TERM and the locale's encoding are honoured: without colours words say the same, and without UTF-8 graphs are
+of ASCII. A gpen that is away is told, and asked again. 'top' needs the Python package rich; 'watch' does without.
+"""
+
+CTL_TOP_KEYS = (
+    ("q", "Quit."),
+    ("s, left, right, 1 to 9", "Choose the column to sort by; r reverses the order."),
+    ("up, down, page up, page down, home, end", "Select a server."),
+    ("d, m, y", "Drain it, maint, or ready again."),
+    ("c", "Its sessions, where x closes the selected one; c again leads back."),
+    ("g", "What the graphs show: bytes/s, new sessions/s, or sessions."),
+    ("space, +, -", "Pause; look less often, or more. Ctrl-L draws everything anew, and ? tells the keys."),
 )
 
 SETTINGS = """
@@ -499,7 +531,8 @@ CTL_EXAMPLES = (
     ("Take server 1 out of service gently, and back:",
      "gpenctl /run/gpen.ctl drain 1 30\ngpenctl /run/gpen.ctl server 1 state ready"),
     ("Add a server, and delete one:",
-     "gpenctl /run/gpen.ctl server 3 address 10.0.0.4 port 3306 max 200\ngpenctl /run/gpen.ctl no server 0"),
+     "gpenctl /run/gpen.ctl server 3 address 10.0.0.4:3306 max 200\ngpenctl /run/gpen.ctl no server 0"),
+    ("Look at it living:", "gpenctl /run/gpen.ctl top"),
     ("Who would serve that client, and why not the others?", "gpenctl /run/gpen.ctl explain 192.0.2.7"),
     ("Open another port, for two of the servers, and close it again:",
      "gpenctl /run/gpen.ctl listener reports listen 3309\ngpenctl /run/gpen.ctl listener reports servers 1-2\n"

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gpen.galera.log import say
+from gpen.galera.log import warn
 from gpen.galera.report import MYSQL_PORT
 from gpen.model.address import Address, parse_server
 
@@ -135,7 +135,7 @@ def _client_group(path: str) -> dict[str, str]:
             name, _, value = line.partition("=")
             options[name.strip().replace("_", "-")] = _value(value.strip())
     if "password" in options and mode & stat.S_IROTH:
-        say(f"{path}: everybody on this machine can read the password in it: chmod o= {path}")
+        warn(f"{path}: everybody on this machine can read the password in it: chmod o= {path}")
     return options
 
 

@@ -28,6 +28,7 @@ class Clients(socketserver.ThreadingMixIn, socketserver.TCPServer):
     block_on_close = False
     allow_reuse_address = True
     request_queue_size = 128
+    most = MOST
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._present: dict[socket.socket, None] = {}  # in the order in which they came
@@ -45,7 +46,7 @@ class Clients(socketserver.ThreadingMixIn, socketserver.TCPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
-            if len(self._present) >= MOST:
+            if len(self._present) >= self.most:
                 oldest = next(iter(self._present))
                 del self._present[oldest]
                 with contextlib.suppress(OSError):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gpen.galera.listeners import TOO_OLD, Desk, Listener, Roles, lack, listeners_in
-from gpen.galera.log import failure, say
+from gpen.galera.log import failure, say, warn
 from gpen.galera.plan import (
     Changes,
     Plans,
@@ -303,8 +303,8 @@ class GpenClient:
         if ttl.strip() in ("", "0"):
             self._mending = [f"health_ttl {TTL}"]
             if not mended:
-                say(f"gpen {self.name}: health_ttl was 0, so that a dead watcher's verdicts would last for ever; "
-                    f"it is {TTL} now")
+                warn(f"gpen {self.name}: health_ttl was 0, so that a dead watcher's verdicts would last for ever; "
+                     f"it is {TTL} now")
 
 
 def ask(target: Target, lines: Sequence[str], most: int = MOST) -> list[str]:

@@ -8,18 +8,25 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from gpen.journal import ERROR, INFO, WARNING, has_stderr, marked
 from gpen.model.text import printable, shortened
 
 QUIET = 60.0  # seconds without it, after which a failure is told again
 
 
-def say(line: str) -> None:
-    """One line to the log, with the time in UTC; from any thread."""
+def say(line: str, urgency: int = INFO) -> None:
+    """One line to the log, with the time in UTC where that is not the journal's; from any thread."""
     from gpen.control.reply import timestamp
 
+    when = "" if has_stderr() else f"{timestamp(time.time())} "
     with suppress(OSError, ValueError):
-        sys.stderr.write(f"{timestamp(time.time())} {printable(line)}\n")
+        sys.stderr.write(marked(f"{when}{printable(line)}", urgency) + "\n")
         sys.stderr.flush()
+
+
+def warn(line: str) -> None:
+    """The same of something that somebody should look after."""
+    say(line, WARNING)
 
 
 def failure(error: BaseException) -> str:
@@ -37,6 +44,7 @@ class Faults:
 
     def __init__(self) -> None:
         self.standing: dict[str, str] = {}  # what failed when it was done last, and how
+        self.count = 0  # of what failed, each time
         self._last: dict[str, float] = {}
 
     def attempt(self, what: str, work: Callable[[], object]) -> bool:
@@ -48,8 +56,9 @@ class Faults:
         except Exception as error:
             text, now = f"{what} failed: {failure(error)}", time.monotonic()
             self.standing[what] = text
+            self.count += 1
             last, self._last[text] = self._last.get(text), now
             if last is None or now - last > QUIET:
-                say(f"{text}; it is tried again, and that is told once")
+                say(f"{text}; it is tried again, and that is told once", ERROR)
             self._last = {text: at for text, at in self._last.items() if now - at <= QUIET}
             return False

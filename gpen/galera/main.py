@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from gpen import __version__
 from gpen.galera import notify
 from gpen.model.text import printable
-from gpen.start import unblock_signals
+from gpen.start import PackageError, check_optional, unblock_signals
 from gpen.usage import FAILED, UsageError, complain, read
 
 if TYPE_CHECKING:
     from gpen.galera.access import Access
-    from gpen.galera.watch import Options
+    from gpen.galera.exporter import Exporter
+    from gpen.galera.watch import Options, Watcher
 
 Arguments = dict[str, Any]
 NAME = "gpen-galera"
@@ -70,7 +71,9 @@ def spread(words: list[str]) -> Iterator[str]:
 
 def read_usage(usage: str, words: list[str], command: str = "") -> Arguments:
     """The arguments, as docopt finds them in a usage. Raises UsageError; --help and --version exit."""
-    missing = "an argument is missing" if command else f"COMMAND is missing: one of {', '.join(COMMANDS)}"
+    from gpen.galera.usage import USAGES
+
+    missing = "an argument is missing" if command else f"COMMAND is missing: one of {', '.join(USAGES)}"
     return read(f"{NAME} {command}".strip(), usage, words, f"{NAME} {__version__}", missing, options_first=not command)
 
 
@@ -95,6 +98,7 @@ def watch(arguments: Arguments) -> int:
     rights.give_up()
     if arguments["--listen"]:
         hear(arguments["--listen"], lambda: watcher.post(watcher.poke))
+    exporter = export(arguments["--metrics"], watcher) if arguments["--metrics"] else None
     try:
         console = Console(arguments["--socket"], Requests(watcher).take)
     except ConsoleError as error:
@@ -105,6 +109,8 @@ def watch(arguments: Arguments) -> int:
         watcher.run()
     finally:
         console.close()
+        if exporter is not None:
+            exporter.close()
     say("ended; the gpens keep what they know")
     return 0
 
@@ -246,12 +252,12 @@ def told_gpens(arguments: Arguments) -> dict[str, Any]:
 
 def credentials(arguments: Arguments) -> Access:
     """How to log in to the nodes. Raises UsageError, also when PyMySQL is missing."""
-    from importlib.util import find_spec
-
     from gpen.galera.access import AccessError, read_access
 
-    if find_spec("pymysql") is None:
-        raise UsageError("PyMySQL is missing: pip install 'gpen[galera]'")
+    try:
+        check_optional("pymysql")
+    except PackageError as error:
+        raise UsageError(str(error)) from None
     try:
         return read_access(arguments["--defaults-file"], arguments["--ssl-ca"])
     except AccessError as error:
@@ -264,6 +270,18 @@ def hear(text: str, wake: Callable[[], None]) -> None:
         notify.NotificationSocket(notify.listening(text), wake)
     except (OSError, ValueError) as error:
         raise unusable(f"--listen={text}", error) from None
+
+
+def export(text: str, watcher: Watcher) -> Exporter:
+    """Have the watcher's metrics told at this address. Raises UsageError."""
+    from gpen.galera.exporter import Exporter
+
+    try:
+        exporter = Exporter(notify.listening(text), watcher)
+    except (OSError, ValueError) as error:
+        raise unusable(f"--metrics={text}", error) from None
+    exporter.start()
+    return exporter
 
 
 def unusable(what: str, error: Exception, more: str = "") -> UsageError:
@@ -322,10 +340,12 @@ def tell_of_failures() -> None:
     import threading
 
     from gpen.galera.log import failure, say
+    from gpen.journal import ERROR
 
     def tell(failed: threading.ExceptHookArgs) -> None:
         name = failed.thread.name if failed.thread else "a thread"
-        say(f"{name} failed: {failure(failed.exc_value) if failed.exc_value else failed.exc_type.__name__}")
+        what = failure(failed.exc_value) if failed.exc_value else failed.exc_type.__name__
+        say(f"{name} failed: {what}", ERROR)
 
     threading.excepthook = tell
 

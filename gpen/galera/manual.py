@@ -1,6 +1,10 @@
 """gpen-galera(1), made from the usage texts, so that its options can't drift from the program.
 
     python -m gpen.galera.manual > man/gpen-galera.1
+
+and its part of docs/METRICS.md, from the table of metrics:
+
+    python -m gpen.galera.manual metrics >> docs/METRICS.md
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from collections.abc import Iterator
 
 from gpen import __version__
 from gpen.docs import roff
+from gpen.docs.metrics import tables
+from gpen.galera.metrics import IDENTITIES, METRICS
 from gpen.galera.usage import USAGES
 
 DATE = "November 2026"
@@ -31,6 +37,11 @@ def page() -> str:
     for heading, text in _SECTIONS:
         lines += [f'.SH "{heading}"', *roff.paragraphs(text)]
     return "\n".join([*lines, '.SH "SEE ALSO"', r"\fBgpen\fR(1), \fBgpenctl\fR(1)"]) + "\n"
+
+
+def metrics() -> str:
+    """The part of docs/METRICS.md."""
+    return _METRICS + "".join(tables(METRICS, IDENTITIES, _ABOUT))
 
 
 def options_of(usage: str) -> list[tuple[str, str]]:
@@ -72,6 +83,16 @@ def _command(parts: dict[str, list[str]]) -> Iterator[str]:
         yield from (".PP", "Example:", *roff.as_it_is(map(str.strip, parts["Example"])))
 
 
+_ABOUT = {"watcher": "The watcher", "cluster": "The cluster", "writer": "The writer", "node": "Nodes",
+          "gpen": "gpens that it tells", "process": "The watcher's process"}
+_METRICS = """
+## gpen-galera
+
+At `http://HOST:PORT/metrics`, with `gpen-galera watch --metrics=HOST:PORT`. `node` is a node's address, as
+`gpen-galera status` shows it, and `gpen` a gpen as it is named on the command line. Those of the writer are there where
+a gpen or listener gets the writes.
+"""
+
 _DESCRIPTION = """
 A MariaDB server accepts connections and answers SELECT 1 while it is desynced, read only, or cut off from its cluster,
 so a balancer that looks at connections alone sends clients where they fail. gpen-galera watch asks every node, four
@@ -87,6 +108,10 @@ dead writer of --writer=CONTROL fails over then.
 The watcher may be killed, restarted or stopped at any time: the gpens go on with what they know, for health_ttl
 seconds if that is set, and a watcher that starts takes the writer as it is. A gpen that begins anew, or is reloaded, is
 told all again, and sessions that other servers than the writer have got meanwhile are closed.
+
+What the watcher tells goes to stderr, a line for each change, with the time in UTC. Where that is the journal of
+systemd (JOURNAL_STREAM), how urgent a line is stands in front of it instead (sd-daemon(3)): a node or a gpen that is
+not well, and whatever somebody should look after, is a warning.
 """
 
 _SECTIONS = (
@@ -263,6 +288,16 @@ MySQL 8's caching_sha2_password wants the password itself at a user's first logi
 that the server hands out (PyMySQL's extra rsa, which gpen's extra galera brings), and who sits between can hand out
 another.
 """),
+    ("METRICS", """
+With --metrics=9181 the watcher answers http://127.0.0.1:9181/metrics, in Prometheus' text or in OpenMetrics: the state,
+verdict and role of each node, its receive queue, the time in which its writes waited for flow control, the write sets
+that it has committed and its connections; the cluster's size, and whether there is a primary component; the writer's
+changes; what came of the questions to each node, and of what each gpen was told; how long the watcher's passes take.
+gpen has metrics of its own (its setting metrics). A watcher that hangs, or whose process does not run, does not answer,
+so an alarm for a scrape that fails finds it. There are 8 clients at a time, and the oldest gives way. Whoever may
+connect may read: with an address that others reach, a firewall says who. docs/METRICS.md lists all names,
+contrib/prometheus and contrib/grafana have alerts and a dashboard.
+"""),
     ("RIGHTS OF THE PROCESS", """
 watch and serve need none of root's. Once they run they can gain no rights (no_new_privs); where they are root's, they
 keep the capabilities that gpen(1) names. In a directory that others may write watch follows no symbolic link to its
@@ -276,4 +311,4 @@ AVAILABLE_WHEN_DONOR and AVAILABLE_WHEN_READONLY: 1 is the same as the option of
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())
+    sys.stdout.write(metrics() if sys.argv[1:] == ["metrics"] else page())

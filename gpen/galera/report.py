@@ -16,7 +16,8 @@ from gpen.model.text import printable, shortened
 _STATUS = ("wsrep_local_state", "wsrep_local_state_comment", "wsrep_ready", "wsrep_cluster_status",
            "wsrep_cluster_state_uuid", "wsrep_cluster_conf_id", "wsrep_cluster_size", "wsrep_local_index",
            "wsrep_incoming_addresses")  # of every node of a Galera cluster, whoever made it
-_MORE_STATUS = ("wsrep_local_recv_queue", "wsrep_flow_control_paused_ns", "Threads_connected")
+_MORE_STATUS = ("wsrep_local_recv_queue", "wsrep_flow_control_paused_ns", "wsrep_last_committed",
+                "Threads_connected")
 _VARIABLES = ("wsrep_node_name", "read_only", "wsrep_reject_queries", "wsrep_sst_donor_rejects_queries",
               "wsrep_desync", "pxc_maint_mode")
 _BLOCKING = ("max_connections", "max_connect_errors", "skip_name_resolve", "host_cache_size")  # MySQL has them too
@@ -108,6 +109,7 @@ class Report:
     maintenance: str = ""  # pxc_maint_mode, unless it is DISABLED
     # nanoseconds in which flow control held replication up, since the node began; -1: not told
     paused_ns: int = field(default=-1, compare=False)
+    committed: int = field(default=-1, compare=False)  # the number of the last write set; -1: not told
     max_connections: int = -1  # not told
     connections: int = field(default=-1, compare=False)  # not told
     max_connect_errors: int = -1  # not told
@@ -162,7 +164,7 @@ def read(rows: Iterable[tuple[str, object]], latency: float = 0.0, asked: float 
         read_only=_is_on(said["read_only"]), rejects=_word(said["wsrep_reject_queries"]).upper() or "NONE",
         donor_rejects=_is_on(said["wsrep_sst_donor_rejects_queries"]), desync=_is_on(said["wsrep_desync"]),
         maintenance=_word(said["pxc_maint_mode"]).upper() if said["pxc_maint_mode"].upper() != "DISABLED" else "",
-        paused_ns=_number(said["wsrep_flow_control_paused_ns"]),
+        paused_ns=_number(said["wsrep_flow_control_paused_ns"]), committed=_number(said["wsrep_last_committed"]),
         max_connections=_number(said["max_connections"]), connections=_number(said["threads_connected"]),
         max_connect_errors=_number(said["max_connect_errors"]),
         blocks=not _is_on(said["skip_name_resolve"]) and said["host_cache_size"] != "0", latency=latency, asked=asked)

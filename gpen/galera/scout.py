@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from gpen.galera.access import Access
-from gpen.galera.log import say
+from gpen.galera.log import warn
 from gpen.galera.members import place_of
 from gpen.galera.node import ask, explain
 from gpen.galera.report import Report, read
@@ -73,6 +73,6 @@ class Scout:
 
     def _take(self, address: str, trial: _Trial, report: Report | None, why: str) -> None:
         if why and trial.why != why:
-            say(f"node {address}: the cluster tells of it, and it is not added: {why} (if it is reached elsewhere: "
-                f"--map {address}=HOST:PORT)")
+            warn(f"node {address}: the cluster tells of it, and it is not added: {why} (if it is reached elsewhere: "
+                 f"--map {address}=HOST:PORT)")
         trial.report, trial.why, trial.again = report, why, time.monotonic() + RETRY

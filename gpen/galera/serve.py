@@ -9,17 +9,14 @@ seconds, unless the node itself fails.
 from __future__ import annotations
 
 import math
-import socket
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from gpen.galera import notify
 from gpen.galera.access import Access
 from gpen.galera.check import Finding, Rules, judge
-from gpen.galera.clients import Clients, Handler
-from gpen.galera.log import say
+from gpen.galera.http_server import HttpHandler, HttpServer
+from gpen.galera.log import say, warn
 from gpen.galera.node import Node, Problem, silence
 from gpen.galera.report import Report
 from gpen.model.address import Address
@@ -50,7 +47,7 @@ class Responder:
         blind = self._known.blind
         if isinstance(news, Problem) and news.blind:
             if blind != news.text:
-                say(f"node {address}: it can't be seen, and what was found last is told for {KEPT:g} s: {news.text}")
+                warn(f"node {address}: it can't be seen, and what was found last is told for {KEPT:g} s: {news.text}")
             self._known = self._known._replace(blind=news.text)
             return
         if blind:
@@ -72,40 +69,20 @@ class Responder:
         return Finding(False, f"no news of it for {self._fresh:g} s") if found.usable and age > self._fresh else found
 
 
-class Server(Clients):
+class Server(HttpServer):
     """Answers every request with what ``finding`` tells."""
 
     def __init__(self, address: Address, finding: Callable[[], Finding]) -> None:
         """Raises OSError when the address can't be had."""
         self.finding = finding
-        family, *_, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM,
-                                               flags=socket.AI_PASSIVE)[0]
-        self.address_family = family
-        super().__init__((str(place[0]), int(place[1])), _Handler)
-
-    def server_bind(self) -> None:
-        notify.bind_early(self.socket)
-        super().server_bind()
+        super().__init__(address, _Handler)
 
 
-class _Handler(Handler, BaseHTTPRequestHandler):
+class _Handler(HttpHandler):
     server: Server
 
     def do_GET(self) -> None:
         finding = self.server.finding()
-        body = f"{finding.text}\n".encode()
-        self.send_response(*STATES[finding.usable])
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.answer(*STATES[finding.usable], f"{finding.text}\n")
 
     do_HEAD = do_OPTIONS = do_GET
-
-    def version_string(self) -> str:
-        return "gpen-galera"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """A line for each request would be a line for each check."""

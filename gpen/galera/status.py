@@ -51,7 +51,7 @@ def node_row(watcher: Watcher, node: str, now: float) -> Row:
         "node": node, "name": watcher.cluster.name(node), "state": report.comment if report else None,
         "cluster_status": report.status if report else None, "usable": verdict.usable if verdict else None,
         "reason": verdict.reason if verdict else watcher.cluster.problem(node) or "not asked yet",
-        "role": _role(watcher, node), "latency": round(report.latency, 6) if report else None,
+        "role": role(watcher, node), "latency": round(report.latency, 6) if report else None,
         "queue": report.queue if report else None, "paused": watcher.lag.paused(node) if report else None,
         "max_connect_errors": report.max_connect_errors if report and report.max_connect_errors >= 0 else None,
         "blocks": report.blocks if report else None, "warning": "" if limit is None else blocking.warning(limit),
@@ -73,7 +73,8 @@ def _wall(moment: float | None, now: float) -> float | None:
     return None if moment is None else round(time.time() - (now - moment), 3)
 
 
-def _role(watcher: Watcher, node: str) -> str:
+def role(watcher: Watcher, node: str) -> str:
+    """The part of a node: writer, standby or reader."""
     if node == watcher.election.current:
         return "writer"
     return "standby" if any(node in nodes_of(gpen.rows) for gpen in watcher.writer_gpens()) else "reader"

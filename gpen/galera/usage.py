@@ -109,19 +109,23 @@ Options:
   --listen=ADDRESS       [HOST:]PORT (UDP) where `gpen-galera notify` wakes this
                          watcher. HOST is 127.0.0.1 unless given, and may be an
                          address that this machine gets later.
+  --metrics=ADDRESS      [HOST:]PORT (HTTP) where /metrics is for Prometheus:
+                         how the nodes are, their roles, what the watcher does.
+                         HOST as with --listen.
 {CONSOLE}\
   --verbose              Log every proposal, handover and wake-up as well.
 {HELP}
 SIGTERM, SIGINT and SIGHUP end it; what the gpens know they keep. A node, a gpen
 or a client that says what nobody understands costs itself alone: that is told,
 and tried again.
-Exit status: 0; 1 the name in --listen is not known, or not yet; 2 wrong usage,
-or something given can't be used.
+Exit status: 0; 1 the name in --listen or --metrics is not known, or not yet; 2
+wrong usage, or something given can't be used.
 
 Examples:
   gpen-galera watch --defaults-file=my.cnf --reader=/run/gpen/reader.ctl
   gpen-galera watch --gpen=/run/gpen/gpen.ctl --reader=- --writer=writer
   gpen-galera watch --writer=/run/gpen/writer.ctl --prefer=10.0.0.1:3306
+  gpen-galera watch --reader=/run/gpen/reader.ctl --metrics=9181
 """
 
 STATUS = f"""\

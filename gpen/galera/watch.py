@@ -29,13 +29,15 @@ from gpen.galera.identity import Identity
 from gpen.galera.lag import Lag
 from gpen.galera.ledger import Ledger, Work, in_background
 from gpen.galera.listeners import Roles, check_roles
-from gpen.galera.log import Faults, say
+from gpen.galera.log import Faults, say, warn
 from gpen.galera.node import FULL_WORD, Node, Problem, silence
 from gpen.galera.plan import LAST_RANK, OTHERS, Changes, Order, Plan, Plans, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
 from gpen.galera.scout import Scout
+from gpen.galera.tally import Tally
 from gpen.galera.writer import NEWS, Reachability, Writer, common, draining, withdrawn
 from gpen.gpenctl.link import Target
+from gpen.journal import DEBUG, INFO, WARNING
 from gpen.model.address import parse_server
 
 POKES = (0.0, 0.05, 0.1)  # seconds after a notify: a change may show some milliseconds later
@@ -44,6 +46,7 @@ CLAIM = 1.0  # seconds in which another watcher of this name has noticed that th
 TASK = 2.0  # seconds until something is done again of which no outcome was seen
 PAUSE = 0.1  # seconds until the next pass after one that failed
 SLEEP = 0.25  # seconds at least for which a process did not run that stood still: less is a busy machine
+SIGNALLED = 1.0  # seconds until a signal is noticed at the latest
 AWAKE = 0.02  # seconds between two looks whether the nodes have answered since this process stood still
 NO_THREAD = "the watcher can't ask: no thread is to be had"
 
@@ -179,7 +182,9 @@ class Watcher:
                           (options.gpens, options.has_writer, options.roles))
                       for target in targets]
         self._next_round = self._awake_since = self._began = self._taken = self._slept = time.monotonic()
+        self.started = time.time()  # of the wall clock
         self._faults = Faults()
+        self.tally = Tally()
         self._pokes: list[float] = []
         self._warned: dict[str, int] = {}  # the low limits that the log has told
         self._noted: str | None = None  # the writer of which the log tells
@@ -196,6 +201,10 @@ class Watcher:
         """Have the watcher's own thread call this, and think again; from any thread, or a signal handler."""
         self._inbox.put(partial(self._stir, news))
 
+    def look(self, reading: Callable[[], None]) -> None:
+        """Have the watcher's own thread call what only reads; from any thread."""
+        self._inbox.put(reading)
+
     def _stir(self, news: Callable[[], None]) -> None:
         self._stirred = True
         news()
@@ -207,6 +216,7 @@ class Watcher:
     def poke(self) -> None:
         """Something changed: ask all nodes now, and again shortly after. What comes meanwhile only adds to that."""
         self._detail("woken")
+        self.tally.wakes += 1
         now = time.monotonic()
         self._pokes = [*self._pokes[:-1], now + POKES[-1]] if self._pokes else [now + delay for delay in POKES]
 
@@ -246,6 +256,7 @@ class Watcher:
         elif self._stirred or now >= self._next_round:
             self._decide(now)
             self._stirred = False
+            self.tally.passes.observe(time.monotonic() - now)
         self.after_pass()
 
     def _tend_threads(self) -> None:
@@ -259,10 +270,11 @@ class Watcher:
     # --- news ---------------------------------------------------------------------------------------------------------
 
     def _take_news(self) -> None:
-        """Wait for news until something else is due, and take all that there is by then."""
+        """Wait for news until something else is due, and take all that there is by then. A signal that another thread
+        gets, or that comes just before the wait, does not end it, and its handler runs in this thread only."""
         due = self._due()
         with suppress(queue.Empty):
-            news = self._inbox.get(timeout=max(0.001, due - time.monotonic()))
+            news = self._inbox.get(timeout=min(SIGNALLED, max(0.001, due - time.monotonic())))
             for _ in range(self._inbox.qsize()):
                 self._faults.attempt("news", news)
                 news = self._inbox.get_nowait()
@@ -298,11 +310,13 @@ class Watcher:
             return
         self._stirred = self._stirred or news != self.cluster.report(address)
         if isinstance(news, Problem):
+            self.tally.asked(address, "blind" if news.blind else "failed")
             if news.blind and news.text != self.cluster.problem(address):
-                say(f"node {self.label(address)}: this watcher is blind to it, {self._kept(address)}: {news.text}")
+                warn(f"node {self.label(address)}: this watcher is blind to it, {self._kept(address)}: {news.text}")
             self.cluster.failed(address, news.text, news.blind)
             self.lag.forget(address)
         else:
+            self.tally.asked(address, "answered")
             if self.cluster.blind_since(address) is not None:
                 say(f"node {self.label(address)}: this watcher sees it again")
             before = self.cluster.report(address)
@@ -334,10 +348,11 @@ class Watcher:
             gpen.saw(rows, time.monotonic())
             problem = problem or self._lack(gpen)
         if problem and problem != gpen.problem:
-            say(f"gpen {problem}")
+            warn(f"gpen {problem}")
         elif gpen.problem and not problem:
             say(f"gpen {gpen.name}: {'answers' if gpen.silent else 'well'} again")
         before, gpen.problem, gpen.silent = gpen.gist, problem, rows is None
+        self.tally.told(gpen.name, _outcome(gpen))
         gpen.gist = problem, gpen.silent, balancer.told, gpen.shape
         self._stirred = self._stirred or gpen.gist != before
         if balancer.is_late:
@@ -370,6 +385,7 @@ class Watcher:
             self._faults.standing.pop(f"node {address}", None)
             self.cluster.remove(address)
             self.lag.forget(address)
+            self.tally.forget(address)
             self._warned.pop(address, None)
         self._tend_threads()
 
@@ -380,7 +396,7 @@ class Watcher:
             self._warned.pop(address, None)
         elif self._warned.get(address) != limit:
             self._warned[address] = limit
-            say(f"node {self.label(address)}: {blocking.warning(limit)}")
+            warn(f"node {self.label(address)}: {blocking.warning(limit)}")
 
     def limit(self, address: str) -> int | None:
         """A node's max_connect_errors, if it may block a gpen."""
@@ -396,7 +412,9 @@ class Watcher:
     def _notice_hangs(self, now: float) -> None:
         for address, node in self._nodes.items():
             if min(node.waiting(now), now - self._awake_since) >= self.options.timeout:
-                self._stirred = self._stirred or self.cluster.problem(address) != silence(self.options.timeout)
+                if self.cluster.problem(address) != silence(self.options.timeout):
+                    self._stirred = True
+                    self.tally.asked(address, "late")
                 self.cluster.hangs(address, silence(self.options.timeout))
 
     # --- decisions ----------------------------------------------------------------------------------------------------
@@ -409,12 +427,13 @@ class Watcher:
                 f": for {FORGET:g} s no node of {followed} has answered" if followed else ""))
         for address, old, new in changes:
             if new is not None:
-                say(f"node {self.label(address)}: {_word(old)} -> {_word(new)}: {new.reason}")
+                line = f"node {self.label(address)}: {_word(old)} -> {_word(new)}: {new.reason}"
+                say(line, INFO if new.usable else WARNING)
         before, refusal = (self._noted, now >= self.election.opens_at), self.election.refusal
         self._note_writer("moved by the operator")
         self._settle_writer(now)
         if self.election.refusal not in ("", refusal):
-            say(f"writer: {self.label(self.election.current)} stays: {self.election.refusal}")
+            warn(f"writer: {self.label(self.election.current)} stays: {self.election.refusal}")
         after = self.election.current, now >= self.election.opens_at
         if after[1] and not before[1]:
             self._detail(f"writer: {self.label(after[0])} is used now")
@@ -471,6 +490,7 @@ class Watcher:
         if before is None and self._noted:
             say(f"writer: {self.label(self._noted)}, {why}")
         elif before != self._noted:
+            self.tally.writer_changes += 1
             say(f"writer: {self.label(before)} -> {self.label(self._noted)}: {why}")
 
     def _why_left(self, scene: Situation, now: float) -> str:
@@ -552,22 +572,27 @@ class Watcher:
 
     def _detail(self, line: str) -> None:
         if self.options.verbose:
-            say(line)
+            say(line, DEBUG)
 
     def _complain(self, trouble: str) -> None:
         if trouble != self.complaint:
             if trouble:
-                say(f"agreement: {trouble}")
+                warn(f"agreement: {trouble}")
             self.complaint = trouble
 
     def _tell_obstacle(self) -> None:
         if self.election.trouble != self._obstacle:
-            say(f"agreement: {self.election.trouble or 'well again'}")
+            say(f"agreement: {self.election.trouble or 'well again'}", WARNING if self.election.trouble else INFO)
             self._obstacle = self.election.trouble
 
     @property
+    def faults(self) -> int:
+        """How often something failed in the watcher itself, by what nobody expected."""
+        return self._faults.count
+
+    @property
     def fault(self) -> str:
-        """What fails in the watcher itself, by what nobody expected."""
+        """What of that fails now."""
         return "; ".join(self._faults.standing.values())
 
     @property
@@ -720,6 +745,13 @@ class Watcher:
         """How the log names a node: by its address, and what it calls itself."""
         name = self.cluster.name(address) if address else ""
         return f"{address} ({name})" if name else address or "none"
+
+
+def _outcome(gpen: Gpen) -> str:
+    """What came of the last round with a gpen, for the tally."""
+    if gpen.silent:
+        return "unreachable"
+    return "late" if gpen.balancer.is_late else "refused" if gpen.problem else "told"
 
 
 def _word(verdict: Verdict | None) -> str:

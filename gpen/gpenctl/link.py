@@ -42,7 +42,7 @@ def parse_target(text: str) -> Target:
 
     Raises ValueError, in one line, when it names none.
     """
-    if "/" in text and "://" not in text:
+    if ("/" in text and "://" not in text) or (":" not in text and os.path.exists(text)):
         return Target(text, path=text)
     if ("/" not in text and ":" not in text) or text.endswith("]"):
         raise ValueError(f"target {text!r}: expected /path/to.ctl (./{text} for a file here) or HOST:PORT")

@@ -23,7 +23,9 @@ Usage:
 TARGET is where the daemon takes commands, as given to its option -C: the path
 of a socket (/run/gpen.ctl, ./gpen.ctl) or HOST:PORT. COMMAND is one of the
 daemon's (`gpenctl TARGET help` lists them), or `watch [SECONDS]`, which redraws
-the table of servers, and that of listeners if any has a name, until Ctrl-C.
+the table of servers, and that of listeners if any has a name, until Ctrl-C; or
+`top [SECONDS]`, which does so on the whole terminal, with rates, the last three
+minutes, events, and keys to sort, drain and close (? tells them; needs rich).
 Without a COMMAND a prompt opens, with history and completion; a stdin that is
 no terminal holds commands, one a line.
 Options may stand behind TARGET as well; words behind -- are the COMMAND's.
@@ -41,11 +43,13 @@ Options:
 Examples:
   gpenctl /run/gpen.ctl servers                 the servers and how they are
   gpenctl /run/gpen.ctl server 1 max 50         at most 50 sessions on server 1
+  gpenctl /run/gpen.ctl server 2 address w3:80  one more server
   gpenctl /run/gpen.ctl drain 1 30 close        empty server 1, in 30 s by force
   gpenctl /run/gpen.ctl server 1 state ready    and back to work
   gpenctl /run/gpen.ctl explain 192.0.2.7       who would serve that client, why
   gpenctl /run/gpen.ctl listener 443 sessions   those of the listener 443
   gpenctl 127.0.0.1:8888 watch                  the servers, each second
+  gpenctl /run/gpen.ctl top                     the same with keys and graphs
   gpenctl /run/gpen.ctl                         a prompt: Tab completes
   gpenctl -f csv /run/gpen.ctl recent           the clients, for a spreadsheet
 
@@ -82,6 +86,10 @@ def dispatch(view: View, words: list[str]) -> int:
         from gpen.gpenctl.watch import watch
 
         return watch(view, words[1:])
+    if words[0] == "top":
+        from gpen.gpenctl.top import top
+
+        return top(view, words[1:])
     return run(join(words), view)
 
 
@@ -93,7 +101,7 @@ def parse(argv: list[str]) -> tuple[View, list[str]]:
     try:
         target = parse_target(options["TARGET"])
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(wrong_target(options["TARGET"], error)) from None
     terminal = sys.stdout.isatty()
     view = View(
         target=target,
@@ -103,6 +111,16 @@ def parse(argv: list[str]) -> tuple[View, list[str]]:
         terminal=terminal,
     )
     return view, options["COMMAND"]
+
+
+def wrong_target(text: str, error: ValueError) -> str:
+    """Why the target is none, in one line; a command in its place is the most likely."""
+    from gpen.control.commands import COMMANDS
+    from gpen.gpenctl.prompt import OWN
+
+    if text in COMMANDS or text in OWN:
+        return f"TARGET is missing in front of '{text}': the path of a control socket or HOST:PORT"
+    return str(error)
 
 
 def arranged(argv: list[str]) -> list[str]:

@@ -7,20 +7,24 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from gpen.gpenctl.command import run
 from gpen.gpenctl.link import LinkError, meet
 from gpen.gpenctl.show import View, fetch, out, show_reply
 from gpen.gpenctl.tables import plain, records
+from gpen.gpenctl.top import top
 from gpen.gpenctl.watch import watch
 from gpen.model.value_types import UNNAMED
 from gpen.usage import UsageError, complain, tell
 
 PROMPT = "gpen> "
-OWN = ("quit", "watch")  # the prompt's own commands, beside the daemon's
+OWN = ("quit", "top", "watch")  # the prompt's own commands, beside the daemon's
 HISTORY_LINES = 1000
 PATIENCE = 2.0  # seconds that a Tab may wait for the daemon
+NAMED_BY = {"listeners": "name", "servers": "number", "sessions": "id", "recent": "address"}
+Known = Callable[[str], list[str]]  # what each of these is called
 
 
 def prompt(view: View) -> int:
@@ -35,7 +39,7 @@ def prompt(view: View) -> int:
         failures = sum(execute(line, view) for line in commands(sys.stdin))
         return 1 if failures else 0
     out(f"{view.target.text}, pid {pid}. help lists the commands, Ctrl-D or quit leaves this prompt.", view)
-    with line_editing(lambda: listeners(view)):
+    with line_editing(partial(known, view)):
         for line in commands(ask_user()):
             if line == "quit":
                 break
@@ -87,6 +91,8 @@ def execute(line: str, view: View) -> int:
     try:
         if words[0] == "watch":
             return watch(view, words[1:])
+        if words[0] == "top":
+            return top(view, words[1:])
         return run(line, view)
     except (LinkError, UsageError) as error:
         complain("gpenctl", error)
@@ -127,9 +133,9 @@ def history_file() -> Path:
 
 
 @contextlib.contextmanager
-def line_editing(names: Callable[[], list[str]]) -> Iterator[None]:
-    """History and completion for input(), where Python has readline. A history need not be possible; `names` are those
-    of the listeners."""
+def line_editing(known: Known) -> Iterator[None]:
+    """History and completion for input(), where Python has readline. A history need not be possible; `known` is what
+    the daemon knows."""
     try:
         import readline
     except ImportError:
@@ -138,7 +144,7 @@ def line_editing(names: Callable[[], list[str]]) -> Iterator[None]:
     libedit = "libedit" in (readline.__doc__ or "")
     readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
     readline.set_completer_delims(" \t")
-    readline.set_completer(completer(lambda: readline.get_line_buffer()[: readline.get_begidx()], names))
+    readline.set_completer(completer(lambda: readline.get_line_buffer()[: readline.get_begidx()], known))
     readline.set_history_length(HISTORY_LINES)
     with contextlib.suppress(OSError, RuntimeError):
         readline.read_history_file(history_file())
@@ -150,29 +156,30 @@ def line_editing(names: Callable[[], list[str]]) -> Iterator[None]:
             readline.write_history_file(history_file())
 
 
-def completer(before: Callable[[], str], names: Callable[[], list[str]]) -> Callable[[str, int], str | None]:
-    """A completer as readline wants it; `before()` is the line up to the word that is being completed, `names()` the
-    listeners, for which the daemon is asked."""
+def completer(before: Callable[[], str], known: Known) -> Callable[[str, int], str | None]:
+    """A completer as readline wants it; `before()` is the line up to the word that is being completed, `known` what
+    the daemon knows, which is asked for it."""
     found: list[str] = []
 
     def complete(word: str, state: int) -> str | None:
         if not state:  # the others of the same Tab follow
-            found[:] = [choice for choice in candidates(before().split(), names) if choice.startswith(word)]
+            found[:] = [choice for choice in candidates(before().split(), known) if choice.startswith(word)]
         return f"{found[state]} " if state < len(found) else None
 
     return complete
 
 
-def listeners(view: View) -> list[str]:
-    """The names of the daemon's listeners; none where it tells of none."""
+def known(view: View, what: str) -> list[str]:
+    """What each of the daemon's listeners, servers, sessions or recent clients is called; nothing where it tells of
+    none."""
     value = None
     with contextlib.suppress(LinkError):
-        _, value = fetch("listeners", view._replace(timeout=min(view.timeout, PATIENCE)))
-    return [name for record in records("listeners", value) if (name := plain(record.get("name")))]
+        _, value = fetch(what, view._replace(timeout=min(view.timeout, PATIENCE)))
+    return [name for record in records(what, value) if (name := plain(record.get(NAMED_BY[what])))]
 
 
-def candidates(before: list[str], names: Callable[[], list[str]]) -> list[str]:
-    """What can follow the words `before`, as far as the command table says, and `names`, of the listeners."""
+def candidates(before: list[str], known: Known) -> list[str]:
+    """What can follow the words `before`, as far as the command table says, and the daemon knows."""
     from gpen.control.commands import COMMANDS
 
     match before:
@@ -183,16 +190,34 @@ def candidates(before: list[str], names: Callable[[], list[str]]) -> list[str]:
         case ["help"]:
             return sorted(COMMANDS)
         case ["listener"] | ["no", "listener"]:
-            return names()
-        case ["tracking_with"] | ["listener", _, "tracking_with"]:
-            return [*names(), UNNAMED]
+            return known("listeners")
         case ["listener", _, *words]:
-            return scoped(words)
+            return scoped(words, known)
+        case ["close"]:
+            return [*known("sessions"), "server"]
+        case ["connection"]:
+            return known("sessions")
+        case ["no", "server"] | ["drain"]:
+            return known("servers")
+        case ["no", "client"]:
+            return known("recent")
     command = COMMANDS.get(before[0])
-    return arguments(command.usage, before[1:]) if command else []
+    return values(before, known) or (arguments(command.usage, before[1:]) if command else [])
 
 
-def scoped(before: list[str]) -> list[str]:
+def values(before: list[str], known: Known) -> list[str]:
+    """What the daemon knows that can follow these words, whether or not they stand behind the name of a listener."""
+    match before:
+        case ["tracking_with"]:
+            return [*known("listeners"), UNNAMED]
+        case ["server"] | ["close", "server"] | ["client", _, "server"]:
+            return known("servers")
+        case ["explain"] | ["client"]:
+            return known("recent")
+    return []
+
+
+def scoped(before: list[str], known: Known) -> list[str]:
     """What can follow the words `before` behind the name of a listener."""
     from gpen.control.commands import SCOPED, SHARED_NAMES, scoped_usage
 
@@ -203,8 +228,12 @@ def scoped(before: list[str]) -> list[str]:
             return sorted(name for name, command in SCOPED.items() if command.negatable)
         case ["inherit"]:
             return sorted({*SHARED_NAMES, "server"})
+        case ["inherit", "server"]:
+            return known("servers")
+        case ["close"]:
+            return ["server"]
     command = SCOPED.get(before[0])
-    return arguments(scoped_usage(command), before[1:]) if command else []
+    return values(before, known) or (arguments(scoped_usage(command), before[1:]) if command else [])
 
 
 def arguments(usage: str, given: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from gpen.control import units
 from gpen.model.text import printable, ranges
@@ -33,7 +33,7 @@ class Column(NamedTuple):
 SPANS = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
@@ -167,6 +167,7 @@ def figure(heading: str, key: str, drop: int = 0, show: Callable[[Any], str] = p
     return Column(heading, lambda record: show(record.get(key)), drop, right=True)
 
 
+FIELD_BY_FIELD = ("connection", "info")  # one thing, of which each line of the table tells something
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "servers": (
         figure("#", "number"),
@@ -252,7 +253,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         text("chosen", "chosen"),
         text("why", "why"),
     ),
-    "connection": (text("field", "field"), text("value", "value")),
+    **dict.fromkeys(FIELD_BY_FIELD, (text("field", "field"), text("value", "value"))),
     "mode": (text("mode", "mode"), text("", "on")),
     "help": (text("name", "name"), text("help", "help")),  # as a table it is laid out in paragraphs
 }
@@ -265,12 +266,14 @@ NOTED = {  # above the table of servers, where it is not 0
 }
 FIELDS = {  # the headings of a CSV without rows
     "servers": "number name address host port state health reason since for blacklisted sessions old max hard weight "
-    "prio acl sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check held looped tls",
+    "prio acl sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check "
+    "causes checks held looped tls",
     "sessions": "id client server server_address state age idle up down tls cipher sni listener",
     "recent": "address connects sx rx server idle sessions",
     "events": "time server event cause listener",
     "workers": "number pid sessions total cpu started silent",
-    "listeners": "name address transport protocol sessions conn_max held total rule servers tracking_with",
+    "listeners": "name address transport protocol sessions conn_max held total clients sx rx endings handshakes rule "
+    "servers tracking_with",
 }
 
 
@@ -311,7 +314,7 @@ def explanation(value: Record) -> Iterator[Record]:
 def table(name: str, value: Any, width: int = 0, color: bool = False) -> str:
     """The table of what the command `name` answered, at most `width` characters wide if possible (0: any)."""
     rows = records(name, value)
-    if name == "connection":
+    if name in FIELD_BY_FIELD:
         rows = [{"field": key, "value": item} for row in rows for key, item in row.items()]
     elif name == "mode":
         rows = [{"mode": key, "on": "on" if item else "off"} for row in rows for key, item in row.items()]

@@ -90,7 +90,8 @@ def parse_listen(text: str, default_host: str = "0.0.0.0") -> Address:
         return Address(path=_path(text))
     host, _, port = text.rpartition(":")
     if not host and "." in port:
-        raise ValueError(f"'{text}' has no port: expected {text}:PORT")
+        path = "" if text.replace(".", "").isdigit() else f", or ./{text} for a unix socket here"
+        raise ValueError(f"'{text}' has no port: expected {text}:PORT{path}")
     if host.startswith("[") and host.endswith("]") and ":" in host:
         host = host[1:-1]
     if not port or "[" in host or "]" in host:
@@ -183,7 +184,8 @@ def _host(host: str, text: str) -> str:
             return str(address)
         except ValueError:
             hint = " (IPv6 addresses are written in brackets)" if "::" in text else ""
-            raise ValueError(f"'{text}': '{host}' is not an IP address{hint}") from None
+            where = f"'{text}': " if text != host else ""
+            raise ValueError(f"{where}'{host}' is not an IP address{hint}") from None
     if not _NAME.fullmatch(host):
         raise ValueError(f"'{text}' is not an address: expected HOST[:PORT], [IPV6]:PORT or /PATH")
     return host

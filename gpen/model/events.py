@@ -24,12 +24,13 @@ class Event(NamedTuple):
 
 
 class Events:
-    """The last of them, from the oldest to the newest."""
+    """The last of them, from the oldest to the newest; ``counts`` is how many of each kind there ever were."""
 
     def __init__(self, clock: Callable[[], float], wall: Callable[[], float]) -> None:
         """``clock`` gives seconds that never jump, ``wall`` the time of day in seconds since 1970."""
         self._clock = clock
         self.wall = wall
+        self.counts: dict[str, int] = {}
         self._events: deque[Event] = deque(maxlen=EVENTS_KEPT)
 
     def __iter__(self) -> Iterator[Event]:
@@ -45,7 +46,7 @@ class Events:
 
     def tell(self, server: Server, event: str, cause: str) -> None:
         """Remember what does not change the server's state."""
-        self._events.append(Event(self.wall(), server.label, event, printable(cause)))
+        self._append(Event(self.wall(), server.label, event, printable(cause)))
 
     def note_target(self, target: Target, event: str, cause: str) -> None:
         """The same of one way to reach it."""
@@ -55,7 +56,11 @@ class Events:
 
     def note_own(self, event: str, cause: str, listener: str = "") -> None:
         """Remember what has happened to gpen itself, or to a listener that has a name."""
-        self._events.append(Event(self.wall(), None, event, printable(cause), listener or None))
+        self._append(Event(self.wall(), None, event, printable(cause), listener or None))
+
+    def _append(self, event: Event) -> None:
+        self._events.append(event)
+        self.counts[event.event] = self.counts.get(event.event, 0) + 1
 
     def date(self, server: Server) -> None:
         """Something about the server is so from now on."""

@@ -43,6 +43,7 @@ from gpen.model.text import printable
 
 BLACKLISTED = "blacklisted by a command"
 MEANWHILE = "; meanwhile "
+MOST_CAUSES, OTHER_CAUSES = 16, "other"
 
 
 class Health:
@@ -64,6 +65,7 @@ class Health:
         blacklist time). Special servers are always tried."""
         server = target.server
         server.failures += 1
+        note_cause(server.causes, cause)
         now = self._clock()
         if target.blamed == math.inf and now < target.down_until:
             self._blame_besides(target, cause, now)
@@ -97,14 +99,28 @@ class Health:
                     self.restore(target, "taken off the blacklist by a command")
             return
         for target in server.targets.values():
-            target.trial = None
-            target.blamed = math.inf
-            target.down_until = self._clock() + duration
-            target.reason = BLACKLISTED
-            target.is_silent = False
+            self._blacklist(target, duration, BLACKLISTED)
         dismiss_spares(server)
         self._events.note(server, "down", f"blacklisted by a command for {duration:g} s")
         self.on_unwell(server)
+
+    def _blacklist(self, target: Target, duration: float, reason: str) -> None:
+        target.trial = None
+        target.blamed = math.inf
+        target.down_until = self._clock() + duration
+        target.reason = reason
+        target.is_silent = False
+
+    def found(self, target: Target, cause: str, seconds: float) -> None:
+        """What another gpen has found of a server, as it is reached so, and for how many seconds that counts: it could
+        not be reached, or, if that is the cause, a command had blacklisted it."""
+        if cause.partition(MEANWHILE)[0] != BLACKLISTED:
+            self.blame(target, cause, seconds=seconds)
+            return
+        self._blacklist(target, seconds, cause)
+        dismiss_spares(target.server, target)
+        self._events.note_target(target, "down", f"{cause} for {seconds:g} s")
+        self.on_unwell(target.server)
 
     def begin(self, target: Target) -> None:
         """A server is reached so from now on: where a command has blacklisted it, it is so there as well."""
@@ -222,6 +238,12 @@ class Health:
         if word not in (was, "up"):
             dismiss_spares(server)
             self.on_condemned(server)
+
+
+def note_cause(causes: dict[str, int], cause: str) -> None:
+    """Count a failure by its cause. Servers may say what they like: beyond so many causes, new ones are one."""
+    cause = cause if cause in causes or len(causes) < MOST_CAUSES else OTHER_CAUSES
+    causes[cause] = causes.get(cause, 0) + 1
 
 
 def verdict_word(server: Server) -> str:

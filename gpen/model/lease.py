@@ -64,8 +64,11 @@ class Lease:
 
     def moved(self, sent: int, received: int) -> None:
         """So many bytes were sent to the server in this place, and received from it."""
-        self.server.sx += sent
-        self.server.rx += received
+        server, selector = self.server, self._selector
+        server.sx += sent
+        server.rx += received
+        selector.sent += sent
+        selector.received += received
 
     def release(self) -> None:
         """Give the place back: the session is over, or the attempt ended without a verdict on the server."""

@@ -161,7 +161,7 @@ class Pool:
             if name == "blacklist":
                 health.blacklist(server, said)
             elif name == "failed" and said:
-                health.blame(target or server.target, said.reason, seconds=said.seconds)
+                health.found(target or server.target, said.reason, said.seconds)
             elif name in SOURCES and said.word == "unknown":
                 health.withdraw(server, SOURCES[name], "withdrawn", "is withdrawn by a command")
             elif name in SOURCES:

@@ -7,6 +7,7 @@ cdef class Selector:
     cdef public object pool, settings, roster, listener, turns
     cdef list _acls
     cdef public dict taken
+    cdef public long long sent, received
     cdef public Member emergency, abuse
     cpdef object reserve(self, Client client, int port=*, object tried=*)
     cpdef object choose(self, Client client, double now, int port=*, object tried=*)

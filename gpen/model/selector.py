@@ -28,7 +28,8 @@ _NOBODY: Choice = (None, None, None)
 
 
 class Selector:
-    """Chooses for one listener. ``taken`` is how many sessions of that each server has, by its Stay."""
+    """Chooses for one listener. ``taken`` is how many sessions of that each server has, by its Stay; ``sent`` and
+    ``received`` are the bytes that went to servers and came from them, in sessions that are over."""
 
     def __init__(self, pool: Pool, settings: Settings, roster: Roster, listener: str = "") -> None:
         self.pool = pool
@@ -38,6 +39,7 @@ class Selector:
         self.listener = listener
         self.turns = Turns()
         self.taken: dict[Stay, int] = {}
+        self.sent = self.received = 0
         self.emergency: Member | None = None
         self.abuse: Member | None = None
 

@@ -5,7 +5,7 @@ cdef class Stay:
 cdef class Server:
     cdef public str name
     cdef public object number, address, check, state, condemned, drained, kept_away
-    cdef public dict targets, verdicts, elsewhere
+    cdef public dict targets, verdicts, elsewhere, causes
     cdef public list spares
     cdef public Target target
     cdef public Stay stay

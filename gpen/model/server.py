@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gpen.model.lease import Lease, Spare
 
 STATES = ("ready", "drain", "maint")
+HEALTHS = ("up", "drain", "trial", "down", "empty")  # what is found of it: see Target.health
 VERDICTS = ("up", "drain", "down")  # what can be said of a server; the worst one counts, and is the last here
 TCP, UDP = TRANSPORTS = ("tcp", "udp")
 # what is configured of a server besides its address, with the defaults
@@ -61,9 +62,9 @@ class Stay:
 class Server:
     """A server with a number, or a special one. Changed by the Pool only."""
 
-    __slots__ = ("acl", "address", "beside", "check", "condemned", "deleted", "drained", "elsewhere", "failures",
-                 "hard", "kept_away", "max", "name", "number", "prio", "rx", "sessions", "spares", "state", "stay",
-                 "sx", "target", "targets", "total", "verdicts", "weight")
+    __slots__ = ("acl", "address", "beside", "causes", "check", "condemned", "deleted", "drained", "elsewhere",
+                 "failures", "hard", "kept_away", "max", "name", "number", "prio", "rx", "sessions", "spares", "state",
+                 "stay", "sx", "target", "targets", "total", "verdicts", "weight")
 
     target: Target  # the one that counts where no listener is named
 
@@ -90,6 +91,7 @@ class Server:
         self.beside = 0  # how many idlers, and sessions elsewhere: what its limits don't count
         self.total = 0
         self.failures = 0
+        self.causes: dict[str, int] = {}  # of these; what a gpen before has counted has none
         self.kept_away = ""  # how this machine keeps gpen from it, if it does
         self.sx = 0
         self.rx = 0

@@ -5,9 +5,9 @@ The command line, the control language, ``help``, ``write``, the man pages and s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from gpen.model.address import ServerSpec
 from gpen.model.check import OFF, Check
@@ -20,6 +20,7 @@ from gpen.model.value_types import (
     CHECK,
     CONTROL,
     DIRECTORY,
+    DOOR,
     FILE,
     FLAG,
     IP,
@@ -53,7 +54,8 @@ class Setting:
     command line, ``reply`` how its value is answered (None: pen answers nothing when it is set), ``startup`` that it
     counts only when the daemon starts, ``adds`` that setting it adds to its words, ``missing`` why it can't be switched
     on, ``is_ignored`` that it has no effect, ``is_listed`` that without a value it is answered with rows. ``on`` and
-    ``off`` are the values of one that NAME without a value switches on, and ``no NAME`` off.
+    ``off`` are the values of one that NAME without a value switches on, and ``no NAME`` off. ``topic`` is the one that
+    it stands under in the table.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Setting:
     on: Any = None
     off: Any = None
     scope: str = SHARED
+    topic: str = ""
 
     @property
     def is_flag(self) -> bool:
@@ -100,6 +103,19 @@ class Setting:
         return f"{self.name} {self.show(value) if self.kind.many else quote(self.show(value))}"
 
 
+Row = TypeVar("Row", bound=Any)  # a dataclass with a topic
+
+
+def by_topic(rows: Iterable[Row | str]) -> Iterator[Row]:
+    """The rows of a table, each with the topic that it stands under: the last text in front of it."""
+    topic = ""
+    for row in rows:
+        if isinstance(row, str):
+            topic = row
+        else:
+            yield replace(row, topic=topic)
+
+
 def _flag(name: str, help: str, flag: str = "", **more: Any) -> Setting:
     return Setting(name, FLAG, False, help, flag, **more)
 
@@ -114,8 +130,9 @@ _PENS_OPTIONS = ("no_sslv2", "no_sslv3", "no_tlsv1", "no_tlsv1.1", "cipher_serve
 _PENS_PROTOCOLS = ("ssl23", "ssl3", "ssl2", "tls1")
 
 
-_ALL = (
-    # where and for whom
+# a text is the topic of what stands behind it, for help and the man pages
+_ALL: tuple[Setting | str, ...] = (
+    "listeners",
     Setting("listen", LISTEN, None, "The address where clients connect: [HOST:]PORT, [IPV6]:PORT or /PATH. Without a "
             "host, all IPv4 addresses; [::]:PORT takes IPv4 and IPv6. Changing it opens the new socket first.",
             example="listen [::]:3306", scope=OWN),
@@ -136,7 +153,7 @@ _ALL = (
     Setting("pending_max", whole(0), 0, "Most connections to servers under way at one time; while there are more, no "
             "client is accepted. 0 = no limit.", reply=None),
     Setting("client_acl", ACL, 0, "The access list that clients are checked against."),
-    # choosing a server
+    "choosing a server",
     Setting("clients_max", whole(1), 2048, "Most clients that a listener remembers; the least recently seen is "
             "forgotten first.", "-c", scope=PROCESS),
     Setting("tracking", seconds(), 0, "How long a client's last server is remembered. 0 = for ever.", "-T"),
@@ -155,7 +172,7 @@ _ALL = (
             example="emergency 10.0.0.9:80"),
     Setting("abuse", SPEC, None, "The server for clients that client_acl denies; without it they are closed.", "-B",
             example="abuse 127.0.0.1:8403"),
-    # UDP
+    "UDP",
     _flag("udp", "Balance UDP instead of TCP: a flow is what one client address and port sends; it has one server.",
           "-U"),
     Setting("udp_timeout", seconds(zero=False), 30, "A flow ends when it had no datagram for so long. Where "
@@ -166,7 +183,7 @@ _ALL = (
             "blacklisted, where udp_replies says that replies are due, and nobody has had one from there since they "
             "asked; but never the last that answers. A client that goes on asking from one port begins its next flow "
             "after each udp_timeout without a reply. 0 = never."),
-    # whether servers are well
+    "whether servers are well",
     Setting("check", CHECK, OFF, "How servers are checked. connect: by half a TCP handshake, which the server's "
             "program never sees; greeting: by its first byte (refused with mysql, as send is: see there); "
             "send: by what it answers (\\r, \\n, \\t, \\0, \\xHH and \\\\ are understood); exec: by a program that "
@@ -187,7 +204,7 @@ _ALL = (
             "dropped. 0 = never.", scope=PROCESS),
     Setting("on_down", one_of("keep", "close"), "keep", "What becomes of a server's sessions when a check or "
             "'server N health' takes it down. A failed connect closes none, nor does 'server N health drain'."),
-    # connections
+    "connections",
     Setting("timeout", seconds(zero=False), 3, "How long a connection to a server, or the lookup of a name, may take.",
             "-t"),
     Setting("name_refresh", seconds(), 30, "How often the name of a server, or of a log elsewhere, is looked up again "
@@ -240,22 +257,23 @@ _ALL = (
             "needs the place or the descriptor of one gets it. Refused with mysql: see there. Answers how many are "
             "open, and how many are wanted.",
             reply="Idlers: {}", scope=PROCESS),
-    # HTTP
+    "HTTP",
     _flag("http", "The clients speak HTTP/1: add X-Forwarded-For and X-Forwarded-Proto to every request, refuse "
           "requests that are ambiguous (400), too large (431) or too slow (408), and say so when no server can be had "
-          "(503). A server is chosen when the head of the first request is here. Needs pip install 'gpen[http]'.",
-          "-H"),
+          "(503). A server is chosen when the head of the first request is here. Needs the package "
+          "httptools (Debian: python3-httptools).", "-H"),
     Setting("http_header_max", whole(256, 1 << 20), 16384, "Most bytes of a request's header, its first line included.",
             reply=None),
     Setting("http_head_timeout", seconds(), 10, "How long the head of a request may take, from its first byte (that of "
             "a connection's first request: from the connection, or the TLS handshake); then the client gets 408. "
             "Between two requests idle_timeout counts. 0 = for ever."),
-    # TLS
+    "TLS",
     Setting("ssl_certificate", FILE, None, "The certificate, with its chain behind it, in PEM: clients speak TLS.",
             "-E", example="ssl_certificate /etc/gpen/www.pem"),
     Setting("ssl_key", FILE, None, "The private key of the certificate, in PEM; unset: in the same file.", "-K"),
     Setting("ssl_ca_file", FILE, None, "The authorities that clients' certificates are checked against, in PEM.", "-G"),
-    Setting("ssl_ca_path", DIRECTORY, None, "The same, a directory of hashed files (openssl rehash).", "-A"),
+    Setting("ssl_ca_path", DIRECTORY, None, "The authorities that clients' certificates are checked "
+            "against, as a directory of hashed files (openssl rehash).", "-A"),
     _flag("ssl_require_peer", "Turn clients away, in the handshake, that have no valid certificate of ssl_ca_file or "
           "ssl_ca_path.", "-R"),
     Setting("ssl_protocol", one_of("tls1.2", "tls1.3", *_PENS_PROTOCOLS, metavar="tls1.2|tls1.3"), None, "The only "
@@ -282,13 +300,16 @@ _ALL = (
           "-Z", is_ignored=True),
     Setting("ssl_client_renegotiation_interval", seconds(), 3600, "Accepted for pen's sake, without effect: no client "
             "may renegotiate.", reply=None, is_ignored=True),
-    # where clients are
+    "access lists",
     Setting("geoip_db", FILE, None, "The MaxMind database (.mmdb) that tells the country of an address, for 'acl N "
-            "permit|deny country CC'. Read again at signal HUP. Needs pip install 'gpen[geoip]'.",
+            "permit|deny country CC'. Read again at signal HUP. Needs the package maxminddb (Debian: "
+            "python3-maxminddb).",
             example="geoip_db /usr/share/GeoIP/GeoLite2-Country.mmdb", scope=PROCESS),
-    # what it tells
-    Setting("log", LOG, None, "The file that gets a line for each session; or HOST:PORT, where pen's datagram for each "
-            "request goes (gpenlogd, penlogd).", "-l", example="log /var/log/gpen.log"),
+    "logs",
+    Setting("log", LOG, None, "Where a line for each session goes: to a FILE; to syslog, as FACILITY (local0 unless "
+            "told; diagnostics are daemon's); or, as pen's datagram for each request, to HOST:PORT (gpenlogd, "
+            "penlogd).",
+            "-l", example="log /var/log/gpen.log"),
     Setting("log_format", one_of("session", "pen", "json"), "session", "What the log holds: a line at each session's "
             "end, as text or JSON, or pen's line for each request."),
     Setting("web_stats", FILE, None, "The file that gets the HTML status page at signal USR1.", "-w", scope=PROCESS),
@@ -296,7 +317,7 @@ _ALL = (
             "-d", scope=PROCESS),
     _flag("ascii", "Show the bytes of sessions as text, not as hex, at debug 2.", "-a", scope=PROCESS),
     _flag("abort_on_error", "Abort with a core file when gpen itself fails.", scope=PROCESS),
-    # the control socket
+    "the control socket",
     Setting("control", CONTROL, None, "The control socket: /PATH or HOST:PORT. As root, HOST:PORT needs a user to "
             "change to.", "-C", startup=True, scope=PROCESS),
     Setting("control_acl", ACL, None, "The access list for the control port (0 unless set). As long as it isn't set, "
@@ -304,10 +325,23 @@ _ALL = (
     Setting("control_mode", MODE, 0o600, "The file mode of a control socket that is a file.", scope=PROCESS),
     Setting("control_access", one_of("admin", "operate", "view"), "admin", "What a client of a TCP control port may "
             "do: all, change servers, or look. A control socket that is a file always allows all.", scope=PROCESS),
+    _flag("exit_enabled", "Allow the command exit.", "-X", startup=True, scope=PROCESS),
+    "metrics and the page",
+    Setting("metrics", DOOR, None, "Where programs and browsers ask over HTTP: HOST:PORT (without a HOST, 127.0.0.1) "
+            "or /PATH, a unix socket. / is a page that shows what happens, /metrics is for Prometheus, /api/servers "
+            "and the like answer in JSON. It has no TLS, and shows all to whoever can connect.",
+            example="metrics 127.0.0.1:9180", scope=PROCESS),
+    Setting("metrics_acl", ACL_OR_OFF, "off", "The access list for the HTTP clients of metrics; off = nobody is turned "
+            "away.", scope=PROCESS),
+    Setting("metrics_control", one_of("off", "on"), "off", "Whether the page of metrics may also drain servers, put "
+            "them in maint or take them back, and close sessions, for those who know the token of metrics_token.",
+            example="metrics_control on", scope=PROCESS),
+    Setting("metrics_token", FILE, None, "The file with the token for metrics_control: one word in the first line, 16 "
+            "characters at least. It is read each time that somebody uses it.",
+            example="metrics_token /etc/gpen/token", scope=PROCESS),
+    "the process",
     Setting("drain_timeout", seconds(), 0, "How long a gpen that another has replaced (--replace, upgrade) goes on "
             "with the sessions that it has; then they end. 0 = as long as they last.", scope=PROCESS),
-    _flag("exit_enabled", "Allow the command exit.", "-X", startup=True, scope=PROCESS),
-    # the process
     _flag("foreground", "Stay in the foreground and tell on stderr.", "-f", startup=True, scope=PROCESS),
     Setting("pid_file", FILE, None, "The file that holds the process id, and the lock against a second instance.",
             "-p", startup=True, scope=PROCESS),
@@ -319,7 +353,7 @@ _ALL = (
             "and relays UDP. 0 = that one does all. Without a value, lists them: pid, sessions now and in all (total), "
             "seconds of CPU time, and for how many seconds one has given no sign.",
             startup=True, is_listed=True, example="workers auto", scope=PROCESS),
-    # what is not here
+    "not here",
     _missing("transparent", _NOT_YET.format("Transparent mode"), FLAG),
     _missing("tarpit_acl", _NOT_YET.format("Direct server return")),
     _missing("dsr_if", _NOT_YET.format("Direct server return")),
@@ -328,8 +362,8 @@ _ALL = (
              "give it up for certificates that live for days"),
 )
 
-SETTINGS: dict[str, Setting] = {setting.name: setting for setting in _ALL}
-OWN_NAMES = tuple(setting.name for setting in _ALL if setting.scope == OWN)
+SETTINGS: dict[str, Setting] = {setting.name: setting for setting in by_topic(_ALL)}
+OWN_NAMES = tuple(name for name, setting in SETTINGS.items() if setting.scope == OWN)
 
 
 _RULE_NAMES = frozenset(rule.name for rule in RULES)
@@ -420,6 +454,10 @@ class Settings:
     control_acl: int | None
     control_mode: int
     control_access: str
+    metrics: str | None
+    metrics_acl: int | str
+    metrics_control: str
+    metrics_token: str | None
     drain_timeout: float
     exit_enabled: bool
     foreground: bool

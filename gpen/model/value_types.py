@@ -11,6 +11,7 @@ from typing import Any
 
 from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.check import USAGE, parse_check
+from gpen.model.facility import is_syslog
 
 MOST = 2**31 - 1  # what the kernel takes, where a number gets that far
 MOST_WORKERS = 64
@@ -111,6 +112,8 @@ def _ip(text: str) -> str:
 
 
 def _log(text: str) -> str:
+    if is_syslog(text):
+        return text
     network = network_address(text)
     if network is not None and not network.port:
         raise ValueError(f"'{text}': nobody listens at port 0")
@@ -149,6 +152,13 @@ def listener_prefix(name: str) -> str:
     return f"listener {name}: " if name else ""
 
 
+def _door(text: str) -> str:
+    """Where HTTP is spoken. To be off is what other settings say in a word."""
+    if text == "off":
+        raise ValueError("'off' is no address: to have none, say 'no metrics'")
+    return str(CONTROL.parse(text))
+
+
 def _listen(text: str) -> str:
     """Where clients connect. What LISTEN of the command line may say besides would be the name of a file here."""
     first, comma, others = text.partition(",")
@@ -177,7 +187,7 @@ _PORT = re.compile("(?:[^/]*:)?[0-9]+")
 FLAG = Kind("", lambda text: True)
 TEXT = Kind("TEXT", _text)
 FILE = Kind("FILE", _text)
-LOG = Kind("FILE|HOST:PORT", _log)
+LOG = Kind("FILE|syslog[:FACILITY]|HOST:PORT", _log)
 ALPN = Kind("NAME,NAME...", _protocols, ",".join)
 DIRECTORY = Kind("DIR", _text)
 USER = Kind("USER", _text)
@@ -185,6 +195,7 @@ IP = Kind("ADDRESS", _ip)
 MODE = Kind("MODE", _mode, lambda value: f"{value:04o}")
 LISTEN = Kind("ADDRESS", _listen)
 CONTROL = Kind("ADDRESS", lambda text: (parse_listen(text, "127.0.0.1"), text)[1])
+DOOR = Kind("HOST:PORT|/PATH", _door)
 SPEC = Kind("HOST:PORT", parse_server)
 LISTENER = Kind("LISTENER|-", lambda text: text if text == UNNAMED else parse_listener(text))
 ACL = whole(0, 9)

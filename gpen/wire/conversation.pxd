@@ -14,7 +14,7 @@ cdef class Front:
     cdef public ClientTable clients
     cdef public Poller poller
     cdef public Greenlets greenlets
-    cdef public long long dialing
+    cdef public long long dialing, handshakes
     cpdef object fresh_id(self)
     cpdef object begin(self, Conversation session)
     cpdef bint no_room(self) except -1

@@ -50,6 +50,7 @@ class Front:
     protocol: Protocol  # what they and the servers say
     troubles: Troubles
     dialing: int  # sessions that are being connected to a server
+    handshakes: int  # of TLS, that were completed
 
     def fresh_id(self) -> int:
         """A number for a conversation that is to begin."""
@@ -386,7 +387,7 @@ class Seeker(Conversation):
         ending = self._blame(lease, error)
         if ending is Ending.CONNECT_FAILED:
             place = "where it was" if lease.is_outdated else target.shown
-            log.info("server %s %s: connect failed: %s", target.name, place, self._problem)
+            log.warning("server %s %s: connect failed: %s", target.name, place, self._problem)
         return ending
 
     def _watch_client(self) -> None:

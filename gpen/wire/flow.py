@@ -419,7 +419,7 @@ class Flow(Conversation):
             lease.release()
             return Ending.NO_SERVER
         target = lease.target
-        level = logging.DEBUG if target.is_down else logging.INFO
+        level = logging.DEBUG if target.is_down else logging.WARNING
         ending = self._blame(lease, error)
         if ending is Ending.CONNECT_FAILED:
             place = "where it was" if lease.is_outdated else target.shown

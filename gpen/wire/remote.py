@@ -336,6 +336,7 @@ class RemoteSession(Seeker):
     def has_secured(self, version: str, cipher: str, sni: str) -> None:
         """TLS speaks so with the client."""
         self.secured = Secured(version, cipher, sni)
+        self._front.handshakes += 1
 
     def settled(self, finished: float, *volumes: int) -> None:
         """It is over, but for its last words."""

@@ -245,6 +245,7 @@ class Session(Seeker):
             log.debug("session %d: TLS handshake of %s: %s", self.id, self.peername, error)
             return False
         self.secured = channel.secured
+        self._front.handshakes += 1
         self.down.speak(TlsStream(channel))
         return True
 

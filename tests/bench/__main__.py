@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
     add("--measure", type=names(EVERYTHING), metavar="NAME,...", help=f"of {', '.join(EVERYTHING)}")
     add("--quick", action="store_true", help="under two minutes, for a first look")
     add("--check", action="store_true", help="exit with 1 when a gpen misses a target")
-    add("--markdown", action="store_true", help="the tables as they stand in the README")
+    add("--markdown", action="store_true", help="the tables as they stand in docs/BENCHMARKS.md")
     add("--json", type=Path, metavar="FILE", help="write every sample to FILE")
     add("--verbose", action="store_true", help="show the balancers' command lines and files as well")
     return parser.parse_args()

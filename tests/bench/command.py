@@ -24,7 +24,7 @@ def parser(module: str, about: str | None) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(prog=f"python -m {module}", description=(about or "").partition("\n")[0])
     options.add_argument("--rounds", type=int, default=5, help="of each trial (5)")
     options.add_argument("--seconds", type=int, default=2, help="of each trial (2)")
-    options.add_argument("--markdown", action="store_true", help="tables as they stand in the README")
+    options.add_argument("--markdown", action="store_true", help="tables as they stand in docs/BENCHMARKS.md")
     return options
 
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+from contrib.cluster import PORT, ClusterError, missing
 from tests.bench import command, load, report
 from tests.bench.measure import CpuTime, cpu_time
 from tests.bench.process import BenchError
@@ -24,7 +25,7 @@ from tests.bench.proxies import GPEN, GPEN_PURE, not_installed
 from tests.bench.run import rotated, say
 from tests.bench.trials import Plan, Sample
 from tests.galera.balancers import BALANCERS, Balancer, debian_version, gpen
-from tests.galera.cluster import PORT, Cluster, ClusterError, missing
+from tests.galera.cluster import Cluster
 
 DIRECT, HAPROXY = "direct", "haproxy"
 GPENS = (Balancer(GPEN.name, gpen, GPEN.version, GPEN.missing),

@@ -1,4 +1,4 @@
-"""A run's samples as tables, for a terminal or for the README, and the targets that gpen has to meet."""
+"""A run's samples as tables, for a terminal or for docs/BENCHMARKS.md, and the targets that gpen has to meet."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def as_text(result: Result, verbose: bool) -> str:
 
 
 def as_markdown(result: Result, verbose: bool) -> str:
-    """The whole report for the README."""
+    """The whole report for docs/BENCHMARKS.md."""
     parts = [". ".join(about(result)) + ".", *(table.markdown() for table in tables(result))]
     return "\n\n".join([*parts, f"```\n{started(result)}\n```"] if verbose else parts)
 

@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
     add("--plain", dest="ways", action="append_const", const="plain", help="without TLS only")
     add("--tls", dest="ways", action="append_const", const="tls", help="with TLS only")
     add("--every", type=float, metavar="S", default=5.0, help="say each S seconds how far it is (5)")
-    add("--markdown", action="store_true", help="the table as it stands in the README")
+    add("--markdown", action="store_true", help="the table as it stands in docs/TESTING.md")
     return parser.parse_args()
 
 

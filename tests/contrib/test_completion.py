@@ -10,14 +10,19 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from gpen.control.commands import COMMANDS, SCOPED, Command
-from gpen.docs import completion
+from gpen.docs import completion, usage_completion
+from gpen.galera import completion as galera
+from gpen.galera.cluster import POLICIES
+from gpen.galera.usage import OVERVIEW, USAGES
 from gpen.gpenctl import main as ctl
+from gpen.netlog import completion as netlog
 from tests.contrib.service import CONTRIB, PATIENCE, ROOT
 from tests.gpenctl.daemon import Daemon, unix_daemon
 
@@ -25,10 +30,27 @@ BASH = CONTRIB / "completion" / "gpen.bash"
 ZSH = CONTRIB / "completion" / "_gpen"
 
 
-@pytest.mark.parametrize(("file", "make"), [(BASH, completion.bash), (ZSH, completion.zsh)])
-def test_the_file_is_what_the_table_says(file: Path, make: object) -> None:
-    assert callable(make)
+OTHERS = {"gpen-galera": galera.program(), **{name: netlog.program(name) for name in netlog.USAGES}}
+
+
+@pytest.mark.parametrize(("file", "make"), [
+    (BASH, completion.bash), (ZSH, completion.zsh),
+    *((BASH.with_name(f"{name}.bash"), partial(usage_completion.bash, program)) for name, program in OTHERS.items()),
+    *((ZSH.with_name(f"_{name}"), partial(usage_completion.zsh, program)) for name, program in OTHERS.items())])
+def test_the_file_is_what_the_table_says(file: Path, make: Callable[[], str]) -> None:
     assert file.read_text() == make(), f"{file} is outdated: contrib/README.md tells how to make it"
+
+
+def test_each_option_of_a_usage_text_is_there() -> None:
+    """And has its argument."""
+    texts = {("gpen-galera", ""): OVERVIEW, **{("gpen-galera", command): text for command, text in USAGES.items()},
+             **{(name, ""): text for name, text in netlog.USAGES.items()}}
+    for (name, command), text in texts.items():
+        offered = {option.flag: option.argument for row, option in OTHERS[name].rows() if row == command}
+        named = re.findall(r"^  (?:(-\w) )?(--?[\w-]+)(?:[= ]([A-Z]+))?", text.partition("\nOptions:")[2], re.MULTILINE)
+        assert named and offered == {
+            flag: argument for short, long, argument in named for flag in (short, long) if flag}
+    assert completion.ARGUMENTS["POLICY"].split() == list(POLICIES)
 
 
 def test_gpenctl_has_these_options() -> None:
@@ -112,7 +134,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 ON_SOME_MACHINES = re.compile(r"/etc/passwd.+|roo(?!t$).*")  # files and users beside those that all have
 
 
-def complete(line: str, programs: str = "", **environment: str) -> list[str]:
+def complete(line: str, programs: str = "", file: Path = BASH, **environment: str) -> list[str]:
     """What bash offers when Tab is pressed behind the line; `programs` is where it finds gpenctl."""
     script = """
         . "$1"
@@ -123,7 +145,7 @@ def complete(line: str, programs: str = "", **environment: str) -> list[str]:
         ${function%% *}
         printf '%s\\n' "${COMPREPLY[@]}"
     """
-    command = ["bash", "--norc", "-c", script, "bash", str(BASH), line]
+    command = ["bash", "--norc", "-c", script, "bash", str(file), line]
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"} | environment
     result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True, env=environment)
     assert result.stderr == ""
@@ -201,6 +223,31 @@ def test_bash_knows_the_listeners(daemon: Daemon, programs: Path, line: str, exp
     assert not Path("owned").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("gpen-galera ", "adopt check move notify serve status watch"),
+        ("gpen-galera st", "status"),
+        ("gpen-galera -", "--help --version -h"),
+        ("gpen-galera watch --re", "--reader --reserve"),
+        ("gpen-galera watch --donor ", "avoid never use"),
+        ("gpen-galera watch --donor=n", "never"),
+        ("gpen-galera watch --ssl-ca=/etc/passw", "/etc/passwd"),
+        ("gpen-galera watch --interval ", ""),
+        ("gpen-galera move --json", ""),
+        ("gpen-galera status --js", "--json"),
+        ("gpen-galera move ", ""),
+        ("gpenlog --v", "--version"),
+        ("gpenlogd -u roo", "root"),
+        ("gpenlogd -l /etc/passw", "/etc/passwd"),
+        ("gpenlogd --", "--help --version"),
+    ],
+)
+def test_bash_and_the_other_programs(line: str, expected: str) -> None:
+    offered = complete(line, file=BASH.with_name(f"{line.split()[0]}.bash"))
+    assert [word for word in offered if not ON_SOME_MACHINES.fullmatch(word)] == expected.split()
+
+
 # --- zsh --------------------------------------------------------------------------------------------------
 
 
@@ -256,12 +303,29 @@ def zsh() -> Iterator[Zsh]:
         ("gpenctl --format=cs", "gpenctl --format=csv"),
         ("gpen --vers", "gpen --version"),
         ("gpen -O roundr", "gpen -O roundrobin"),
+        ("gpen-galera sta", "gpen-galera status"),
+        ("gpen 80 www1 --vers", "gpen 80 www1 --version"),
+        ("gpen-galera watch --dono", "gpen-galera watch --donor="),
+        ("gpen-galera watch --donor=av", "gpen-galera watch --donor=avoid"),
+        ("gpen-galera move --sock", "gpen-galera move --socket="),
+        ("gpenlogd --vers", "gpenlogd --version"),
+        ("gpenlogd 10000 --vers", "gpenlogd 10000 --version"),
+        ("gpenlog --vers", "gpenlog --version"),
     ],
 )
 def test_zsh(zsh: Zsh, line: str, completed: str) -> None:
     zsh.type(f"{line}\t")
     assert completed in zsh.read_until(completed)
     zsh.type("\x15")  # take the line back
+
+
+def test_zsh_lists_the_options_at_once(zsh: Zsh) -> None:
+    """Without asking first whether one wants to see them all; what is obsolete is not among them."""
+    zsh.type("gpen -\t")
+    shown = zsh.read_until("--version")
+    zsh.type("\x15")
+    assert "do you wish to see" not in shown and "Obsolete" not in shown
+    assert "--check" in shown and re.search(r"-C\s+-- The control socket", shown)
 
 
 @pytest.mark.parametrize(

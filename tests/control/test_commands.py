@@ -7,7 +7,7 @@ import re
 import pytest
 
 from gpen.control import help, reply
-from gpen.control.commands import ACCESS, COMMANDS, OPTIONS, suggestion
+from gpen.control.commands import ACCESS, COMMANDS, OPTIONS, START, suggestion
 from gpen.control.script import UnknownCommand, parse_line
 from gpen.daemon.queries import Queries
 from gpen.model.settings import SETTINGS
@@ -156,5 +156,28 @@ def test_replies_in_pens_words() -> None:
 def test_usage_text() -> None:
     text = reply.usage("1.2.3")
     for option in OPTIONS:
-        assert f"\n  {option.flag}" in text
+        assert f"\n    {option.flag}" in text
     assert max(map(len, text.splitlines())) <= 120
+    assert "\n\n" not in text.partition("Options,")[2].partition("\n\nExamples")[0]  # which would end them for docopt
+
+
+def test_each_command_and_option_has_a_topic() -> None:
+    """And what a topic says can be read from the top: the same as -O stands behind -O."""
+    assert all(command.topic in help.GROUPS for command in COMMANDS.values() if help.group_of(command) != help.MISSING)
+    topics = dict(help.options())
+    flags = [option.flag for options in topics.values() for option in options]
+    assert sorted(flags) == sorted(option.flag for option in OPTIONS)
+    for number, option in enumerate(option for options in topics.values() for option in options):
+        if option.help.startswith("The same"):
+            assert re.findall(r"-\w", option.help)[0] in flags[:number]
+    assert next(iter(topics)) == START and list(topics)[-1] == help.IGNORED
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("List the servers: address, limits. More.", "List the servers"),
+    ("Round robin: do not look up.", "Round robin: do not look up"),
+    ("Chosen by a hash (with x: port); so.", "Chosen by a hash (with x: port)"),
+    ("The process id.", "The process id"), ("Word", "Word"),
+])
+def test_how_a_help_begins(text: str, expected: str) -> None:
+    assert help.brief(text) == expected

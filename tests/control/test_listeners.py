@@ -21,7 +21,8 @@ from tests.control.test_difference import Running
 PROCESS = {"conn_max_total", "clients_max", "blacklist", "check", "check_interval", "check_timeout", "check_rise",
            "check_fall", "health_ttl", "name_refresh", "idlers", "geoip_db", "web_stats", "debug", "ascii",
            "abort_on_error", "control", "control_acl", "control_mode", "control_access", "exit_enabled", "foreground",
-           "pid_file", "user", "chroot", "drain_timeout", "workers"}
+           "pid_file", "user", "chroot", "drain_timeout", "workers",
+           "metrics", "metrics_acl", "metrics_control", "metrics_token"}
 OWN = {"listen", "tracking_with"}
 HERE = {name for name, setting in SETTINGS.items() if setting.scope == "listener" and not setting.missing}
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpen.control.commands import SERVER_FIELDS
 from gpen.control.script import (
     MAX_INCLUDES,
     Call,
@@ -118,6 +119,8 @@ def test_json_is_the_last_word() -> None:
     ("timeout 1e3", "timeout: '1e3' is not"),
     ("timeout -1", "timeout: '-1' is not"),
     ("timeout 1 2", "timeout: '2' is too much"),
+    ("metrics off", "metrics: 'off' is no address: to have none, say 'no metrics'"),
+    ("metrics_control yes", "metrics_control: 'yes' is not one of off, on"),
     ("conn_max 0", "conn_max: '0' is not a whole number from 1 to "),
     ("conn_max 99999999999", "conn_max: '99999999999' is not a whole number from 1 to "),
     ("debug --1", "debug: '--1' is not a whole number from 0 to 9"),
@@ -133,7 +136,9 @@ def test_json_is_the_last_word() -> None:
     ("listen :99999", "listen: port '99999' is out of range"),
     ("server", "server: expected the number of a server"),
     ("server x", "server: 'x' is not a whole number"),
-    ("server 0 adress www", "server: 'adress' is not one of address, port"),
+    ("server 0 adress www", f"server: 'adress' is not one of {', '.join(SERVER_FIELDS)}; did you mean 'address'?"),
+    ("server 0 x:80", f"server: 'x:80' is not one of {', '.join(SERVER_FIELDS)}; if that is the address: address x:80"),
+    ("server 0 seven", f"server: 'seven' is not one of {', '.join(SERVER_FIELDS)}"),
     ("server 0 max", "server: max: expected a value"),
     ("server 0 max five", "server: max: 'five' is not a whole number"),
     ("server 0 state up", "server: state: 'up' is not one of ready, drain, maint"),

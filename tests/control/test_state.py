@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpen.control.configuration import Configuration
@@ -115,10 +115,14 @@ STEPS = st.one_of(
     st.builds(lambda n, s, w, r: ("judge", n, s, w, r), NUMBERS, st.sampled_from(("check", "command")),
               st.sampled_from(VERDICTS), REASONS),
     st.builds(lambda n, way, r: ("blame", n, way, r), NUMBERS, st.integers(0, 2), REASONS),
+    st.builds(lambda n, way: ("restore", n, way), NUMBERS, st.integers(0, 2)),
     st.builds(lambda seconds: ("wait", seconds), st.sampled_from((0.25, 4, 40))))
 
 
 @given(steps=st.lists(STEPS, max_size=12))
+@example(steps=[("run", "server 2 blacklist 5"), ("wait", 40), ("blame", 2, 0, "it rains")])
+@example(steps=[("run", "server 2 blacklist 60"), ("restore", 2, 0), ("wait", 4)])
+@example(steps=[("run", "server 2 blacklist 60"), ("restore", 2, 1), ("blame", 2, 0, "x")])
 def test_any_state(steps: list[tuple[Any, ...]]) -> None:
     world = World().run(*SERVERS, "blacklist 30", "clients_max 3", "listen 80", "listener web listen 81",
                         "listener web server 1 port 81", "listener dns listen 53", "listener dns udp",
@@ -132,6 +136,10 @@ def test_any_state(steps: list[tuple[Any, ...]]) -> None:
             number, way, reason = values
             targets = list(world.pool.servers[number].targets.values())
             world.pool.health.blame(targets[way % len(targets)], reason)
+        elif step == "restore":
+            number, way = values
+            targets = list(world.pool.servers[number].targets.values())
+            world.pool.health.restore(targets[way % len(targets)], "a connection succeeded")
         else:
             number, *said = values
             world.pool.health.judge(world.pool.servers[number], *said)

@@ -63,11 +63,17 @@ def test_a_listener_that_has_none_of_its_servers() -> None:
     ("hash, leastconn", "hash has no effect: of prio, weight, leastconn, random, hash, the first that is on"),
     ("emergency 10.0.0.9:80, stubborn", "emergency 10.0.0.9:80 has no effect: stubborn"),
     ("abuse 10.0.0.9:80", "denies nobody"), ("client_acl 3", "client_acl 3 has no effect: the access list is empty"),
-    ("control_acl 3", "permits everybody"), ("accept_proxy 3", "whoever comes must begin with a header"),
+    ("control_acl 3", "permits everybody"),
+    ("accept_proxy 3", "whoever comes must begin with a header"),
     ("log_format json, log 10.0.0.9:514", "log_format json has no effect: a log elsewhere"),
     ("control /ctl, control_access view", "control_access view has no effect: the control socket is a file"),
     ("control /ctl, acl 3 deny ::1, control_acl 3", "control_acl 3 has no effect: the control socket is a file"),
     ("control 8888, control_mode 666", "control_mode 0666 has no effect: the control socket is a port"),
+    ("metrics 9180, metrics_acl 3", "metrics_acl 3 has no effect: the access list is empty, and permits everybody"),
+    ("metrics /m, acl 3 deny ::1, metrics_acl 3", "metrics_acl 3 has no effect: the door of metrics is a file"),
+    ("acl 3 deny ::1, metrics_acl 3", "metrics_acl 3 has no effect: the door is closed"),
+    ("metrics_token /t, metrics_control on", "metrics_control on has no effect: the door is closed"),
+    ("metrics 9180, metrics_token /t", "metrics_token /t has no effect: nobody may act"),
     ("server 0 prio 3", "prio 3 has no effect on server 0: the mode prio is off"),
     ("server 0 weight 3, server 2 address 10.0.0.2 port 1 weight 4", "weight 3 has no effect on server 0 (and 1 more)"),
     ("server 0 weight 0, hash", "weight 0 has no effect on server 0: none of the modes that weigh"),
@@ -94,7 +100,7 @@ def test_what_has_no_effect(lines: str, says: str) -> None:
     "leastconn, server 0 weight 3", "server 0 max 5 hard 9", "server 0 max 5 hard 5", "source 10.0.0.5",
     "source ::ffff:10.0.0.5", "server 1 address name port 80, server 2 address /path, source 10.0.0.5",
     "server 1 address 0.0.0.0 port 80, server 0 address ::1, source ::2", "web_stats /w", "ascii", "debug 2",
-    "control_acl 0, control /ctl",
+    "control_acl 0, control /ctl", "metrics 9180, acl 3 deny ::1, metrics_acl 3, metrics_token /t, metrics_control on",
 ])
 def test_what_has_one(lines: str) -> None:
     assert told(*lines.split(", ")) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness import Gpen, Server, wait_until
+from tests.web.pages import data_of
 from tests.wire.http_peers import Recorder, get, read_response
 
 Start = Callable[..., Gpen]
@@ -46,9 +46,9 @@ def refuse(clients: list[socket.socket]) -> None:
 
 def moved(balancer: Gpen) -> tuple[Any, ...]:
     """Bytes to and from the server and to and from the client, by all that tells them."""
-    page = re.findall(r"[0-9.]+ KiB", balancer.ctl("status"))
+    page, = data_of(balancer.ctl("status"))["servers"]
     server, client = balancer.server(0), balancer.json("recent")[0]
-    return server["sx"], server["rx"], client["rx"], client["sx"], page[:2]
+    return server["sx"], server["rx"], client["rx"], client["sx"], (page["sx"], page["rx"])
 
 
 def test_what_was_moved_is_counted_once(balancer: Gpen) -> None:

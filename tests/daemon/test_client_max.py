@@ -15,6 +15,7 @@ from tests import datagrams
 from tests.certificates import Certificates
 from tests.harness import Gpen, Server, connect, hold, naming, read_all, refusing, reset, wait_until
 from tests.tlsclient import TlsClient, trusting
+from tests.web.pages import data_of
 from tests.wire.http_peers import Recorder, get, read_response
 
 Start = Callable[..., Gpen]
@@ -91,7 +92,7 @@ def test_what_is_shown(gpen: Start, servers: Serve) -> None:
         assert balancer.ctl(f"explain {OTHER}").endswith(f"{OTHER} has 1 session now\n")
         assert balancer.json(f"explain {OTHER}")["server"] == 0
         balancer.ask()
-        assert "ended: client-max<b>1<" in balancer.ctl("status")
+        assert data_of(balancer.ctl("status"))["info"]["endings"] == {"client-max": 1}
         assert [row["cause"] for row in balancer.json("events") if row["event"] == "refused"] == [
             f"{ONE} has 2 sessions already, and client_max is 2"]
 

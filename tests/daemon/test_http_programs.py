@@ -222,8 +222,18 @@ def test_without_the_package(tmp_path: Path) -> None:
     done = subprocess.run([*command, "-f", "-H", LOCAL, "127.0.0.1:1"], capture_output=True, text=True, check=False,
                           timeout=20, cwd=tmp_path)
     assert done.returncode != 0
-    assert done.stderr.strip().endswith("pip install 'gpen[http]'")
+    assert "needs the package httptools: pip install 'httptools>=0.6.1', or Debian's python3-httptools" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_old_package(tmp_path: Path) -> None:
+    """Debian 12's own is of a lenient parser: it is refused, with the place where it is."""
+    old = tmp_path / "httptools.py"
+    old.write_text("__version__ = '0.1.1'\n")
+    done = subprocess.run([sys.executable, PROGRAM, "-f", "-H", LOCAL, "127.0.0.1:1"], capture_output=True, text=True,
+                          check=False, timeout=20, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"http: needs httptools 0.6.1 or newer, but {old} is httptools 0.1.1: pip install" in done.stderr
 
 
 def test_an_idle_session_is_small(gpen: Start, servers: Servers) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Gpen
-from tests.large import COMMANDS, Waits, configuration, large, waits_during
+from tests.large import COMMANDS, PATHS, Waits, configuration, large, waits_during
 
 COMMAND_SECONDS, RELOAD_SECONDS = 0.010, 0.050  # of gpen's own work between two echoes
 TRYING = 20.0  # seconds: where other tests run beside, the same work takes up to twice as long, but not each time
@@ -34,7 +34,7 @@ def longest(scene: tuple[Gpen, Waits], line: str, enough: float) -> float:
     return best
 
 
-@pytest.mark.parametrize("line", [*COMMANDS, "include two.cfg", "include entries.cfg"])
+@pytest.mark.parametrize("line", [*COMMANDS, *PATHS, "include two.cfg", "include entries.cfg"])
 def test_a_command(scene: tuple[Gpen, Waits], line: str) -> None:
     assert longest(scene, line, COMMAND_SECONDS) <= COMMAND_SECONDS
 

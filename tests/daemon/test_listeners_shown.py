@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.test_log import Page
 from tests.harness import Gpen, Server, naming, wait_until
 from tests.listeners import address, ask, names_of, own, row_of, server_of, told, visit
+from tests.web.pages import data_of
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -91,7 +91,7 @@ def test_no_log_at_one(balancer: Gpen) -> None:
 def test_listeners(balancer: Gpen) -> None:
     rows = balancer.json("listeners")
     assert list(rows[0]) == ["name", "address", "transport", "protocol", "sessions", "conn_max", "held", "total",
-                             "rule", "servers", "tracking_with"]
+                             "clients", "sx", "rx", "endings", "handshakes", "rule", "servers", "tracking_with"]
     assert [[row[key] for key in ("name", "protocol", "transport", "sessions", "conn_max", "held", "total", "rule",
                                   "servers", "tracking_with")] for row in rows] == [
         [None, "TCP", "tcp", 2, 500, 0, 2, "round robin", None, None],
@@ -157,13 +157,9 @@ def test_close_server(balancer: Gpen) -> None:
 
 @pytest.mark.usefixtures("visitors")
 def test_the_status_page(balancer: Gpen) -> None:
-    text = balancer.ctl("status")
-    page = Page(text)
-    words = " ".join(page.text)
-    assert "Listeners" in words and words.count(address(balancer, "w")) >= 1
-    tables = text.split("<table")
-    heads = [re.findall(r"<th[^>]*>([^<]*)<", table) for table in tables]
-    assert sum("Listener" in head for head in heads) >= 2, "that of the listeners, and a column of the sessions"
+    data = data_of(balancer.ctl("status"))
+    assert {row["name"]: row["address"] for row in data["listeners"]}["w"] == address(balancer, "w")
+    assert "w" in [row["listener"] for row in data["sessions"]]
 
 
 def test_what_it_tells_at_debug(gpen: Start, servers: Serve) -> None:

@@ -10,12 +10,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from tests.harness import Gpen, Server, echo, naming, wait_until
+from tests.web.pages import Page, data_of
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
@@ -189,34 +189,6 @@ def test_a_full_disk_costs_lines_not_sessions(gpen: Start, servers: Serve) -> No
     assert balancer.stderr.count("can't write the log '/dev/full': No space left on device") == 1
 
 
-class Page(HTMLParser):
-    """What of a page matters here: its tags in balance, its text, and what it would load."""
-
-    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: set[str] = set()
-        self.text: list[str] = []
-        self.loads: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.add(tag)
-        self.loads += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
 @pytest.fixture
 def marked(gpen: Start, servers: Serve, tmp_path: Path) -> Gpen:
     """A gpen with a server whose name would be markup, if it were not escaped."""
@@ -228,13 +200,14 @@ def test_status_page(marked: Gpen, tmp_path: Path) -> None:
     with marked.connect() as sock:
         assert sock.recv(1) == b"a"
         text = marked.ctl("status")
-    page = Page(text)
+    page, data = Page(text), data_of(text)
     assert text.startswith("<!DOCTYPE html>")
-    assert "i" not in page.seen and page.text.count(str(tmp_path / "<i>&'\"quoted")) >= 2
-    assert not page.loads and "://" not in text and "@import" not in text and "url(" not in text
+    path = str(tmp_path / "<i>&'\"quoted")
+    assert "i" not in page.seen and path not in text and data["servers"][0]["address"] == path
+    assert not page.loads and "@import" not in text and "url(" not in text
     assert 'name="viewport"' in text
-    words = " ".join(page.text)
-    assert all(word in words for word in ("Servers", "Clients", "Sessions", "127.0.0.1", "round robin"))
+    assert data["sessions"][0]["server_address"] == path and data["recent"][0]["address"] == "127.0.0.1"
+    assert data["listeners"][0]["rule"] == "round robin"
 
 
 def test_usr1_writes_the_page(marked: Gpen, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shlex
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gpen.cli import main
-from tests.harness import COMMAND, Gpen, Server, hold, knowing, naming, needs_root, run_gpen
+from tests.harness import COMMAND, ROOT, Gpen, Server, hold, knowing, naming, needs_root, run_gpen
 
 SERVER = "127.0.0.1:9"
 
@@ -195,7 +196,9 @@ def test_check_opens_nothing(tmp_path: Path) -> None:
 
 
 def test_help_and_version() -> None:
-    assert re.fullmatch(r"gpen \d+\.\d+\.\d+ \((compiled|pure)\)\n", run_gpen("--version").stdout)
+    told = run_gpen("--version").stdout
+    assert re.fullmatch(r"gpen \d+\.\d+\.\d+ \((compiled|pure)\)\nPython .*, gevent \d.*, OpenSSL \d.*\n", told)
+    assert f"Python {platform.python_version()}, " in told and told.endswith(f"; in {ROOT}/gpen\n")
     done = run_gpen("--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert all(flag in done.stdout for flag in ("-C ADDRESS", "-F FILE", "--check", "Usage:", "Examples:"))

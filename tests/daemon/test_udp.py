@@ -16,6 +16,7 @@ import pytest
 
 from tests.datagrams import DatagramServer, ask, client, echo, endings, is_silent, naming, refusing, silence, tell
 from tests.harness import Gpen, knowing, run_gpen, wait_until
+from tests.web.pages import data_of
 
 Start = Callable[..., Gpen]
 Serve = Callable[..., DatagramServer]
@@ -451,7 +452,7 @@ def test_what_is_shown(gpen: Start, three: list[DatagramServer]) -> None:
         assert (connection["state"], connection["downfd"], connection["server"], connection["pend"]) == (2, -1, 0, 0)
         assert balancer.ctl(f"socket {connection['upfd']}") == (
             f"Socket {connection['upfd']} belongs to connection {row['id']}\n")
-        assert f"{place}" in balancer.ctl("status")
+        assert data_of(balancer.ctl("status"))["sessions"][0]["client"] == place
         assert balancer.ctl("explain 127.0.3.1").startswith(f"127.0.3.1 would get server 0 {three[0].address}")
     balancer.ctl("udp_timeout 0.1")
     balancer.wait_idle()

@@ -66,7 +66,7 @@ def test_a_flow_that_has_ended_is_left_alone(scene: Scene) -> None:
             gevent.sleep(0.001)
     flow.tend(flow.finished + 2)
     flow.tend(flow.finished + 1000)
-    assert (flow.ending, scene.balancer.sessions.endings) == (Ending.CONNECT_FAILED, {"connect-failed": 1})
+    assert (flow.ending, scene.balancer.listeners.endings()) == (Ending.CONNECT_FAILED, {"connect-failed": 1})
 
 
 def test_one_that_fails_costs_no_other(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:

@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     add("--round", type=int, metavar="N", help="only this round of each")
     add("--input", type=written, metavar="FILE", help="only this input of one kind, as it was printed")
     add("--every", type=float, metavar="S", default=10.0, help="say each S seconds how far it is (10)")
-    add("--markdown", action="store_true", help="the table as it stands in the README")
+    add("--markdown", action="store_true", help="the table as it stands in docs/TESTING.md")
     options = parser.parse_args()
     if options.input is not None and len(options.only) != 1:
         parser.error("--input needs one kind: --only KIND")

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from contrib.cluster import PORT
 from tests.bench.process import running, wait_until_listening
 from tests.bench.proxies import flavoured, not_installed, pen_version, version
-from tests.galera.cluster import PORT, Cluster
+from tests.galera.cluster import Cluster
 from tests.galera.watcher import COMMAND as WATCHER
 from tests.galera.watcher import credentials
 from tests.harness import COMMAND as GPEN

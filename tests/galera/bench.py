@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from contrib.cluster import ClusterError, missing
 from tests.bench.measure import Neighbours
 from tests.bench.process import BenchError
 from tests.bench.report import Table, machine
 from tests.bench.run import say
 from tests.galera.balancers import BALANCERS, Balancer, debian_version
-from tests.galera.cluster import Cluster, ClusterError, missing
+from tests.galera.cluster import Cluster
 from tests.galera.load import Load, Outcome
 from tests.harness import wait_until
 
@@ -153,7 +154,7 @@ def arguments() -> argparse.Namespace:
     add("--events", metavar="NAME,...", help=f"of {', '.join(event.title for event in EVENTS)}",
         type=lambda text: text.split(","))
     add("--seconds", type=int, default=20, metavar="N", help="to count errors after an event (20)")
-    add("--markdown", action="store_true", help="the table as it stands in the README")
+    add("--markdown", action="store_true", help="the table as it stands in docs/BENCHMARKS.md")
     return parser.parse_args()
 
 

@@ -29,7 +29,8 @@ from pathlib import Path
 import pymysql
 from tabulate import tabulate
 
-from tests.galera.cluster import Cluster, Node, missing
+from contrib.cluster import missing
+from tests.galera.cluster import Cluster, Node
 from tests.galera.watcher import Watcher
 from tests.harness import Gpen, free_port, pair_of, wait_until
 

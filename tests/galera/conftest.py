@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.galera.cluster import NODES, Cluster, home
+from contrib.cluster import NODES
+from tests.galera.cluster import Cluster, home
 from tests.galera.load import Load
 from tests.galera.watcher import Watcher
 from tests.harness import PATIENCE, Gpen, wait_until

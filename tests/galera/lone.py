@@ -19,7 +19,7 @@ from typing import Any
 import pymysql
 from pymysql.connections import Connection
 
-from tests.galera.cluster import (
+from contrib.cluster import (
     MYSQL,
     PORT,
     SQL_SECONDS,
@@ -30,6 +30,7 @@ from tests.galera.cluster import (
     install_data,
     provider,
 )
+from tests.galera.cluster import SCHEMA
 from tests.harness import knowing, wait_until
 
 LIMIT = 5  # of connections in a row without a login
@@ -75,7 +76,7 @@ class Lone:
         for place in (self.directory, self.directory / "data"):
             place.mkdir()
             shutil.chown(place, MYSQL["user"], MYSQL["group"])
-        install_data(self.directory, MYSQL)
+        install_data(self.directory, MYSQL, SCHEMA)
         options = [*OPTIONS.format(self.directory, self.host, PORT, provider()).split(), PROVIDER.format(self.host)]
         # Should pytest be killed, the kernel ends the server.
         become = ["setpriv", "--pdeathsig=KILL", "--reuid=mysql", "--regid=mysql", "--clear-groups"]

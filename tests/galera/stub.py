@@ -273,7 +273,7 @@ class Stub:
                 if not self.may_write:
                     return Error(1142, "INSERT command denied to user 'watcher'@'%' for table `agreed`.`gpen_watcher`")
             return self.tables.execute(query) if self.tables else Error(1049, "Unknown database 'agreed'")
-        if query.upper().startswith(("SET", "CREATE DATABASE")):
+        if query.upper().startswith(("SET", "CREATE DATABASE", "COMMIT")):  # COMMIT: PyMySQL 1.0 says so
             return 0
         if query.upper() in ("SELECT 1", "SELECT @@WSREP_NODE_NAME"):
             return Answer(["1"], [("1" if query.endswith("1") else self.said["wsrep_node_name"],)])

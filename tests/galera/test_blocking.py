@@ -1,5 +1,5 @@
 """A server blocks the address of who leaves too often without a login: gpen itself is no such client, the watcher sees
-the limit, and what the README has for a remedy is one."""
+the limit, and what docs/GALERA.md has for a remedy is one."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ import pymysql
 import pytest
 from pymysql.connections import Connection
 
-from tests.galera.cluster import PORT, Cluster, Node
+from contrib.cluster import PORT
+from tests.galera.cluster import Cluster, Node
 from tests.harness import PATIENCE, Gpen, refusing, wait_until
 
 WORD = "SELECT word FROM app.word WHERE id = 1"

@@ -1,4 +1,4 @@
-"""What happens to one node, and what its clients notice: each limit is the one that the README's table promises.
+"""What happens to one node, and what its clients notice: the limits are those of the table in docs/BENCHMARKS.md.
 
 The load is 20 threads that connect, query and close, 190 times a second together; errors are counted for 9 s. Where
 a node went down it comes back within that time, so that its return is under the same eyes. Limits of time are for an
@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.galera.cluster import NODES, Cluster, Node
+from contrib.cluster import NODES
+from tests.galera.cluster import Cluster, Node
 from tests.galera.load import Attempt, Load, Outcome, Usual
 from tests.galera.watcher import COMMAND
 from tests.harness import Gpen, wait_until

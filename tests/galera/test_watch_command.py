@@ -80,7 +80,8 @@ def test_without_pymysql_it_says_how_to_get_it(tmp_path: Path) -> None:
               "sys.exit(main(['check', 'localhost']))")
     done = subprocess.run([sys.executable, "-c", finder], capture_output=True, text=True, timeout=20, check=False,
                           cwd=ROOT)
-    assert (done.returncode, done.stderr) == (2, "gpen-galera: PyMySQL is missing: pip install 'gpen[galera]'\n")
+    assert (done.returncode, done.stderr) == (
+        2, "gpen-galera: needs the package pymysql: pip install 'PyMySQL[rsa]>=1.0', or Debian's python3-pymysql\n")
 
 
 # --- notify ----------------------------------------------------------------------------------------------------------

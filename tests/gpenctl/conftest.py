@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,8 +55,8 @@ def terminal(environment: dict[str, str]) -> Iterator[Callable[..., Terminal]]:
     """Run gpenctl on a terminal: terminal("TARGET", "servers", columns=80)."""
     opened: list[Terminal] = []
 
-    def open_terminal(*words: str, **size: int) -> Terminal:
-        opened.append(Terminal(list(words), environment, **size))
+    def open_terminal(*words: str, **more: Any) -> Terminal:
+        opened.append(Terminal(list(words), environment, **more))
         return opened[-1]
 
     yield open_terminal

@@ -15,7 +15,7 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,12 +142,13 @@ os.execv(sys.argv[1], sys.argv[1:])
 """
 
     def __init__(
-        self, words: list[str], environment: dict[str, str], columns: int = 200, lines: int = 40
+        self, words: list[str], environment: dict[str, str], columns: int = 200, lines: int = 40,
+        program: Sequence[str] = GPENCTL,
     ) -> None:
         self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.resize(columns, lines)
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self.TAKE, *GPENCTL, *words],
+            [sys.executable, "-c", self.TAKE, *program, *words],
             stdin=slave,
             stdout=slave,
             stderr=slave,
@@ -156,6 +157,9 @@ os.execv(sys.argv[1], sys.argv[1:])
         )
         os.close(slave)
         self.shown = ""
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def read(self, deadline: float) -> bool:
         """Take in what the terminal shows next; False at its end."""

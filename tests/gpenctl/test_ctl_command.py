@@ -93,6 +93,17 @@ def test_an_unknown_command(gpenctl: Run, daemon: Daemon, command: str, hint: st
     assert done.stderr == f"do_cmd: ignoring command starting with '{command}'\n{hint}"
 
 
+def test_info_in_each_form(gpenctl: Run, gpen: Callable[..., Gpen], servers: Callable[..., Server]) -> None:
+    balancer = gpen(servers=[servers(hold)])
+    told = json.loads(gpenctl("-f", "json", balancer.control, "info").stdout)
+    assert told["pid"] == balancer.pid and told["sessions"] == 0
+    (row,) = csv.DictReader(io.StringIO(gpenctl("-f", "csv", balancer.control, "info").stdout))
+    assert row["pid"] == str(balancer.pid) and row.keys() == told.keys()
+    lines = gpenctl("-f", "table", balancer.control, "info").stdout.splitlines()
+    assert ["pid", str(balancer.pid)] in [line.split() for line in lines]
+    assert gpenctl("-f", "plain", balancer.control, "info").stdout == balancer.ctl("info")
+
+
 @pytest.mark.parametrize("form", ["plain", "table", "json", "csv"])
 @pytest.mark.parametrize("answer", ["Connection 9999 out of range\n", '{"connection":9999}\n'])
 def test_a_connection_out_of_range(gpenctl: Run, daemon: Daemon, form: str, answer: str) -> None:
@@ -116,10 +127,12 @@ def test_an_error_in_every_format(gpenctl: Run, daemon: Daemon, form: str) -> No
         ("", "TARGET is missing: the path of a control socket or HOST:PORT"),
         ("-f csv", "TARGET is missing: the path"),
         ("--color always -t2", "TARGET is missing: the path"),
+        ("servers", "TARGET is missing in front of 'servers': the path of a control socket or HOST:PORT"),
+        ("watch 2", "TARGET is missing in front of 'watch': "),
         ("-f csv -x", "repeated -x;"),
         ("--wrong /x servers", "--wrong"),
         ("-x /x servers", "-x"),
-        ("--format csv -f json /x servers", "--format"),
+        ("--format csv -f json /x servers", "repeated -f;"),
         ("--format xml /x servers", "xml"),
         ("--format", "--format"),
         ("--color sometimes /x servers", "sometimes"),
@@ -549,8 +562,8 @@ def test_what_is_no_table_is_shown_as_it_is(gpenctl: Run, daemon: Daemon) -> Non
         ("recent", "", "address,connects,sx,rx,server,idle,sessions\n"),  # of a pen
         ("events 5", "[]\n", "time,server,event,cause,listener\n"),
         ("listener x events", "[]\n", "time,server,event,cause,listener\n"),
-        ("listeners", "[]\n", "name,address,transport,protocol,sessions,conn_max,held,total,rule,servers,"
-         "tracking_with\n"),
+        ("listeners", "[]\n", "name,address,transport,protocol,sessions,conn_max,held,total,clients,sx,rx,endings,"
+         "handshakes,rule,servers,tracking_with\n"),
     ],
 )
 def test_csv_without_rows(gpenctl: Run, daemon: Daemon, command: str, answer: str, fields: str) -> None:
@@ -594,7 +607,7 @@ from gpen.gpenctl.main import main
 from gpen.gpenctl import prompt, watch
 for arguments in (["servers"], []):
     assert main(["--format=table", sys.argv[1], *arguments]) == 0
-prompt.candidates([], list)
+prompt.candidates([], lambda what: [])
 heavy = [name for name in sys.modules if name.split(".")[0] in ("gevent", "greenlet")]
 ours = [name for name in sys.modules if name.startswith(("gpen.wire", "gpen.daemon"))]
 sys.exit(f"{heavy} {ours}" if heavy or ours else 0)

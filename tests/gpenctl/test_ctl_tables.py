@@ -12,8 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gpen.control.commands import COMMANDS
+from gpen.gpenctl.rates import Rates
 from gpen.gpenctl.tables import COLUMNS, asked, csv_text, parse_plain, records, size, span, table
-from gpen.gpenctl.watch import Rates
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,10 @@ def test_no_json_breaks_a_table(name: str, value: Any, width: int) -> None:
     assert all(line.isprintable() for line in table(name, value, width).split("\n"))
     csv_text(name, value)
     Rates().add(records("servers", value), 1.0)
+
+
+def test_each_command_that_answers_in_json_has_a_table() -> None:
+    assert COLUMNS.keys() == {name for name, command in COMMANDS.items() if command.json}
 
 
 raw_texts = st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape"))

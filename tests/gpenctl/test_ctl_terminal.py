@@ -18,7 +18,7 @@ import pytest
 from gpen.gpenctl.prompt import arguments, candidates
 from gpen.model.settings import PROCESS, SETTINGS, SHARED
 from tests.gpenctl.daemon import GPENCTL, Daemon, Run, Terminal, server, unix_daemon
-from tests.harness import Gpen
+from tests.harness import Gpen, Server, naming
 
 Open = Callable[..., Terminal]
 CTRL_C, CTRL_D, TAB, UP = "\x03", "\x04", "\t", "\x1b[A"
@@ -260,16 +260,59 @@ def test_arguments(usage: str, given: str, expected: list[str]) -> None:
     assert arguments(usage, given.split()) == expected
 
 
+KNOWN = {"listeners": ["dns", "web"], "servers": ["0", "1"], "sessions": ["7", "12"], "recent": ["10.0.0.7"]}
+
+
+@pytest.mark.parametrize("what, lines", [
+    ("servers", ["server", "no server", "drain", "close server", "client 10.0.0.7 server", "listener web server",
+                 "listener web close server", "listener web inherit server", "listener web client 10.0.0.7 server"]),
+    ("sessions", ["connection"]),
+    ("recent", ["explain", "client", "no client", "listener web explain", "listener web client"]),
+    ("listeners", ["listener", "no listener"]),
+])
+def test_what_the_daemon_knows(what: str, lines: list[str]) -> None:
+    for line in lines:
+        assert candidates(line.split(), KNOWN.__getitem__) == KNOWN[what], line
+    assert candidates(["close"], KNOWN.__getitem__) == ["7", "12", "server"]
+
+
+def test_tab_completes_a_number(
+    terminal: Open, gpen: Callable[..., Gpen], servers: Callable[..., Server]
+) -> None:
+    """That of a server, also behind a listener that is completed itself, and that of a session."""
+    balancer = gpen(servers=[servers(naming("a"))])
+    balancer.ctl("server 17 address 127.0.0.1 port 9", "listener reports listen 127.0.0.1:0")
+    with balancer.connect() as client:
+        assert client.recv(1) == b"a"
+        (session,) = balancer.json("sessions")
+        screen = terminal(balancer.control)
+        for typed, completed, rest in (
+            ("server 1", "server 17 ", "max 5"),
+            ("listener rep", "listener reports ", "server 17 max 3"),
+            ("listener reports server 1", "listener reports server 17 ", "max 4"),
+            ("connection ", f"connection {session['id']} ", ""),
+        ):
+            screen.expect("gpen> ")
+            screen.send(typed + TAB)
+            screen.expect(completed)
+            screen.send(f"{rest}\n")
+        screen.expect("gpen> ")
+        screen.send(CTRL_D)
+        assert screen.finish()[0] == 0
+    assert balancer.server(17)["max"] == 5
+    assert " max 4 " in balancer.ctl("listener reports servers").splitlines()[-1]
+
+
 def test_candidates() -> None:
     from gpen.control.commands import COMMANDS
 
     def following(line: str) -> list[str]:
-        return candidates(line.split(), lambda: ["dns", "web"])
+        return candidates(line.split(), KNOWN.__getitem__)
 
-    assert set(following("")) == {*COMMANDS, "no", "quit", "watch"}
+    assert set(following("")) == {*COMMANDS, "no", "quit", "top", "watch"}
     assert set(following("help")) == set(COMMANDS)
     assert all(COMMANDS[name].negatable for name in following("no")) and "roundrobin" in following("no")
-    assert following("no server") == following("nosuch") == []
+    assert following("no pid") == following("nosuch") == []
     assert "max" in following("server 1")
     assert following("listener") == following("no listener") == ["dns", "web"]
     assert following("tracking_with") == following("listener dns tracking_with") == ["dns", "web", "-"]
@@ -282,7 +325,8 @@ def test_candidates() -> None:
     assert following("listener dns servers") == ["json", "all"]
     assert following("listener dns server 1") == ["max", "weight", "prio", "port"]
     assert following("listener dns server 1 max 5 port 53") == ["weight", "prio"]
-    assert following("listener dns close") == ["server", "at"]
+    assert following("listener dns close") == ["server"]
+    assert following("listener dns close server 1") == ["at"]
     assert following("listener dns tcp_fastclose") == ["off", "up", "down", "both"]
     assert following("listener dns no server") == following("listener dns nosuch") == []
 

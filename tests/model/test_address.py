@@ -39,6 +39,15 @@ def test_listen_elsewhere_by_default() -> None:
     assert parse_listen("8888", "127.0.0.1") == Address("127.0.0.1", 8888)
 
 
+@pytest.mark.parametrize("text, remedy", [
+    ("gpen.ctl", "expected gpen.ctl:PORT, or ./gpen.ctl for a unix socket here"),
+    ("10.0.0.1", "expected 10.0.0.1:PORT"),
+])
+def test_no_port(text: str, remedy: str) -> None:
+    with pytest.raises(ValueError, match=f"^'{text}' has no port: {remedy}$"):
+        parse_listen(text)
+
+
 def test_listen_on_a_path() -> None:
     assert parse_listen("/run/gpen.sock") == Address(path="/run/gpen.sock")
     assert parse_listen("./gpen.ctl") == Address(path="./gpen.ctl")

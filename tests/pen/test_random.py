@@ -1,6 +1,6 @@
 """Random sequences through a pen and a gpen at once: the same happens to the clients, and ``servers`` tells the same.
 
-But for what README's table "From pen to gpen" lists. So each sequence keeps to what both mean alike: the first turn is
+But for what the table in docs/FROM-PEN.md lists. So each sequence keeps to what both mean alike: the first turn is
 given away; weights and prios are set, the prios in the order of the numbers, since pen fails over to the next number;
 there is one server more that has no limit, since pen miscounts what it refuses; a server that is blacklisted is not
 moved. Where round robin has to pass over a server that is full, dead or denies the client, whose neighbour gets double
