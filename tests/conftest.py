@@ -25,7 +25,7 @@ OTHERS = ("GPEN", "AVAILABLE_WHEN_", "MYSQL_", "MARIADB_", "NO_COLOR", "COLUMNS"
 # How long an example takes says nothing on a busy machine. CI takes the same examples each time, `make campaign` more
 # than a hundred times as many.
 hypothesis.settings.register_profile(
-    "test", max_examples=60, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    "test", max_examples=45, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow],
     derandomize="CI" in os.environ)
 hypothesis.settings.register_profile("campaign", hypothesis.settings.get_profile("test"), max_examples=10_000,
                                      derandomize=False)

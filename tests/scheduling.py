@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from xdist.scheduler import LoadScopeScheduling
@@ -43,9 +44,11 @@ class Scheduling(LoadScopeScheduling):
         return crashed
 
     def _reschedule(self, node: WorkerController) -> None:
-        """Give a process more to do; one that has not said yet what it has found gets its share when it does."""
+        """Give a process more to do; one that has not said yet what it has found gets its share when it does. One that
+        has ended can't be told: what it was to do is left when that is known (``remove_node``)."""
         if node in self.registered_collections:
-            super()._reschedule(node)
+            with suppress(OSError):
+                super()._reschedule(node)
 
     def schedule(self) -> None:
         """Share out the work; also for a process that takes the place of a crashed one. It begins with two pieces, as

@@ -21,7 +21,7 @@ from tests.wire.http_peers import OK, get, read_exactly
 
 pytestmark = pytest.mark.turmoil
 
-LEAKS = int(os.environ.get("LEAKS", "2000"))
+LEAKS = int(os.environ.get("LEAKS", "1500"))
 REQUESTS = 20 * LEAKS
 
 # The command pid writes what there is in the process. Types of C have no weak references, so objects are counted; and

@@ -21,7 +21,7 @@ from tests.tlsclient import TlsClient, Truncated, trusting
 from tests.wire.http_peers import Recorder, get
 
 CLIENTS, VISITS, SEED = 12, 60, 7
-TURMOIL = int(os.environ.get("TURMOIL", "600"))  # random commands in each mode; `make campaign` takes more
+TURMOIL = int(os.environ.get("TURMOIL", "360"))  # random commands in each mode; `make campaign` takes more
 
 
 def ask(sock: socket.socket) -> None:

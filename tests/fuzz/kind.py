@@ -37,7 +37,7 @@ class Kind:
     about: str
     cases: SearchStrategy[Any]
     trial: Callable[[Path], AbstractContextManager[Trial]]
-    round: int = 200  # cases of a round
+    round: int = 130  # cases of a round
     size: Callable[[Any], int] = lambda case: 1  # how many inputs a case is
 
 
