@@ -271,7 +271,7 @@ class Queries:
             "rx": server.rx + sum(session.from_server for session in live),
             "total": server.total, "failures": server.failures,
             **_verdict_fields(server, now), "check": str(server.check or self._settings.check),
-            "causes": server.causes, "checks": self._checks.figures(server),
+            "causes": dict(server.causes), "checks": self._checks.figures(server),
             "held": held, "looped": self._loops.dropped,
         }
 

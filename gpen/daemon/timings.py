@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpen.web.exposition import Histogram
@@ -21,15 +20,14 @@ class Timing(NamedTuple):
 class Timings:
     """Those of all sessions of TCP that got a server and are over, by their listeners."""
 
-    def __init__(self, bounds: Sequence[float] = TIMES) -> None:
-        self._bounds = bounds
+    def __init__(self) -> None:
         self._timings: dict[str, Timing] = {}
 
     def of(self, listener: str) -> Timing:
         """Those of the listener of this name."""
         timing = self._timings.get(listener)
         if timing is None:
-            timing = self._timings[listener] = Timing(Histogram(self._bounds), Histogram(self._bounds))
+            timing = self._timings[listener] = Timing(Histogram(TIMES), Histogram(TIMES))
         return timing
 
     def note(self, session: Conversation) -> None:

@@ -11,7 +11,6 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.resources import files
 from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -19,6 +18,7 @@ from urllib.parse import parse_qsl
 from gpen.control.commands import COMMANDS, SCOPED, Command
 from gpen.model.text import quote
 from gpen.web.exposition import OPENMETRICS_TYPE, PROMETHEUS_TYPE, wants_openmetrics
+from gpen.web.snapshot import INDEX, SCRIPT, STYLE
 
 Environ = Mapping[str, Any]
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
@@ -31,8 +31,7 @@ LOOKING = tuple(command for command in COMMANDS.values()
                 if command.json and command.access == "view" and command.setting is None and command.name != "help")
 ACTIONS = {"drain": "server {}{} state drain", "maint": "server {}{} state maint", "ready": "server {}{} state ready",
            "close": "close {}"}  # by number; of a server, only where it is at some address, if that is said
-PAGE = {"/": ("index.html", "text/html"), "/page.css": ("page.css", "text/css"),
-        "/page.js": ("page.js", "text/javascript")}
+PAGE = {"/": (INDEX, "text/html"), "/page.css": (STYLE, "text/css"), "/page.js": (SCRIPT, "text/javascript")}
 HEADERS = [
     ("Cache-Control", "no-store"),
     ("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -79,8 +78,6 @@ class Application:
 
     def __init__(self, door: Door) -> None:
         self._door = door
-        page = files("gpen.web").joinpath("page")
-        self._page = {path: (page.joinpath(name).read_bytes(), kind) for path, (name, kind) in PAGE.items()}
         self._looking = {command.name: command for command in LOOKING}
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
@@ -108,9 +105,9 @@ class Application:
             is_openmetrics = wants_openmetrics(environ.get("HTTP_ACCEPT", ""))
             pieces = self._door.metrics(is_openmetrics)
             return OPENMETRICS_TYPE if is_openmetrics else PROMETHEUS_TYPE, _encoded(pieces)
-        if path in self._page:
-            text, kind = self._page[path]
-            return f"{kind}; charset=utf-8", [text]
+        if path in PAGE:
+            text, kind = PAGE[path]
+            return f"{kind}; charset=utf-8", [text.encode()]
         if path in ("/api", "/api/"):
             return JSON_TYPE, [_json(index())]
         if path.startswith("/api/"):

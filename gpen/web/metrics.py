@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from gpen.model.address import bracketed
 from gpen.model.server import HEALTHS, STATES
 from gpen.web.exposition import COUNTER, GAUGE, HISTOGRAM, INFO, Metric, Row, item, items, one_of
 
@@ -92,7 +93,7 @@ METRICS: tuple[Metric, ...] = (
            "listener", item("connect")),
     # servers
     Metric("gpen_server_info", INFO, "A server: its address, and the name that it was given by.", "server",
-           lambda row: {"address": f"{row['address']}:{row['port']}" if row["port"] else row["address"],
+           lambda row: {"address": f"{bracketed(row['address'])}:{row['port']}" if row["port"] else row["address"],
                         "host": row["host"]}),
     Metric("gpen_server_state", GAUGE, "What the operator has said of it: 1 for the state that holds.", "server",
            one_of(STATES, "state"), "state"),

@@ -16,9 +16,9 @@ from typing import Any
 
 MOST_ROWS = 200  # of each table
 
-_FILES = Path(__file__).with_name("page")
-_STYLE = (_FILES / "page.css").read_text("utf-8")
-_SCRIPT = (_FILES / "page.js").read_text("utf-8")
+# read now: from within a chroot they are not to be seen
+INDEX, STYLE, SCRIPT = (Path(__file__).with_name("page").joinpath(name).read_text("utf-8")
+                        for name in ("index.html", "page.css", "page.js"))
 
 
 def _source(text: str) -> str:
@@ -26,14 +26,14 @@ def _source(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-_POLICY = (f"default-src 'none'; script-src {_source(_SCRIPT)}; style-src {_source(_STYLE)}; img-src data:; "
+_POLICY = (f"default-src 'none'; script-src {_source(SCRIPT)}; style-src {_source(STYLE)}; img-src data:; "
            "base-uri 'none'; form-action 'none'")
 _HEAD = '<meta charset="utf-8">'
 _PLACE = '<script src="page.js"></script>'
 _BEFORE, _AFTER = (
-    (_FILES / "index.html").read_text("utf-8")
+    INDEX
     .replace(_HEAD, f'{_HEAD}\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">')
-    .replace('<link rel="stylesheet" href="page.css">', f"<style>{_STYLE}</style>")
+    .replace('<link rel="stylesheet" href="page.css">', f"<style>{STYLE}</style>")
     .split(_PLACE))
 
 
@@ -44,7 +44,7 @@ def snapshot(now: float, info: Mapping[str, Any], tables: Mapping[str, Iterable[
     cut = [name for name in rows if len(rows[name]) > MOST_ROWS]
     data = {"as_of": now, "info": info, "cut": cut, **{name: rows[name][:MOST_ROWS] for name in rows}}
     return (f'{_BEFORE}<script type="application/json" id="data">{embedded(data)}</script>\n'
-            f"<script>{_SCRIPT}</script>{_AFTER}")
+            f"<script>{SCRIPT}</script>{_AFTER}")
 
 
 def embedded(value: object) -> str:

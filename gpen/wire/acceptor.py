@@ -26,6 +26,7 @@ class Acceptor(StreamServer):
     _timer: Any
     _do_read: Any
     is_short = False
+    is_suspended = False
 
     def do_read(self) -> Any:
         """The arguments of a session; None when nothing was accepted."""
@@ -47,6 +48,21 @@ class Acceptor(StreamServer):
         """Accept again, if it was stopped, unless the socket is closed or full."""
         if self._watcher is None and self.started and not self.full():
             self.start_accepting()
+
+    def start_accepting(self) -> None:
+        """gevent calls it also when a client has gone, and here when descriptors may be there again."""
+        if not self.is_suspended:
+            super().start_accepting()
+
+    def suspend(self) -> None:
+        """Accept nobody until ``go_on``: who comes waits in the kernel."""
+        self.is_suspended = True
+        self.stop_accepting()
+
+    def go_on(self) -> None:
+        """Accept again."""
+        self.is_suspended = False
+        self.resume()
 
     def shed(self) -> bool:
         """Descriptors are short: end what nobody needs. Whether there was any."""

@@ -75,11 +75,11 @@ class ControlServer:
 
     def suspend(self) -> None:
         """Accept nobody until ``go_on``."""
-        self._server.stop_accepting()
+        self._server.suspend()
 
     def go_on(self) -> None:
         """Accept again."""
-        self._server.resume()
+        self._server.go_on()
 
     def fileno(self) -> int:
         """The descriptor of the socket."""

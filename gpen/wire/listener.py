@@ -40,7 +40,6 @@ class Listener(Acceptor):
         self._shed = shed
         self._greenlets = greenlets
         self._faults = Faults()
-        self._is_suspended = False
         self.endpoint = endpoint
         self.bound_to = str(self.endpoint)
         super().__init__(sock, handle=lambda *accepted: None)  # gevent wants one; see Incoming
@@ -73,17 +72,7 @@ class Listener(Acceptor):
         return bool(self.socket.fileno() >= 0)
 
     def full(self) -> bool:
-        return self._is_suspended or self._no_room()
-
-    def suspend(self) -> None:
-        """Accept nobody until ``go_on``: who comes waits in the backlog."""
-        self._is_suspended = True
-        self.stop_accepting()
-
-    def go_on(self) -> None:
-        """Accept again."""
-        self._is_suspended = False
-        self.resume()
+        return self.is_suspended or self._no_room()
 
     def shed(self) -> bool:
         return self._shed()

@@ -146,7 +146,6 @@ class WebServer(Acceptor, WSGIServer):
         self._clients = Pool(MOST_CLIENTS)
         self._handlers: dict[_Handler, None] = {}
         self._is_welcome = is_welcome
-        self._is_suspended = False
         self.pacer = Pacer()  # one for all: many clients together make sessions wait no longer than one does
         super().__init__(listener, application, spawn=self._clients, log=None, error_log=log, handler_class=_Handler,
                          environ={"SERVER_NAME": "gpen"})  # else gevent asks name servers, and waits for them
@@ -176,21 +175,6 @@ class WebServer(Acceptor, WSGIServer):
         for handler in self._handlers:
             if handler.is_late(now, others_wait):
                 handler.cut()
-
-    def suspend(self) -> None:
-        """Accept nobody until ``go_on``."""
-        self._is_suspended = True
-        self.stop_accepting()
-
-    def go_on(self) -> None:
-        """Accept again."""
-        self._is_suspended = False
-        self.resume()
-
-    def start_accepting(self) -> None:
-        """gevent calls it whenever a client has gone."""
-        if not self._is_suspended:
-            super().start_accepting()
 
     def fileno(self) -> int:
         """The descriptor of the socket."""

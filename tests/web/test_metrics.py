@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable
 
 import pytest
 
+from gpen.control.configuration import Configuration
+from gpen.control.script import read_lines
+from gpen.control.sources import Sources
+from gpen.daemon.balancer import Balancer
 from gpen.model.health import MOST_CAUSES, note_cause
 from gpen.web.metrics import METRICS
 from tests.certificates import Certificates
@@ -190,6 +195,32 @@ def test_workers_are_added_up(gpen: Start, servers: Servers) -> None:
         assert said["gpen_sessions", ()] == 4
     balancer.wait_idle()
     grown(balancer, "gpen_listener_connect_seconds_count", 4, listener="-")
+
+
+def test_what_fails_amid_a_scrape_is_for_the_next() -> None:
+    """The text is made in turns, of rows that were read before: failures and their causes are of the same moment."""
+    sources, configuration = Sources(), Configuration(time.monotonic, time.time)
+    sources.give(read_lines(["listen 127.0.0.1:0", "server 0 address 127.0.0.1 port 9"], ""))
+    configuration.adopt(sources.given)
+    balancer = Balancer(configuration, sources)
+    balancer.open()
+    try:
+        target = balancer.pool.servers[0].target
+        balancer.pool.health.blame(target, "connection refused")
+        pieces = balancer._metrics.text(False)
+        balancer.pool.health.blame(target, "timed out")
+        text = "".join(pieces)
+    finally:
+        balancer.close()
+    assert re.findall("gpen_server_failures_total{(.*)} (.*)", text) == [('server="0",cause="connection refused"', "1")]
+
+
+def test_an_address_of_ipv6_is_told_from_its_port() -> None:
+    (info,) = [metric for metric in METRICS if metric.name == "gpen_server_info"]
+    row = {"host": "db", "port": 3306}
+    assert info.value(row | {"address": "2001:db8::1"})["address"] == "[2001:db8::1]:3306"
+    assert info.value(row | {"address": "10.0.0.1"})["address"] == "10.0.0.1:3306"
+    assert info.value(row | {"address": "/run/db", "port": 0})["address"] == "/run/db"
 
 
 def test_those_of_before_have_no_cause() -> None:

@@ -28,6 +28,7 @@ def test_the_new_one_answers_there(gpen: Start, servers: Servers, tmp_path: Path
     with contextlib.closing(Connection(old)) as connection, old.connect():
         assert asked(connection, "/api/info").json["pid"] == old.pid
         with replacing(old) as new:
+            assert connection.sock.recv(1) == b""  # its end: asked before that comes, the old one answers once more
             assert asked_again(connection) in (None, new.pid)
             assert ask(new, "/api/info").json["pid"] == new.pid
             assert new.ctl("metrics") != ""
@@ -63,6 +64,7 @@ def test_who_has_just_come_is_answered(gpen: Start, servers: Servers, tmp_path: 
     with connect(pair_of(balancer.ctl("metrics").strip())) as new, contextlib.closing(Connection(balancer)) as known:
         assert asked(known, "/api/info").status == 200
         balancer.ctl(f"metrics {tmp_path}/door")
+        assert known.sock.recv(1) == b""  # its end: asked before that comes, it is answered once more
         assert asked_again(known) is None
         new.sendall(b"GET /api/info HTTP/1.1\r\n\r\n")
         assert read_all(new).startswith(b"HTTP/1.1 200")

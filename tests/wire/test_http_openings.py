@@ -41,8 +41,8 @@ def states(balancer: Gpen) -> list[str]:
 
 def ending(balancer: Gpen) -> str:
     """How the session ended that ended last."""
-    wait_until(lambda: balancer.log.endswith("\n"), what="a line in the log")
-    return balancer.log.splitlines()[-1].partition(" down ")[2].split()[1]
+    lines = wait_until(lambda: (log := balancer.log).endswith("\n") and log, what="a whole line in the log")
+    return str(lines).splitlines()[-1].partition(" down ")[2].split()[1]
 
 
 def costs_nothing(balancer: Gpen, recorder: Recorder) -> bool:
