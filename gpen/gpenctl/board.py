@@ -203,8 +203,10 @@ class Board:
 
     @property
     def up(self) -> tuple[int, int]:
-        """How many servers are up, and of how many; slots without a server, and whose health is not told, are none."""
-        told = [server["health"] for server in self.servers.rows if server.get("health") not in (None, "", "empty")]
+        """How many servers are up, and of how many; special ones, slots without a server, and whose health is not told,
+        do not count."""
+        told = [server["health"] for server in self.servers.rows
+                if server.get("number") is not None and server.get("health") not in (None, "", "empty")]
         return told.count("up"), len(told)
 
     @property

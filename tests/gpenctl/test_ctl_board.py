@@ -160,6 +160,15 @@ def board_of(*looks: Look) -> Board:
     return board
 
 
+def test_special_servers_are_not_expected_to_be_up() -> None:
+    """As on the page, and by the plugin for Nagios."""
+    board = Board()
+    servers = [server(0, "10.0.0.1", health="up"), server(1, "10.0.0.2", health="down"),
+               server(None, "emergency", health="up")]
+    board.take(Look(1.0, {"servers": servers}))
+    assert board.up == (1, 2)
+
+
 def test_a_board_adds_up() -> None:
     def rows(more: int) -> list[dict[str, Any]]:
         return [server(number, f"10.0.0.{number}", total=more, sx=more * 100, rx=0) for number in (0, 1)]
