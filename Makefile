@@ -84,6 +84,7 @@ lint: $(VENV)/.test
 man: $(VENV)/.base
 	$(PY) -m gpen.docs.manual gpen > man/gpen.1
 	$(PY) -m gpen.docs.manual gpenctl > man/gpenctl.1
+	$(PY) -m gpen.discover.manual > man/gpen-discover.1
 	$(PY) -m gpen.galera.manual > man/gpen-galera.1
 	$(PY) -m gpen.netlog.manual gpenlog > man/gpenlog.1
 	$(PY) -m gpen.netlog.manual gpenlogd > man/gpenlogd.1
@@ -92,6 +93,8 @@ man: $(VENV)/.base
 	$(PY) -m gpen.galera.manual metrics >> docs/METRICS.md
 	$(PY) -m gpen.docs.completion bash > contrib/completion/gpen.bash
 	$(PY) -m gpen.docs.completion zsh > contrib/completion/_gpen
+	$(PY) -m gpen.discover.completion bash > contrib/completion/gpen-discover.bash
+	$(PY) -m gpen.discover.completion zsh > contrib/completion/_gpen-discover
 	$(PY) -m gpen.galera.completion bash > contrib/completion/gpen-galera.bash
 	$(PY) -m gpen.galera.completion zsh > contrib/completion/_gpen-galera
 	for name in gpenlog gpenlogd; do \
@@ -103,6 +106,7 @@ docs:
 	dot -Tsvg docs/rooms.dot -o docs/rooms.svg
 	dot -Tsvg docs/connection.dot -o docs/connection.svg
 	dot -Tsvg docs/listeners.dot -o docs/listeners.svg
+	dot -Tsvg docs/two-machines.dot -o docs/two-machines.svg
 
 # the pictures of terminals and of the page, of real runs: the demos, gpenctl top, a browser (three minutes; demo-galera
 # needs MariaDB, the page Chromium)

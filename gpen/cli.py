@@ -55,6 +55,8 @@ from gpen.daemon.hostnames import Hostnames
 from gpen.daemon.inheritance import Inheritance
 from gpen.daemon.listeners import named
 from gpen.daemon.notify import Notifier
+from gpen.daemon.peers import check_peers
+from gpen.daemon.ports import tell_shortages
 from gpen.daemon.upgrade import REPLACE, without_replace
 from gpen.journal import ERROR, marked
 from gpen.model.address import Endpoint, network_address, parse_listen, parse_server
@@ -223,12 +225,14 @@ def configure(arguments: dict[str, Any]) -> tuple[Configuration, Sources]:
     if arguments["--check"]:
         check_outside(configuration, sources, errors)
     errors.raise_all()
-    _warn(configuration.settings)
+    _warn(configuration)
     return configuration, sources
 
 
-def _warn(settings: Settings) -> None:
+def _warn(configuration: Configuration) -> None:
     """Tell what can work, but not as it seems to be meant."""
+    settings = configuration.settings
+    tell_shortages(configuration.scopes.values())
     if settings.chroot and os.geteuid() == 0 and not settings.user:
         log.warning("chroot: root gets out of a chroot: give a user to change to as well (-u USER)")
 
@@ -399,11 +403,14 @@ def check_outside(configuration: Configuration, sources: Sources, errors: Errors
         if settings.get(name):
             with errors.gathered():
                 resolved(resolver, settings, name, parse_listen(settings.get(name), "127.0.0.1"))
+    process.raise_descriptor_limit(configuration.settings_in_use())
     with errors.gathered():
         check_programs(checks_of(configuration), outside)
     for scope in scopes:
         with errors.gathered(), named(scope.name):
             make_terminator(scope.settings, outside.path)
+    with errors.gathered():
+        check_peers(settings, outside, resolver)
     with errors.gathered():
         open_countries(settings, outside)
 

@@ -11,13 +11,12 @@ No syntax here that an old Python does not know, and nothing of the other files:
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Sequence
-from types import ModuleType
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing's own costs an import, and gpenctl starts 5 ms later
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 # The one list; setup.py compiles what stands here: NAME.pyx where there is one, else NAME.py, both with their NAME.pxd.
 MODULES: frozenset[str] = frozenset({
@@ -34,6 +33,7 @@ MODULES: frozenset[str] = frozenset({
     "gpen.wire.datagram",
     "gpen.wire.dial",
     "gpen.wire.flow",
+    "gpen.wire.flow_sockets",
     "gpen.wire.greenlets",
     "gpen.wire.kernel",
     "gpen.wire.listener",
@@ -101,6 +101,8 @@ def _choice() -> tuple[str, str]:
             _try(name, found[name])
         except (ImportError, SystemError, OSError) as error:
             return PURE, str(error)
+    import warnings
+
     # of another Python, in spite of its name: Cython warns, and then there is a crash
     warnings.filterwarnings("error", "compile time Python version", RuntimeWarning)
     return COMPILED, ""

@@ -1,11 +1,18 @@
 """stderr, where it is the journal of systemd: how urgent each line is stands in front of it (sd-daemon(3)), and the
-time is the journal's. A terminal and a file get the lines alone."""
+time is the journal's. A terminal and a file get the lines alone. And how a time is written in any log."""
 
 from __future__ import annotations
 
 import os
+import time
 
 ERROR, WARNING, INFO, DEBUG = 3, 4, 6, 7  # as syslog(3) counts
+
+
+def timestamp(seconds: float) -> str:
+    """A wall clock time in UTC, to the millisecond (ISO 8601)."""
+    whole = int(seconds)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int((seconds - whole) * 1000):03d}Z"
 
 
 def has_stderr() -> bool:

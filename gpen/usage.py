@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,21 @@ def read(program: str, usage: str, words: Sequence[str], version: str, missing: 
     raise UsageError(f"{problem}; {program} --help shows the usage")
 
 
+def spread(words: Sequence[str], many: Collection[str]) -> Iterator[str]:
+    """The words with ``--reader A B`` written as ``--reader A --reader B``, for the options that may have ``many``
+    values: to docopt an option has one."""
+    option, values = "", 0
+    for word in words:
+        if word.startswith("-"):
+            name, equals, _ = word.partition("=")
+            option, values = (name if name in many else ""), len(equals)
+        elif option:
+            values += 1
+            if values > 1:
+                yield option
+        yield word
+
+
 def _takes(usage: str, options_first: bool, words: list[str]) -> bool:
     """Whether docopt has a place for all of these words."""
     from docopt import DocoptExit, docopt
@@ -64,6 +79,26 @@ def _problem(takes: Callable[[list[str]], bool], words: list[str], missing: str)
                     wrong = given[first:first + (1 if given[first].startswith("-") else count)]
                     return f"unknown or repeated {', '.join(word.partition('=')[0] for word in wrong)}"
     return "wrong usage"
+
+
+def seconds(arguments: Mapping[str, Any], name: str) -> float:
+    """A number of seconds above 0. Raises UsageError."""
+    value = number(arguments, name)
+    if not 0.01 <= value <= 86400:
+        raise UsageError(f"{name}: '{arguments[name]}' is out of range: expected 0.01 to 86400 seconds")
+    return value
+
+
+def number(arguments: Mapping[str, Any], name: str) -> float:
+    """A number that is not negative. Raises UsageError."""
+    text = arguments[name]
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e9:
+        raise UsageError(f"{name}: '{text}' is not a number")
+    return value
 
 
 def complain(program: str, what: object) -> None:

@@ -1,12 +1,13 @@
-"""Machines of a test's own: network namespaces with a cable between two of them, which can be cut."""
+"""Machines of a test's own: network namespaces with a cable between two of them, or a switch between several; cables
+can be cut."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import pytest
@@ -94,6 +95,58 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
     finally:
         near.close()
         far.close()
+
+
+class Switch(Machine):
+    """What the cables of several machines are plugged into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ports: dict[Machine, str] = {}
+        self.run("ip link add lan type bridge mcast_snooping 0")
+        self.run("ip link set lan up")
+
+    def plug(self, machine: Machine, *addresses: str) -> None:
+        """Give a machine a cable to here, with these addresses (ADDRESS/LENGTH)."""
+        port = self._ports[machine] = f"port{len(self._ports)}"
+        self.run(f"ip link add {port} type veth peer name cable netns {machine.path}")
+        self.run(f"ip link set {port} master lan up")
+        for address in addresses:
+            machine.run(f"ip address add {address} dev cable{' nodad' if ':' in address else ''}")
+        machine.run("ip link set cable up")
+
+    def pull(self, machine: Machine) -> None:
+        """Pull the machine's cable out."""
+        self.run(f"ip link set {self._ports[machine]} down")
+
+    def put_back(self, machine: Machine) -> None:
+        """Put it in again."""
+        self.run(f"ip link set {self._ports[machine]} up")
+
+    def part(self, *machines: Machine) -> None:
+        """Pass nothing between these any more, and everything between one of them and others."""
+        self._isolate(machines, "on")
+
+    def join(self, *machines: Machine) -> None:
+        """Pass everything again."""
+        self._isolate(machines, "off")
+
+    def _isolate(self, machines: Sequence[Machine], word: str) -> None:
+        for machine in machines:
+            self.run(f"bridge link set dev {self._ports[machine]} isolated {word}")
+
+
+@contextmanager
+def switched(*plugs: Sequence[str]) -> Iterator[tuple[Switch, list[Machine]]]:
+    """A switch, and a machine with these addresses for each of ``plugs``."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may make networks")
+    with ExitStack() as stack:
+        switch = stack.enter_context(Switch())
+        machines = [stack.enter_context(Machine()) for _ in plugs]
+        for machine, addresses in zip(machines, plugs, strict=True):
+            switch.plug(machine, *addresses)
+        yield switch, machines
 
 
 def _here() -> int:

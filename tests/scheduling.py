@@ -9,7 +9,8 @@ from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
 # Two clusters of three nodes are what two processors carry; each has half of the work. One server alone is light. What
-# is compiled is compiled once for all that try it; a browser, a demo and 4,000 servers take long to begin.
+# is compiled is compiled once for all that try it; a browser, a demo and 4,000 servers take long to begin. What happens
+# to two balancers is measured in tenths of a second.
 TOGETHER = {
     "first": ("test_events.py", "test_clients.py", "test_chaos_galera.py", "test_one_gpen.py"),
     "second": ("test_writer.py", "test_watch_nodes.py", "test_watch_moves.py", "test_watch_one.py", "test_traces.py",
@@ -19,6 +20,7 @@ TOGETHER = {
     "browser": ("test_page.py", "test_page_asking.py", "test_page_sizes.py", "test_actions.py", "test_snapshot.py"),
     "demo": ("test_demo.py",),
     "large": ("test_large.py",),
+    "balancers": ("test_keepalived_faults.py", "test_keepalived_ends.py", "test_keepalived_moves.py"),
 }
 
 

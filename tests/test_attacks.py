@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from gpen.console import Console, ConsoleError
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.line_file import LineFile
 from gpen.daemon.process import PidFile, StartError
 from gpen.files import Entry, write_whole
-from gpen.galera.console import Console, ConsoleError
 from gpen.gpenctl.prompt import history_file
 from gpen.model.address import Address
 from gpen.wire.sockets import ListenError, listen_at_path
@@ -81,7 +81,7 @@ def listen_for_the_user(path: str) -> None:
 
 
 def console(path: str) -> None:
-    Console(path, lambda line, reply: reply({})).close()
+    Console(path, lambda line, reply: reply({}), "gpen-galera").close()
 
 
 WAYS = [log, pid_file, write, listen, listen_for_the_user, console]

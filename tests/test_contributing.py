@@ -1,5 +1,5 @@
-"""CONTRIBUTING.md says what it takes to add a setting, a rule, a command, a protocol, a check: here that is done, to a
-copy."""
+"""CONTRIBUTING.md says what it takes to add a setting, a rule, a command, a protocol, a check, a source: here that is
+done, to a copy."""
 
 from __future__ import annotations
 
@@ -56,6 +56,14 @@ class Copy:
         done = subprocess.run([sys.executable, "-W", "error", "-m", *words], env=self._environment,
                               capture_output=True, text=True, check=True, cwd=self.directory)
         return done.stdout
+
+    @contextmanager
+    def program(self, module: str, *words: str) -> Iterator[None]:
+        """Have the ``main`` of a module of it run, until it is ended."""
+        command = [sys.executable, "-W", "error", "-c", f"import sys, {module}; sys.exit({module}.main())", *words]
+        with started(command, env=self._environment, cwd=self.directory, stderr=subprocess.DEVNULL) as process:
+            yield
+            process.terminate()
 
     @contextmanager
     def gpen(self, *arguments: str) -> Iterator[Path]:
@@ -133,9 +141,21 @@ def test_a_kind_of_check(copy: Copy) -> None:
         assert "would get server 0" in ctl(control, "explain 127.0.0.1")
 
 
+def test_a_source(copy: Copy) -> None:
+    copy.follow("A source for gpen-discover")
+    with copy.gpen("127.0.0.1:0") as control, copy.program(
+            "gpen.discover.main", "static", "127.0.0.1:81,127.0.0.2:82 weight 3", f"--gpen={control}",
+            f"--socket={copy.directory}/discover.sock"):
+        wait_until(lambda: ctl(control, "servers").count("addr 127.0.0.") == 2)
+    page = copy.run("gpen.discover.manual")
+    assert "THE SOURCE STATIC" in page and "gpen\\-discover static 10.0.0.1:80,10.0.0.2:80" in page
+    assert "static" in copy.run("gpen.discover.completion", "zsh")
+
+
 def test_nothing_is_left_out() -> None:
     """Each section is tried above."""
     titles = re.findall(r"^## (.*)", TEXT, re.MULTILINE)
-    assert titles == ["A setting", "A rule that chooses a server", "A command", "A protocol", "A kind of check"]
+    assert titles == ["A setting", "A rule that chooses a server", "A command", "A protocol", "A kind of check",
+                      "A source for gpen-discover"]
     assert all(list(changes(title)) for title in titles)
     assert TEXT.count("```python") == sum(len(list(changes(title))) for title in titles)

@@ -76,8 +76,8 @@ def test_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_beside_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Manuals, completion for whatever the files say that they complete, and all that contrib has for a machine."""
     files = dict(setup_of(ROOT, monkeypatch)["data_files"]())
-    assert {f"man/{name}.1" for name in ("gpen", "gpenctl", "gpen-galera", "gpenlog", "gpenlogd")} == set(
-        files["share/man/man1"])
+    programs = ("gpen", "gpenctl", "gpen-discover", "gpen-galera", "gpenlog", "gpenlogd")
+    assert {f"man/{name}.1" for name in programs} == set(files["share/man/man1"])
     completed = re.findall(r"^complete .* (\S+)$", (ROOT / "contrib/completion/gpen.bash").read_text(), re.MULTILINE)
     assert {f"contrib/completion/{name}.bash" for name in completed} <= set(files["share/bash-completion/completions"])
     assert "contrib/completion/_gpen" in files["share/zsh/site-functions"]

@@ -33,6 +33,7 @@ ROOMS = {
     "netlog": {"netlog", "daemon", "docs", "control", "model"},
     # the watcher is a client of the control socket like any other
     "galera": {"docs", "web", "control", "model", "gpenctl"},
+    "discover": {"docs", "control", "model", "gpenctl"},  # so is whoever brings it servers
 }
 IMPURE = {"gevent", "greenlet", "socket", "_socket", "ssl", "select", "selectors", "asyncio", "threading"}
 
@@ -143,11 +144,11 @@ def test_the_pictures_name_files_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/ARCHITECTURE.md",
-                                  "docs/MONITORING.md", "docs/TESTING.md"])
+                                  "docs/MONITORING.md", "docs/TESTING.md", "docs/DISCOVERY.md"])
 def test_documents_name_files_that_exist(name: str) -> None:
     """Links are looked at by test_documents.py."""
     text = (ROOT / name).read_text()
-    for file in re.findall(r"`((?:model|proto|control|wire|web|daemon|docs|gpenctl|galera|netlog)/\w+\.py)`", text):
+    for file in re.findall(rf"`((?:{'|'.join(ROOMS)})/\w+\.py)`", text):
         assert (PACKAGE / file).exists(), file
 
 
@@ -174,6 +175,13 @@ def test_what_is_pure_can_not_switch_greenlets(path: Path) -> None:
         assert not {name.split(".")[0] for name in imports_of(path)} & IMPURE
 
 
+@each_file
+def test_what_calls_itself_pure_is(path: Path) -> None:
+    """Whoever reads `Pure.` at the head of a file relies on it: no socket, no thread, no clock."""
+    if re.search(r"\bPure\.", ast.get_docstring(tree_of(path)) or ""):
+        assert not {name.split(".")[0] for name in imports_of(path)} & (IMPURE | {"time", "datetime"})
+
+
 def test_the_model_needs_the_standard_library_only() -> None:
     foreign = {name.split(".")[0] for path in FILES if room_of(path) == "model" for name in imports_of(path)}
     assert foreign <= set(sys.stdlib_module_names) | {"gpen"}
@@ -188,7 +196,9 @@ def test_model_and_protocols_have_no_clock_of_their_own() -> None:
 @pytest.mark.parametrize(("module", "absent"), [
     ("gpen.gpenctl.main", ("gevent", "greenlet", "ssl", "rich")),
     ("gpen.gpenctl.prompt", ("gevent", "greenlet", "ssl", "rich")),
+    ("gpen.discover.main", ("gevent", "greenlet", "ssl", "dns", "yaml", "watchdog")),
     ("gpen.galera.main", ("gevent", "greenlet", "ssl", "pymysql")),
+    ("gpen.discover.kubernetes", ("gevent", "greenlet", "dns", "yaml")),
     ("gpen.netlog.sender", ("gevent", "greenlet", "ssl")),
     ("gpen.netlog.collector", ("gevent", "greenlet", "ssl")),
     ("gpen.control.configuration", ("gevent", "greenlet", "socket")),
@@ -208,7 +218,7 @@ def test_the_attributes_of_settings_are_those_of_the_table() -> None:
     """mypy believes the annotations of Settings; the values come from SETTINGS."""
     from gpen.model.settings import SETTINGS, Settings
 
-    annotations = {name: text for name, text in Settings.__annotations__.items() if name != "rule"}  # follows from them
+    annotations = {name: text for name, text in Settings.__annotations__.items() if name not in ("returns", "rule")}
     assert set(annotations) == {
         name for name, setting in SETTINGS.items() if not (setting.missing or setting.is_ignored)}
     words = {bool: "bool", int: "int", float: "float", str: "str"}
@@ -290,6 +300,9 @@ def test_servers_are_changed_by_the_pool_only() -> None:
     assert {file for file, name in changed if name in ("down_until", "blamed", "reason", "is_silent", "kept_away")} == {
         "model/health.py"}
     assert {file for file, name in changed if name == "endpoints"} == {"model/pool.py"}
+    located = {path.relative_to(PACKAGE).as_posix() for path in FILES
+               if any(call.endswith("target.locate") for call in calls_in(tree_of(path)))}
+    assert located == {"model/pool.py"}
 
 
 # --- what somebody else has said -------------------------------------------------------------------------------------
@@ -381,8 +394,12 @@ def test_a_file_says_what_it_is(path: Path) -> None:
     assert ast.get_docstring(tree_of(path)) or not path.read_text().strip()
 
 
-def test_the_tour_names_files_that_exist() -> None:
-    tour = ast.get_docstring(tree_of(PACKAGE / "__init__.py")) or ""
+@pytest.mark.parametrize("room", ["", "discover", "galera", "gpenctl"])
+def test_the_tours_name_files_that_exist(room: str) -> None:
+    """In the room that they are of, or by the whole path."""
+    tour = ast.get_docstring(tree_of(PACKAGE / room / "__init__.py")) or ""
     named = re.findall(r"``?([\w/]+\.py)``?", tour)
-    existing = {path.relative_to(PACKAGE).as_posix() for path in FILES} | {path.name for path in FILES}
+    existing = {path.relative_to(ROOT).as_posix() for path in FILES} | {
+        path.relative_to(PACKAGE).as_posix() for path in FILES} | {
+        path.name for path in FILES if not room or path.parent.name == room}
     assert named and set(named) - {"tests/test_laws.py"} <= existing

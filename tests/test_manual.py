@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gpen.control.commands import COMMANDS, OPTIONS
+from gpen.discover import manual as discover
 from gpen.docs import metrics, texts
 from gpen.docs.manual import gpen_page, gpenctl_page
 from gpen.galera import manual as galera
@@ -20,8 +21,8 @@ from gpen.netlog.manual import gpenlog_page, gpenlogd_page
 from tests.harness import ROOT
 
 MAN = ROOT / "man"
-PAGES = [("gpen.1", gpen_page), ("gpenctl.1", gpenctl_page), ("gpenlog.1", gpenlog_page),
-         ("gpenlogd.1", gpenlogd_page)]
+PAGES = [("gpen-discover.1", discover.page), ("gpen.1", gpen_page), ("gpenctl.1", gpenctl_page),
+         ("gpenlog.1", gpenlog_page), ("gpenlogd.1", gpenlogd_page)]
 
 
 @pytest.mark.parametrize("name, page", PAGES)

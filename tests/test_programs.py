@@ -17,7 +17,7 @@ from tests.harness import started, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = {"gpen": "bin/gpen", "gpenctl": "bin/gpenctl", "gpenlog": "bin/gpenlog", "gpenlogd": "bin/gpenlogd",
-            "gpen-galera": "contrib/galera/gpen-galera"}
+            "gpen-discover": "bin/gpen-discover", "gpen-galera": "contrib/galera/gpen-galera"}
 OLD_DOCOPT = '''
 __version__ = "0.5.0"
 class DocoptExit(SystemExit): pass

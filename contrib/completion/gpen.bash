@@ -1,7 +1,7 @@
 # Completion of gpen and gpenctl in bash, made from gpen's command table by
 #   python -m gpen.docs.completion bash
 
-_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max close conn_max conn_max_total connection control control_access control_acl control_mode debug delayed_forward drain drain_timeout dummy emergency epoll events exit exit_enabled explain foreground geoip_db greeting half_closed_timeout handover hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include info keepalive kqueue leastconn listen listener listeners log log_format metrics metrics_acl metrics_control metrics_token mode multi_accept mysql name_refresh on_down peek pending_max pid pid_file poll prio proxy_protocol random recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path state status stay stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered upgrade user user_timeout web_stats weight workers write"
+_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max close conn_max conn_max_total connection control control_access control_acl control_mode debug delayed_forward drain drain_timeout dummy emergency epoll events exit exit_enabled explain foreground freebind geoip_db greeting half_closed_timeout handover hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include info keepalive kqueue leastconn listen listener listeners log log_format metrics metrics_acl metrics_control metrics_token mode multi_accept mysql name_refresh on_down peek peer peers peers_ca peers_certificate pending_max pid pid_file poll prio proxy_protocol random ready recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path state stateless status stay stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered upgrade user user_timeout web_stats weight workers write"
 
 # What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.
 _gpen_after() {
@@ -49,8 +49,18 @@ _gpen_after() {
         "mode "*" json") ;;
         "mode "*) echo "json" ;;
         "on_down 0 "*) echo "keep close" ;;
+        "peer 0 "*) echo "NAME" ;;
+        "peers 0 "*) echo "NAME" ;;
+        "peers 1 "*) ;;
+        "peers "*" json") ;;
+        "peers "*) echo "json" ;;
+        "peers_ca 0 "*) echo "FILE" ;;
+        "peers_certificate 0 "*) echo "FILE" ;;
         "pid_file 0 "*) echo "FILE" ;;
         "proxy_protocol 0 "*) echo "off v1 v2" ;;
+        "ready 0 "*) echo "LISTENER" ;;
+        "ready "*" json") ;;
+        "ready "*) echo "json" ;;
         "recent "*" json") ;;
         "recent "*) echo "json" ;;
         "server 0 "*) ;;
@@ -65,10 +75,11 @@ _gpen_after() {
         "server "*" blacklist") ;;
         "server "*" state") echo "ready drain maint" ;;
         "server "*" check") echo "default" ;;
+        "server "*" owner") echo "default" ;;
         "server "*" health") echo "up drain down" ;;
         "server "*" failed") ;;
         "server "*" checked") echo "up drain down" ;;
-        "server "*) echo "at address port max hard weight prio acl blacklist state check health failed checked" ;;
+        "server "*) echo "at address port max hard weight prio acl blacklist state check owner health failed checked" ;;
         "servers "*" json") ;;
         "servers "*) echo "json" ;;
         "sessions "*" json") ;;
@@ -98,7 +109,7 @@ _gpen_after_listener() {
         "close 1 "*) ;;
         "close "*" at") ;;
         "close "*) echo "at" ;;
-        "inherit 0 "*) echo "conn_max client_max backlog multi_accept pending_max client_acl tracking roundrobin prio weight leastconn random hash stubborn emergency abuse udp udp_timeout udp_replies udp_unanswered on_down timeout idle_timeout half_closed_timeout greeting mysql hold hold_max proxy_protocol accept_proxy source tcp_fastclose tcp_nodelay keepalive user_timeout dummy http http_header_max http_head_timeout ssl_certificate ssl_key ssl_ca_file ssl_ca_path ssl_require_peer ssl_protocol ssl_ciphers ssl_option ssl_sni_path ssl_alpn ssl_handshake ssl_compat ssl_client_renegotiation_interval log log_format server" ;;
+        "inherit 0 "*) echo "conn_max client_max backlog freebind multi_accept pending_max client_acl tracking roundrobin prio weight leastconn random stateless hash stubborn emergency abuse udp udp_timeout udp_replies udp_unanswered on_down timeout idle_timeout half_closed_timeout greeting mysql hold hold_max proxy_protocol accept_proxy source tcp_fastclose tcp_nodelay keepalive user_timeout dummy http http_header_max http_head_timeout ssl_certificate ssl_key ssl_ca_file ssl_ca_path ssl_require_peer ssl_protocol ssl_ciphers ssl_option ssl_sni_path ssl_alpn ssl_handshake ssl_compat ssl_client_renegotiation_interval log log_format server" ;;
         "server 0 "*) ;;
         "server "*" max") ;;
         "server "*" weight") ;;
@@ -208,7 +219,7 @@ _gpenctl_command() {
     elif [[ $1 != no ]]; then
         _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
     elif (($# == 2)); then
-        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max conn_max conn_max_total control control_access control_acl control_mode debug delayed_forward drain_timeout dummy emergency epoll exit_enabled foreground geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen listener log log_format metrics metrics_acl metrics_control metrics_token multi_accept mysql name_refresh on_down peek pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight workers"
+        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max conn_max conn_max_total control control_access control_acl control_mode debug delayed_forward drain_timeout dummy emergency epoll exit_enabled foreground freebind geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen listener log log_format metrics metrics_acl metrics_control metrics_token multi_accept mysql name_refresh on_down peek peer peers peers_ca peers_certificate pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stateless stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight workers"
     elif (($# == 3)) && [[ $2 == listener ]]; then
         _gpen_reply LISTENER
     fi
@@ -219,11 +230,11 @@ _gpenctl_listener() {
     if (($# == 1)); then
         _gpen_reply LISTENER
     elif (($# == 2)); then
-        _gpen_reply "abuse accept_proxy backlog client client_acl client_max close conn_max dummy emergency events explain greeting half_closed_timeout hash hold hold_max http http_head_timeout http_header_max idle_timeout inherit keepalive leastconn listen log log_format mode multi_accept mysql on_down pending_max prio proxy_protocol random recent roundrobin server servers sessions source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user_timeout weight no"
+        _gpen_reply "abuse accept_proxy backlog client client_acl client_max close conn_max dummy emergency events explain freebind greeting half_closed_timeout hash hold hold_max http http_head_timeout http_header_max idle_timeout inherit keepalive leastconn listen log log_format mode multi_accept mysql on_down pending_max prio proxy_protocol random recent roundrobin server servers sessions source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stateless stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user_timeout weight no"
     elif [[ $2 != no ]]; then
         _gpen_reply "$(_gpen_after_listener "$2" $(($# - 3)) "${words[${#words[@]} - 2]}")"
     elif (($# == 3)); then
-        _gpen_reply "abuse accept_proxy backlog client client_acl client_max conn_max dummy emergency greeting half_closed_timeout hash hold hold_max http http_head_timeout http_header_max idle_timeout keepalive leastconn listen log log_format multi_accept mysql on_down pending_max prio proxy_protocol random roundrobin source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user_timeout weight"
+        _gpen_reply "abuse accept_proxy backlog client client_acl client_max conn_max dummy emergency freebind greeting half_closed_timeout hash hold hold_max http http_head_timeout http_header_max idle_timeout keepalive leastconn listen log log_format multi_accept mysql on_down pending_max prio proxy_protocol random roundrobin source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stateless stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user_timeout weight"
     fi
 }
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gpen.model.acl import parse_country, parse_entry
+from gpen.model.acl import Entry, parse_country, parse_entry
 from gpen.model.address import UNIX, UNSPECIFIED, Address, parse_host, parse_port
 from gpen.model.check import take_check
 from gpen.model.server import MEMBER_FIELDS, STATES, VERDICTS, Said
 from gpen.model.settings import OWN, PROCESS, SETTINGS, SHARED, Setting, by_topic
 from gpen.model.text import shortened
-from gpen.model.value_types import ACL, FILE, MOST, TEXT, one_of, parse_listener, seconds, whole
+from gpen.model.value_types import ACL, FILE, MOST, TEXT, UNNAMED, one_of, parse_listener, parse_owner, seconds, whole
 
 ACCESS = ("view", "operate", "admin")
 Arguments = dict[str, Any]
@@ -166,6 +166,7 @@ SERVER_FIELDS: dict[str, Take] = {
     "blacklist": _word(seconds().parse),
     "state": _word(one_of(*STATES).parse),
     "check": _check,
+    "owner": _word(lambda text: None if text == "default" else parse_owner(text)),
     "failed": _failed,
     "health": _said,
     "checked": _said,
@@ -237,7 +238,14 @@ def _close(words: Sequence[str]) -> Arguments:
     if words and words[0] == "server":
         which = _which("close server N")(words[1:])
         return {"server": which["number"], "at": which["at"]}
+    if words and words[0] == "address":
+        return one("clients", _network, "close address ADDRESS[/LENGTH]")(words[1:])
     return maybe("number", _NUMBER.parse, 0)(words)
+
+
+def _network(text: str) -> Entry:
+    """The clients of an address, or of a network."""
+    return parse_entry("permit", text)
 
 
 def _acl(words: Sequence[str]) -> Arguments:
@@ -333,8 +341,8 @@ _NOT_SHARED = {PROCESS: "of the whole gpen, not of one listener", OWN: "of each 
 
 
 def _close_there(words: Sequence[str]) -> Arguments:
-    if list(words[:1]) != ["server"]:
-        raise ValueError("expected server N: a session is closed by its number alone, 'close N'")
+    if list(words[:1]) not in (["server"], ["address"]):
+        raise ValueError("expected server N, or address ADDRESS: a session is closed by its number alone, 'close N'")
     return _close(words)
 
 
@@ -346,6 +354,11 @@ def _handover(words: Sequence[str]) -> Arguments:
     if len(words) != 2:
         raise ValueError("expected PROTOCOL VERSION: it is what gpen --replace says")
     return {"protocol": whole(0).parse(words[0]), "version": words[1]}
+
+
+def _ready(words: Sequence[str]) -> Arguments:
+    """The name of a listener, which is empty for the one without; None for all."""
+    return maybe("listener", lambda text: "" if text == UNNAMED else parse_listener(text), None)(words)
 
 
 def _help(words: Sequence[str]) -> Arguments:
@@ -379,6 +392,11 @@ _COMMANDS: list[Command | str] = [
             "other server the reason why not. Changes nothing.",
             one("address", lambda text: _client_address(text), "the ADDRESS of a client"), json=True,
             example="explain 10.0.0.7"),
+    Command("ready", "ready [LISTENER] [json]", "Whether clients can be served, by all listeners that listen or by one "
+            "(- is the one without a name): 'ready', or a line for each reason why not. One server that is "
+            "ready, and up or on trial, is enough; so is an emergency server, which is not checked. A server that is "
+            "full counts as ready: who moves an address moves its load as well. Changes nothing.", _ready, json=True,
+            example="ready writer"),
     Command("info", "info [json]", "What gpen is and how it fares as a whole: version, process, since when, sessions "
             "now and in all, clients that wait, and how sessions have ended.", nothing, json=True),
     Command("mode", "mode [json]", "How servers are chosen: each mode, with no in front where it is off.", nothing,
@@ -409,20 +427,22 @@ _COMMANDS: list[Command | str] = [
             "this listener's sessions alone, and holds beside the server's own; 'max default' takes back one of these, "
             "'inherit server N' all. The states, verdicts and blacklists of servers are those of all listeners; the "
             "turn and the memory of clients are its own, unless tracking_with says otherwise. COMMAND is servers, "
-            "sessions, recent, events, mode, explain, close server N or client: what they say or do is about this "
-            "listener then.",
+            "sessions, recent, events, mode, explain, close server N, close address A or client: what they say or do "
+            "is about this listener then.",
             _no_listener, "admin", one("listener", parse_listener, "no listener NAME"), "no listener NAME",
             configures=True, example="listener writer listen 3306"),
     "servers",
     Command("server", "server N [at ADDRESS] [address HOST[:PORT]] [port P] [max M] [hard H] [weight W] [prio P] "
-            "[acl A] [blacklist SECONDS] [state ready|drain|maint] [check CHECK|default] "
+            "[acl A] [blacklist SECONDS] [state ready|drain|maint] [check CHECK|default] [owner WORD|default] "
             "[health up|drain|down [for SECONDS] [because WORDS...]|unknown] "
             "[failed SECONDS [because WORDS...]] [checked up|drain|down [for SECONDS] [because WORDS...]|unknown]",
             "Change server N, or make it: with an address (HOST, HOST:PORT or /PATH) a new N is a new server. max and "
             "hard limit its sessions, but for those whose server's side has ended (0 = no limit; hard is for clients "
             "that return to it); blacklist leaves it alone for "
             "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. check "
-            "is how it is checked, in the words of the setting check; default takes that. health is a verdict from "
+            "is how it is checked, in the words of the setting check; default takes that. owner names the "
+            "program that has made it, such as gpen-discover, which changes and deletes no other's; gpen itself does "
+            "nothing by it. health is a verdict from "
             "outside: down gives it no new sessions, and on_down says what becomes of those that it has; drain keeps "
             "them, whatever on_down says; up also ends a blacklist, unknown withdraws it; write does not save it. "
             "failed and checked are what 'state' prints of what connects and checks have found. "
@@ -451,9 +471,10 @@ _COMMANDS: list[Command | str] = [
             _acl, "admin", one("number", ACL.parse, "no acl N"), "no acl N", configures=True,
             example="acl 1 permit 10.0.0.0/8"),
     "servers",
-    Command("close", "close N | close server N [at ADDRESS]", "End session N, or all sessions of the servers that "
-            "have or had number N, at whatever address. With at, only if the server has this one now.", _close,
-            "operate", example="close server 0"),
+    Command("close", "close N | close server N [at ADDRESS] | close address ADDRESS[/LENGTH]", "End session N, or all "
+            "sessions of the servers that have or had number N, at whatever address; with at, only if the server has "
+            "this one now. Or all sessions and flows of the clients at an address, or of a network: 0.0.0.0/0 is all "
+            "of IPv4, ::/0 of IPv6.", _close, "operate", example="close address 192.0.2.7"),
     Command("drain", "drain N [SECONDS] [close]", "Give server N no new sessions and wait until it has none, or "
             "so many SECONDS; close then closes what is left. Tells each second how many there are, and at the end how "
             "many went by themselves. An error when sessions are left. 'server N state ready' takes the server back. "
@@ -510,12 +531,15 @@ def _of_setting(setting: Setting) -> Command:
         return {"value": setting.kind.parse(words[0])}
 
     def parse_no(words: Sequence[str]) -> Arguments:
+        if setting.is_keyed and len(words) == 1:
+            return {"value": ((words[0], ""),)}
         return {"value": setting.off} | nothing(words)
 
     usage = setting.name if setting.is_flag else f"{setting.name} [{setting.kind.metavar}]"
     if setting.is_listed:
         usage = f"{setting.name} [json] | {setting.name} {setting.kind.metavar}"
-    return Command(setting.name, usage, setting.help, parse, "admin", parse_no, f"no {setting.name}", configures=True,
+    usage_no = f"no {setting.name} [NAME]" if setting.is_keyed else f"no {setting.name}"
+    return Command(setting.name, usage, setting.help, parse, "admin", parse_no, usage_no, configures=True,
                    json=setting.is_listed, setting=setting, example=setting.example, is_ignored=setting.is_ignored,
                    topic=setting.topic)
 
@@ -531,7 +555,8 @@ _SCOPED = (
     Command("server", "listener NAME server N [max M] [weight W] [prio P] [port P]", "", _member, "operate",
             configures=True),
     Command("inherit", "listener NAME inherit SETTING|server N", "", _inherit, "admin", configures=True),
-    Command("close", "listener NAME close server N [at ADDRESS]", "", _close_there, "operate"),
+    Command("close", "listener NAME close server N [at ADDRESS] | listener NAME close address ADDRESS[/LENGTH]", "",
+            _close_there, "operate"),
     *(COMMANDS[name] for name in ("sessions", "recent", "explain", "mode", "events", "client")),
 )
 SCOPED: dict[str, Command] = {command.name: command for command in _SCOPED} | {

@@ -148,6 +148,8 @@ class Configuration:
         settings = {scope.name: scope.settings for scope in scopes}
         is_reached_otherwise = pool.transport != before
         for scope in scopes:
+            scope.publish(self.settings.peers is not None)
+        for scope in scopes:
             selector, transport, config = scope.selector, transport_of(scope.settings), scope.config
             if config.uses_all_alike:
                 roster = self._rosters[transport]

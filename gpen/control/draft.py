@@ -164,6 +164,7 @@ class Draft:
                 self.listeners[call["listener"]] = None
         elif call.command.setting is not None:
             if name not in self._settled:
+                self._refuse_unknown(call)
                 self.set(name, call["value"], call.origin)
         elif name == "server":
             self._delete(call) if call.no else self._change(call)
@@ -224,6 +225,14 @@ class Draft:
             del config.members[number]
         if changes.get("failed") is not None:
             self.failed[call.listener, number] = changes["failed"]
+
+    def _refuse_unknown(self, call: Call) -> None:
+        """Raises ScriptError when a setting is to have something no more that it has not."""
+        setting, value = call.command.setting, call["value"]
+        if setting is not None and setting.is_keyed and call.no and value:
+            known = [name for name, _ in self.settings.get(setting.name)]
+            if value[0][0] not in known:
+                raise call.error(f"there is no {setting.name} '{value[0][0]}' (known: {', '.join(known) or 'none'})")
 
     def set(self, name: str, value: Any, origin: str = "") -> None:
         """Give a setting a value that its kind has read, or None for its default."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import textwrap
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -15,10 +14,11 @@ from typing import Any
 from gpen.control import help
 from gpen.control.commands import Option
 from gpen.control.script import Call, UnknownCommand
+from gpen.journal import timestamp
 from gpen.model.listener import numbers_words
 from gpen.model.scheduler import RULES
 from gpen.model.settings import SETTINGS, Setting
-from gpen.model.text import counted
+from gpen.model.text import counted, quote
 from gpen.model.value_types import UNNAMED
 
 Row = Mapping[str, Any]
@@ -120,6 +120,19 @@ def _workers(rows: Sequence[Row]) -> str:
                    f"cpu {row['cpu']:.2f} started {timestamp(row['started'])} silent {row['silent']}\n" for row in rows)
 
 
+def _peers(rows: Sequence[Row]) -> str:
+    return "".join(f"{row['name']} addr {row['address']} state {row['state']}{_contact(row)}\n" for row in rows)
+
+
+def _contact(row: Row) -> str:
+    """How it goes with a peer; of ourselves there is nothing to say."""
+    if row["since"] is None:
+        return ""
+    error = f" error {quote(row['error'])}" if row["error"] else ""
+    return (f" since {timestamp(row['since'])} sent {row['sent']} received {row['received']} unknown {row['unknown']} "
+            f"pending {row['pending']}{error}")
+
+
 def _listeners(rows: Sequence[Row]) -> str:
     return "".join(
         f"{row['name'] or UNNAMED} listen {row['address']} protocol {row['protocol'].replace(' over ', '/')} "
@@ -169,6 +182,11 @@ def _subject(row: Row) -> str:
     return f"listener {row['listener']}" if row["listener"] else "gpen"
 
 
+def readiness(row: Mapping[str, Any]) -> str:
+    """The row of ``ready`` as text."""
+    return "ready\n" if row["ready"] else "".join(f"not ready: {reason}\n" for reason in row["reasons"])
+
+
 def _explain(row: Mapping[str, Any]) -> str:
     chosen = "no server" if row["server"] is None else f"server {row['server']} {row['server_address']}"
     lines = [f"{row['client']} would get {chosen}: {row['why']}"]
@@ -182,16 +200,11 @@ def _help(value: help.Row | list[help.Row]) -> str:
     return help.details(value) if isinstance(value, dict) else help.overview(value)
 
 
-def timestamp(seconds: float) -> str:
-    """A wall clock time in UTC, to the millisecond (ISO 8601)."""
-    whole = int(seconds)
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int((seconds - whole) * 1000):03d}Z"
-
-
 _TEXT: dict[str, Callable[[Any], str]] = {
     "listeners": _listeners, "servers": _servers, "recent": _recent, "sessions": _sessions, "mode": _mode,
     "info": _info,
-    "workers": _workers, "connection": _connection, "events": _events, "explain": _explain, "status": _text,
+    "workers": _workers, "peers": _peers, "connection": _connection, "events": _events, "explain": _explain,
+    "ready": readiness, "status": _text,
     "help": _help, "close": _text, "socket": _text, "exit": _text, "reload": _text, "upgrade": _text,
 }
 

@@ -19,6 +19,7 @@ from gpen.model.scheduler import RULES
 from gpen.model.selector import Selector
 from gpen.model.server import FIELDS, MEMBER_FIELDS, Member, Server
 from gpen.model.settings import PROCESS, SETTINGS, Settings
+from gpen.model.shared import NAME_OF_UNNAMED
 from gpen.model.text import ranges
 from gpen.model.value_types import listener_prefix
 
@@ -68,6 +69,10 @@ REFUSED = (
             "by whose word is a certificate valid? give ssl_ca_file (-G) or ssl_ca_path (-A)"),
     Refused(("ssl_alpn",), lambda settings: settings.http and "h2" in (settings.ssl_alpn or ()),
             "HTTP mode (-H) speaks HTTP/1 only: leave h2 out"),
+    Refused(("peers_certificate",), lambda settings: not settings.peers_ca,
+            "whose certificates are taken? give peers_ca, their authority"),
+    Refused(("peers_ca",), lambda settings: not settings.peers_certificate,
+            "peers verify each other: give peers_certificate, one of this authority"),
     Refused(("metrics_control",), lambda settings: not settings.metrics_token,
             "who may act? give metrics_token, a file with a word that they know"),
     Refused(("mysql", "greeting"), lambda settings: settings.http, "servers of HTTP (-H) don't speak first"),
@@ -107,6 +112,7 @@ VAIN = (
     Vain(("tracking",), lambda settings, selector: (
         settings.roundrobin and not any(server.hard for server in selector.pool.servers.values())),
          "roundrobin (-r) does not look a client's last server up"),
+    Vain(("tracking",), lambda settings, selector: not selector.rule.remembers, "stateless remembers nobody's server"),
     *(Vain((rule.name,), lambda settings, selector, name=rule.name: selector.rule.name != name,  # type: ignore[misc]
            f"of {', '.join(rule.name for rule in RULES)}, the first that is on chooses") for rule in RULES),
     Vain(("emergency",), lambda settings, selector: settings.stubborn, "stubborn (-s) does not fail over"),
@@ -125,6 +131,10 @@ VAIN = (
          "the control socket is a file, and clients of that have no address"),
     Vain(("control_mode",), lambda settings, selector: settings.control and "/" not in settings.control,
          "the control socket is a port, not a file"),
+    Vain(("peer", "peers_certificate"), lambda settings, selector: settings.peers is None,
+         "there are no peers, unless 'peers' says what this gpen is called among them, and where they connect"),
+    Vain(("peers",), lambda settings, selector: settings.peers and not any(
+        name != settings.peers[0] for name, _ in settings.peer), "there is no other: name one with 'peer'"),
     Vain(("metrics_acl", "metrics_control"), lambda settings, selector: not settings.metrics,
          "the door is closed: metrics says where it is"),
     Vain(("metrics_acl",), lambda settings, selector: (
@@ -142,6 +152,8 @@ VAIN_AT_SERVERS = (
     VainAtServer("hard", lambda settings, selector, member: (
         member.server.hard and (not member.server.max or member.server.hard < member.server.max)),
                  "it is how far clients that return may go beyond max"),
+    VainAtServer("hard", lambda settings, selector, member: member.server.hard and not selector.rule.remembers,
+                 "stateless remembers nobody, so that nobody returns"),
     VainAtServer("acl", lambda settings, selector, member: (
         member.server.acl and not selector.pool.acls[member.server.acl].entries), _PERMITS_ALL),
     VainAtServer("source", lambda settings, selector, member: (
@@ -198,6 +210,10 @@ def _of_listeners(draft: Draft, every: Mapping[str, Settings]) -> Iterator[Scrip
             elif address is not None and address.path and "port" in fields:
                 yield _error(name, f"server {number}: it is the unix socket {address}, which has no port")
     yield from _misled(every)
+    shared = draft.settings
+    if shared.peers is not None and shared.listen and NAME_OF_UNNAMED in every:
+        yield ScriptError(f"peers: listener {NAME_OF_UNNAMED}: so peers call the one without a name: give this one "
+                          "another")
 
 
 def _misled(every: Mapping[str, Settings]) -> Iterator[ScriptError]:
@@ -313,7 +329,7 @@ def _vain_at_servers(scope: Scope, servers: Mapping[int | str, Server]) -> Itera
         if its:
             more = f" (and {len(its) - 1} more)" if len(its) > 1 else ""
             value = getattr(its[0], name, None) if name in MEMBER_FIELDS else getattr(its[0].server, name, None)
-            what = f"{name} {value if name in FIELDS else scope.settings.get(name)}"
+            what = f"{name} {value if name in FIELDS else SETTINGS[name].show(scope.settings.get(name))}"
             yield f"{prefix}server {name}", (f"{prefix}{what} has no effect on server {its[0].server.name}{more}: "
                                              f"{why}")
 
@@ -322,13 +338,13 @@ def _is_given(settings: Settings, name: str) -> bool:
     return bool(settings.get(name) != SETTINGS[name].default)
 
 
-def _is_elsewhere(source: str, member: Member) -> bool:
-    """Whether all addresses of a server that are known are of the family that ``source`` is not of."""
+def _is_elsewhere(sources: tuple[str, ...], member: Member) -> bool:
+    """Whether all addresses of a server that are known are of the family that ``sources`` are not of."""
     server, endpoints = member.server, member.target.endpoints
     if server.is_empty or server.address.path:
         return False
     families = {6 if ":" in endpoint.host else 4 for endpoint in endpoints} or {_family(server.address.host)}
-    return all(families) and (6 if ":" in source else 4) not in families
+    return all(families) and families.isdisjoint(6 if ":" in source else 4 for source in sources)
 
 
 def _family(host: str) -> int:

@@ -37,7 +37,10 @@ from gpen.daemon.listeners import Listeners
 from gpen.daemon.logs import Logs
 from gpen.daemon.metrics import Metrics
 from gpen.daemon.notify import Notifier
+from gpen.daemon.peers import Peers
+from gpen.daemon.ports import tell_shortages
 from gpen.daemon.queries import Queries
+from gpen.daemon.readiness import Readiness
 from gpen.daemon.sessions import Sessions
 from gpen.daemon.socket_files import SocketFiles
 from gpen.daemon.status import status_page
@@ -106,15 +109,18 @@ class Balancer:
         self._countries = Countries(pool, lambda: (scope.clients for scope in configuration.scopes.values()))
         self._control = ControlSocket(settings, pool, files, self.chroot)
         self._door = HttpDoor(settings, pool, files, self._resolver, self.chroot)
+        self.peers = Peers(configuration, self._resolver, self.chroot, bool(inheritance and inheritance.has_peers))
         self._elders = Elders(configuration, self._resume)
         self._changes = Changes(configuration, sources, command_line, self.listeners, self.logs, self.names,
-                                self._countries, self.workers, self._door, self.chroot, self._threads.apply,
-                                self._taken_up, notifier)
+                                self._countries, self.workers, self._door, self.peers, self.chroot,
+                                self._threads.apply, self._taken_up, notifier)
+        readiness = Readiness(self.listeners, self.workers, self._absence)
         self._queries = Queries(configuration, self.sessions, self.listeners, loops, self.workers, self._elders,
-                                self.checks, self.stop)
-        self._metrics = Metrics(self._queries, pool.events, self.workers.refresh)
+                                self.checks, readiness, self.stop)
+        self._metrics = Metrics(self._queries, readiness, self.listeners, pool.events, self.workers.refresh,
+                                self.peers.others)
         self.handover = Handover(configuration, sources, self.sessions, self.listeners, self._control, self._door,
-                                 self._changes, self._elders, self._replaced, self.stop)
+                                 self.peers, self._changes, self._elders, self._replaced, self.stop)
         self._inheritance = inheritance
         self._takeover = Takeover(inheritance, configuration, sources, self.listeners, self._control, self._door,
                                   self._changes, self._elders) if inheritance is not None else None
@@ -124,11 +130,16 @@ class Balancer:
         self._door.leads_to(self._executor.execute, self._metrics.text)
         self._janitor: Any = None
         self._stopping = Event()
+        self._let_know(loops)
+
+    def _let_know(self, loops: Loops) -> None:
+        """Who is told what has happened."""
+        pool = self.pool
         pool.health.on_condemned = self.sessions.condemned
         pool.health.on_unwell = self.names.refresh
-        pool.on_moved = loops.changed
-        self._changes.on_renewed = self._elders.renew
+        pool.on_moved = partial(self._moved, loops)
         pool.is_ourselves = self._is_ourselves
+        self._changes.on_renewed = self._elders.renew
 
     def _answers(self) -> dict[str, Callable[[str], Any]]:
         """The settings that are answered with something else than their value."""
@@ -140,6 +151,7 @@ class Balancer:
             "control_acl": lambda listener: settings.control_acl or 0,
             "idlers": lambda listener: f"{self.idlers.connected}/{settings.idlers}",
             "workers": lambda listener: self.workers.rows(),
+            "peers": lambda listener: self.peers.rows(),
         }
 
     # --- opening and closing --------------------------------------------------------------------------------------
@@ -170,6 +182,7 @@ class Balancer:
                                self._executor.execute, self.handover.offer,
                                self._inheritance.control if self._inheritance is not None else None)
         self._door.open(self._inheritance.door if self._inheritance is not None else None)
+        self.peers.open(self._inheritance.peers if self._inheritance is not None else None)
         self._time_sessions()
         self.listeners.open_logs()
         self._changes.tell_notes(self.pool.all_servers())
@@ -200,6 +213,7 @@ class Balancer:
         self.listeners.start()
         self._control.start()
         self._door.start()
+        self.peers.start()
         ready()
         if self.notifier.watchdog:  # by the hub itself: one that hangs gives no sign
             watchdog = hub.loop.timer(self.notifier.watchdog / 2, self.notifier.watchdog / 2)
@@ -248,6 +262,7 @@ class Balancer:
         self.handover.abandon()
         self.listeners.close()
         self._door.close()
+        self.peers.close()
         for session in self.sessions:
             try:
                 session.stop(Ending.SHUTDOWN)
@@ -276,6 +291,7 @@ class Balancer:
         if self._wanted != (wanted := process.descriptors_wanted(self._configuration.settings_in_use())):
             self._wanted = wanted
             process.raise_descriptor_limit(self._configuration.settings_in_use())
+            tell_shortages(self._configuration.scopes.values())
         self._renew_limit()
         self._time_sessions()
         if draft.new_addresses() or draft.deleted or draft.listeners or not draft.values.keys().isdisjoint(SPECIAL):
@@ -287,7 +303,13 @@ class Balancer:
             self.checks.tend(touched)
         else:
             self.checks.tend_all()
+        self.peers.arrange()
         self._resume()
+
+    def _moved(self, loops: Loops) -> None:
+        """Servers are elsewhere. Does not switch."""
+        loops.changed()
+        self.peers.servers_changed()
 
     def _renamed(self) -> None:
         """A name means other addresses now. Does not switch."""
@@ -299,6 +321,12 @@ class Balancer:
         """Another process serves in our place from now on."""
         self.idlers.close()
         self.notifier.hand_over(pid)
+
+    def _absence(self) -> str:
+        """Why this gpen takes no clients; empty as long as it does."""
+        if self._stopping.is_set():
+            return "it is stopping"
+        return f"pid {self.handover.successor} has replaced it: ask that one" if self.handover.successor else ""
 
     def _resume(self) -> None:
         """There may be room, or a server, for another client of any listener."""
@@ -333,6 +361,7 @@ class Balancer:
             ("checks", self.checks.tend_all),
             ("children", self._children.reap),
             ("workers", self.workers.tend),
+            ("peers", self.peers.tend),
             ("accepting", self._resume),
             ("sessions", lambda: janitor.tend_sessions(self.sessions)),
             ("conn_max", self._evict_excess),

@@ -33,7 +33,7 @@ log = logging.getLogger("gpen")
 
 
 # what only this process knows, and what workers alone know of their sessions; all else follows from what they have said
-_OF_OURS = ("help", "pid", "mode", "state", "stay")
+_OF_OURS = ("help", "pid", "ready", "mode", "state", "stay")
 _OF_WORKERS = ("servers", "listeners", "sessions", "recent", "connection", "socket", "status")
 
 

@@ -269,7 +269,7 @@ class Front(Base):
         ours = {listener.bound_to: listener.socket for listener in (self.listener, *self._left, *leaving)
                 if isinstance(listener, kind) and listener.is_open}
         if settings.udp:
-            sock = sockets.receive_datagrams(address, endpoint, list(ours.values()))
+            sock = sockets.receive_datagrams(address, endpoint, settings, list(ours.values()))
         elif address.path:
             sock = files.listen(address, leaving=ours)
         else:

@@ -29,6 +29,7 @@ from gpen.daemon.door import HttpDoor
 from gpen.daemon.elders import Elders, Rows, send_rows
 from gpen.daemon.inheritance import COMMAND, PROTOCOL
 from gpen.daemon.listeners import Listeners
+from gpen.daemon.peers import Peers
 from gpen.daemon.process import PidFile
 from gpen.daemon.sessions import Sessions
 from gpen.model.text import counted
@@ -51,7 +52,7 @@ class Handover:
     has got it; 0 as long as this one serves. ``pid_file`` is what it gets too."""
 
     def __init__(self, configuration: Configuration, sources: Sources, sessions: Sessions, listeners: Listeners,
-                 control: ControlSocket, door: HttpDoor, changes: Changes, elders: Elders,
+                 control: ControlSocket, door: HttpDoor, peers: Peers, changes: Changes, elders: Elders,
                  retired: Callable[[int], object], stop: Callable[[], object]) -> None:
         """``retired`` is called with the pid of the one that has the place, ``stop`` when no session is left here."""
         self.successor = 0
@@ -63,6 +64,7 @@ class Handover:
         self._listeners = listeners
         self._control = control
         self._door = door
+        self._peers = peers
         self._changes = changes
         self._elders = elders
         self._retired = retired
@@ -155,7 +157,7 @@ class Handover:
             if front.listener is not None:
                 channel.send("listener", [front.listener.socket.fileno()], name=front.name, path=_path(front.address),
                              is_wider=front.is_wider, has_file=front.has_file)
-        for kind, place in (("control", self._control), ("metrics", self._door)):
+        for kind, place in (("control", self._control), ("metrics", self._door), ("peers", self._peers)):
             if place.fileno() >= 0:
                 channel.send(kind, [place.fileno()], name="", path=_path(place.address), is_wider=False)
         if self.pid_file is not None:
@@ -215,10 +217,11 @@ class Handover:
                 front.suspend(front.name in ready["listeners"])
             self._control.suspend()
             self._door.suspend()
+            self._peers.suspend()
             yield
         except BaseException:
             for go_on in (*(front.go_on for front in self._listeners), self._control.go_on, self._door.go_on,
-                          self._elders.go_on):
+                          self._peers.go_on, self._elders.go_on):
                 self._faults.attempt("to go on, where nobody has taken over", go_on)
             raise
 
@@ -230,6 +233,7 @@ class Handover:
             front.hand_over(front.name in ready["listeners"])
         self._control.hand_over(ready["control"])
         self._door.hand_over(ready.fields.get("metrics", False))  # older ones know no door
+        self._peers.close()
         if self.pid_file is not None and ready["pid_file"]:
             self.pid_file.hand_over()
         self._elders.let_go()

@@ -37,9 +37,9 @@ _LINE = 1024
 
 
 class Inheritance:
-    """What the old gpen, whose process is ``pid``, hands over: ``listeners``, ``control`` and ``door`` are its sockets,
-    ``files`` the listeners whose sockets have files that it would remove, ``estate`` is its configuration. Get it by
-    ``claim``."""
+    """What the old gpen, whose process is ``pid``, hands over: ``listeners``, ``control``, ``door`` and ``peers`` are
+    its sockets, ``files`` the listeners whose sockets have files that it would remove, ``estate`` is its configuration.
+    Get it by ``claim``."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -49,6 +49,7 @@ class Inheritance:
         self.listeners = GivenSockets(exact=True)
         self.control = GivenSockets(exact=True)
         self.door = GivenSockets(exact=True)
+        self.peers = GivenSockets(exact=True)
         self.files: set[str] = set()
         self.estate = Estate((), ())
 
@@ -89,6 +90,8 @@ class Inheritance:
                 self.control.give_to("", [_given(message)])
             elif message.kind == "metrics":
                 self.door.give_to("", [_given(message)])
+            elif message.kind == "peers":
+                self.peers.give_to("", [_given(message)])
             elif message.kind == "pid":
                 self._pid_fd = message.descriptors[0]
             elif message.kind == "stderr":
@@ -100,6 +103,11 @@ class Inheritance:
     def _read_estate(self) -> None:
         self.estate = Estate(self._lines["start"], self._lines["running"])
         self._lines = {"start": [], "running": []}
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether the old one has peers, who have told it all."""
+        return self.estate.running.settings.peers is not None
 
     def merged(self, sources: Sources) -> Draft:
         """What a gpen with these sources has in its place, as a draft over nothing. Raises StartError."""
@@ -151,6 +159,7 @@ class Inheritance:
         self.listeners.close()
         self.control.close()
         self.door.close()
+        self.peers.close()
         for fd in (self._pid_fd, self._stderr):
             if fd >= 0:
                 os.close(fd)

@@ -8,7 +8,9 @@ from typing import Any
 
 from gpen.consumption import consumption
 from gpen.control.script import parse_words
+from gpen.daemon.listeners import Listeners
 from gpen.daemon.queries import Queries
+from gpen.daemon.readiness import Readiness
 from gpen.daemon.timings import Timings
 from gpen.model.events import Events
 from gpen.web.exposition import Row, exposition, labelled
@@ -19,12 +21,16 @@ from gpen.wire.pacing import gently
 class Metrics:
     """Collected anew each time that somebody asks."""
 
-    def __init__(self, queries: Queries, events: Events, refresh: Callable[[], object]) -> None:
-        """``refresh`` learns what has become of the sessions of workers."""
+    def __init__(self, queries: Queries, readiness: Readiness, listeners: Listeners, events: Events,
+                 refresh: Callable[[], object], peers: Callable[[], Iterable[Row]]) -> None:
+        """``refresh`` learns what has become of the sessions of workers; ``peers`` gives the rows of those."""
         self.timings = Timings()
         self._queries = queries
+        self._readiness = readiness
+        self._listeners = listeners
         self._events = events
         self._refresh = refresh
+        self._peers = peers
 
     def text(self, is_openmetrics: bool) -> Iterator[str]:
         """The whole text, in pieces. Switches greenlets, before the first."""
@@ -39,11 +45,15 @@ class Metrics:
         servers = {row["name"]: row for row in gently(self._queries.servers(parse_words(["servers"])))}
         return {
             "gpen": [info | {"python": platform.python_version(), "events": dict(self._events.counts)}],
-            "listener": (with_servers(row | self._timing(row["name"] or ""), servers) for row in listeners),
+            "listener": (with_servers(row | self._more(row["name"] or ""), servers) for row in listeners),
             "server": servers.values(),
             "worker": info["workers"],
+            "peer": self._peers(),
             "process": [consumption()],
         }
 
-    def _timing(self, listener: str) -> dict[str, Any]:
-        return self.timings.of(listener)._asdict()
+    def _more(self, listener: str) -> dict[str, Any]:
+        """What else there is to a listener's row."""
+        front = self._listeners.get(listener)
+        is_ready = front is not None and not self._readiness.problem(front)
+        return self.timings.of(listener)._asdict() | {"ready": int(is_ready)}

@@ -24,6 +24,7 @@ from gpen.journal import WARNING, has_stderr, marked
 from gpen.model.facility import FACILITIES
 from gpen.model.settings import Settings
 from gpen.model.text import printable
+from gpen.model.value_types import MOST
 from gpen.start import unblock_signals
 
 log = logging.getLogger("gpen")
@@ -255,15 +256,16 @@ def raise_descriptor_limit(every: Sequence[Settings]) -> None:
     limit = take_descriptors(every)
     room = sessions_within_limit(every)
     if limit < wanted and room < sessions:
-        log.warning("%s needs %d descriptors, the limit is %d: %d %s; raise it with ulimit -n or "
-                    "LimitNOFILE", what, wanted, limit, room,
+        log.warning("%s needs %d descriptors, the limit is %d: %d %s; raise it with ulimit -n or LimitNOFILE%s",
+                    what, wanted, limit, room,
                     "flows at a time" if all(settings.udp for settings in every) else
-                    "sessions at a time, the rest waits")
+                    "sessions at a time, the rest waits",
+                    f", once 'sysctl fs.nr_open={wanted}' allows that" if wanted > _most_descriptors() else "")
 
 
 def take_descriptors(every: Sequence[Settings]) -> int:
     """Raise RLIMIT_NOFILE as far, and return what it is."""
-    wanted = descriptors_wanted(every)
+    wanted = min(descriptors_wanted(every), _most_descriptors())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft >= wanted:
         return soft
@@ -272,6 +274,15 @@ def take_descriptors(every: Sequence[Settings]) -> int:
     except (ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _most_descriptors() -> int:
+    """How many a process may have at most, also one of root's."""
+    try:
+        with open("/proc/sys/fs/nr_open", "rb") as file:  # as bytes: a codec can't be loaded in a chroot
+            return int(file.read())
+    except OSError:
+        return MOST
 
 
 def descriptors_wanted(every: Sequence[Settings]) -> int:

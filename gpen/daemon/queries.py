@@ -10,12 +10,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from gpen import __version__
 from gpen.control import help, reply
 from gpen.control.configuration import Configuration
+from gpen.control.draft import no_listener
 from gpen.control.script import Call
 from gpen.core import CORE
 from gpen.daemon.checks import Checks
@@ -23,6 +23,7 @@ from gpen.daemon.drain import drain
 from gpen.daemon.elders import Elders
 from gpen.daemon.front import Front
 from gpen.daemon.listeners import Listeners
+from gpen.daemon.readiness import Readiness
 from gpen.daemon.session_log import tls_fields
 from gpen.daemon.sessions import Sessions
 from gpen.daemon.status import status_page
@@ -51,7 +52,8 @@ class Queries:
     """The commands that change no configuration."""
 
     def __init__(self, configuration: Configuration, sessions: Sessions, listeners: Listeners, loops: Loops,
-                 workers: Workers, elders: Elders, checks: Checks, stop: Callable[[], object]) -> None:
+                 workers: Workers, elders: Elders, checks: Checks, readiness: Readiness,
+                 stop: Callable[[], object]) -> None:
         """``stop`` ends gpen."""
         self._checks = checks
         self._elders = elders
@@ -62,6 +64,7 @@ class Queries:
         self._listeners = listeners
         self._loops = loops
         self._workers = workers
+        self._readiness = readiness
         self._stop = stop
 
     def _scope(self, call: Call) -> Scope:
@@ -108,9 +111,9 @@ class Queries:
         now, clients = time.monotonic(), self._scope(call).clients
         live: dict[int, list[Conversation]] = {}
         for session in self._live():
-            if session.client is not None and session.clients is clients:
+            if session.client is not None and session.clients.is_memory_of(clients):
                 live.setdefault(session.client.number, []).append(session)
-        seen = takewhile(lambda client: now - client.last <= call["seconds"], list(clients))
+        seen = [client for client in clients if now - client.last <= call["seconds"]]  # peers' ones are anywhere
         return (_client_row(client, live.get(client.number, ()), clients.sessions_of(client.address), now)
                 for client in seen)
 
@@ -125,6 +128,12 @@ class Queries:
 
     def state(self, call: Call) -> Iterator[str]:
         return (f"{line}\n" for line in gently(self._configuration.state()))
+
+    def ready(self, call: Call) -> Row:
+        name = call["listener"]
+        if name is not None and self._listeners.get(name) is None:
+            raise no_listener(self._configuration, name)
+        return self._readiness.told(name)
 
     def explain(self, call: Call) -> Row:
         scope, address = self._scope(call), call["address"]
@@ -199,6 +208,10 @@ class Queries:
             if not closing and number not in self._pool.servers:
                 raise call.error(f"there is no server {number}, nor a session of a deleted one")
             return f"Closing {closing} connections of server {number}\n"
+        if "clients" in call.arguments:
+            clients = call["clients"]
+            closing = self._sessions.close_clients(clients, call.listener)
+            return f"Closing {closing} connections of address {clients.text}\n"
         number = call["number"]
         session = self._sessions.get(number)
         if session is not None:
@@ -267,7 +280,8 @@ class Queries:
             "for": round(now - target.changed, 1), "blacklisted": round(max(target.down_until - now, 0), 1),
             "sessions": server.sessions - old, "old": old, "max": server.max, "hard": server.hard,
             "weight": server.weight,
-            "prio": server.prio, "acl": server.acl, "sx": server.sx + sum(session.to_server for session in live),
+            "prio": server.prio, "acl": server.acl, "owner": server.owner,
+            "sx": server.sx + sum(session.to_server for session in live),
             "rx": server.rx + sum(session.from_server for session in live),
             "total": server.total, "failures": server.failures,
             **_verdict_fields(server, now), "check": str(server.check or self._settings.check),
@@ -334,7 +348,7 @@ class Queries:
         rule = scope.selector.rule
         if other.weight == 0 and rule.weighs:
             return f"its weight is 0, and the rule is {rule.name}"
-        if chosen is not None and chosen.server is client.server and not scope.settings.roundrobin:
+        if chosen is not None and chosen.server is client.server and scope.settings.returns:
             return "available, but the client is remembered at another"
         return f"available, but not chosen by {rule.name}"
 

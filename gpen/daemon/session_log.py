@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from gpen.control.reply import timestamp
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.line_file import LineFile
 from gpen.daemon.syslog import SOCKET, Syslog
-from gpen.journal import INFO
+from gpen.journal import INFO, timestamp
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
 from gpen.model.text import counted, printable

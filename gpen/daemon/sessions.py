@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import count, takewhile
 
+from gpen.model.acl import Entry
 from gpen.model.ending import Ending
 from gpen.model.server import Server
 from gpen.wire.conversation import Conversation
@@ -56,7 +57,7 @@ class Sessions:
         """It is no session any more; whether it was one."""
         return self.live.pop(session.id, None) is not None
 
-    # --- those of a server ----------------------------------------------------------------------------------------
+    # --- those of a server, or of clients -----------------------------------------------------------------------------
 
     def close_number(self, number: int, listener: str = "") -> int:
         """End all sessions of the servers that have or had this number, wherever these were then; of one ``listener``
@@ -67,6 +68,15 @@ class Sessions:
         for session, lease in leases:
             session.leave(lease, Ending.KILLED)
         return len(leases)
+
+    def close_clients(self, clients: Entry, listener: str = "") -> int:
+        """End all sessions of the clients of a network; of one ``listener`` only, if it is named. Returns how many they
+        are."""
+        theirs = [session for session in self
+                  if (not listener or session.listener == listener) and clients.has(session.address)]
+        for session in theirs:
+            session.stop(Ending.KILLED)
+        return len(theirs)
 
     def close_at(self, server: Server) -> None:
         """The same for the sessions of one server, at the address where it is now."""

@@ -169,6 +169,11 @@ class Workers:
                 return True
         return False
 
+    @property
+    def serve(self) -> bool:
+        """Whether sessions are served: by one of them at least, however many it has, or without any."""
+        return not self.count or bool(self._takers)
+
     def _note_takers(self) -> None:
         """Workers have come or gone, or are about to go, or have given a sign again, or none."""
         self._takers = [worker for worker in self._alive if worker.silent < SLOW and not worker.is_terminated]

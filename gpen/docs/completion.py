@@ -46,6 +46,7 @@ ARGUMENTS = {kind: kind for kind in KINDS} | {
     "WHICH": "FILE",
     "PATH": "FILE",
     "POLICY": "avoid use never",
+    "FORM": "auto json lines yaml",
     "FORMAT": "table plain json csv",
     "WHEN": "auto always never",
 }

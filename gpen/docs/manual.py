@@ -36,6 +36,7 @@ def gpen_page() -> str:
         ("HTTP", _paragraphs(texts.HTTP)),
         ("SESSION LOG", [*_paragraphs(texts.LOG), *_endings()]),
         ("ON ALL CORES", _paragraphs(texts.WORKERS)),
+        ("PEERS", _paragraphs(texts.PEERS)),
         ("RIGHTS", _paragraphs(texts.RIGHTS)),
         ("REPLACING A GPEN THAT RUNS", _paragraphs(texts.REPLACEMENT)),
         ("AS A SERVICE", _paragraphs(texts.SERVICE)),
@@ -44,7 +45,8 @@ def gpen_page() -> str:
         ("FILES", list(roff.terms(texts.FILES))),
         ("EXIT STATUS", list(roff.terms(texts.GPEN_STATUS))),
         ("EXAMPLES", list(_examples(texts.GPEN_EXAMPLES))),
-        ("SEE ALSO", [r"\fBgpenctl\fR(1), \fBgpen\-galera\fR(1), \fBgpenlogd\fR(1), \fBpen\fR(1), \fBpenctl\fR(1)"]),
+        ("SEE ALSO", [r"\fBgpenctl\fR(1), \fBgpen\-discover\fR(1), \fBgpen\-galera\fR(1), \fBgpenlogd\fR(1), "
+                      r"\fBpen\fR(1), \fBpenctl\fR(1)"]),
     ])
 
 

@@ -29,11 +29,12 @@ together; its times are in seconds.
 
 At `http://HOST:PORT/metrics`, with the setting `metrics HOST:PORT`. Where there are workers, all of them are added up.
 Of states and the like there is a series for each word, 1 for the one that holds and 0 for all others. `listener` is the
-listener's name, and `-` that of the one without a name; `server` is a server's number, or what a special one is called.
+listener's name, and `-` that of the one without a name; `server` is a server's number, or what a special one is called;
+`peer` is a peer's name.
 """
 
 _HEADINGS = {"gpen": "gpen as a whole", "listener": "Listeners", "server": "Servers", "worker": "Workers",
-             "process": "The process"}
+             "peer": "Peers", "process": "The process"}
 
 
 def page() -> str:

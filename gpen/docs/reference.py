@@ -51,7 +51,8 @@ def page() -> str:
 _HEAD = """\
 For those who look something up: every option, command and setting, made by `make man` from the tables that the programs
 themselves read. The man pages say more: [gpen(1)](../man/gpen.1), [gpenctl(1)](../man/gpenctl.1),
-[gpen-galera(1)](../man/gpen-galera.1), [gpenlog(1)](../man/gpenlog.1), [gpenlogd(1)](../man/gpenlogd.1). So does
+[gpen-galera(1)](../man/gpen-galera.1), [gpen-discover(1)](../man/gpen-discover.1), [gpenlog(1)](../man/gpenlog.1),
+[gpenlogd(1)](../man/gpenlogd.1). So does
 `gpenctl TARGET help NAME`."""
 
 _COMMANDS = """\

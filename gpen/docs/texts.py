@@ -32,15 +32,19 @@ are closed (unless the command line names one as /dev/fd/N), the soft limits of 
 processes are the hard ones, and the umask forbids gpen nothing. What has no other parent is waited for, so gpen may
 be process 1 of a container.
 
+gpen takes as many descriptors as conn_max needs. Where that is more than the limit (LimitNOFILE, ulimit -n) allows, or
+where there are fewer ports than connections to all servers (net.ipv4.ip_local_port_range), the start says so, and
+--check, with what to do.
+
 In the background the command returns when gpen serves, with status 0, or when it can't, with the reason on stderr.
 """
 
 _ORDER = ", ".join(f"{rule.name} ({rule.flag})" if rule.flag else rule.name for rule in RULES)
 CHOICE = f"""
-A client that client_acl denies gets the abuse server (-B), or is closed. Else, unless -r is given, the client gets the
-server that it used last, as long as that is remembered (-c, -T). A new client gets a server by the first of these that
-is on: {_ORDER}; without any, the next one in turn. What is not chosen in turn moves no turn. All this is of one
-listener: another has its own rule, turn and memory of clients.
+A client that client_acl denies gets the abuse server (-B), or is closed. Else, unless -r is given or the rule is
+stateless, the client gets the server that it used last, as long as that is remembered (-c, -T). A new client gets a
+server by the first of these that is on: {_ORDER}; without any, the next one in turn. What is not chosen in turn moves
+no turn. All this is of one listener: another has its own rule, turn and memory of clients.
 
 A server is passed over while it is blacklisted, found down by a check or by 'server N health', full, drained (by
 'server N state' or 'server N health'), or while its own access list denies the client. When a connection is refused,
@@ -52,8 +56,9 @@ left, the emergency server (-e) is tried; then the client waits for hold seconds
 failure of this machine (no descriptors, no ports) is held against no server.
 
 With -s the first choice is the only one. A remembered server that can't take the client closes it. Else the rule
-chooses among the servers that are not down, blacklisted or drained (hash: among all), and one that is full or denies
-the client closes it and has had its turn; so does one whose connect fails. Neither emergency server nor trial.
+chooses among the servers that are not down, blacklisted or drained (hash, stateless: among all), and one that is full
+or denies the client closes it and has had its turn; so does one whose connect fails. Neither emergency server nor
+trial.
 
 A server whose address is 0.0.0.0 (in any notation) or [::], or whose port is 0, is an empty slot, as in pen: nobody is
 sent there, the sessions that it had go on, and 'server N address ...' puts a server into it. An address where a
@@ -189,7 +194,8 @@ and all clients are turned away. No balancer can prevent it: set max_connect_err
 let MariaDB see the clients themselves (proxy_protocol v2 here, proxy_protocol_networks there). Where servers have
 skip_name_resolve on, they count nobody. gpen's own check connect is never counted.
 
-All of these are settings: gpenctl(1) describes them; -O sets them at start. gpen-galera(1) watches a Galera cluster.
+All of these are settings: gpenctl(1) describes them; -O sets them at start. gpen-galera(1) watches a Galera cluster,
+gpen-discover(1) keeps the servers as a file, DNS or a registry lists them.
 """
 
 GONE = """
@@ -334,6 +340,19 @@ session is resumed by its ticket at whichever worker; once certificates were rea
 no_ticket', only at the one where it began, and elsewhere there is a full handshake.
 """
 
+PEERS = """
+With 'peers NAME [HOST:]PORT' and a line 'peer NAME HOST:PORT' for each of the others, balancers tell each other which
+client is at which server, by HAProxy's peers protocol (2.1): other gpens, and haproxies with a stick-table of 'srvkey
+addr'. A listener's memory of clients is the table of its name, and gpen that of the one without; servers are known by
+ADDRESS:PORT, as it was resolved. Whoever has seen a client later is right. What a peer tells is not told on, so each
+names all others. One that is gone is tried again every 5 seconds, and told then what it has not acknowledged; one that
+starts anew asks for all. clients_max and tracking should be the same everywhere; haproxy's name for the latter is
+expire.
+
+Without TLS, only the addresses of peers may connect, and whoever has one of these is believed. With peers_certificate
+and peers_ca each side shows a certificate, and takes one of that authority only, from wherever it comes.
+"""
+
 RIGHTS = """
 Once it serves, no program that gpen starts can gain rights (no_new_privs), and the capability bounding set is empty;
 where gpen stays root, it and its programs keep CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_NET_BIND_SERVICE and
@@ -455,6 +474,10 @@ GPEN_EXAMPLES = (
     ("Both ports of a site, where a client has one server, whichever it comes to:",
      "gpen -H -O 'listener 443 ssl_certificate /etc/gpen/www.pem' -O 'listener 443 tracking_with -' \\\n"
      "    80,443 www1:8000 www2:8000"),
+    ("One of several balancers, all of which give a client the same server:",
+     "gpen -O stateless 3306 10.0.0.1 10.0.0.2 10.0.0.3"),
+    ("50,000 connections at a time to one server, from two addresses of this machine:",
+     "gpen -O 'conn_max 50000' -O 'source 10.0.0.20,10.0.0.21' 3306 10.0.0.1"),
     ("Is this file right?", "gpen --check -F /etc/gpen/web.cfg"),
     ("The same gpen, in another version, while its clients go on:",
      "gpen --replace -F /etc/gpen/web.cfg -C /run/gpen.ctl"),

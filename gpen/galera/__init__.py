@@ -11,13 +11,13 @@ A tour, in the order in which the files are best read:
 3. ``watch.py``     the watcher: one thread, the only one that changes what is known; it asks the files above
 4. ``node.py`` and ``gpen_client.py``: a thread for each node and for each gpen, so that one that hangs delays no other;
    ``ledger.py``: the tables of the agreement; ``scout.py`` tries addresses that the cluster tells of
-5. ``console.py``   status, move, adopt; ``notify.py`` wakes the watcher; ``check.py`` and ``serve.py`` answer for a
-   node, ``exporter.py`` tells Prometheus what there is in the table of ``metrics.py`` (``tally.py`` counts); both by
-   ``http_server.py``, ``clients.py`` so many clients at a time, and no longer
+5. ``gpen/console.py``   status, move, adopt; ``notify.py`` wakes the watcher; ``check.py`` and ``serve.py`` answer for
+   a node, ``exporter.py`` tells Prometheus what there is in the table of ``metrics.py`` (``tally.py`` counts); both by
+   ``http_server.py``, ``gpen/clients.py`` so many clients at a time, and no longer
 6. ``access.py``, ``bounded.py`` and ``main.py``: credentials, logins, and the command line
 
 The first two groups are pure: no socket, no thread, no clock of their own.
 
 Whatever comes from outside costs itself alone: what goes wrong with one node, gpen or client, in whatever way, is told
-once (``log.py``) and tried again, and what was known of it before grows old.
+once (``gpen/log.py``) and tried again, and what was known of it before grows old.
 """

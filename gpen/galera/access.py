@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gpen.galera.log import warn
 from gpen.galera.report import MYSQL_PORT
+from gpen.log import warn
 from gpen.model.address import Address, parse_server
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gpen.galera.listeners import TOO_OLD, Desk, Listener, Roles, lack, listeners_in
-from gpen.galera.log import failure, say, warn
 from gpen.galera.plan import (
     Changes,
     Plans,
@@ -30,14 +29,12 @@ from gpen.galera.plan import (
     rows_in,
     strays,
 )
-from gpen.gpenctl.link import LinkError, Target, exchange
+from gpen.gpenctl.lines import ask_lines, refusal_in
+from gpen.gpenctl.link import LinkError, Target
+from gpen.log import failure, say, warn
 from gpen.model.text import shortened
 
-TIMEOUT = 2.0  # seconds that a gpen may take to answer, and for each pause in its answer
-WHOLE = 10.0  # seconds for a whole answer: who says a byte a second says nothing
-MOST = 1 << 21  # bytes of an answer: a server takes about 600
 MOST_SESSIONS = 1 << 26  # bytes of an answer that lists sessions: one takes about 200
-SHOWN = 200  # characters of a refusal
 # a server that moved since the last look; a gpen of before `at`; and both, or one that was deleted
 ELSEWHERE, UNKNOWN = ", not at ", "'at' is not one of"
 OUTDATED = (ELSEWHERE, "there is no server ", UNKNOWN)
@@ -47,7 +44,6 @@ NO_DRAIN = "'drain' is not up, down or unknown", ("it is older than this watcher
 STALE = 0.5  # seconds after which a plan is told no more
 LOOK = 1.0  # seconds between two looks at the servers
 TTL = 5  # seconds that verdicts last where they must not outlive the watchers
-REFUSALS = ("error:", "do_cmd:")  # gpen's, and pen's
 PROXIED = ("v1", "v2")  # of the setting proxy_protocol
 
 Tell = Callable[["GpenClient", "Sequence[Row] | None", str], None]
@@ -185,7 +181,7 @@ class GpenClient:
         count: while it is waited for, the same is wanted again at each interval."""
         if time.monotonic() - self._wanted.made > self._lasting or not are_alike(plans, self._wanted.plans):
             raise _Late
-        return ask(self.target, lines)
+        return ask_lines(self.target, lines)
 
     def _orders(self, plans: Plans, rows: Sequence[Row]) -> list[str]:
         """The lines that carry out the plans: the listeners' choice before any server is up for all of them."""
@@ -195,7 +191,7 @@ class GpenClient:
     def _do(self, plans: Plans, chores: Sequence[str]) -> str:
         """Make these changes. Returns why one was refused; not that a server has got another number since the last
         look, for the next one shows that."""
-        refusal = _refusal(self._give(plans, chores))
+        refusal = refusal_in(self._give(plans, chores))
         self._by_address = self._by_address and UNKNOWN not in refusal
         return "" if ELSEWHERE in refusal or UNKNOWN in refusal else refusal
 
@@ -203,7 +199,7 @@ class GpenClient:
         """Give these commands, and take the answers to what is asked with them. Returns why a command was refused. The
         servers are looked at as well when the gpen began anew since it was spoken to last."""
         said = [*orders, "pid", *self._questions(looking)]
-        lines = self._give(plans, said) if orders else ask(self.target, said)
+        lines = self._give(plans, said) if orders else ask_lines(self.target, said)
         if looking:
             self._look(lines)
         pid, known = lines.pop() if lines else "", self._pid
@@ -214,8 +210,8 @@ class GpenClient:
                 self._told = Plans()
                 self._forget_ranks()
             if not looking:
-                return _refusal(lines) or self._say(plans, (), True)
-        return _refusal(lines)
+                return refusal_in(lines) or self._say(plans, (), True)
+        return refusal_in(lines)
 
     def _forget_ranks(self) -> None:
         for desk in self.desks:
@@ -241,7 +237,7 @@ class GpenClient:
     def _end_strays(self, plans: Plans) -> None:
         """What was opened on a server that was deleted since, or has another address now, no row tells of."""
         if any(order.close for plan in plans for order in plan.values()):
-            sessions = "".join(ask(self.target, ["sessions json"], MOST_SESSIONS))
+            sessions = "".join(ask_lines(self.target, ["sessions json"], MOST_SESSIONS))
             names = [desk.name for desk in self.desks]
             lines = [*strays(plans.servers, self._rows, sessions), *strays(plans.writers, self._rows, sessions, names)]
             if lines:
@@ -305,20 +301,3 @@ class GpenClient:
             if not mended:
                 warn(f"gpen {self.name}: health_ttl was 0, so that a dead watcher's verdicts would last for ever; "
                      f"it is {TTL} now")
-
-
-def ask(target: Target, lines: Sequence[str], most: int = MOST) -> list[str]:
-    """Send lines to a gpen and return those of its reply. Raises LinkError, also when the reply has no end: more than
-    ``most`` bytes, say."""
-    heard, size, deadline = [], 0, time.monotonic() + WHOLE
-    for piece in exchange(target, "\n".join(lines), TIMEOUT, TIMEOUT):
-        heard.append(piece)
-        size += len(piece)
-        if size > most or time.monotonic() > deadline:
-            raise LinkError(f"{target.text}: its answer has no end: is it a gpen?")
-    return b"".join(heard).decode("utf-8", "surrogateescape").splitlines()
-
-
-def _refusal(lines: Sequence[str]) -> str:
-    """The first line that says that a command was refused."""
-    return shortened(next((line for line in lines if line.startswith(REFUSALS)), ""), SHOWN)

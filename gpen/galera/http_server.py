@@ -6,8 +6,8 @@ import socket
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
+from gpen.clients import Clients, Handler
 from gpen.galera import notify
-from gpen.galera.clients import Clients, Handler
 from gpen.model.address import Address
 
 

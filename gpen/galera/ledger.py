@@ -19,8 +19,8 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gpen.galera.access import Access
-from gpen.galera.log import failure
 from gpen.galera.report import NOBODYS, SAID, Choice, Claim, Page
+from gpen.log import failure
 from gpen.model.text import shortened
 
 if TYPE_CHECKING:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gpen import __version__
 from gpen.galera import notify
 from gpen.model.text import printable
-from gpen.start import PackageError, check_optional, unblock_signals
-from gpen.usage import FAILED, UsageError, complain, read
+from gpen.start import PackageError, check_optional
+from gpen.usage import FAILED, UsageError, complain, number, read, seconds, spread
 
 if TYPE_CHECKING:
     from gpen.galera.access import Access
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 Arguments = dict[str, Any]
 NAME = "gpen-galera"
+MANY = ("--gpen", "--reader", "--writer")  # options that take several values
 
 
 class NotYet(UsageError):
@@ -52,21 +52,7 @@ def run(words: list[str]) -> int:
     if command not in COMMANDS:
         read_usage(OVERVIEW, words)
         raise UsageError(f"'{command}' is no command: expected one of {', '.join(USAGES)}")
-    return COMMANDS[command](read_usage(USAGES[command], list(spread(words)), command))
-
-
-def spread(words: list[str]) -> Iterator[str]:
-    """The words with ``--reader A B`` written as ``--reader A --reader B``: to docopt an option has one value."""
-    option, values = "", 0
-    for word in words:
-        if word.startswith("-"):
-            name, equals, _ = word.partition("=")
-            option, values = (name if name in ("--gpen", "--reader", "--writer") else ""), len(equals)
-        elif option:
-            values += 1
-            if values > 1:
-                yield option
-        yield word
+    return COMMANDS[command](read_usage(USAGES[command], list(spread(words, MANY)), command))
 
 
 def read_usage(usage: str, words: list[str], command: str = "") -> Arguments:
@@ -85,10 +71,11 @@ def watch(arguments: Arguments) -> int:
     options = watch_options(arguments)
     access = credentials(arguments)
     from gpen import rights
-    from gpen.galera.console import Console, ConsoleError
-    from gpen.galera.log import say
+    from gpen.console import Console, ConsoleError
     from gpen.galera.requests import Requests
     from gpen.galera.watch import Watcher
+    from gpen.log import say
+    from gpen.service import on_signals, tell_of_failures
 
     try:
         watcher = Watcher(options, access)
@@ -100,7 +87,7 @@ def watch(arguments: Arguments) -> int:
         hear(arguments["--listen"], lambda: watcher.post(watcher.poke))
     exporter = export(arguments["--metrics"], watcher) if arguments["--metrics"] else None
     try:
-        console = Console(arguments["--socket"], Requests(watcher).take)
+        console = Console(arguments["--socket"], Requests(watcher).take, NAME)
     except ConsoleError as error:
         raise UsageError(str(error)) from None
     on_signals(watcher.stop)
@@ -176,6 +163,7 @@ def serve(arguments: Arguments) -> int:
     from gpen.galera.check import rules_from
     from gpen.galera.serve import Responder, Server
     from gpen.model.address import parse_listen
+    from gpen.service import on_signals
 
     responder = Responder(node(arguments["--node"]), credentials(arguments),
                           rules_from(availability(arguments), os.environ),
@@ -292,10 +280,10 @@ def unusable(what: str, error: Exception, more: str = "") -> UsageError:
 
 def ask_watcher(arguments: Arguments, line: str) -> Arguments | None:
     """The running watcher's answer; None, with a complaint, when there is none."""
-    from gpen.galera.console import ConsoleError, ask
+    from gpen.console import ConsoleError, ask
 
     try:
-        return ask(arguments["--socket"], line)
+        return ask(arguments["--socket"], line, f"{NAME} watch")
     except ConsoleError as error:
         complain(NAME, error)
         return None
@@ -313,46 +301,3 @@ def node(text: str) -> str:
         return str(parse_node(text))
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def seconds(arguments: Arguments, name: str) -> float:
-    """A number of seconds above 0. Raises UsageError."""
-    value = number(arguments, name)
-    if not 0.01 <= value <= 86400:
-        raise UsageError(f"{name}: '{arguments[name]}' is out of range: expected 0.01 to 86400 seconds")
-    return value
-
-
-def number(arguments: Arguments, name: str) -> float:
-    """A number that is not negative. Raises UsageError."""
-    text = arguments[name]
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1e9:
-        raise UsageError(f"{name}: '{text}' is not a number")
-    return value
-
-
-def tell_of_failures() -> None:
-    """A thread that fails costs itself alone: the watcher begins it again."""
-    import threading
-
-    from gpen.galera.log import failure, say
-    from gpen.journal import ERROR
-
-    def tell(failed: threading.ExceptHookArgs) -> None:
-        name = failed.thread.name if failed.thread else "a thread"
-        what = failure(failed.exc_value) if failed.exc_value else failed.exc_type.__name__
-        say(f"{name} failed: {what}", ERROR)
-
-    threading.excepthook = tell
-
-
-def on_signals(stop: Callable[[], None]) -> None:
-    """Call this at SIGTERM, SIGINT and SIGHUP; not at the last where that was ignored from the start (nohup)."""
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:
-            signal.signal(signum, lambda *_: stop())
-    unblock_signals()

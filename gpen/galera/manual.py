@@ -9,18 +9,16 @@ and its part of docs/METRICS.md, from the table of metrics:
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterator
 
 from gpen import __version__
 from gpen.docs import roff
 from gpen.docs.metrics import tables
+from gpen.docs.usage_manual import command_of, synopsis
 from gpen.galera.metrics import IDENTITIES, METRICS
 from gpen.galera.usage import USAGES
 
 DATE = "November 2026"
-HEADING = re.compile(r"(Usage|Options|Examples?|Exit status):(.*)")
 
 
 def page() -> str:
@@ -29,11 +27,10 @@ def page() -> str:
              f'.TH GPEN\\-GALERA 1 "{DATE}" "gpen {__version__}" "User Commands"', ".SH NAME",
              r"gpen\-galera \- tell gpen how the nodes of a Galera cluster are, and which is the writer",
              ".SH SYNOPSIS"]
-    synopses = [line for usage in USAGES.values() for line in _parts(usage)["Usage"]]
-    lines += ["\n.br\n".join(roff.escape(line.strip()) for line in synopses)]
+    lines += [synopsis(USAGES.values())]
     lines += [".SH DESCRIPTION", *roff.paragraphs(_DESCRIPTION)]
     for command, usage in USAGES.items():
-        lines += [f'.SH "{command.upper()}"', *_command(_parts(usage))]
+        lines += [f'.SH "{command.upper()}"', *command_of(usage)]
     for heading, text in _SECTIONS:
         lines += [f'.SH "{heading}"', *roff.paragraphs(text)]
     return "\n".join([*lines, '.SH "SEE ALSO"', r"\fBgpen\fR(1), \fBgpenctl\fR(1)"]) + "\n"
@@ -42,45 +39,6 @@ def page() -> str:
 def metrics() -> str:
     """The part of docs/METRICS.md."""
     return _METRICS + "".join(tables(METRICS, IDENTITIES, _ABOUT))
-
-
-def options_of(usage: str) -> list[tuple[str, str]]:
-    """The options of a usage text, each with its help."""
-    found: list[tuple[str, str]] = []
-    for line in _parts(usage)["Options"]:
-        option = re.match(r"  (-.*?)(?:   *(\S.*))?$", line)
-        if option:
-            found.append((option[1], option[2] or ""))
-        else:
-            found[-1] = found[-1][0], f"{found[-1][1]} {line.strip()}".strip()
-    return found
-
-
-def _parts(usage: str) -> dict[str, list[str]]:
-    """The lines of a usage text by their heading; those before the first are called About, and those that follow a
-    paragraph of options Notes."""
-    parts: dict[str, list[str]] = {"About": [], "Notes": []}
-    name = "About"
-    for line in usage.splitlines():
-        heading = HEADING.match(line)
-        if heading:
-            name = heading[1].rstrip("s") if heading[1].startswith("Example") else heading[1]
-            parts[name] = [heading[2].strip()] if heading[2].strip() else []
-        elif line and not line.startswith(" ") and name in ("Usage", "Options"):
-            parts["Notes"].append(line)
-        elif line:
-            parts[name].append(line)
-    return parts
-
-
-def _command(parts: dict[str, list[str]]) -> Iterator[str]:
-    yield from roff.paragraphs(" ".join(parts["About"] + parts["Notes"]))
-    for option, text in options_of("Options:\n" + "\n".join(parts["Options"])):
-        yield from roff.term(option, text)
-    if "Exit status" in parts:
-        yield from (".PP", roff.escape("Exit status: " + " ".join(parts["Exit status"])))
-    if "Example" in parts:
-        yield from (".PP", "Example:", *roff.as_it_is(map(str.strip, parts["Example"])))
 
 
 _ABOUT = {"watcher": "The watcher", "cluster": "The cluster", "writer": "The writer", "node": "Nodes",

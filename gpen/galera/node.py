@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.galera.access import USER, Access
 from gpen.galera.ledger import Ledger
-from gpen.galera.log import failure
 from gpen.galera.report import QUERY, SAID, Grade, NoGalera, Report, grade, read
+from gpen.log import failure
 from gpen.model.text import shortened
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from gpen.galera.console import Answer
+from gpen.console import Answer
 from gpen.galera.plan import front
 from gpen.galera.status import status
 from gpen.galera.watch import Watcher

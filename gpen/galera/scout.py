@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from gpen.galera.access import Access
-from gpen.galera.log import warn
 from gpen.galera.members import place_of
 from gpen.galera.node import ask, explain
 from gpen.galera.report import Report, read
+from gpen.log import warn
 
 RETRY = 10.0  # seconds from the end of one trial to the next
 AT_A_TIME = 8  # trials: a list that lies may have hundreds of addresses

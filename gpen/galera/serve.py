@@ -16,9 +16,9 @@ from typing import NamedTuple
 from gpen.galera.access import Access
 from gpen.galera.check import Finding, Rules, judge
 from gpen.galera.http_server import HttpHandler, HttpServer
-from gpen.galera.log import say, warn
 from gpen.galera.node import Node, Problem, silence
 from gpen.galera.report import Report
+from gpen.log import say, warn
 from gpen.model.address import Address
 
 KEPT = 300.0  # seconds for which the last finding counts of a node that can't be seen, for a reason of the account

@@ -8,9 +8,9 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from gpen.console import Answer
 from gpen.galera import blocking
 from gpen.galera.agree import Agreed
-from gpen.galera.console import Answer
 from gpen.galera.node import FULL_WORD
 from gpen.galera.plan import front, full, node_of, nodes_of
 from gpen.galera.watch import Gpen, Watcher

@@ -29,7 +29,6 @@ from gpen.galera.identity import Identity
 from gpen.galera.lag import Lag
 from gpen.galera.ledger import Ledger, Work, in_background
 from gpen.galera.listeners import Roles, check_roles
-from gpen.galera.log import Faults, say, warn
 from gpen.galera.node import FULL_WORD, Node, Problem, silence
 from gpen.galera.plan import LAST_RANK, OTHERS, Changes, Order, Plan, Plans, Row, front, nodes_of
 from gpen.galera.report import NO_INDEX, Choice, Page, Report
@@ -38,6 +37,7 @@ from gpen.galera.tally import Tally
 from gpen.galera.writer import NEWS, Reachability, Writer, common, draining, withdrawn
 from gpen.gpenctl.link import Target
 from gpen.journal import DEBUG, INFO, WARNING
+from gpen.log import Faults, say, warn
 from gpen.model.address import parse_server
 
 POKES = (0.0, 0.05, 0.1)  # seconds after a notify: a change may show some milliseconds later

@@ -247,7 +247,7 @@ def in_words(server: Record) -> str:
         parts.append(f"failed {counted(server['failures'], 'time')}")
     if server.get("old"):
         parts.append(f"{plain(server['old'])} sessions of gpens that were replaced")
-    parts += [f"{key} {plain(server[key])}" for key in ("total", "weight", "prio", "hard") if server.get(key)]
+    parts += [f"{key} {plain(server[key])}" for key in ("total", "weight", "prio", "hard", "owner") if server.get(key)]
     parts.append(f"sent {size(server.get('sx'))}, received {size(server.get('rx'))}")
     if server.get("check") not in (None, "off"):
         parts.append(f"check {plain(server['check'])}")

@@ -6,6 +6,7 @@ import json
 
 from gpen.gpenctl.link import ask, follow
 from gpen.gpenctl.progress import drain
+from gpen.gpenctl.quick import is_unready
 from gpen.gpenctl.show import View, explained, fetch, is_json, out, refused, show_reply
 from gpen.gpenctl.tables import asked, csv_text, table
 
@@ -13,7 +14,8 @@ UPGRADE = 90.0  # seconds that a new gpen may take until it serves, however shor
 
 
 def run(line: str, view: View) -> int:
-    """Send `line`, show the reply. The exit status: 0, or 1 when the daemon said error. Raises LinkError."""
+    """Send `line`, show the reply. The exit status: 0, or 1 when the daemon said error, or that it is not ready. Raises
+    LinkError."""
     name = asked(line)
     if refusal := refused(view):
         return show_reply(refusal, view)
@@ -21,8 +23,9 @@ def run(line: str, view: View) -> int:
         return drain(line, view)
     if line.split()[:1] == ["upgrade"]:
         return show_reply("".join(f"{told}\n" for told in follow(view.target, line, view.timeout, UPGRADE)), view)
-    if view.format == "plain" or not name:
-        return show_reply(ask(view.target, line, view.timeout), view)
+    if view.format == "plain" or not name or (name == "ready" and view.format == "table"):  # lines for people already
+        reply = ask(view.target, line, view.timeout)
+        return show_reply(reply, view) or int(is_unready(line, reply))
     reply, value = fetch(line, view)
     if value is None:
         return show_reply(reply, view)
@@ -34,4 +37,4 @@ def run(line: str, view: View) -> int:
         out(explained(value, view.width), view)
     else:
         out(table(name, value, view.width, view.color), view, painted=True)
-    return 0
+    return int(name == "ready" and value.get("ready") is not True)

@@ -2,39 +2,38 @@
 
 So a pen, a gpen and an older gpen are asked alike. Knows nothing of what the words mean. Everything that can go wrong
 on the way is a `LinkError`, whose text is one line that names the target and the remedy.
+
+Imports what a call over a unix socket takes, and the rest where it is needed: `socket` alone, with enum, selectors and
+all, costs as much as the call.
 """
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
-import re
-import socket
 import stat
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
-from gpen.model.address import parse_listen
-from gpen.model.text import shortened
+TYPE_CHECKING = False  # typing's own costs an import
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
-Address = tuple[socket.AddressFamily, str | tuple[Any, ...]]
+    Address = tuple[int, str | tuple[Any, ...]]
 
 
 class LinkError(Exception):
     """The daemon can't be reached, went away or stayed silent; one line for the user."""
 
 
-@dataclass(frozen=True)
 class Target:
-    """Where a daemon listens for commands: `path` of a unix socket, or `host` and `port`."""
+    """Where a daemon listens for commands: `path` of a unix socket, or `host` and `port`. `text` is as it was said."""
 
-    text: str  # as the user wrote it
-    path: str = ""
-    host: str = ""
-    port: int = 0
+    __slots__ = ("host", "path", "port", "text")
+
+    def __init__(self, text: str, path: str = "", host: str = "", port: int = 0) -> None:
+        self.text, self.path, self.host, self.port = text, path, host, port
 
 
 def parse_target(text: str) -> Target:
@@ -46,6 +45,8 @@ def parse_target(text: str) -> Target:
         return Target(text, path=text)
     if ("/" not in text and ":" not in text) or text.endswith("]"):
         raise ValueError(f"target {text!r}: expected /path/to.ctl (./{text} for a file here) or HOST:PORT")
+    from gpen.model.address import parse_listen
+
     try:
         host = parse_listen(text, "localhost").host
     except ValueError as error:
@@ -57,7 +58,7 @@ def parse_port(port: str, text: str) -> int:
     if port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536:
         return int(port)
     try:
-        return socket.getservbyname(port)
+        return _socket.getservbyname(port)
     except (OSError, ValueError):
         raise ValueError(
             f"target {text!r}: port {port!r} is neither a number from 1 to 65535 nor a known service"
@@ -73,13 +74,23 @@ def meet(target: Target, timeout: float) -> str:
     heard, deadline = b"", time.monotonic() + timeout
     for chunk in exchange(target, "pid", timeout, timeout):
         heard += chunk
-        if len(heard) > LONGEST_GREETING or not _BEGINNING.fullmatch(heard) or time.monotonic() > deadline:
+        if len(heard) > LONGEST_GREETING or not _is_greeting(heard, is_whole=False) or time.monotonic() > deadline:
             break
-    if _GREETING.fullmatch(heard):
+    if _is_greeting(heard, is_whole=True):
         return heard.decode("utf-8", "replace").strip()
+    from gpen.model.text import shortened
+
     said = shortened(heard.lstrip().partition(b"\n")[0].strip(), SHOWN)
     why = f"it answers '{said}'" if heard else f"it closed without a word; {CUT.partition('; ')[2]}"
     raise LinkError(f"{target.text}: is not a control socket: {why}")
+
+
+def _is_greeting(heard: bytes, is_whole: bool) -> bool:
+    """Whether this is what a pen or gpen answers to `pid`, or, unless it `is_whole`, may become that."""
+    pid = heard.rstrip()
+    if (pid.isdigit() and len(pid) <= LONGEST_PID) or (not pid and not is_whole):
+        return True
+    return any(heard.startswith(word) or (not is_whole and word.startswith(heard)) for word in REFUSALS)
 
 
 def ask(target: Target, line: str, timeout: float) -> str:
@@ -94,6 +105,8 @@ def ask(target: Target, line: str, timeout: float) -> str:
         heard.append(chunk)
         size += len(chunk)
         if size > LONGEST_REPLY:
+            from gpen.model.text import shortened
+
             raise LinkError(f"{target.text}: is not a control socket: its answer to '{shortened(line, SHOWN)}' has no "
                             "end")
     return b"".join(heard).decode("utf-8", "surrogateescape")
@@ -117,17 +130,21 @@ def follow(target: Target, line: str, timeout: float, silence: float) -> Iterato
 def exchange(target: Target, line: str, timeout: float, silence: float) -> Iterator[bytes]:
     patience = timeout
     try:
-        with connect(target, timeout) as link:
+        link = connect(target, timeout)
+        try:
             patience = silence
             link.settimeout(patience)
             link.sendall(line.encode("utf-8", "surrogateescape") + b"\n")
-            link.shutdown(socket.SHUT_WR)
-            yield from chunks(link)
+            link.shutdown(_socket.SHUT_WR)
+            while chunk := link.recv(65536):
+                yield chunk
+        finally:
+            link.close()
     except (OSError, ValueError) as error:  # ValueError: a host name or a path that can't be one
         raise LinkError(f"{target.text}: {remedy(target, error, patience)}") from None
 
 
-def connect(target: Target, timeout: float) -> socket.socket:
+def connect(target: Target, timeout: float) -> _socket.socket:
     deadline = time.monotonic() + timeout
     refusal: OSError = TimeoutError()
     for address in addresses(target, timeout):
@@ -146,7 +163,7 @@ def connect(target: Target, timeout: float) -> socket.socket:
 
 def addresses(target: Target, timeout: float) -> list[Address]:
     if target.path:
-        return [(socket.AF_UNIX, target.path)]
+        return [(_socket.AF_UNIX, target.path)]
     return look_up(target.host, target.port, timeout)
 
 
@@ -155,12 +172,14 @@ def look_up(host: str, port: int, timeout: float) -> list[Address]:
 
     Nothing can interrupt a lookup, so it has a thread of its own, for which the interpreter does not wait at exit.
     """
+    import threading
+
     found: list[Address] = []
     problems: list[Exception] = []
 
     def resolve() -> None:
         try:
-            answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            answers = _socket.getaddrinfo(host, port, type=_socket.SOCK_STREAM)
             found.extend((family, address) for family, _, _, _, address in answers)
         except (OSError, ValueError) as error:
             problems.append(error)
@@ -169,15 +188,15 @@ def look_up(host: str, port: int, timeout: float) -> list[Address]:
     thread.start()
     thread.join(timeout)
     if thread.is_alive():
-        raise socket.gaierror(socket.EAI_AGAIN, f"no address found within {timeout:g} s (--timeout)")
+        raise _socket.gaierror(_socket.EAI_AGAIN, f"no address found within {timeout:g} s (--timeout)")
     for problem in problems:
         raise problem
     return found
 
 
-def reach(address: Address, timeout: float) -> socket.socket:
+def reach(address: Address, timeout: float) -> _socket.socket:
     family, place = address
-    link = socket.socket(family, socket.SOCK_STREAM)
+    link = _socket.socket(family, _socket.SOCK_STREAM)
     try:
         link.settimeout(timeout)
         link.connect(place)
@@ -187,21 +206,17 @@ def reach(address: Address, timeout: float) -> socket.socket:
     return link
 
 
-def chunks(link: socket.socket) -> Iterator[bytes]:
-    while chunk := link.recv(65536):
-        yield chunk
-
-
 LONGEST_GREETING = 8192  # bytes
 LONGEST_REPLY = 1 << 28
+LONGEST_WAIT = 1e6  # seconds
 SHOWN = 40
-_GREETING = re.compile(rb"[0-9]{1,10}\s*|error: .*|do_cmd: .*", re.DOTALL)
-_BEGINNING = re.compile(rb"[0-9]{0,10}\s*|e|er|err|erro|error|error:.*|d|do|do_|do_c|do_cm|do_cmd|do_cmd:.*", re.DOTALL)
+LONGEST_PID = 10  # digits
+REFUSALS = (b"error: ", b"do_cmd: ")  # how a line begins that says no
 CUT = "the daemon cut the connection; has it ended, or does its control_acl deny this client?"
 REMEDIES = {
     errno.ENOENT: "no such socket; is the daemon running, and is this the path given to its -C?",
-    errno.EACCES: "permission denied; run gpenctl as the owner of the socket",
-    errno.EPERM: "permission denied; run gpenctl as the owner of the socket",
+    errno.EACCES: "permission denied; run this as root, or as the owner of the socket",
+    errno.EPERM: "permission denied; run this as root, or as the owner of the socket",
     errno.EAGAIN: "the daemon is too busy to take another connection; try again",
     errno.ECONNRESET: CUT,
     errno.EPIPE: CUT,
@@ -222,7 +237,7 @@ def remedy(target: Target, error: OSError | ValueError, timeout: float) -> str:
     if isinstance(error, TimeoutError) and error.errno is None:
         return (f"no answer within {timeout:g} s; is the daemon stopped, the network slow (--timeout), or is this "
                 "not a control socket?")
-    if isinstance(error, socket.gaierror):
+    if isinstance(error, _socket.gaierror):
         return f"{error.strerror}; check the host name and DNS"
     if isinstance(error, ConnectionRefusedError) and not is_socket(target.path):
         return REMEDIES[errno.EPROTOTYPE]

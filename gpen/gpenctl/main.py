@@ -47,13 +47,15 @@ Examples:
   gpenctl /run/gpen.ctl drain 1 30 close        empty server 1, in 30 s by force
   gpenctl /run/gpen.ctl server 1 state ready    and back to work
   gpenctl /run/gpen.ctl explain 192.0.2.7       who would serve that client, why
+  gpenctl -t 1 /run/gpen.ctl ready              can clients be served? In 1 s
   gpenctl /run/gpen.ctl listener 443 sessions   those of the listener 443
   gpenctl 127.0.0.1:8888 watch                  the servers, each second
   gpenctl /run/gpen.ctl top                     the same with keys and graphs
   gpenctl /run/gpen.ctl                         a prompt: Tab completes
   gpenctl -f csv /run/gpen.ctl recent           the clients, for a spreadsheet
 
-Exit status: 0; 1 the daemon said error; 2 wrong usage; 3 no connection.
+Exit status: 0; 1 the daemon said error, or `ready` that it is not; 2 wrong
+usage; 3 no connection, or no answer within --timeout.
 """
 FORMATS = ("table", "plain", "json", "csv")
 COLORS = ("auto", "always", "never")

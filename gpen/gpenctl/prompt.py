@@ -194,7 +194,7 @@ def candidates(before: list[str], known: Known) -> list[str]:
         case ["listener", _, *words]:
             return scoped(words, known)
         case ["close"]:
-            return [*known("sessions"), "server"]
+            return [*known("sessions"), "server", "address"]
         case ["connection"]:
             return known("sessions")
         case ["no", "server"] | ["drain"]:
@@ -212,7 +212,7 @@ def values(before: list[str], known: Known) -> list[str]:
             return [*known("listeners"), UNNAMED]
         case ["server"] | ["close", "server"] | ["client", _, "server"]:
             return known("servers")
-        case ["explain"] | ["client"]:
+        case ["explain"] | ["client"] | ["close", "address"]:
             return known("recent")
     return []
 
@@ -231,7 +231,7 @@ def scoped(before: list[str], known: Known) -> list[str]:
         case ["inherit", "server"]:
             return known("servers")
         case ["close"]:
-            return ["server"]
+            return ["server", "address"]
     command = SCOPED.get(before[0])
     return values(before, known) or (arguments(scoped_usage(command), before[1:]) if command else [])
 
@@ -244,9 +244,9 @@ def arguments(usage: str, given: list[str]) -> list[str]:
     """
     keywords: list[str] = []
     values: dict[str, list[str]] = {}
-    for way in usage.split(" | "):
+    for way in ways(usage, given):
         previous = ""
-        for token in re.findall(r"[\w|-]+", way)[1:]:
+        for token in way:
             if not token.islower():
                 values[previous] = []
                 keywords += filter(str.islower, token.split("|"))
@@ -258,3 +258,10 @@ def arguments(usage: str, given: list[str]) -> list[str]:
     if given and given[-1] in values:
         return values[given[-1]]
     return [keyword for keyword in keywords if keyword not in given]
+
+
+def ways(usage: str, given: list[str]) -> list[list[str]]:
+    """The words behind the command's name, in each way to write it; in those only that begin as what is given, if one
+    does."""
+    all_ways = [re.findall(r"[\w|-]+", way)[1:] for way in usage.split(" | ")]
+    return [way for way in all_ways if given and way[:1] == given[:1]] or all_ways

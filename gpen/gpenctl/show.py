@@ -9,7 +9,7 @@ import shutil
 import sys
 from typing import Any, NamedTuple
 
-from gpen.gpenctl.link import Target, ask, meet
+from gpen.gpenctl.link import LONGEST_WAIT, Target, ask, meet
 from gpen.gpenctl.tables import asked, parse_plain, records
 from gpen.model.text import printable
 from gpen.usage import UsageError, complain, tell
@@ -21,7 +21,7 @@ def seconds(name: str, value: str) -> float:
         number = float(value)
     except ValueError:
         number = math.nan
-    if not 0 < number < 1e6:
+    if not 0 < number < LONGEST_WAIT:
         raise UsageError(f"{name}: {value!r} is not a number of seconds above 0")
     return number
 

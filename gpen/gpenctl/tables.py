@@ -167,7 +167,7 @@ def figure(heading: str, key: str, drop: int = 0, show: Callable[[Any], str] = p
     return Column(heading, lambda record: show(record.get(key)), drop, right=True)
 
 
-FIELD_BY_FIELD = ("connection", "info")  # one thing, of which each line of the table tells something
+FIELD_BY_FIELD = ("connection", "info", "ready")  # one thing, of which each line of the table tells something
 COLUMNS: dict[str, tuple[Column, ...]] = {
     "servers": (
         figure("#", "number"),
@@ -185,6 +185,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         figure("weight", "weight", 8),
         figure("prio", "prio", 10),
         figure("acl", "acl", 12),
+        text("owner", "owner", 5),
         figure("sent", "sx", 3, size),
         figure("received", "rx", 3, size),
         figure("bytes/s", "byte_rate", 2, size_rate),
@@ -240,6 +241,17 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         figure("since", "started", 2, moment),
         figure("silent", "silent", 1, lambda silent: "" if silent == 0 else span(silent)),
     ),
+    "peers": (
+        text("peer", "name"),
+        text("address", "address"),
+        health("state", "state"),
+        figure("since", "since", 3, lambda since: "" if since is None else moment(since)),
+        figure("sent", "sent", 1),
+        figure("received", "received", 1),
+        figure("unknown", "unknown", 2),
+        figure("pending", "pending", 1),
+        text("error", "error", 1),
+    ),
     "events": (
         figure("time", "time", 0, moment),
         figure("server", "server"),
@@ -258,6 +270,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "help": (text("name", "name"), text("help", "help")),  # as a table it is laid out in paragraphs
 }
 HUGE = 10**18  # seconds, bytes or sessions
+LISTED = ("workers", "peers")  # settings that are listed without a value
 EMPTY = {"recent": "clients in that time"}
 OF_LISTENERS = ("servers", "sessions", "recent", "events", "explain", "mode")  # behind `listener NAME` as well
 NOTED = {  # above the table of servers, where it is not 0
@@ -266,12 +279,13 @@ NOTED = {  # above the table of servers, where it is not 0
 }
 FIELDS = {  # the headings of a CSV without rows
     "servers": "number name address host port state health reason since for blacklisted sessions old max hard weight "
-    "prio acl sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check "
+    "prio acl owner sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check "
     "causes checks held looped tls",
     "sessions": "id client server server_address state age idle up down tls cipher sni listener",
     "recent": "address connects sx rx server idle sessions",
     "events": "time server event cause listener",
     "workers": "number pid sessions total cpu started silent",
+    "peers": "name address state since for sent received unknown pending error",
     "listeners": "name address transport protocol sessions conn_max held total clients sx rx endings handshakes rule "
     "servers tracking_with",
 }
@@ -281,7 +295,7 @@ def asked(line: str) -> str:
     """The command of COLUMNS whose table a line asks for; empty where it asks for none, or sets something."""
     name, *values = line.split() or [""]
     if name != "listener":
-        return name if name in COLUMNS and (name != "workers" or values in ([], ["json"])) else ""
+        return name if name in COLUMNS and (name not in LISTED or values in ([], ["json"])) else ""
     name, *values = values[1:] or [""]
     is_setting = name == "servers" and values not in ([], ["json"])
     return name if name in OF_LISTENERS and not is_setting else ""

@@ -34,6 +34,13 @@ class Entry:
     def __str__(self) -> str:
         return f"{'permit' if self.permit else 'deny'} {self.text}"
 
+    def has(self, address: str) -> bool:
+        """Whether a textual address is of its network; that of a client of a unix socket is of none."""
+        if address.startswith("unix"):
+            return False
+        number, family = number_of(address)
+        return family == self.family and number & self.mask == self.network
+
 
 class _Ranges:
     """All addresses of a family, cut into ranges, each with the place of the first entry that is for it."""

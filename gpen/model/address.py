@@ -6,8 +6,10 @@ Names of hosts and of services stay names here: ``wire/resolver.py`` turns an Ad
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _SERVICE = re.compile(r"[0-9+_-]*[A-Za-z][A-Za-z0-9+_-]*")
 _COUNT = re.compile(r"[0-9]{1,9}")
 _NETWORK = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^/\[\]:]+):[0-9]+")
+SCOPED = re.compile(r"[0-9a-fA-F:.]+(%[A-Za-z0-9._-]+)?")
 _ZERO = re.compile(r"(0x0+|0+)(\.(0x0+|0+)){0,3}", re.IGNORECASE)  # as inet_aton(3) reads 0.0.0.0
 _BARE_IPV6 = re.compile(r"[0-9a-fA-F]{0,4}:[^:]*:.*")
 UNIX = "unix"  # of clients who have none
@@ -56,6 +59,29 @@ class Endpoint(NamedTuple):
 
     def __str__(self) -> str:
         return f"{bracketed(self.host)}:{self.port}" if self.port else self.host
+
+
+def digest(data: bytes) -> int:
+    """64 bits that stand for these bytes, in all versions of gpen."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big")
+
+
+def digest_of(endpoints: Iterable[Endpoint]) -> int:
+    """What stands for a server that is at these endpoints, of which there is one at least, on all machines alike. It is
+    that of the least of them, IPv4 first: which one is in use may differ, and change."""
+    _, address, port = min(map(_canonical, endpoints))
+    return digest(address + port.to_bytes(2, "big"))
+
+
+def _canonical(endpoint: Endpoint) -> tuple[int, bytes, int]:
+    """The version of IP, the address without its interface, which has a number of its own on each machine, and the
+    port; for a unix socket its path."""
+    try:
+        address = ipaddress.ip_address(endpoint.host.partition("%")[0])
+    except ValueError:
+        return 0, endpoint.host.encode(), endpoint.port
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.version, address.packed, endpoint.port
 
 
 @dataclass(frozen=True)
@@ -177,7 +203,7 @@ def _host(host: str, text: str) -> str:
         return UNSPECIFIED[0]
     if ":" in host or host.replace(".", "").isdigit():
         try:
-            address = ipaddress.ip_address(host)
+            address = ipaddress.ip_address(host if SCOPED.fullmatch(host) else "")  # which lets anything be a scope
             mapped = getattr(address, "ipv4_mapped", None)
             if (mapped or address).is_unspecified:
                 return UNSPECIFIED[address.version == 6 and mapped is None]

@@ -1,5 +1,5 @@
 cdef class Client:
-    cdef public object address, number, server, country
+    cdef public object address, number, server, country, learnt_from
     cdef public double last
     cdef public long long connects, sx, rx
 
@@ -10,3 +10,5 @@ cdef class ClientTable:
     cdef dict _sessions
     cpdef Client touch(self, object address, double now, object limit, double tracking)
     cpdef object leave(self, Client client)
+    cpdef object succeed(self, ClientTable former)
+    cpdef object is_memory_of(self, ClientTable other)

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gpen.model.server import Server
 
+TIE = 0.01  # seconds: what a clock in milliseconds and the network's way make of one moment
+
 
 class Client:
-    """One remembered client. ``sx`` bytes were sent to it, ``rx`` received from it, by sessions that have ended."""
+    """One remembered client. ``sx`` bytes were sent to it, ``rx`` received from it, by sessions that have ended;
+    ``learnt_from`` is the peer that has told where it was, if it has not been here since."""
 
-    __slots__ = ("address", "connects", "country", "last", "number", "rx", "server", "sx")
+    __slots__ = ("address", "connects", "country", "last", "learnt_from", "number", "rx", "server", "sx")
 
     def __init__(self, address: str, number: int) -> None:
         self.address = address
@@ -28,15 +31,25 @@ class Client:
         self.connects = 0
         self.sx = 0
         self.rx = 0
+        self.learnt_from: str | None = None
 
 
 class ClientTable:
-    """Clients by address, in the order in which they were last seen."""
+    """Clients by address, in the order in which they were last seen; those that peers tell of, in which they came."""
 
     def __init__(self) -> None:
         self._clients: OrderedDict[str, Client] = OrderedDict()
         self._next_number = 0
         self._sessions: dict[str, int] = {}  # that there are, by address
+
+    def succeed(self, former: ClientTable) -> None:
+        """Go on with what a former one has, which but the sessions that began there use from now on."""
+        self._clients, self._sessions = former._clients, former._sessions
+        self._next_number = former._next_number
+
+    def is_memory_of(self, other: ClientTable) -> bool:
+        """Whether one has succeeded the other, or is it."""
+        return self._clients is other._clients
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -44,6 +57,10 @@ class ClientTable:
     def __iter__(self) -> Iterator[Client]:
         """From the one seen last to the one seen longest ago."""
         return reversed(self._clients.values())
+
+    def addresses(self) -> list[str]:
+        """All of them, from the one seen longest ago: at once, so that none can change meanwhile."""
+        return list(self._clients)
 
     def get(self, address: str) -> Client | None:
         return self._clients.get(address)
@@ -102,6 +119,28 @@ class ClientTable:
         self._clients.move_to_end(address)
         client.server, client.last = server, last
 
+    def learn(self, address: str, server: Server, last: float, limit: int, peer: str) -> bool:
+        """A peer says that the client of this address was at this server when it was seen last, which counts as if it
+        had been here. Whether that was news: what is known may be newer.
+
+        Of two that say the same moment, within TIE seconds, both sides take the one that served at the lower address;
+        but a peer may correct itself.
+        """
+        client = self._clients.get(address)
+        if client is None:
+            if len(self._clients) >= limit and last <= next(iter(self._clients.values())).last:
+                return False  # it would be the first to be forgotten
+            client = self._clients[address] = Client(address, self._next_number)
+            self._next_number += 1
+            self.shrink(limit)
+        else:
+            known = client.server
+            if known is not None and _is_outdated(last - client.last, server, known, client.learnt_from == peer):
+                return False
+            self._clients.move_to_end(address)
+        client.server, client.last, client.learnt_from = server, max(last, client.last), peer
+        return True
+
     def forget(self, address: str) -> None:
         """The client of this address is new when it comes again; one that is unknown stays so."""
         self._clients.pop(address, None)
@@ -123,3 +162,10 @@ class ClientTable:
         if known is not None and not (tracking and now - known.last > tracking):
             glimpsed.server = known.server
         return glimpsed
+
+
+def _is_outdated(lead: float, server: Server, known: Server, is_correction: bool) -> bool:
+    """Whether what a peer says is older than what is known: it is ``lead`` seconds newer."""
+    if lead < -TIE:
+        return True
+    return not is_correction and lead <= TIE and server.target.shown >= known.target.shown

@@ -10,6 +10,7 @@ from gpen.model.client import ClientTable
 from gpen.model.selector import Selector
 from gpen.model.server import TCP, UDP
 from gpen.model.settings import Settings
+from gpen.model.shared import SharedTable
 from gpen.model.text import ranges
 from gpen.model.value_types import UNNAMED
 
@@ -45,6 +46,19 @@ class Scope:
         self.selector = selector
         self._own_clients = self.clients = ClientTable()
         self._own_turns = selector.turns
+
+    @property
+    def shared(self) -> SharedTable | None:
+        """Its own memory of clients, where peers are told of it."""
+        clients = self._own_clients
+        return clients if isinstance(clients, SharedTable) and clients is self.clients else None
+
+    def publish(self, is_shared: bool) -> None:
+        """Whether peers are told of its clients from now on; ``share_memory`` has it used."""
+        former = self._own_clients
+        if is_shared != isinstance(former, SharedTable):
+            self._own_clients = SharedTable() if is_shared else ClientTable()
+            self._own_clients.succeed(former)
 
     def share_memory(self, other: Scope) -> None:
         """Its memory of clients and its turn are this one's from now on: another's, or its own."""

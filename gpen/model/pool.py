@@ -195,7 +195,7 @@ class Pool:
             event, cause = ("filled", str(address)) if was_empty else ("moved", f"from {old} to {address}")
         self.events.note(server, event, cause)
         for target in server.targets.values():
-            target.endpoints = ()
+            target.locate(())
             target.silences = {}
         self.unresolved += server.targets.values()
         self.on_moved()
@@ -259,7 +259,7 @@ class Pool:
         stay = [endpoint for endpoint in old if endpoint in found]
         fresh = [endpoint for endpoint in found if endpoint not in old]
         if fresh or len(stay) < len(old):
-            target.endpoints = (*stay, *fresh)
+            target.locate((*stay, *fresh))
             target.silences = {endpoint: silence for endpoint, silence in target.silences.items() if endpoint in found}
             self.on_moved()
             for spare in [spare for spare in server.spares if spare.target is target
@@ -306,7 +306,7 @@ def stand_in(name: str, number: int | None, endpoints: Sequence[Endpoint]) -> Me
     """What stands for a server of another process's pool, which chooses it."""
     server = Server(name, number)
     server.target = target = Target(server, TCP)
-    target.endpoints = tuple(endpoints)
+    target.locate(endpoints)
     return Member(server, target)
 
 

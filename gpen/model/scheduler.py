@@ -21,10 +21,12 @@ from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
+from gpen.model.address import digest
 from gpen.model.server import Member
 
 Usable = Callable[[Member], bool]
 _number: Callable[[Member], Any] = attrgetter("number")
+_ALL_BITS, _FIRST, _SECOND = 2**64 - 1, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 class Turns:
@@ -98,6 +100,33 @@ def rendezvous(members: Sequence[Member], usable: Usable, turns: Turns, key: str
     return max(filter(usable, members), key=lambda member: _score(key, str(member.server.address)), default=None)
 
 
+def weighted_rendezvous(members: Sequence[Member], usable: Usable, turns: Turns, key: str) -> Member | None:
+    """The least -log(u) / weight, where u, from 0 to 1, is a hash of client and server together: each server is
+    best for a share of the clients that is in proportion to its weight (rendezvous hashing by Thaler and Ravishankar,
+    1998; the logarithm, which weighs, by Schindelhauer and Schomaker, 2005).
+
+    A server is known by where it is (``Target.digest``), whatever it is called and in whatever order they stand here.
+    All gpens, of whatever version, must choose alike, so what is hashed and how is never changed. u comes of the two
+    digests by SplitMix64's last step (Steele, Lea and Flood, 2014): to mix 64 bits of both takes a few instructions,
+    where a digest of both would cost 1 us a server.
+    """
+    client, best, least = digest(key.encode()), None, math.inf
+    for member in members:
+        weight, target = member.weight, member.target
+        if not weight or not target.endpoints:
+            continue
+        bits = client ^ target.digest
+        bits = ((bits ^ (bits >> 30)) * _FIRST) & _ALL_BITS
+        bits = ((bits ^ (bits >> 27)) * _SECOND) & _ALL_BITS
+        u = (((bits ^ (bits >> 31)) >> 11) + 0.5) / 2.0**53
+        if (1.0 - u) / weight >= least:  # -log(u) is not less than that: for most, a logarithm is spared
+            continue
+        score = -math.log(u) / weight
+        if score < least and usable(member):
+            best, least = member, score
+    return best
+
+
 def round_robin(members: Sequence[Member], usable: Usable, turns: Turns, key: str) -> Member | None:
     """The next usable one behind the number that was chosen last; so a full server's share goes to all others."""
     start = turns.last + 1  # most often
@@ -128,7 +157,8 @@ class Rule:
     """One rule. ``name`` is its setting, a flag, and what it is called; ``flag`` its option of pen's command line.
 
     ``weighs``: a server of weight 0 is never chosen. ``is_personal``: the choice is the client's own server, be that
-    well or not; a stubborn pool closes the client where it is not.
+    well or not; a stubborn pool closes the client where it is not. ``remembers``: a client goes back to the server
+    that it used last, as far as roundrobin lets it, before the rule is asked.
     """
 
     name: str
@@ -138,6 +168,7 @@ class Rule:
     flag: str = ""
     weighs: bool = False
     is_personal: bool = False
+    remembers: bool = True
 
 
 # in the order in which one that is on goes before the others
@@ -149,6 +180,12 @@ RULES = (
          "proportion to weight.", least_connections, _next_share, weighs=True),
     Rule("random", "Draw two servers by weight and choose the better one, with fewer sessions by weight; ties go "
          "round in proportion to weight.", best_of_two, _next_share, weighs=True),
+    Rule("stateless", "Choose by a hash of the client's address and of where each server is (its IP address and port), "
+         "in proportion to weight, and remember nothing: all gpens that have the same servers, with the same weights, "
+         "choose the same for a client, whatever the order and the names in which they list them. Another server is "
+         "chosen only while that one can't take the client; one that comes or goes moves only its own clients. "
+         "tracking and hard have no effect then, and roundrobin changes nothing. A weight of 0 is never chosen.",
+         weighted_rendezvous, weighs=True, is_personal=True, remembers=False),
     Rule("hash", "A new client's server is chosen by a hash of its address (with roundrobin: address and port).",
          rendezvous, flag="-h", is_personal=True),
 )

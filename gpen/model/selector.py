@@ -134,7 +134,7 @@ class Selector:
         is back (``_is_due``). For silence alone nobody is turned away: see silence.py.
         """
         settings = self.settings
-        last = None if settings.roundrobin else client.server
+        last = client.server if settings.returns else None
         if last is not None and not last.deleted:
             remembered = self.roster.get(last)
             if remembered is not None:
@@ -143,7 +143,9 @@ class Selector:
                 if settings.stubborn:
                     return _NOBODY
         rule = settings.rule
-        key = f"{client.address}:{port}" if settings.roundrobin and rule.is_personal else client.address
+        key = client.address
+        if settings.roundrobin and rule.is_personal and rule.remembers:
+            key = f"{key}:{port}"
         if settings.stubborn:
             return _NOBODY if tried else self._choose_once(rule, key, client, now)
         member = self._choose_usable(rule, key, client, now, tried)

@@ -4,7 +4,7 @@ cdef class Stay:
 
 cdef class Server:
     cdef public str name
-    cdef public object number, address, check, state, condemned, drained, kept_away
+    cdef public object number, address, check, owner, state, condemned, drained, kept_away
     cdef public dict targets, verdicts, elsewhere, causes
     cdef public list spares
     cdef public Target target
@@ -17,6 +17,7 @@ cdef class Server:
 cdef class Target:
     cdef public Server server
     cdef public object transport, port, endpoints, trial, reason, silences
+    cdef public unsigned long long digest
     cdef public double down_until, blamed, since, changed
     cdef public bint is_silent
 

@@ -11,9 +11,10 @@ Listeners choose among Members: a server, one of its targets, and the weight, pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gpen.model.address import Address, Endpoint
+from gpen.model.address import Address, Endpoint, digest_of
 from gpen.model.check import Check
 from gpen.model.silence import Silence
 
@@ -25,7 +26,8 @@ HEALTHS = ("up", "drain", "trial", "down", "empty")  # what is found of it: see 
 VERDICTS = ("up", "drain", "down")  # what can be said of a server; the worst one counts, and is the last here
 TCP, UDP = TRANSPORTS = ("tcp", "udp")
 # what is configured of a server besides its address, with the defaults
-FIELDS: dict[str, Any] = {"max": 0, "hard": 0, "weight": 1, "prio": 0, "acl": 0, "state": "ready", "check": None}
+FIELDS: dict[str, Any] = {"max": 0, "hard": 0, "weight": 1, "prio": 0, "acl": 0, "state": "ready", "check": None,
+                          "owner": None}
 MEMBER_FIELDS = ("max", "weight", "prio", "port")  # what may be different of it for one listener
 
 
@@ -63,8 +65,8 @@ class Server:
     """A server with a number, or a special one. Changed by the Pool only."""
 
     __slots__ = ("acl", "address", "beside", "causes", "check", "condemned", "deleted", "drained", "elsewhere",
-                 "failures", "hard", "kept_away", "max", "name", "number", "prio", "rx", "sessions", "spares", "state",
-                 "stay", "sx", "target", "targets", "total", "verdicts", "weight")
+                 "failures", "hard", "kept_away", "max", "name", "number", "owner", "prio", "rx", "sessions", "spares",
+                 "state", "stay", "sx", "target", "targets", "total", "verdicts", "weight")
 
     target: Target  # the one that counts where no listener is named
 
@@ -79,6 +81,7 @@ class Server:
         self.prio = 0
         self.acl = 0
         self.check: Check | None = None  # None: as the setting says
+        self.owner: str | None = None  # the program that has made it, and changes and deletes it
         self.state = "ready"
         self.deleted = False
         self.verdicts: dict[str, Verdict] = {}  # by whom: command, check, address
@@ -142,14 +145,15 @@ class Target:
     """A server as it is reached: over ``transport``, at ``port`` if that is not its own; and what connects to there
     have come to."""
 
-    __slots__ = ("blamed", "changed", "down_until", "endpoints", "is_silent", "port", "reason", "server", "silences",
-                 "since", "transport", "trial")
+    __slots__ = ("blamed", "changed", "digest", "down_until", "endpoints", "is_silent", "port", "reason", "server",
+                 "silences", "since", "transport", "trial")
 
     def __init__(self, server: Server, transport: str, port: int | str | None = None) -> None:
         self.server = server
         self.transport = transport
         self.port = port
         self.endpoints: tuple[Endpoint, ...] = ()
+        self.digest = 0  # of them, once there are some
         self.down_until = 0.0
         self.blamed = 0.0  # when, by the clock, a connect failed last
         self.trial: Lease | None = None
@@ -158,6 +162,12 @@ class Target:
         self.changed = 0.0  # the same moment by the clock
         self.silences: dict[Endpoint, Silence] = {}  # of flows of UDP, by the address that they asked
         self.is_silent = False  # whether it is blacklisted for silence
+
+    def locate(self, endpoints: Sequence[Endpoint]) -> None:
+        """It is at these endpoints from now on, which are tried in this order."""
+        self.endpoints = tuple(endpoints)
+        if endpoints:
+            self.digest = digest_of(endpoints)
 
     @property
     def name(self) -> str:

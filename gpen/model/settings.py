@@ -5,7 +5,7 @@ The command line, the control language, ``help``, ``write``, the man pages and s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -23,7 +23,6 @@ from gpen.model.value_types import (
     DOOR,
     FILE,
     FLAG,
-    IP,
     KEEPALIVE,
     LISTEN,
     LISTENER,
@@ -31,6 +30,9 @@ from gpen.model.value_types import (
     MODE,
     MOST,
     ONE_AT_LEAST,
+    OTHER_PEER,
+    OWN_PEER,
+    SOURCES,
     SPEC,
     TEXT,
     USER,
@@ -52,7 +54,9 @@ class Setting:
     ``scope`` says whom it is of: of the process; of each listener, where what is said without the name of one is shared
     by all that say nothing else; or of each listener alone, which shares it with none. ``flag`` is its option of pen's
     command line, ``reply`` how its value is answered (None: pen answers nothing when it is set), ``startup`` that it
-    counts only when the daemon starts, ``adds`` that setting it adds to its words, ``missing`` why it can't be switched
+    counts only when the daemon starts, ``adds`` that setting it adds to its words, ``is_keyed`` that these are pairs of
+    which the first is a name, that a new one has the place of the one of its name, and 'no NAME' takes one away,
+    ``missing`` why it can't be switched
     on, ``is_ignored`` that it has no effect, ``is_listed`` that without a value it is answered with rows. ``on`` and
     ``off`` are the values of one that NAME without a value switches on, and ``no NAME`` off. ``topic`` is the one that
     it stands under in the table.
@@ -66,6 +70,7 @@ class Setting:
     reply: str | None = "{}"
     startup: bool = False
     adds: bool = False
+    is_keyed: bool = False
     missing: str = ""
     example: str = ""
     is_ignored: bool = False
@@ -91,8 +96,16 @@ class Setting:
 
     def lines(self, value: Any) -> list[str]:
         """The commands that give the setting this value, whatever it has had."""
+        if self.is_keyed and value:
+            return [f"no {self.name}", *(self.line((pair,)) for pair in value)]
         line = self.line(value)
         return [f"no {self.name}", line] if self.adds and value else [line]
+
+    def added(self, old: Sequence[Any], new: Sequence[Any]) -> tuple[Any, ...]:
+        """What it has when these are added to what it had. A pair of a name and nothing takes that away."""
+        if not self.is_keyed:
+            return tuple(dict.fromkeys((*old, *new)))
+        return tuple(pair for pair in {**dict(old), **dict(new)}.items() if pair[1])
 
     def line(self, value: Any) -> str:
         """The command that gives the setting this value; the inverse of parsing it."""
@@ -148,6 +161,9 @@ _ALL: tuple[Setting | str, ...] = (
             example="client_max 50"),
     Setting("backlog", whole(1), 500, "How many connections the kernel keeps waiting for us (listen(2)).", "-q",
             reply=None),
+    _flag("freebind", "Listen also on an address that this machine does not have yet, as the one that two balancers "
+          "share (keepalived): who connects once it is here is served. The sockets of control and metrics, too. A "
+          "mistyped address is no error then."),
     Setting("multi_accept", ONE_AT_LEAST, 100, "Most connections accepted, or datagrams read, at one wake-up; 0 is "
             "1, as in pen.", "-m", reply=None),
     Setting("pending_max", whole(0), 0, "Most connections to servers under way at one time; while there are more, no "
@@ -163,8 +179,8 @@ _ALL: tuple[Setting | str, ...] = (
     _flag("roundrobin", "Round robin: do not look up the server that the client used last.", "-r"),
     *(_flag(rule.name, rule.help, rule.flag) for rule in RULES),
     _flag("stubborn", "Do not fail over: if the chosen server is full, denies the client or can't be reached, close. "
-          "The rule chooses among the servers that are not down or blacklisted; hash, and a remembered server, stay "
-          "the client's own even then.", "-s"),
+          "The rule chooses among the servers that are not down or blacklisted; hash and stateless, and a remembered "
+          "server, stay the client's own even then.", "-s"),
     Setting("blacklist", seconds(), 30, "How long a server that could not be reached is left alone. While no other can "
             "take a client, one connection at a time tries it again a second after it failed (not with stubborn).",
             "-b", scope=PROCESS),
@@ -236,8 +252,11 @@ _ALL: tuple[Setting | str, ...] = (
     Setting("accept_proxy", ACL_OR_OFF, "off", "Clients that this access list permits must begin with a PROXY protocol "
             "header, and the address that it gives is theirs; nobody else may begin with one.",
             example="accept_proxy 3"),
-    Setting("source", IP, None, "The local address of connections to servers of its family, IPv4 or IPv6.", reply=None,
-            example="source 10.0.0.1"),
+    Setting("source", SOURCES, None, "The local addresses of connections to servers, and of checks: single ones and "
+            "ranges, IPv4 and IPv6, of which those of the server's family count. Each connection, or flow, comes from "
+            "the next one that has a port left: with N addresses there are N times as many connections to one server "
+            "at a time, which are some 28,000 from one address (net.ipv4.ip_local_port_range).", reply=None,
+            example="source 10.0.0.1,10.0.0.5-10.0.0.9"),
     Setting("tcp_fastclose", one_of("off", "up", "down", "both"), "off", "End the session as soon as one side closes: "
             "the server's (up), the client's (down), or either.", reply=None),
     _flag("tcp_nodelay", "Send small pieces at once, on both sides (TCP_NODELAY)."),
@@ -317,6 +336,24 @@ _ALL: tuple[Setting | str, ...] = (
             "-d", scope=PROCESS),
     _flag("ascii", "Show the bytes of sessions as text, not as hex, at debug 2.", "-a", scope=PROCESS),
     _flag("abort_on_error", "Abort with a core file when gpen itself fails.", scope=PROCESS),
+    "peers",
+    Setting("peers", OWN_PEER, None, "What the other balancers call this one, and where they connect: [HOST:]PORT; "
+            "without a host, at all IPv4 addresses. They and this one, gpens or haproxies, tell each other, by "
+            "HAProxy's peers protocol, which client is at which server. A listener's memory of clients is a table of "
+            "its name, gpen for the one without; a server is known by its ADDRESS:PORT. Unset: no peers. Without a "
+            "value, lists the peers: whether they are connected and since when, clients told to them (sent) and by "
+            "them (received), of these at servers that are unknown here, and changes that are pending, not "
+            "acknowledged yet.",
+            reply=None, is_listed=True, example="peers lb1 10.0.0.1:1024", scope=PROCESS),
+    Setting("peer", OTHER_PEER, (), "Adds one of the others, or says where it is now: what it is called, and where it "
+            "takes connections. The one that has the name of this gpen is this gpen, so that all may have the same "
+            "lines. 'no peer NAME' takes it away, 'no peer' all.", reply=None, adds=True, is_keyed=True,
+            example="peer lb2 10.0.0.2:1024", scope=PROCESS),
+    Setting("peers_certificate", FILE, None, "The certificate of this gpen for connections with peers, with its key, "
+            "in PEM: with peers_ca, they speak TLS, and each side takes certificates of that authority only. Without "
+            "TLS, only the addresses of peers may connect.", scope=PROCESS),
+    Setting("peers_ca", FILE, None, "The authority that has signed the certificates of all peers, and of nobody else, "
+            "in PEM.", scope=PROCESS),
     "the control socket",
     Setting("control", CONTROL, None, "The control socket: /PATH or HOST:PORT. As root, HOST:PORT needs a user to "
             "change to.", "-C", startup=True, scope=PROCESS),
@@ -366,18 +403,20 @@ SETTINGS: dict[str, Setting] = {setting.name: setting for setting in by_topic(_A
 OWN_NAMES = tuple(name for name, setting in SETTINGS.items() if setting.scope == OWN)
 
 
-_RULE_NAMES = frozenset(rule.name for rule in RULES)
+_RULE_NAMES = frozenset(("roundrobin", *(rule.name for rule in RULES)))
 
 
 class Settings:
     """The values in force, as plain attributes: of the process, or of one listener. Changed through commands only.
 
     A listener's are computed when something changes, so that to read one costs the hot path an attribute. ``rule`` is
-    the one that chooses for new clients: it follows from the others.
+    the one that chooses for new clients, and ``returns`` whether a client first goes back to the server that it used
+    last: they follow from the others.
     """
 
-    __slots__ = (*SETTINGS, "rule")
+    __slots__ = (*SETTINGS, "returns", "rule")
 
+    returns: bool
     rule: Rule
 
     listen: str | None
@@ -385,6 +424,7 @@ class Settings:
     conn_max_total: int
     client_max: int
     backlog: int
+    freebind: bool
     multi_accept: int
     pending_max: int
     client_acl: int
@@ -392,6 +432,7 @@ class Settings:
     tracking: float
     tracking_with: str | None
     roundrobin: bool
+    stateless: bool
     hash: bool
     weight: bool
     prio: bool
@@ -437,7 +478,7 @@ class Settings:
     geoip_db: str | None
     idle_timeout: float
     half_closed_timeout: float
-    source: str | None
+    source: tuple[str, ...] | None
     tcp_fastclose: str
     tcp_nodelay: bool
     keepalive: tuple[int, ...]
@@ -450,6 +491,10 @@ class Settings:
     debug: int
     ascii: bool
     abort_on_error: bool
+    peers: tuple[str, str] | None
+    peer: tuple[tuple[str, str], ...]
+    peers_certificate: str | None
+    peers_ca: str | None
     control: str | None
     control_acl: int | None
     control_mode: int
@@ -475,6 +520,7 @@ class Settings:
         if name in _RULE_NAMES:
             rule = next((rule for rule in RULES if getattr(self, rule.name, False)), ROUND_ROBIN)
             object.__setattr__(self, "rule", rule)
+            object.__setattr__(self, "returns", rule.remembers and not getattr(self, "roundrobin", False))
 
     def copy(self) -> Settings:
         """The same values, to be changed by themselves."""
@@ -508,7 +554,7 @@ class Settings:
         """Give the setting a value that its kind has read, or None for its default."""
         setting = SETTINGS[name]
         if setting.adds and value is not None:
-            value = tuple(dict.fromkeys((*self.get(name), *value)))
+            value = setting.added(self.get(name), value)
         self.replace(name, setting.default if value is None else value)
 
     def replace(self, name: str, value: Any) -> None:

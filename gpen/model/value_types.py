@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 from gpen.model.address import network_address, parse_listen, parse_server
 from gpen.model.check import USAGE, parse_check
 from gpen.model.facility import is_syslog
+from gpen.model.sources import parse_sources
+from gpen.model.text import shortened
 
 MOST = 2**31 - 1  # what the kernel takes, where a number gets that far
 MOST_WORKERS = 64
 LONGEST_NAME = 32  # characters of a listener's
 UNNAMED = "-"  # what the listener without a name is called
 _LISTENER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}")
+LONGEST_OWNER = 64  # characters
+_OWNER = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_OWNER}}}")
+LONGEST_PEER = 64  # characters of a peer's name
+_PEER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.:-]{{0,{LONGEST_PEER - 1}}}")
 _WHOLE = re.compile("-?[0-9]{1,10}")
 
 
@@ -103,14 +109,6 @@ def _text(text: str) -> str:
     return text
 
 
-def _ip(text: str) -> str:
-    try:
-        address = ipaddress.ip_address(text)
-        return str(getattr(address, "ipv4_mapped", None) or address)
-    except ValueError:
-        raise ValueError(f"'{text}' is not an IPv4 or IPv6 address") from None
-
-
 def _log(text: str) -> str:
     if is_syslog(text):
         return text
@@ -144,6 +142,14 @@ def parse_listener(text: str) -> str:
     if not _LISTENER.fullmatch(text):
         raise ValueError(f"'{text}' is not a name for a listener: expected letters, digits and _ . -, at most "
                          f"{LONGEST_NAME}, a letter or digit first")
+    return text
+
+
+def parse_owner(text: str) -> str:
+    """Read the name of a program that makes servers; "default" stands for none. Raises ValueError."""
+    if not _OWNER.fullmatch(text) or text == "default":
+        raise ValueError(f"'{shortened(text)}' is not a name for an owner: expected letters, digits and . _ -, at most "
+                         f"{LONGEST_OWNER}, and not default")
     return text
 
 
@@ -183,6 +189,28 @@ def _workers(text: str) -> int | str:
         raise ValueError(f"{error}, or auto") from None
 
 
+def _peer_name(text: str) -> str:
+    if not _PEER.fullmatch(text):
+        raise ValueError(f"'{text}' is not a name for a peer: expected letters, digits and _ . : -, at most "
+                         f"{LONGEST_PEER}, a letter or digit first")
+    return text
+
+
+def _pair(example: str, default_host: str) -> Callable[[Sequence[str]], tuple[str, str]]:
+    """A reader of the name of a peer and an address."""
+
+    def parse(words: Sequence[str]) -> tuple[str, str]:
+        if len(words) != 2:
+            raise ValueError(f"expected {example}")
+        address = parse_listen(words[1], default_host)
+        if address.path or not address.host:
+            raise ValueError(f"'{words[1]}' is no address for peers: expected {example}")
+        return _peer_name(words[0]), words[1]
+
+    return parse
+
+
+_own_peer, _other_peer = _pair("NAME [HOST:]PORT", "0.0.0.0"), _pair("NAME HOST:PORT", "")
 _PORT = re.compile("(?:[^/]*:)?[0-9]+")
 FLAG = Kind("", lambda text: True)
 TEXT = Kind("TEXT", _text)
@@ -191,7 +219,7 @@ LOG = Kind("FILE|syslog[:FACILITY]|HOST:PORT", _log)
 ALPN = Kind("NAME,NAME...", _protocols, ",".join)
 DIRECTORY = Kind("DIR", _text)
 USER = Kind("USER", _text)
-IP = Kind("ADDRESS", _ip)
+SOURCES = Kind("ADDRESS[-LAST],...", parse_sources, ",".join, many=True)
 MODE = Kind("MODE", _mode, lambda value: f"{value:04o}")
 LISTEN = Kind("ADDRESS", _listen)
 CONTROL = Kind("ADDRESS", lambda text: (parse_listen(text, "127.0.0.1"), text)[1])
@@ -204,3 +232,6 @@ ONE_AT_LEAST = Kind("N", lambda text: whole(0).parse(text) or 1)
 ACL_OR_OFF = Kind("N|off", lambda text: text if text == "off" else ACL.parse(text))
 KEEPALIVE = whole_each(IDLE=32767, INTERVAL=32767, COUNT=127)  # what the kernel takes (tcp(7))
 CHECK = Kind(USAGE, parse_check, many=True)
+OWN_PEER = Kind("NAME [HOST:]PORT", _own_peer, " ".join, many=True)
+OTHER_PEER = Kind("NAME HOST:PORT", lambda words: (_other_peer(words),), lambda value: " ".join(chain(*value)),
+                  many=True)

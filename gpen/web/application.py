@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from gpen.control.commands import COMMANDS, SCOPED, Command
+from gpen.control.reply import readiness
 from gpen.model.text import quote
 from gpen.web.exposition import OPENMETRICS_TYPE, PROMETHEUS_TYPE, wants_openmetrics
 from gpen.web.snapshot import INDEX, SCRIPT, STYLE
@@ -82,21 +83,29 @@ class Application:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         try:
-            kind, pieces = self._answer(environ)
+            status, kind, pieces = self._answer(environ)
         except Refusal as refusal:
             start_response(refusal.status, [("Content-Type", JSON_TYPE), *refusal.headers, *HEADERS])
             return [_json({"error": str(refusal)})]
         if environ["REQUEST_METHOD"] == "HEAD":
             length = sum(map(len, pieces))  # else the server would say 0
-            start_response("200 OK", [("Content-Type", kind), ("Content-Length", str(length)), *HEADERS])
+            start_response(status, [("Content-Type", kind), ("Content-Length", str(length)), *HEADERS])
             return []
-        start_response("200 OK", [("Content-Type", kind), *HEADERS])
+        start_response(status, [("Content-Type", kind), *HEADERS])
         return pieces
 
-    def _answer(self, environ: Environ) -> tuple[str, Iterable[bytes]]:
+    def _answer(self, environ: Environ) -> tuple[str, str, Iterable[bytes]]:
+        """Status, type and text."""
         path = _path(environ)
         if "HTTP_TRANSFER_ENCODING" in environ:
             raise Refusal("411 Length Required", "a body needs a Content-Length: none is taken in chunks")
+        if path in ("/ready", "/api/ready"):
+            _expect(environ, "GET", "HEAD")
+            return self._readiness(path, environ.get("QUERY_STRING", ""))
+        return "200 OK", *self._found(path, environ)
+
+    def _found(self, path: str, environ: Environ) -> tuple[str, Iterable[bytes]]:
+        """Type and text of what has no status of its own."""
         if path == "/api/control":
             _expect(environ, "POST")
             return JSON_TYPE, [self._act(environ)]
@@ -112,7 +121,7 @@ class Application:
             return JSON_TYPE, [_json(index())]
         if path.startswith("/api/"):
             return JSON_TYPE, self._look(path.removeprefix("/api/"), environ.get("QUERY_STRING", ""))
-        raise Refusal("404 Not Found", f"there is nothing at {path}: /, /metrics and /api are here")
+        raise Refusal("404 Not Found", f"there is nothing at {path}: /, /metrics, /ready and /api are here")
 
     # --- looking --------------------------------------------------------------------------------------------------
 
@@ -125,6 +134,13 @@ class Application:
         if not first.startswith(("{", "[")):
             raise Refusal("400 Bad Request", first.strip().removeprefix("error: "))
         return _encoded(chain([first], pieces))
+
+    def _readiness(self, path: str, query: str) -> tuple[str, str, Iterable[bytes]]:
+        """Status, type and text, as the command ready answers, for those who look at the status alone."""
+        row = json.loads(b"".join(self._look("ready", query)))
+        status = "200 OK" if row["ready"] else "503 Service Unavailable"
+        return (status, JSON_TYPE, [_json(row)]) if path == "/api/ready" else (
+            status, "text/plain; charset=utf-8", [readiness(row).encode()])
 
     # --- acting ---------------------------------------------------------------------------------------------------
 
@@ -190,8 +206,9 @@ def _parsed(name: str, query: str) -> dict[str, str]:
 
 def _line(command: Command, query: dict[str, str]) -> str:
     """The line of the control language that a query means. Raises Refusal."""
-    listener = query.pop("listener", "")
-    if listener and command.name not in SCOPED:
+    takes_listener = command.name in SCOPED
+    listener = query.pop("listener", "") if takes_listener or "listener" not in arguments_of(command) else ""
+    if listener and not takes_listener:
         raise Refusal("400 Bad Request", f"/api/{command.name} is about all listeners: it takes no listener")
     words = [command.name]
     for name in arguments_of(command):

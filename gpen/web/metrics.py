@@ -17,10 +17,10 @@ from gpen.web.exposition import COUNTER, GAUGE, HISTOGRAM, INFO, Metric, Row, it
 TIMES = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 # what rows are about, and the labels by which they are told apart, each with the key of a row that it has its value
-# from: rows are those of the commands info, listeners and servers, and of the setting workers
+# from: rows are those of the commands info, listeners and servers, and of the settings workers and peers
 IDENTITIES: dict[str, dict[str, str]] = {
     "gpen": {}, "process": {}, "listener": {"listener": "name"}, "server": {"server": "name"},
-    "worker": {"worker": "number"},
+    "worker": {"worker": "number"}, "peer": {"peer": "name"},
 }
 
 
@@ -67,6 +67,8 @@ METRICS: tuple[Metric, ...] = (
     # listeners
     Metric("gpen_listener_info", INFO, "A listener: where, what clients speak, how servers are chosen.", "listener",
            items("address", "protocol", "rule")),
+    Metric("gpen_listener_ready", GAUGE, "Whether it can serve clients, as the command ready tells it.", "listener",
+           item("ready")),
     Metric("gpen_listener_sessions", GAUGE, "Its sessions, or flows, now.", "listener", item("sessions")),
     Metric("gpen_listener_sessions_limit", GAUGE, "The most that it may have (conn_max).", "listener",
            item("conn_max")),
@@ -118,6 +120,15 @@ METRICS: tuple[Metric, ...] = (
     Metric("gpen_worker_sessions_begun_total", COUNTER, "Sessions that it was given.", "worker", item("total")),
     Metric("gpen_worker_cpu_seconds_total", COUNTER, "CPU time that it took.", "worker", item("cpu")),
     Metric("gpen_worker_silent_seconds", GAUGE, "For how long it has given no sign.", "worker", item("silent")),
+    # peers
+    Metric("gpen_peer_connected", GAUGE, "Whether a peer is connected.", "peer",
+           lambda row: int(row["state"] == "connected")),
+    Metric("gpen_peer_changed_seconds", GAUGE, "Seconds since it was connected, or lost.", "peer", item("for")),
+    Metric("gpen_peer_sent_entries_total", COUNTER, "Clients that it was told of.", "peer", item("sent")),
+    Metric("gpen_peer_received_entries_total", COUNTER, "Clients that it has told of.", "peer", item("received")),
+    Metric("gpen_peer_unknown_entries_total", COUNTER, "Of these, those at servers that are unknown here.", "peer",
+           item("unknown")),
+    Metric("gpen_peer_pending_entries", GAUGE, "Changes that it has not acknowledged.", "peer", item("pending")),
     # the process that chooses, under the names that all programs use
     Metric("process_cpu_seconds_total", COUNTER, "CPU time of the main process, user and system.", "process",
            item("cpu")),

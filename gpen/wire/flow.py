@@ -24,8 +24,9 @@ from gpen.model.server import Server
 from gpen.model.silence import Silence
 from gpen.wire import kernel, sockets
 from gpen.wire.conversation import Conversation, Front, Watch
+from gpen.wire.flow_sockets import Place
 from gpen.wire.kernel import Handler
-from gpen.wire.loops import Place, place_of
+from gpen.wire.loops import place_of
 from gpen.wire.poller import EPOLLIN
 
 if TYPE_CHECKING:
@@ -305,7 +306,7 @@ class Flow(Conversation):
             error = self._connect()
             if error is None:
                 self.connected = self.connected or self._dialed
-                if not server.is_special:
+                if server.number is not None and self._front.settings.rule.remembers:
                     self.clients.stick(client, server)
                 return None
             ending = self._unreached(lease, error)
@@ -335,13 +336,13 @@ class Flow(Conversation):
         while self._untried:
             self.endpoint = endpoint = self._untried.pop(0)
             try:
-                self._sock, self._end = sockets.send_datagrams(endpoint, front.settings)
+                self._sock, self._end = front.loops.flow_sockets.open(endpoint, front.settings)
             except OSError as error:
                 problem = error
                 continue
             self._fd = self._sock.fileno()
             loops = front.loops
-            loops.ends[self._end] = self
+            loops.flow_sockets.add(self._end, endpoint, self, self._sock)
             self._silence = lease.target.silence_at(endpoint)
             self._proven = self._has_room = False
             try:
@@ -356,7 +357,7 @@ class Flow(Conversation):
         if self._sock is not None:
             self._front.poller.closed(self._fd)
             if self._end is not None:
-                self._front.loops.ends.pop(self._end, None)
+                self._front.loops.flow_sockets.remove(self._end, self)
             self._sock.close()
             self._sock, self._fd = None, -1
 
@@ -502,7 +503,7 @@ class Flow(Conversation):
             self._keep(base64.b64decode(data))
         self._silence = lease.target.silence_at(endpoint)
         self._end = kernel.place(self._sock)
-        self._front.loops.ends[self._end] = self
+        self._front.loops.flow_sockets.add(self._end, endpoint, self, self._sock)
         self._watch = self._front.watch(self)
         self._front.poller.add(fd, EPOLLIN, Replies(self))
         return True

@@ -1,6 +1,9 @@
+from gpen.wire.flow_sockets cimport FlowSockets
+
+
 cdef class Loops:
     cdef public long long dropped, changes
-    cdef public dict ends
+    cdef public FlowSockets flow_sockets
     cdef object _pool, _listeners
     cdef dict _servers, _ours
     cdef long long _seen

@@ -20,26 +20,24 @@ from gpen.model.address import Endpoint, bracketed, normalize
 from gpen.model.pool import Pool
 from gpen.model.server import UDP, Server
 from gpen.wire import kernel
+from gpen.wire.flow_sockets import FlowSockets, Place
 
 if TYPE_CHECKING:
     from gpen.wire.datagram import DatagramListener
-    from gpen.wire.flow import Flow
 
 log = logging.getLogger("gpen")
 
 QUIET = 60.0  # seconds without any, after which they are told again
 
-Place = tuple[str, int]  # a host in its one form, and a port
-
 
 class Loops:
     """Whose datagrams are dropped. ``dropped`` is how many were; ``changes`` grows with each change of what is asked
-    here; ``ends`` has the flows by the places of their sockets to servers."""
+    here; ``flow_sockets`` are those of flows towards servers."""
 
     def __init__(self, pool: Pool, listeners: Callable[[], Iterable[DatagramListener]]) -> None:
         self.dropped = 0
         self.changes = 0
-        self.ends: dict[Place, Flow] = {}
+        self.flow_sockets = FlowSockets()
         self._pool = pool
         self._listeners = listeners
         self._servers: dict[Place, Server] = {}
@@ -57,8 +55,8 @@ class Loops:
         if self._seen != self.changes:
             self._look()
         place = place_of(sockaddr)
-        server, flow, ours = self._servers.get(place), self.ends.get(place), self._ours.get(place[1])
-        if server is None and (flow is None or data is None or not flow.has_sent(data)) and (
+        server, ours = self._servers.get(place), self._ours.get(place[1])
+        if server is None and (data is None or not self.flow_sockets.has_sent(place, data)) and (
                 ours is None or not _is_one_of(ours, sockaddr)):
             return False
         self.dropped += 1

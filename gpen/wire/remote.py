@@ -230,7 +230,7 @@ class RemoteSession(Seeker):
         server, target, settings, client = lease.server, lease.target, self._front.settings, self.client
         return bool(target.down_until or target.is_silent or server.kept_away or settings.pending_max
                     or self._front.selector.pool.health.is_cut_off
-                    or not (settings.roundrobin or (client is not None and client.server is server)))
+                    or (settings.returns and (client is None or client.server is not server)))
 
     def _dials(self, is_dialing: bool) -> None:
         """Whether it counts among those that are being connected to a server."""
@@ -320,7 +320,7 @@ class RemoteSession(Seeker):
         if index and endpoint in lease.target.endpoints:
             self._front.selector.pool.prefer(lease.target, endpoint)
         lease.connected()
-        if not lease.server.is_special:
+        if lease.server.number is not None and self._front.settings.rule.remembers:
             self.clients.stick(client, lease.server)
         leaving, self._leaving = self._leaving, None
         if leaving is not None and (leaving is not Ending.SERVER_DOWN or self.is_where_its_server_is):

@@ -286,7 +286,7 @@ class Session(Seeker):
                 continue
             self.connected = kernel.monotonic()
             lease.connected()
-            if not server.is_special:
+            if server.number is not None and self._front.settings.rule.remembers:
                 self.clients.stick(client, server)
             return sock
 

@@ -21,8 +21,9 @@ from typing import Any
 import gevent
 
 from gpen.files import Account, Entry
-from gpen.model.address import Address, Endpoint
+from gpen.model.address import UNSPECIFIED, Address, Endpoint
 from gpen.model.settings import Settings
+from gpen.model.sources import Turns, sources_of
 from gpen.wire import kernel
 from gpen.wire.poller import EPOLLOUT, Poller
 
@@ -38,7 +39,9 @@ LOCAL_ERRORS = SHORTAGES | {errno.EADDRNOTAVAIL, errno.EADDRINUSE}
 # route of kind unreachable or throw (EHOSTUNREACH, ENETUNREACH) or a family that is off, is a failure like any other.
 PROHIBITIONS = frozenset({errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENETDOWN})
 _RETRY_SECONDS = 0.05
+_TURNS = Turns()  # of addresses that connections come from
 _IP_BIND_ADDRESS_NO_PORT = 24
+_IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h; Python has no names for them before 3.15
 _SO_RCVBUFFORCE = 33  # socket(7)
 _RECEIVE_BUFFER = 4 << 20  # bytes: some 5,000 small datagrams
 _RESET_AT_CLOSE = struct.pack("ii", 1, 0)
@@ -82,29 +85,29 @@ def another(sock: Socket) -> Socket:
     return _socket.socket(fileno=_socket.dup(sock.fileno()))
 
 
-def receive_datagrams(address: Address, endpoint: Endpoint, ours: Sequence[Socket] = ()) -> Socket:
+def receive_datagrams(address: Address, endpoint: Endpoint, settings: Settings, ours: Sequence[Socket] = ()) -> Socket:
     """A non-blocking UDP socket bound to an address, for clients. ``ours`` are those that we have: they may stand in
     the way, as with ``listen``. Raises ListenError."""
     try:
         try:
-            return _receiver(endpoint, share_port=False)
+            return _receiver(endpoint, settings, share_port=False)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or not ours:
                 raise
         with _sharing_port(ours):
-            return _receiver(endpoint, share_port=True)
+            return _receiver(endpoint, settings, share_port=True)
     except OSError as error:
         raise ListenError(f"can't listen on {address}: {error.strerror}{_remedy(error)}") from None
 
 
-def _receiver(endpoint: Endpoint, share_port: bool) -> Socket:
+def _receiver(endpoint: Endpoint, settings: Settings, share_port: bool) -> Socket:
     sock = _socket.socket(endpoint.family, _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK)
     try:
         if endpoint.family == _socket.AF_INET6:
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, int(endpoint.host != "::"))
         expect_clients(sock, endpoint.host)
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, int(share_port))
-        sock.bind(endpoint.sockaddr)
+        _bind(sock, endpoint, settings)
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 0)
     except OSError:
         sock.close()
@@ -125,15 +128,20 @@ def expect_clients(sock: Socket, host: str) -> None:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
-def send_datagrams(endpoint: Endpoint, settings: Settings) -> tuple[Socket, tuple[str, int]]:
-    """A non-blocking UDP socket that is connected to a server, and where it is. Raises OSError. Does not switch."""
+class NoPortError(OSError):
+    """The kernel has no port for a socket."""
+
+
+def send_datagrams(endpoint: Endpoint, source: str) -> tuple[Socket, tuple[str, int]]:
+    """A non-blocking UDP socket that is connected to a server, from this address if one is given, and where it is.
+    Raises OSError, NoPortError among them. Does not switch."""
     sock = kernel.datagram(endpoint.family)
     try:
-        if settings.source:
-            _bind_source(sock, endpoint, settings.source)
+        if source:
+            _bind_without_port(sock, source)
         result = kernel.connect(sock, endpoint)
-        if result == EAGAIN:  # the kernel found no free port
-            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        if result == EAGAIN:
+            raise NoPortError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         if result:
             raise _failure(result, endpoint)
         place = kernel.place(sock)
@@ -143,6 +151,35 @@ def send_datagrams(endpoint: Endpoint, settings: Settings) -> tuple[Socket, tupl
         sock.close()
         raise
     return sock, place
+
+
+def share_port(endpoint: Endpoint, source: str, port: int, others: Sequence[Socket],
+               ) -> tuple[Socket, tuple[str, int]] | None:
+    """As ``send_datagrams``, from a port that other sockets of ours have, which are connected elsewhere. None where
+    one is not, or where the port is somebody else's as well. Raises OSError. Does not switch."""
+    sock = kernel.datagram(endpoint.family)
+    try:
+        for each in (*others, sock):
+            each.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, 1)
+        sock.bind((source or UNSPECIFIED[endpoint.family == _socket.AF_INET6], port))
+        result = kernel.connect(sock, endpoint)
+        if result:
+            raise _failure(result, endpoint)
+        if any(_names(other) == _names(sock) for other in others):
+            sock.close()
+            return None
+        while kernel.take(sock) is not None:
+            pass  # it came before there was a server, and is no reply
+        return sock, kernel.place(sock)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            return None
+        raise
+
+
+def _names(sock: Socket) -> tuple[Any, Any]:
+    return sock.getsockname(), sock.getpeername()
 
 
 def expect_many(sock: Socket) -> None:
@@ -177,7 +214,7 @@ def _bound(endpoint: Endpoint, settings: Settings, share_port: bool) -> Socket:
         sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEPORT, int(share_port))
         if endpoint.family == _socket.AF_INET6:
             sock.setsockopt(_socket.IPPROTO_IPV6, _socket.IPV6_V6ONLY, int(endpoint.host != "::"))
-        sock.bind(endpoint.sockaddr)
+        _bind(sock, endpoint, settings)
         bequeath(sock, settings)
         sock.listen(settings.backlog)
     except OSError:
@@ -186,13 +223,23 @@ def _bound(endpoint: Endpoint, settings: Settings, share_port: bool) -> Socket:
     return sock
 
 
+def _bind(sock: Socket, endpoint: Endpoint, settings: Settings) -> None:
+    if settings.freebind:
+        is_ipv6 = endpoint.family == _socket.AF_INET6
+        level, option = (_socket.IPPROTO_IPV6, _IPV6_FREEBIND) if is_ipv6 else (_socket.IPPROTO_IP, _IP_FREEBIND)
+        sock.setsockopt(level, option, 1)
+    sock.bind(endpoint.sockaddr)
+
+
 def _remedy(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return ": another program listens there, or another listener of this gpen"
     if error.errno == errno.EACCES:
         return ": ports below 1024 need root or CAP_NET_BIND_SERVICE, a path a directory that the user (-u) may write"
     if error.errno == errno.EADDRNOTAVAIL:
-        return ": this machine does not have that address"
+        return ": this machine does not have that address; if it will get it later (keepalived), set freebind"
+    if error.errno == errno.ENOENT:
+        return ": make its directory first"
     return ""
 
 
@@ -292,7 +339,7 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
     try:
         prepare(sock, settings)
         if settings.source:
-            _bind_source(sock, endpoint, settings.source)
+            _bind_source(sock, endpoint, settings)
         if unseen and family != _socket.AF_UNIX:
             _leave_half_open(sock)
         result = kernel.connect(sock, endpoint)
@@ -305,8 +352,8 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
         elif result == EAGAIN:
             result = _insist(sock, endpoint, seconds)
         if result not in (0, EISCONN):
-            raise _failure(result, endpoint)
-        if port >= _first_ephemeral_port() and _is_own_end(sock, port):
+            _connect_from_others(sock, endpoint, settings, poller, seconds, result)
+        if port >= ephemeral_ports()[0] and _is_own_end(sock, port):
             raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
     except BaseException:
         sock.close()
@@ -355,14 +402,15 @@ def _failure(result: int, endpoint: Endpoint) -> OSError:
 
 
 @functools.cache
-def _first_ephemeral_port() -> int:
-    """The lowest port that the kernel may pick for us (ip(7))."""
+def ephemeral_ports() -> tuple[int, int]:
+    """The lowest and the highest port that the kernel may pick for us (ip(7)), as it was when this was asked first."""
     try:
         # as bytes: a codec that is not loaded yet can't be, in a chroot or as another user
         with open("/proc/sys/net/ipv4/ip_local_port_range", "rb") as file:
-            return int(file.read().split()[0])
+            low, high = map(int, file.read().split())
+            return low, high
     except OSError:
-        return 1024
+        return 1024, 65535
 
 
 def _is_own_end(sock: Socket, port: int) -> bool:
@@ -373,9 +421,48 @@ def _is_own_end(sock: Socket, port: int) -> bool:
     return bool(name[1] == port and name == sock.getpeername())
 
 
-def _bind_source(sock: Socket, endpoint: Endpoint, source: str) -> None:
-    family = _socket.AF_INET6 if ":" in source else _socket.AF_INET
-    if endpoint.family == family:
-        # the port is chosen at connect, so that it need be unique for each server only (ip(7))
-        sock.setsockopt(_socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+def in_turn(endpoint: Endpoint, settings: Settings) -> Iterator[str]:
+    """The addresses that connections to this server come from, if some are said: each time another one first."""
+    version = {_socket.AF_INET: 4, _socket.AF_INET6: 6}.get(endpoint.family, 0)
+    return _TURNS.of(sources_of(settings.source, version) if settings.source else (), kernel.monotonic())
+
+
+def _bind_source(sock: Socket, endpoint: Endpoint, settings: Settings) -> None:
+    """Bind it to the next of the addresses that is this machine's. Raises OSError when none is."""
+    problem: OSError | None = None
+    for source in in_turn(endpoint, settings):
+        try:
+            _bind_without_port(sock, source)
+        except OSError as error:
+            problem = error
+        else:
+            return
+    if problem is not None:
+        raise problem
+
+
+def _bind_without_port(sock: Socket, source: str) -> None:
+    # the port is chosen at connect; in TCP it need be unique for each server only (ip(7))
+    sock.setsockopt(_socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+    try:
         sock.bind((source, 0))
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            _TURNS.miss(source, kernel.monotonic())
+        raise
+
+
+def _connect_from_others(sock: Socket, endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float,
+                         result: int) -> None:
+    """A connect came to this result: where the address that it is bound to has no port left for this server, connect
+    from the next that has one. The kernel lets a socket be bound again as long as it has no port. Raises OSError."""
+    for source in in_turn(endpoint, settings) if result == errno.EADDRNOTAVAIL else ():
+        with contextlib.suppress(OSError):  # that is: it is none of this machine's
+            _bind_without_port(sock, source)
+            result = kernel.connect(sock, endpoint)
+        if result == EINPROGRESS:
+            result = _outcome(sock, poller, seconds)
+        if result != errno.EADDRNOTAVAIL:
+            break
+    if result:
+        raise _failure(result, endpoint)

@@ -60,7 +60,7 @@ def contexts_by_name(settings: Settings, path: Path, pace: Pace) -> dict[str, ss
         found[domain.lower()] = _context(
             settings, path, ("ssl_sni_path", certificate),
             ("ssl_sni_path", key if f"{domain}.key" in files else None),
-            [_authority("ssl_sni_path", own, path)] if f"{domain}.ca" in files else authorities)
+            [authority("ssl_sni_path", own, path)] if f"{domain}.ca" in files else authorities)
     return found
 
 
@@ -84,7 +84,7 @@ def _context(settings: Settings, path: Path, certificate: tuple[str, str], key: 
                        "openssl ciphers -v") from None
     if settings.ssl_alpn:
         context.set_alpn_protocols(list(settings.ssl_alpn))
-    chain = _load_pair(context, path, certificate, key)
+    chain = load_pair(context, path, certificate, key)
     for text in authorities:
         context.load_verify_locations(cadata=text)
     _rehearse(context, *certificate, chain)
@@ -106,7 +106,7 @@ def _choose_versions(context: ssl.SSLContext, settings: Settings) -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _load_pair(context: ssl.SSLContext, path: Path, certificate: tuple[str, str], key: tuple[str, str | None]) -> str:
+def load_pair(context: ssl.SSLContext, path: Path, certificate: tuple[str, str], key: tuple[str, str | None]) -> str:
     """Load a certificate and its key, which is in the same file unless it has its own; returns the certificate's PEM.
     Raises TlsError."""
     setting, file = certificate
@@ -136,17 +136,17 @@ def _load_pair(context: ssl.SSLContext, path: Path, certificate: tuple[str, str]
 
 def _authorities(settings: Settings, path: Path) -> list[str]:
     """The PEM of ssl_ca_file and of all hashed files of ssl_ca_path. Raises TlsError."""
-    texts = [_authority("ssl_ca_file", settings.ssl_ca_file, path)] if settings.ssl_ca_file else []
+    texts = [authority("ssl_ca_file", settings.ssl_ca_file, path)] if settings.ssl_ca_file else []
     directory = settings.ssl_ca_path
     if directory:
         hashed = [name for name in _listed("ssl_ca_path", directory, path) if _HASHED.fullmatch(name)]
         if not hashed:
             raise TlsError(f"ssl_ca_path: '{directory}' has no certificates under hashed names: run openssl rehash")
-        texts += [_authority("ssl_ca_path", os.path.join(directory, name), path) for name in sorted(hashed)]
+        texts += [authority("ssl_ca_path", os.path.join(directory, name), path) for name in sorted(hashed)]
     return texts
 
 
-def _authority(setting: str, file: str, path: Path) -> str:
+def authority(setting: str, file: str, path: Path) -> str:
     """The text of a file of authorities, tried. Raises TlsError."""
     text = _text(setting, file, path)
     try:

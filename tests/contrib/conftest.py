@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contrib.balancers import Pair, two_balancers
 from tests.contrib.service import Service, greeter
 
 
@@ -19,3 +20,10 @@ def service(tmp_path: Path) -> Iterator[Service]:
             service.configure(name, "listen 127.0.0.1:0", "timeout 3", server)
         yield service
         service("stop", GPEN_STOP_SECONDS="2")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two balancers that share an address, for all tests of a file: each leaves them well."""
+    with two_balancers(tmp_path_factory.mktemp("pair")) as made:
+        yield made

@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from gpen.control.commands import COMMANDS, SCOPED, Command
+from gpen.discover import completion as discover
+from gpen.discover import usage as discovery
+from gpen.discover.listing import FORMS
 from gpen.docs import completion, usage_completion
 from gpen.galera import completion as galera
 from gpen.galera.cluster import POLICIES
@@ -30,7 +33,8 @@ BASH = CONTRIB / "completion" / "gpen.bash"
 ZSH = CONTRIB / "completion" / "_gpen"
 
 
-OTHERS = {"gpen-galera": galera.program(), **{name: netlog.program(name) for name in netlog.USAGES}}
+OTHERS = {"gpen-galera": galera.program(), "gpen-discover": discover.program(),
+          **{name: netlog.program(name) for name in netlog.USAGES}}
 
 
 @pytest.mark.parametrize(("file", "make"), [
@@ -44,6 +48,8 @@ def test_the_file_is_what_the_table_says(file: Path, make: Callable[[], str]) ->
 def test_each_option_of_a_usage_text_is_there() -> None:
     """And has its argument."""
     texts = {("gpen-galera", ""): OVERVIEW, **{("gpen-galera", command): text for command, text in USAGES.items()},
+             ("gpen-discover", ""): discovery.OVERVIEW,
+             **{("gpen-discover", command): text for command, text in discovery.USAGES.items()},
              **{(name, ""): text for name, text in netlog.USAGES.items()}}
     for (name, command), text in texts.items():
         offered = {option.flag: option.argument for row, option in OTHERS[name].rows() if row == command}
@@ -51,6 +57,7 @@ def test_each_option_of_a_usage_text_is_there() -> None:
         assert named and offered == {
             flag: argument for short, long, argument in named for flag in (short, long) if flag}
     assert completion.ARGUMENTS["POLICY"].split() == list(POLICIES)
+    assert sorted(completion.ARGUMENTS["FORM"].split()) == sorted(FORMS)
 
 
 def test_gpenctl_has_these_options() -> None:
@@ -237,6 +244,11 @@ def test_bash_knows_the_listeners(daemon: Daemon, programs: Path, line: str, exp
         ("gpen-galera move --json", ""),
         ("gpen-galera status --js", "--json"),
         ("gpen-galera move ", ""),
+        ("gpen-discover st", "status"),
+        ("gpen-discover file --form", "--format"),
+        ("gpen-discover file --format=y", "yaml"),
+        ("gpen-discover dns --gpen /etc/passw", "/etc/passwd"),
+        ("gpen-discover status --js", "--json"),
         ("gpenlog --v", "--version"),
         ("gpenlogd -u roo", "root"),
         ("gpenlogd -l /etc/passw", "/etc/passwd"),
@@ -308,6 +320,8 @@ def zsh() -> Iterator[Zsh]:
         ("gpen-galera watch --dono", "gpen-galera watch --donor="),
         ("gpen-galera watch --donor=av", "gpen-galera watch --donor=avoid"),
         ("gpen-galera move --sock", "gpen-galera move --socket="),
+        ("gpen-discover sta", "gpen-discover status"),
+        ("gpen-discover dns --nam", "gpen-discover dns --nameserver="),
         ("gpenlogd --vers", "gpenlogd --version"),
         ("gpenlogd 10000 --vers", "gpenlogd 10000 --version"),
         ("gpenlog --vers", "gpenlog --version"),

@@ -20,7 +20,7 @@ from gpen.model.server import STATES
 from gpen.model.settings import SETTINGS, Setting, quote
 from tests.scripts import all_of, parse_lines
 
-SERVER_FIELDS = ("number", "name", "address", "max", "hard", "weight", "prio", "acl", "state")
+SERVER_FIELDS = ("number", "name", "address", "max", "hard", "weight", "prio", "acl", "state", "owner")
 
 
 def configured(*lines: str) -> Configuration:
@@ -60,13 +60,17 @@ specs = st.one_of(
     hosts.map(bracketed), paths.filter(lambda path: ":" not in path),
     st.builds(lambda host, port, *options: ":".join([bracketed(host), port, *options]), hosts, ports,
               st.integers(0, 99).map(str), st.integers(0, 99).map(str)))
+ranges = st.builds(lambda ip, more: f"{ip}-{ip + more}", st.ip_addresses(network="10.0.0.0/9"), st.integers(0, 99))
+sources = st.lists(st.ip_addresses().map(str) | ranges, min_size=1, max_size=3).map(",".join)
 VALUES: dict[int, SearchStrategy[str]] = {
     id(types.TEXT): words, id(types.FILE): words, id(types.DIRECTORY): words, id(types.USER): words,
-    id(types.IP): st.ip_addresses().map(str), id(types.MODE): st.integers(0, 0o777).map(lambda mode: f"{mode:o}"),
+    id(types.SOURCES): sources, id(types.MODE): st.integers(0, 0o777).map(lambda mode: f"{mode:o}"),
     id(types.LISTEN): listens, id(types.CONTROL): listens, id(types.SPEC): specs,
     id(types.ACL): st.integers(0, 9).map(str), id(types.LOG): words | st.just("[::1]:514"),
     id(types.ALPN): st.sampled_from(["h2", "h2,http/1.1"]),
 }
+peers = st.builds("{} {}".format, st.sampled_from(["lb1", "lb2", "web.example:b"]), st.builds(
+    lambda host, port: f"{bracketed(host)}:{port}", hosts, st.integers(1, 65535)))
 keepalives = st.tuples(st.integers(1, 32767), st.integers(1, 32767), st.integers(1, 127))
 
 
@@ -74,6 +78,8 @@ def line_of(setting: Setting) -> SearchStrategy[str]:
     unset = st.just(f"no {setting.name}")
     if setting.is_flag:
         return st.one_of(unset, st.just(setting.name))
+    if setting.name in ("peers", "peer"):
+        return st.one_of(unset, peers.map(lambda peer: f"{setting.name} {peer}"))
     if setting.name == "keepalive":
         return st.one_of(unset, st.just("keepalive"), keepalives.map(lambda each: "keepalive {} {} {}".format(*each)))
     return st.one_of(unset, value_of(setting).map(lambda value: f"{setting.name} {quote(value)}"))
@@ -109,7 +115,8 @@ acl_lines = st.builds(lambda number, action, network: f"acl {number} {action} {n
                       st.sampled_from(["permit", "deny"]), networks)
 options = st.fixed_dictionaries({}, optional={
     "port": ports, "max": numbers, "hard": numbers, "weight": numbers, "prio": numbers,
-    "acl": st.integers(0, 9).map(str), "state": st.sampled_from(STATES), "blacklist": durations})
+    "acl": st.integers(0, 9).map(str), "state": st.sampled_from(STATES), "blacklist": durations,
+    "owner": st.sampled_from(["discover", "default", "x.y_z-1"])})
 server_lines = st.builds(
     lambda number, place, more: " ".join([f"server {number} address {quote(place)}", *(f"{k} {v}" for k, v in
                                                                                        more.items())]),

@@ -55,8 +55,8 @@ def problem_of(line: str) -> str:
     ("listener web no servers", "listener web: no servers: there is no such command: listener web servers [json] | "
      "listener web servers NUMBERS|all"),
     ("listener web no events", "listener web: no events: there is no such command: events [N] [json]"),
-    ("listener web close 3", "listener web: close: expected server N: a session is closed by its number alone, "
-     "'close N'"),
+    ("listener web close 3", "listener web: close: expected server N, or address ADDRESS: a session is closed by its "
+     "number alone, 'close N'"),
     # its address
     ("listener web no listen", "listener web: no listen: a listener needs an address; 'no listener web' closes it"),
     ("listener web listen 80,443,8443", "listener web: listen: '80,443,8443' are several addresses: expected 80, and "

@@ -22,7 +22,8 @@ PROCESS = {"conn_max_total", "clients_max", "blacklist", "check", "check_interva
            "check_fall", "health_ttl", "name_refresh", "idlers", "geoip_db", "web_stats", "debug", "ascii",
            "abort_on_error", "control", "control_acl", "control_mode", "control_access", "exit_enabled", "foreground",
            "pid_file", "user", "chroot", "drain_timeout", "workers",
-           "metrics", "metrics_acl", "metrics_control", "metrics_token"}
+           "metrics", "metrics_acl", "metrics_control", "metrics_token",
+           "peers", "peer", "peers_certificate", "peers_ca"}
 OWN = {"listen", "tracking_with"}
 HERE = {name for name, setting in SETTINGS.items() if setting.scope == "listener" and not setting.missing}
 

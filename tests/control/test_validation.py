@@ -60,7 +60,7 @@ def test_a_listener_that_has_none_of_its_servers() -> None:
     ("ssl_certificate /c, ssl_ciphers X, ssl_option no_tlsv1.2", "TLS 1.3 has its own"),
     ("ssl_certificate /c, ssl_ca_file /ca", "no client is asked for a certificate"),
     ("check_rise 5", "no server is checked"), ("tracking 5, roundrobin", "roundrobin (-r)"),
-    ("hash, leastconn", "hash has no effect: of prio, weight, leastconn, random, hash, the first that is on"),
+    ("hash, leastconn", "hash has no effect: of prio, weight, leastconn, random, stateless, hash, the first that is "),
     ("emergency 10.0.0.9:80, stubborn", "emergency 10.0.0.9:80 has no effect: stubborn"),
     ("abuse 10.0.0.9:80", "denies nobody"), ("client_acl 3", "client_acl 3 has no effect: the access list is empty"),
     ("control_acl 3", "permits everybody"),

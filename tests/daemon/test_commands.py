@@ -181,8 +181,9 @@ def body(path: Path) -> list[str]:
     return lines[2:]
 
 
-CHANGES = ["timeout 7", "blacklist 2.5", "no roundrobin", "hash", "stubborn", "idle_timeout 90", "keepalive",
-           "tcp_nodelay", "tcp_fastclose both", "pending_max 11", "source 127.0.0.1", "control_mode 640", "conn_max 77",
+CHANGES = ["timeout 7", "blacklist 2.5", "no roundrobin", "hash", "stateless", "stubborn", "idle_timeout 90",
+           "keepalive", "tcp_nodelay", "tcp_fastclose both", "pending_max 11", "source 127.0.0.1,127.0.0.3-127.0.0.9",
+           "control_mode 640", "conn_max 77",
            "acl 3 deny 10.1.0.0 255.255.0.0", "acl 3 permit 2001:db8::/32", "client_acl 0", "control_acl 0", "idlers 0",
            "server 1 max 5 hard 6 weight 7 prio 8 acl 3", "no server 0", "server 9 address ::1 port 81 state drain",
            "server 3 address /run/x", "emergency 127.0.0.1:99", "abuse [::1]:98:3", "log_format json", "tracking 60",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import datagrams, http, lines, mysql, proxy, tls
+from tests.fuzz import datagrams, http, lines, mysql, peers, proxy, tls
 from tests.fuzz.kind import Kind, pure
 
 KINDS = (
@@ -18,5 +18,7 @@ KINDS = (
     Kind("hellos", "TLS hellos to a gpen", tls.streams, tls.tls_trial, 100),
     Kind("greetings", "MySQL greetings to a gpen", mysql.conversations, mysql.greeting_trial, 100),
     Kind("datagrams", "UDP through a gpen", datagrams.floods, datagrams.datagram_trial, 100, len),
+    Kind("messages", "what peers say, read", peers.streams, pure(peers.check_reading), 400),
+    Kind("peers", "what peers say to a gpen", peers.streams, peers.peers_trial, 100, lambda case: 2),
     Kind("netlog", "datagrams to gpenlogd", datagrams.logs, datagrams.collector_trial, 150, len),
 )

@@ -61,7 +61,7 @@ near = st.builds(lambda number, last, rest: f"server {number} address 127.0.0.{l
 fields = st.builds(lambda number, words: f"server {number} {words}", st.integers(0, 4), st.sampled_from((
     "max 5", "hard 1", "weight 3", "prio 9", "acl 3", "state drain", "state ready", "state maint", "blacklist 1",
     "health up", "health drain because it is busy", "health down because it rains", "health unknown", "check connect",
-    "check default", "port 0")))
+    "check default", "port 0", "owner x", "owner default")))
 lines = st.one_of(spoiled_lines(), near, fields, st.text(max_size=40).map(lambda text: text.replace("\n", "\v")))
 scripts = st.lists(lines, min_size=1, max_size=6)
 
@@ -93,8 +93,8 @@ def is_whole(call: Call) -> bool:
 
 # --- what may be tried on a running gpen -----------------------------------------------------------------------------
 
-# What these do can't be seen in what is written, or waits.
-LEFT_OUT = ("drain", "include", "reload", "exit", "stay")
+# What these do can't be seen in what is written, or waits; or it reaches others.
+LEFT_OUT = ("drain", "include", "reload", "exit", "stay", "upgrade", "peers", "peer")
 
 
 def is_harmless(line: str) -> bool:

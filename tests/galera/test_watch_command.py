@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 
+from gpen.docs.usage_manual import options_of
 from gpen.galera.access import AccessError, read_access
 from gpen.galera.blocking import warning
 from gpen.galera.ledger import Ledger
-from gpen.galera.main import spread
-from gpen.galera.manual import options_of, page
+from gpen.galera.main import MANY
+from gpen.galera.manual import page
 from gpen.galera.status import show
 from gpen.galera.usage import OVERVIEW, USAGES
+from gpen.usage import spread
 from tests.certificates import Authority
 from tests.galera.watcher import COMMAND
 from tests.harness import ROOT
@@ -256,7 +258,7 @@ def test_the_page_renders_without_warnings() -> None:
     ("watch --gpen A B --reader=- --writer w", "watch --gpen A --gpen B --reader=- --writer w"),
 ])
 def test_several_values_of_an_option(words: str, spreads: str) -> None:
-    assert " ".join(spread(words.split())) == spreads
+    assert " ".join(spread(words.split(), MANY)) == spreads
 
 
 def test_what_is_to_be_copied_keeps_its_lines() -> None:

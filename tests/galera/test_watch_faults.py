@@ -19,13 +19,16 @@ from typing import Any
 
 import pytest
 
-from gpen.galera import bounded, console, gpen_client, watch
+from gpen import console
+from gpen.galera import bounded, gpen_client, watch
 from gpen.galera.access import Access
 from gpen.galera.node import Node, ask
 from gpen.galera.plan import Changes, Order, Plans
 from gpen.galera.report import Report
 from gpen.galera.requests import Requests
 from gpen.galera.status import show
+from gpen.gpenctl import lines
+from gpen.gpenctl.lines import ask_lines
 from gpen.gpenctl.link import LinkError, Target, parse_target
 from tests.galera.cluster import WATCHER
 from tests.galera.stub import Answer, Error, Group, Stub
@@ -357,13 +360,13 @@ def test_an_answer_that_trickles_for_ever_is_no_answer(tmp_path: Path, monkeypat
             time.sleep(0.05)
 
     monkeypatch.setattr(console, "REPLY_TIME", -4.5)
-    monkeypatch.setattr(gpen_client, "WHOLE", 0.5)
+    monkeypatch.setattr(lines, "WHOLE", 0.5)
     with answering(tmp_path / "slow.ctl", trickle) as slow:
         began = time.monotonic()
         with pytest.raises(LinkError, match="has no end"):
-            gpen_client.ask(Target(slow, path=slow), ["servers json"])
+            ask_lines(Target(slow, path=slow), ["servers json"])
         with pytest.raises(console.ConsoleError, match=f"{slow}: timed out; does 'gpen-galera watch' run"):
-            console.ask(slow, "status")
+            console.ask(slow, "status", "gpen-galera watch")
         assert time.monotonic() - began < 5
 
 

@@ -273,7 +273,7 @@ KNOWN = {"listeners": ["dns", "web"], "servers": ["0", "1"], "sessions": ["7", "
 def test_what_the_daemon_knows(what: str, lines: list[str]) -> None:
     for line in lines:
         assert candidates(line.split(), KNOWN.__getitem__) == KNOWN[what], line
-    assert candidates(["close"], KNOWN.__getitem__) == ["7", "12", "server"]
+    assert candidates(["close"], KNOWN.__getitem__) == ["7", "12", "server", "address"]
 
 
 def test_tab_completes_a_number(
@@ -325,8 +325,9 @@ def test_candidates() -> None:
     assert following("listener dns servers") == ["json", "all"]
     assert following("listener dns server 1") == ["max", "weight", "prio", "port"]
     assert following("listener dns server 1 max 5 port 53") == ["weight", "prio"]
-    assert following("listener dns close") == ["server"]
+    assert following("listener dns close") == ["server", "address"]
     assert following("listener dns close server 1") == ["at"]
+    assert following("close address") == following("listener dns close address") == KNOWN["recent"]
     assert following("listener dns tcp_fastclose") == ["off", "up", "down", "both"]
     assert following("listener dns no server") == following("listener dns nosuch") == []
 

@@ -101,14 +101,15 @@ def test_not_a_server(text: str) -> None:
 @pytest.mark.parametrize(("text", "address"), [
     ("www", Address("www")), ("::1", Address("::1")), ("[::1]", Address("::1")), ("/run/x", Address(path="/run/x")),
     ("10.0.0.1", Address("10.0.0.1")), ("10.0.0.9:80", Address("10.0.0.9", 80)), ("[::1]:80", Address("::1", 80)),
-    ("www:http", Address("www", "http")), ("::1:80", Address("::1:80")),
+    ("www:http", Address("www", "http")), ("::1:80", Address("::1:80")), ("fe80::1%eth0.5", Address("fe80::1%eth0.5")),
 ])
 def test_host(text: str, address: Address) -> None:
     assert parse_host(text) == address
 
 
 @pytest.mark.parametrize("text", ["", "10.0.0.1:80:5", "10.0.0.1:", ":80", "[::1]:", "[::1]x:80", "10.0.0.1:x!",
-                                  "a b", "[", "[]", "1.2.3", "a/b", "(unknown"])
+                                  "a b", "[", "[]", "1.2.3", "a/b", "(unknown", "fe80::1%a b", "[fe80::1%a\nb]:80",
+                                  "fe80::1%a\tb", "fe80::1%"])
 def test_not_a_host(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected|not an IP address"):
         parse_host(text)

@@ -25,7 +25,7 @@ from tests.model.world import World, endpoint
 if TYPE_CHECKING:
     from gpen.model.selector import Choice
 
-RULES = ("", "prio", "weight", "leastconn", "random", "hash")
+RULES = ("", "prio", "weight", "leastconn", "random", "stateless", "hash")
 LIMITS = st.integers(0, 3)
 NUMBERS = st.integers(0, 3)
 DIFFERENCES = st.dictionaries(NUMBERS, st.fixed_dictionaries({}, optional={

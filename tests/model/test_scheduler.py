@@ -60,7 +60,7 @@ def test_only_a_choice_by_round_robin_moves_its_turn() -> None:
         counts.update(world.numbers(0, clients=[f"192.0.2.{i}"]))
     assert counts == {0: 10, 1: 10, 2: 10}
     assert world.numbers(1) == [0]
-    for other in ("prio", "weight", "leastconn", "random", "hash"):
+    for other in ("prio", "weight", "leastconn", "random", "stateless", "hash"):
         world.settings.set(other, True)
         world.numbers(7)
         world.settings.set(other, None)
@@ -231,7 +231,7 @@ def test_hash_uses_the_port_with_roundrobin() -> None:
 
 def test_the_rules_in_pens_order() -> None:
     world = World(2)
-    for name in ("hash", "random", "leastconn", "weight", "prio"):
+    for name in ("hash", "stateless", "random", "leastconn", "weight", "prio"):
         world.settings.set(name, True)
         assert world.selector.rule.name == name, "each goes before those that were set until now"
     assert World(1).selector.rule.name == "round robin"

@@ -47,7 +47,7 @@ def test_each_command_that_looks_is_there(gpen: Start, servers: Servers) -> None
     balancer = gpen(*DOOR, servers=[servers(hold)])
     with balancer.connect():
         wait_until(lambda: balancer.json("sessions"))
-        given = {"address": "127.0.0.1", "n": "0", "seconds": "60"}
+        given = {"address": "127.0.0.1", "n": "0", "seconds": "60", "listener": "-"}
         for command in LOOKING:
             arguments = {name: given[name] if command.name != "events" else "5" for name in arguments_of(command)}
             line = " ".join([command.name, *arguments.values()])

@@ -167,7 +167,7 @@ def test_the_source(trial: Trial) -> None:
         peers.append(sock.getpeername()[0])
         sock.sendall(b"x")
 
-    trial.settings.set("source", "127.0.0.9")
+    trial.settings.set("source", ("127.0.0.9",))
     with Server(serve) as server:
         assert trial.good(CONNECT, server.address) == "listens"
         assert trial.good(GREETING, server.address) == "greeted"
@@ -176,7 +176,7 @@ def test_the_source(trial: Trial) -> None:
 
 @pytest.mark.parametrize("check", [CONNECT, GREETING])
 def test_what_this_machine_lacks_says_nothing_about_the_server(trial: Trial, servers: Serve, check: Check) -> None:
-    trial.settings.set("source", "192.0.2.1")
+    trial.settings.set("source", ("192.0.2.1",))
     with pytest.raises(OSError) as error:
         trial.good(check, servers(echo).address)
     assert error.value.errno == errno.EADDRNOTAVAIL

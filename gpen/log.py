@@ -1,27 +1,56 @@
-"""The watcher's log: stderr, a line for each change; and what nobody expected to go wrong."""
+"""The log of gpen-galera and gpen-discover: stderr, a line for each change; and what nobody expected to go wrong."""
 
 from __future__ import annotations
 
 import os
+import select
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from gpen.journal import ERROR, INFO, WARNING, has_stderr, marked
+from gpen.journal import ERROR, INFO, WARNING, has_stderr, marked, timestamp
 from gpen.model.text import printable, shortened
 
 QUIET = 60.0  # seconds without it, after which a failure is told again
+ROOM = 0.5  # seconds for whoever reads the log to catch up: then lines are lost, rather than that we stand still
 
 
 def say(line: str, urgency: int = INFO) -> None:
     """One line to the log, with the time in UTC where that is not the journal's; from any thread."""
-    from gpen.control.reply import timestamp
-
     when = "" if has_stderr() else f"{timestamp(time.time())} "
     with suppress(OSError, ValueError):
-        sys.stderr.write(marked(f"{when}{printable(line)}", urgency) + "\n")
+        _STDERR.write(marked(f"{when}{printable(line)}", urgency) + "\n")
+
+
+class _Stderr:
+    """stderr, of which nobody reads in time, perhaps, what is written there: then that is lost, and told later."""
+
+    def __init__(self) -> None:
+        self._lost = 0
+
+    def write(self, text: str) -> None:
+        """Raises OSError and ValueError."""
+        if not self._has_room():
+            self._lost += 1
+            return
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            text = marked(f"lines of this log are lost, as nobody read them: {lost}", WARNING) + "\n" + text
+        sys.stderr.write(printable(text, keep="\n"))
         sys.stderr.flush()
+
+    def _has_room(self) -> bool:
+        """Whether what is written does not have to wait. Who has lost a line waits no more for the next ones."""
+        try:
+            poll = select.poll()
+            poll.register(sys.stderr.fileno(), select.POLLOUT)
+        except (OSError, ValueError):
+            return True  # it is none of the system's
+        return bool(poll.poll(0 if self._lost else ROOM * 1000))
+
+
+_STDERR = _Stderr()
 
 
 def warn(line: str) -> None:

@@ -1,4 +1,5 @@
-"""The running watcher's socket: `gpen-galera status`, `move` and `adopt` ask there. A line in, a line of JSON out.
+"""The socket of a program that watches, where `gpen-galera status`, `move` and `adopt` ask, and `gpen-discover status`:
+a line in, a line of JSON out.
 
 Each connection has a thread, which hands the line to the watcher's own thread and waits for the reply.
 """
@@ -15,8 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from gpen.clients import Clients, Handler, InTime
 from gpen.files import Entry
-from gpen.galera.clients import Clients, Handler, InTime
 from gpen.model.text import printable
 
 REPLY_TIME = 60.0  # seconds that the watcher may take; a move ends before
@@ -35,8 +36,9 @@ class Console:
     """Listens at a path for the owner only, and hands each line with a function for the reply to ``handle`` (from
     threads of its own)."""
 
-    def __init__(self, path: str, handle: Handle) -> None:
-        """Raises ConsoleError when the path can't be had, or another watcher has it."""
+    def __init__(self, path: str, handle: Handle, program: str) -> None:
+        """``program`` is whose console it is. Raises ConsoleError when the path can't be had, or another watcher has
+        it."""
         self._path = path
         self._server = _Server(path, _Handler, bind_and_activate=False)
         try:
@@ -47,8 +49,10 @@ class Console:
         except OSError as error:
             self._server.server_close()
             why = f"{error.strerror}; give another --socket"
+            if error.errno == errno.ENOENT:
+                why = f"{error.strerror}; make the directory, or give another --socket"
             if error.errno == errno.EADDRINUSE:
-                why = "another gpen-galera listens there; give this one another --socket"
+                why = f"another {program} listens there; give this one another --socket"
             raise ConsoleError(f"{path}: {why}") from None
         self._server.handle = handle
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="console", daemon=True).start()
@@ -82,11 +86,10 @@ class _Handler(Handler):
             self.wfile.write(json.dumps(answer).encode() + b"\n")
 
 
-_WHO = "does 'gpen-galera watch' run, with this --socket?"
-
-
-def ask(path: str, line: str) -> Answer:
-    """Send a line to the watcher that listens at ``path``, and return its answer. Raises ConsoleError."""
+def ask(path: str, line: str, command: str) -> Answer:
+    """Send a line to the watcher that listens at ``path``, which runs by ``command``, and return its answer. Raises
+    ConsoleError."""
+    who = f"does '{command}' run, with this --socket?"
     try:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(REPLY_TIME + 5.0)
@@ -94,11 +97,13 @@ def ask(path: str, line: str) -> Answer:
             sock.sendall(line.encode() + b"\n")
             answer = json.loads(io.BufferedReader(InTime(sock, REPLY_TIME + 5.0)).readline(LONGEST))
     except OSError as error:
-        raise ConsoleError(f"{path}: {error.strerror or error}; {_WHO}") from None
+        if error.errno == errno.EACCES:
+            who = f"run this as root, or as the user of '{command}'"
+        raise ConsoleError(f"{path}: {error.strerror or error}; {who}") from None
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
-        raise ConsoleError(f"{path}: what answers there is no watcher; {_WHO}")
+        raise ConsoleError(f"{path}: what answers there is no watcher; {who}")
     return {name: _readable(value) for name, value in answer.items()}
 
 
