@@ -1,4 +1,4 @@
-# make demo | demo-galera | test | build | campaign | fuzz | chaos | chaos-galera | replace | workers | bench | bench-udp | bench-tls | bench-workers | bench-galera | lint | man | docs | pictures | site | clean
+# make demo | demo-galera | test | test-all | build | campaign | fuzz | chaos | chaos-galera | replace | workers | bench | bench-udp | bench-tls | bench-workers | bench-galera | lint | man | docs | pictures | site | clean
 # Everything goes into a virtual environment of its own (.venv); nothing else is needed than Python 3.10 or newer. Where
 # a C compiler is, what of gpen can be compiled is, and PURE=1 (or GPEN_PURE=1) does without: make test PURE=1
 
@@ -14,7 +14,7 @@ BUILD_NEEDS = $$(sed -n 's/^requires = \[\(.*\)\]/\1/p' pyproject.toml | tr -d '
 TYPED = $(wildcard gpen/*/*.pxd)
 C_SOURCES = setup.py gpen/core.py $(TYPED) $(wildcard gpen/*/*.pyx) $(TYPED:.pxd=.py)
 
-.PHONY: demo demo-galera test build campaign fuzz chaos chaos-galera replace workers bench bench-udp bench-tls bench-workers bench-galera lint man docs pictures site clean
+.PHONY: demo demo-galera test test-all build campaign fuzz chaos chaos-galera replace workers bench bench-udp bench-tls bench-workers bench-galera lint man docs pictures site clean
 
 demo: $(VENV)/.base $(CORE)
 	$(PY) contrib/demo.py $$(test -t 0 && echo --stay)
@@ -30,8 +30,12 @@ build: $(VENV)/.built
 # Where Python may not keep compiled sources each start of a gpen takes 0.2 s of a processor instead of 0.13 s.
 WORKERS ?= auto
 
+# Without TESTS: all but those marked long (clusters that lose nodes, installations, fuzzing), which `make test-all` runs too.
 test: $(VENV)/.test $(CORE)
-	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(WORKERS) $(TESTS)
+	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(WORKERS) $(or $(TESTS),-m "not long")
+
+test-all:
+	$(MAKE) test TESTS=tests
 
 # what make test tries with a hundred examples each, for as long as it takes to try a hundred times as many
 campaign: $(VENV)/.test $(CORE)

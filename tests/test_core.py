@@ -19,6 +19,8 @@ from tests.daemon.conftest import ctl
 from tests.harness import ROOT, Server, connect, naming, pair_of, started
 from tests.web.pages import data_of
 
+pytestmark = pytest.mark.long
+
 ONE, TWO = NAMES
 COMPILED, PURE = "compiled", "pure"
 FILES = "import sys\nfor name in sys.argv[1:]: print(__import__(name, fromlist=['x']).__file__)"

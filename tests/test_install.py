@@ -16,6 +16,8 @@ from tests.built import NAMES, SUFFIX, Copy, clean
 from tests.daemon.conftest import ctl
 from tests.harness import ROOT, Server, connect, naming, pair_of, started
 
+pytestmark = pytest.mark.long
+
 FILES = [name.replace(".", "/") for name in NAMES]
 PURE_WHEEL = "py3-none-any.whl"
 NO_COMPILER = [{"CC": "/bin/false"}, {"PATH": "/nowhere"}]

@@ -13,8 +13,8 @@ raises.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from struct import Struct, error
+from typing import NamedTuple
 
 PROTOCOL, MAJOR, MINOR = "HAProxyS", 2, 1
 MOST_HELLO = 512  # bytes
@@ -62,8 +62,7 @@ class PeersError(Exception):
 # --- hello ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Hello:
+class Hello(NamedTuple):
     """Who connects (``local``, with the process), and to whom (``remote``)."""
 
     remote: str
@@ -178,8 +177,7 @@ def acknowledgement(table: int, update: int) -> bytes:
     return bytes((TABLES, _ACKNOWLEDGE, len(number) + 4)) + number + _UNSIGNED.pack(update)
 
 
-@dataclass(frozen=True)
-class Definition:
+class Definition(NamedTuple):
     """A table: the ``number`` by which it is told from now on, its name, the type of its keys (IPV4, IPV6 or another),
     how many bytes these have, which values its entries have, and for how many milliseconds one is remembered."""
 
@@ -235,8 +233,7 @@ class Encoder:
 Entry = tuple[bytes, str | None, int | None, int]
 
 
-@dataclass(frozen=True)
-class Updates:
+class Updates(NamedTuple):
     """Entries of one table that came together, and the ``last`` update that they make."""
 
     table: Definition
@@ -244,22 +241,19 @@ class Updates:
     last: int
 
 
-@dataclass(frozen=True)
-class Control:
+class Control(NamedTuple):
     """A message of CONTROL, by its type."""
 
     kind: int
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """The other side says that what we said was wrong, and closes."""
 
     is_too_long: bool
 
 
-@dataclass(frozen=True)
-class Acknowledgement:
+class Acknowledgement(NamedTuple):
     """The other side has all up to this update of that table of ours."""
 
     table: int

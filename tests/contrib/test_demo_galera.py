@@ -17,6 +17,8 @@ from contrib.cluster import NODES
 from tests.galera.cluster import home
 from tests.harness import ROOT, started, wait_until
 
+pytestmark = pytest.mark.long
+
 COMMAND = [sys.executable, "-W", "error", str(ROOT / "contrib" / "demo_galera.py")]
 WHOLE = 100  # seconds, on a busy machine
 

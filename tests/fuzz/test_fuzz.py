@@ -17,6 +17,8 @@ from tests.fuzz.mutations import pieces
 from tests.fuzz.proxy import SIGNATURE, check_reading, checksum, meaning
 from tests.proto.test_http_requests import CHUNKED, SMUGGLING
 
+pytestmark = pytest.mark.long
+
 SEED = int(os.environ.get("FUZZ_SEED") or 1)
 SECONDS = float(os.environ.get("FUZZ_SECONDS") or 0)  # for all kinds together; 0 is one round of each
 

@@ -10,6 +10,8 @@ import pytest
 from tests.galera.chaos import Chaos, Insert, Report
 from tests.galera.cluster import Cluster
 
+pytestmark = pytest.mark.long
+
 SEED, SECONDS = 7, 18.0
 
 

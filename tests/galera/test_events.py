@@ -30,7 +30,7 @@ GONE, CUT = 1047, 2013  # what a client gets of a node that is non-Primary, and 
 WATCHER_PORT = 4570
 NORMAL_RATE = 190
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
 
 def counted(load: Load, event: float) -> Outcome:

@@ -20,6 +20,8 @@ from tests.galera.test_watch_listeners import At, listening, moved, used, writer
 from tests.galera.watcher import Watcher
 from tests.harness import PATIENCE, Gpen, wait_until
 
+pytestmark = pytest.mark.long
+
 pytestmark = pytest.mark.timeout(180)
 
 Start = Callable[..., Any]

@@ -17,6 +17,8 @@ from tests.galera.load import Load
 from tests.galera.watcher import Watcher
 from tests.harness import PATIENCE, Gpen, wait_until
 
+pytestmark = pytest.mark.long
+
 AGREED_WITHIN = 1.0  # seconds of Galera's own new view, and the lag of a busy machine
 WRITERS, RATE = 12, 120
 STALLED = 2.0  # seconds that a watcher does not run
