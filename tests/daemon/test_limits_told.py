@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Gpen, free_port, needs_root, run_gpen, wait_until
+from tests.harness import WORKERS, Gpen, free_port, needs_root, run_gpen, wait_until
 from tests.networks import Machine
 
 Start = Callable[..., Gpen]
@@ -28,11 +28,11 @@ def test_nothing_by_default() -> None:
 
 @needs_root
 def test_descriptors() -> None:
-    """Of a user that may not raise the limit."""
+    """Of a user that may not raise the limit; each worker has its own."""
     bare = ("setpriv", "--bounding-set", "-sys_resource", "--inh-caps", "-all", "prlimit", "--nofile=100:300")
     assert told("-x", "1000", wrapper=bare) == [
-        "conn_max 1000 needs 2064 descriptors, the limit is 300: 118 sessions at a time, the rest waits; raise it with "
-        "ulimit -n or LimitNOFILE"]
+        f"conn_max 1000 needs 2064 descriptors, the limit is 300: {118 * max(WORKERS, 1)} sessions at a time, the rest "
+        "waits; raise it with ulimit -n or LimitNOFILE"]
     assert told("-x", "118", wrapper=bare) == []
 
 
