@@ -660,6 +660,11 @@ def test_a_client_by_ipv6(kernel: Kernel, where: str, client: str, shown: str) -
             sock.close()
 
 
+def is_reached(where: tuple[str, int, int, int]) -> bool:
+    with socket.socket(socket.AF_INET6) as client:
+        return client.connect_ex(where) == 0
+
+
 @needs_root
 def test_a_client_of_one_link(kernel: Kernel) -> None:
     """Who connects says by which interface."""
@@ -668,6 +673,8 @@ def test_a_client_of_one_link(kernel: Kernel) -> None:
         scope = socket.if_nametoindex("lo")
         with listening(socket.AF_INET6, ("fe80::1", 0, 0, scope)) as listener:
             port = listener.getsockname()[1]
+            wait_until(lambda: is_reached(("fe80::1", port, 0, scope)), what="a route, which the kernel makes later")
+            accepted(kernel, listener)[0].close()
             for where in (("fe80::1", port, 0, scope), ("fe80::1%lo", port, 0, scope)):
                 client = kernel.stream(socket.AF_INET6)
                 outcome = kernel.connect(client, Endpoint(socket.AF_INET6, where, "fe80::1", port))
