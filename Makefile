@@ -30,7 +30,7 @@ build: $(VENV)/.built
 # Where Python may not keep compiled sources each start of a gpen takes 0.2 s of a processor instead of 0.13 s.
 WORKERS ?= auto
 
-# Without TESTS: all but those marked long (clusters that lose nodes, installations, fuzzing), which `make test-all` runs too.
+# Without TESTS: all but those marked long (real clusters, installations, fuzzing), which `make test-all` runs too.
 test: $(VENV)/.test $(CORE)
 	PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -n $(WORKERS) $(or $(TESTS),-m "not long")
 

@@ -12,6 +12,8 @@ from tests.bench import counts, instructions
 from tests.bench.process import BenchError
 from tests.bench.proxies import GPEN_PURE, GPENS, Proxy
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.timeout(300)  # 8 seconds, where nothing else runs
 @pytest.mark.parametrize("gpen", [gpen for gpen in GPENS if gpen.missing() is None], ids=lambda gpen: gpen.name)

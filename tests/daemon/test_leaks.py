@@ -19,7 +19,7 @@ import pytest
 from tests.harness import LOCAL, PATIENCE, ROOT, Gpen, address_of, connect, refusing, reset, wait_until
 from tests.wire.http_peers import OK, get, read_exactly
 
-pytestmark = pytest.mark.turmoil
+pytestmark = [pytest.mark.long, pytest.mark.turmoil]
 
 LEAKS = int(os.environ.get("LEAKS", "1500"))
 REQUESTS = 20 * LEAKS

@@ -19,7 +19,7 @@ from tests.galera.test_traces import opened
 from tests.galera.watcher import COMMAND, Watcher, credentials
 from tests.harness import PATIENCE, ROOT, Gpen, needs_root, wait_until
 
-pytestmark = [pytest.mark.timeout(90), needs_root]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(90), needs_root]
 
 Start = Callable[..., Any]
 EXAMPLE = ROOT / "contrib" / "galera" / "galera.cnf"

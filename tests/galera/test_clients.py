@@ -16,6 +16,8 @@ from contrib.cluster import PORT
 from tests.galera.cluster import Cluster, Node
 from tests.harness import PATIENCE, Gpen, refusing, wait_until
 
+pytestmark = pytest.mark.long
+
 WORD = "SELECT word FROM app.word WHERE id = 1"
 CLIENT = "127.0.0.50"
 CROWD = 10  # the least that max_connections can be

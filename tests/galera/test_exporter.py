@@ -24,7 +24,7 @@ from tests.servers import free_port
 
 Start = Callable[..., Any]
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(60)]
 
 
 @pytest.fixture

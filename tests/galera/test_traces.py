@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.galera.cluster import Cluster, Node
 from tests.galera.watcher import Watcher
 from tests.harness import Gpen, wait_until
+
+pytestmark = pytest.mark.long
 
 CHECKS = 1000
 

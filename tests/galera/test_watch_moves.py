@@ -16,7 +16,7 @@ from tests.galera.cluster import Cluster
 from tests.galera.watcher import Watcher
 from tests.harness import Gpen, wait_until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(90)]
 
 Start = Callable[..., Any]
 WRITER = ("-r", "-O", "prio", "-O", "mysql", "-O", "greeting 1", "-O", "hold 10")

@@ -22,7 +22,7 @@ from tests.galera.cluster import WATCHER, Cluster, Node
 from tests.galera.watcher import COMMAND, Watcher
 from tests.harness import Gpen, wait_until
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(90)]
 
 Start = Callable[..., Any]
 SLOW = ("--interval", "20")

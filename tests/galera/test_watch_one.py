@@ -17,7 +17,7 @@ from tests.galera.cluster import WATCHER, Cluster, Node
 from tests.galera.watcher import COMMAND
 from tests.harness import Server, hold, wait_until
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(60)]
 
 CREDENTIALS = {"GPEN_GALERA_USER": WATCHER[0], "GPEN_GALERA_PASSWORD": WATCHER[1]}
 PORT = 9200

@@ -24,7 +24,7 @@ import pytest
 from tests.harness import Server, naming, wait_until
 from tests.pen.balancers import GPEN, PEN, Balancer, needs_pen
 
-pytestmark = [needs_pen, pytest.mark.turmoil]
+pytestmark = [pytest.mark.long, needs_pen, pytest.mark.turmoil]
 
 STEPS = 25
 SEQUENCES = int(os.environ.get("TURMOIL", "1250")) // STEPS  # `make campaign` takes more

@@ -14,6 +14,8 @@ from tests.harness import Gpen, Server, echo, hold, read_all, reset, sending, wa
 from tests.tlsclient import TlsClient, Truncated, trusting
 from tests.wire.test_transfers import AT_ONCE, DATA, TRANSFERS, Digests, server_of, transfer
 
+pytestmark = pytest.mark.long
+
 Start = Callable[..., Gpen]
 Serve = Callable[..., Server]
 Dial = Callable[..., TlsClient]
