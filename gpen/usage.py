@@ -13,7 +13,7 @@ from gpen.journal import ERROR, marked
 from gpen.model.text import printable
 from gpen.start import check_package
 
-FAILED, USAGE = 1, 2  # exit statuses
+FAILED, USAGE, INTERRUPTED = 1, 2, 130  # exit statuses
 _STAND_IN = "ARGUMENT"
 _MOST_WRONG = 3  # words that are looked for together: an option and its value, say
 
@@ -22,6 +22,17 @@ class UsageError(Exception):
     """The command line is wrong, or names something that can't be used; one line for the user."""
 
     status = USAGE
+
+
+def carry_out(program: str, run: Callable[[list[str]], int], words: list[str]) -> int:
+    """The exit status of a program that ``run`` is, with the words behind its name; a UsageError is told."""
+    try:
+        return run(words)
+    except UsageError as error:
+        complain(program, error)
+        return error.status
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def read(program: str, usage: str, words: Sequence[str], version: str, missing: str = "an argument is missing",

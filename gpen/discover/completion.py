@@ -6,18 +6,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 
 from gpen.discover.usage import OVERVIEW, USAGES
-from gpen.docs.usage_completion import Program, bash, options_of, zsh
+from gpen.docs.usage_completion import Program, bash, with_commands, zsh
 
 
 def program() -> Program:
     """What there is to complete."""
-    does = dict(re.findall(r"^  (\w+)   *(\S.*)$", OVERVIEW, re.MULTILINE))
-    return Program("gpen-discover", "gpen.discover.completion", options_of(OVERVIEW),
-                   {command: (does[command], options_of(usage)) for command, usage in USAGES.items()})
+    return with_commands("gpen-discover", "gpen.discover.completion", OVERVIEW, USAGES)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpen import __version__
 from gpen.start import PackageError
-from gpen.usage import UsageError, complain, read, seconds
+from gpen.usage import UsageError, carry_out, complain, read, seconds
 
 Arguments = dict[str, Any]
 NAME = "gpen-discover"
@@ -17,13 +17,7 @@ _RANGE = re.compile("([0-9]{1,9})-([0-9]{1,9})")
 
 def main(argv: list[str] | None = None) -> int:
     """Run gpen-discover with ``argv``, without the program's name; None: the process's own. Returns the status."""
-    try:
-        return run(sys.argv[1:] if argv is None else argv)
-    except UsageError as error:
-        complain(NAME, error)
-        return error.status
-    except KeyboardInterrupt:
-        return 130
+    return carry_out(NAME, run, sys.argv[1:] if argv is None else argv)
 
 
 def run(words: list[str]) -> int:

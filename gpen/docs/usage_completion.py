@@ -1,4 +1,4 @@
-"""Shell completion for the programs whose options stand in usage texts: gpen-galera, gpenlog, gpenlogd.
+"""Shell completion for the programs whose options stand in usage texts: gpen-galera, gpen-discover, gpenlog, gpenlogd.
 
 Each has a file of its own for each shell, which needs no other.
 """
@@ -47,6 +47,13 @@ def options_of(usage: str) -> tuple[Option, ...]:
     return tuple(Option(flag, argument, " ".join(_DEFAULT.sub("", text).split()))
                  for flags, text in _OPTION.findall(section[1] if section else "")
                  for flag, argument in _FLAG.findall(flags))
+
+
+def with_commands(name: str, made_by: str, overview: str, usages: Mapping[str, str]) -> Program:
+    """A program that has commands: its overview says what each does, and each has a usage of its own."""
+    does = dict(re.findall(r"^  (\w+)   *(\S.*)$", overview, re.MULTILINE))
+    return Program(name, made_by, options_of(overview),
+                   {command: (does[command], options_of(usage)) for command, usage in usages.items()})
 
 
 # --- bash -------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from gpen import __version__
 from gpen.galera import notify
 from gpen.model.text import printable
 from gpen.start import PackageError, check_optional
-from gpen.usage import FAILED, UsageError, complain, number, read, seconds, spread
+from gpen.usage import FAILED, UsageError, carry_out, complain, number, read, seconds, spread
 
 if TYPE_CHECKING:
     from gpen.galera.access import Access
@@ -35,13 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["notify"]:  # before anything that takes time to load
         return notify.main(words[1:])
-    try:
-        return run(words)
-    except UsageError as error:
-        complain(NAME, error)
-        return error.status
-    except KeyboardInterrupt:
-        return 130
+    return carry_out(NAME, run, words)
 
 
 def run(words: list[str]) -> int:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -15,10 +14,11 @@ import pytest
 
 from tests.certificates import Certificates
 from tests.daemon.conftest import ctl, has_ended
-from tests.harness import LOCAL, ROOT, Gpen, Server, echo, needs_root, read_all, run_gpen, wait_until
+from tests.harness import LOCAL, ROOT, Gpen, Server, connect, echo, needs_root, read_all, run_gpen, wait_until
 from tests.replacements import pids_of
 from tests.replacing import descriptors_unchanged, has_old, old_ctl, replacing
 from tests.tlsclient import TlsClient, trusting
+from tests.visitors import Visitors
 
 Start = Callable[..., Gpen]
 Servers = Callable[..., Server]
@@ -49,48 +49,18 @@ def says(sock: socket.socket, text: bytes = b"hello") -> bool:
 # --- those who connect ----------------------------------------------------------------------------------------------
 
 
-class Clients:
-    """Connect one after the other, in as many threads, until they are stopped; ``failures`` is what went wrong."""
-
-    def __init__(self, balancer: Gpen, threads: int = 4) -> None:
-        self.count = 0
-        self.failures: list[str] = []
-        self._address = balancer.address
-        self._balancer = balancer
-        self._goes_on = True
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
-
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._goes_on = False
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        kind = socket.AF_UNIX if isinstance(self._address, str) else socket.AF_INET
-        while self._goes_on:
-            try:
-                with socket.socket(kind) as sock:
-                    sock.settimeout(10)
-                    sock.connect(self._address)
-                    if not says(sock):
-                        self.failures.append("closed")
-            except OSError as error:
-                self.failures.append(str(error))
-            self.count += 1
-
-
 @pytest.mark.parametrize("listen", [LOCAL, "/front.sock"])
 def test_nobody_is_turned_away(gpen: Start, servers: Servers, replace: Replace, tmp_path: Path, listen: str) -> None:
     """Three times, and each time the one before ends by itself, with status 0."""
     place = f"{tmp_path}{listen}" if listen.startswith("/") else listen
     balancer = first = gpen("-r", listen=place, servers=[servers(echo)])
     address = balancer.address
-    with Clients(balancer) as clients:
+
+    def visit() -> str:
+        with connect(address, seconds=10) as sock:
+            return "" if says(sock) else "closed"
+
+    with Visitors(visit) as clients:
         for number in range(3):
             seen = clients.count
             old, balancer = balancer, replace(balancer, name=f"new{number}")

@@ -15,6 +15,7 @@ import pytest
 
 from tests.discover.running import Discoverer, numbered, wait_servers, write
 from tests.harness import Gpen, Server, naming, wait_until
+from tests.visitors import Visitors
 
 pytest.importorskip("watchdog", reason="inotify by the package watchdog")
 
@@ -23,47 +24,20 @@ HAND = "127.0.0.9:4009"
 PLACES = [f"127.0.0.{host}:{port}" for host in (1, 2, 3) for port in (80, 81)]
 
 
-class Clients:
-    """Connect one after the other, in some threads; ``failures`` is what went wrong."""
-
-    def __init__(self, gpen: Gpen, threads: int = 3) -> None:
-        self.count = 0
-        self.failures: list[str] = []
-        self._gpen = gpen
-        self._goes_on = True
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
-
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._goes_on = False
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self) -> None:
-        while self._goes_on:
-            try:
-                answer = self._gpen.ask()
-            except OSError as error:
-                self.failures.append(str(error))
-            else:
-                if answer != b"hello":
-                    self.failures.append(repr(answer))
-            self.count += 1
-
-
 def test_no_client_fails_while_all_servers_are_replaced(
         gpen: Callable[..., Gpen], servers: Callable[..., Server], tmp_path: Path, file: Path) -> None:
     """Again and again, each time by others."""
     alive = [servers(naming("hello")).address for _ in range(6)]
     balancer = gpen("-r")
+
+    def visit() -> str:
+        answer = balancer.ask()
+        return "" if answer == b"hello" else repr(answer)
+
     write(file, *alive[:2])
     with Discoverer(tmp_path, "file", str(file), gpens=(balancer,)):
         wait_servers(balancer, *alive[:2])
-        with Clients(balancer) as clients:
+        with Visitors(visit, threads=3) as clients:
             for turn in range(1, 16):
                 some = [alive[(2 * turn + each) % 6] for each in range(2)]
                 write(file, *some)
