@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from gpen.model.listener import Scope
+from gpen.model.roster import Roster
 from gpen.model.sources import sources_of
 from gpen.model.text import counted
 from gpen.model.value_types import listener_prefix
@@ -23,16 +24,20 @@ def tell_shortages(scopes: Iterable[Scope]) -> None:
 
 def shortages(scopes: Iterable[Scope]) -> Iterator[str]:
     """What each listener can't reach, though all its servers took as many: one line, with the remedy."""
+    low, high = ephemeral_ports()
+    ports = high - low + 1
+    known: dict[tuple[Roster, object], int] = {}  # listeners for which nothing is different have one roster
     for scope in scopes:
-        settings = scope.settings
+        settings, roster = scope.settings, scope.selector.roster
         wanted = min(settings.conn_max, settings.conn_max_total or settings.conn_max)
-        low, high = ephemeral_ports()
-        ports = high - low + 1
         if not settings.listen or wanted <= ports:  # all may go to one server: thousands need not be looked at
             continue
-        room = ports * ways(scope)
+        key = roster, settings.source
+        if key not in known:
+            known[key] = ways(scope)
+        room = ports * known[key]
         if 0 < room < wanted:
-            servers = counted(len(scope.selector.roster.members), "server")
+            servers = counted(len(roster.members), "server")
             yield (f"{listener_prefix(scope.name)}conn_max {wanted} needs more ports than there are: {low} to {high} "
                    f"allow {room} connections to {servers}; let source have more addresses, or widen "
                    f"net.ipv4.ip_local_port_range with sysctl")
