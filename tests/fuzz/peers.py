@@ -18,6 +18,7 @@ from gpen.proto.peers import (
     Definition,
     Encoder,
     Hello,
+    Message,
     PeersError,
     Updates,
     acknowledgement,
@@ -66,23 +67,29 @@ def check_reading(case: tuple[bytes, Sequence[int]]) -> None:
     """It is read or refused; whole or in pieces makes no difference; and what comes of it is within the limits."""
     outcomes = [outcome([case[0]]), outcome(list(pieces(*case)))]
     assert outcomes[0] == outcomes[1]
-    for entry in outcomes[0]:
-        if isinstance(entry, tuple):
-            key, server, left, update = entry
+    for message in outcomes[0]:
+        for key, server, left, update in message.entries if isinstance(message, Updates) else ():
             assert len(key) in (4, 16) and (server is None or len(server.encode()) <= MOST_KEY)
             assert 0 <= update < 1 << 32 and (left is None or 0 <= left < 1 << 32)
 
 
-def outcome(stream: Sequence[bytes]) -> list[object]:
-    """All that is read, unless it is refused."""
-    decoder, found = Decoder(lambda table: table.name in NAMES[:2]), list[object]()
+def outcome(stream: Sequence[bytes]) -> list[Message]:
+    """All that is read, entry by entry, unless it is refused."""
+    decoder, found = Decoder(lambda table: table.name in NAMES[:2]), list[Message]()
     try:
         for piece in stream:
             for message in decoder.read(piece):
-                found += message.entries if isinstance(message, Updates) else [message]
+                found += one_by_one(message)
     except PeersError:
         return []
     return found
+
+
+def one_by_one(message: Message) -> list[Message]:
+    """Entries that come together depend on how the stream was cut; these do not."""
+    if not isinstance(message, Updates):
+        return [message]
+    return [Updates(message.table, [entry], entry[-1]) for entry in message.entries]
 
 
 class PeersTrial(Balanced):
