@@ -111,6 +111,7 @@ docs:
 	dot -Tsvg docs/connection.dot -o docs/connection.svg
 	dot -Tsvg docs/listeners.dot -o docs/listeners.svg
 	dot -Tsvg docs/two-machines.dot -o docs/two-machines.svg
+	dot -Tsvg docs/dsr.dot -o docs/dsr.svg
 
 # the pictures of terminals and of the page, of real runs: the demos, gpenctl top, a browser (three minutes; demo-galera
 # needs MariaDB, the page Chromium)

@@ -6,32 +6,41 @@ A tour of the sources, in the order in which they are best read:
 2. ``model/pool.py``       the servers, for all listeners (``server.py``: a server, the ways to reach it, and how a
    listener uses it); ``health.py`` says what is known of each, and what leads from one state to another; ``lease.py``
    counts places, ``silence.py`` is for UDP; ``selector.py`` says which server a client of one listener gets, out of
-   its ``roster.py``, by a rule of ``scheduler.py`` (``client.py``, ``acl.py`` beside it); ``listener.py`` is all that
-   a listener has of these, ``shared.py`` what its peers are told of clients: plain Python, no socket, no clock of
-   its own
+   its ``roster.py``, by a rule of ``scheduler.py`` (``client.py``, ``acl.py`` beside it), which ``slowstart.py`` eases
+   for servers that came back; ``rates.py`` what may come or
+   pass in a time; ``route.py`` says which route a client takes by what it asks for, ``routes.py`` has a
+   selector for each; ``listener.py`` is all that a listener has of these, ``shared.py`` what its peers are told of
+   clients, ``balance.py`` how sessions should be spread: plain Python, no socket, no clock of its own
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back; ``draft.py``
    is what they change as long as it does not count, ``validation.py`` whether that makes sense together, ``ways.py``
    over which transports and ports its listeners reach servers, ``configuration.py`` what counts, ``difference.py``
    what HUP changes
-4. ``proto/protocol.py``   what a session asks of what its client and server speak; ``mysql.py``, ``http.py`` and what
-   they need, ``proxy_header.py`` and ``client_hello.py``, ``peers.py``: bytes in, bytes and verdicts out
+4. ``proto/protocol.py``   what a session asks of what its client and server speak; ``mysql.py`` and ``mysql_talk.py``,
+   which follows commands, ``http.py`` and what they need, ``passed_tls.py`` and its ``client_hello.py``,
+   ``proxy_header.py`` (``proxy_tlvs.py``), ``certificate.py``, ``peers.py``: bytes in, bytes and verdicts out
 5. ``wire/session.py``    one TCP conversation from accept to log line; ``relay.py`` moves its bytes, in bulk through
    ``pipes.py``; ``poller.py`` says when, ``kernel.py`` is what both ask of the kernel; ``listener.py`` and
-   ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a server, ``check.py`` asks whether that is
-   well; ``tls.py`` is what may be on the wire of a side, and ``http.py`` what may be done on the way; ``flow.py``,
-   ``datagram.py``, ``loops.py`` and ``flow_sockets.py`` are UDP; ``worker_session.py`` is a session in a worker,
-   ``remote.py`` what the main process has of it, ``channel.py`` the way between them; ``pacing.py`` lets long work
+   ``control.py`` accept; ``dial.py`` and ``hold.py`` get a client to a server, which learns who that is by
+   ``introduction.py`` and ``transparent.py``; ``check.py`` asks whether a server is well, and ``agent.py`` its agent;
+   ``tls.py`` is what may be on the wire of a side, ``server_tls.py`` that to servers, and ``http.py`` what may be done
+   on the way; ``limits.py`` is how often clients come (``throttle.py``) and how fast bytes move (``shaping.py``);
+   ``flow.py``, ``datagram.py``, ``loops.py``, ``flow_sockets.py`` and ``remnants.py`` are UDP; ``worker_session.py`` is
+   a session in a worker, ``remote.py`` what the main process has of it, ``channel.py`` the way between them;
+   ``quiet.py`` ends sessions between two exchanges, which ``follower.py`` knows of MySQL; ``pacing.py`` lets long work
    leave others time, ``faults.py`` lets what goes on for ever survive what fails
 6. ``daemon/balancer.py`` makes all of these and tells each what it needs of the others: ``front.py`` is a listener,
    ``listeners.py`` all of them, ``logs.py`` where they log, ``sessions.py`` the register of their sessions;
    ``changes.py`` changes the configuration, ``executor.py`` runs commands, ``queries.py`` answers, ``readiness.py``
    says whether clients can be served, ``ports.py`` whether there are ports for all; ``process.py`` makes it a daemon,
    ``fork_server.py`` forks workers, ``worker.py`` is one, ``workers.py`` what the main process has of them;
-   ``activation.py`` takes what systemd listens on (``wire/given.py``), ``notify.py`` tells it how gpen is;
+   ``checks.py`` has servers checked, ``agents.py`` asks what runs beside them, ``alerts.py`` tells a program of
+   changes; ``activation.py`` takes what systemd listens on (``wire/given.py``), ``notify.py`` tells it how gpen is;
    ``handover.py`` and ``inheritance.py`` are the two sides when another gpen takes its place; ``door.py`` lets HTTP in
    (``wire/web_server.py``), ``metrics.py`` collects what is measured; ``peers.py`` are the other balancers
-   (``wire/peers.py`` talks with one). What is answered there is ``web/``:
-   ``application.py``, ``metrics.py``, the table, ``exposition.py``, its text, and ``page/``
+   (``wire/peers.py`` talks with one). Where servers answer clients themselves, ``dsr/`` is in the place of ``wire/``:
+   ``listener.py`` reads frames, ``flow.py`` is what one client sends. What is answered there is ``web/``:
+   ``application.py``, ``metrics.py``, the table, ``exposition.py``, its text, and ``page/``.
+   ``rebalance.py`` and ``ages.py`` have pools spread again
 7. ``cli.py`` and ``gpenctl/``: the programs gpen and gpenctl; ``galera/`` and ``discover/``: gpen-galera and
    gpen-discover, each of which has a tour of its own; ``netlog/``: gpenlog and gpenlogd; ``docs/``: manuals, reference
    and completion
@@ -43,7 +52,7 @@ A tour of the sources, in the order in which they are best read:
 
 docs/ARCHITECTURE.md has pictures of the rooms and of the life of a connection.
 
-Imports run daemon -> web, control, wire -> proto -> model, never back (tests/test_laws.py holds this).
+Imports run daemon -> web, control, dsr -> wire -> proto -> model, never back (tests/test_laws.py holds this).
 """
 
 import sys

@@ -39,10 +39,13 @@ from gpen.daemon import activation, fork_server, own_address, process, worker
 from gpen.daemon.activation import Passed
 from gpen.daemon.balancer import Balancer
 from gpen.daemon.changes import (
+    check_alert,
     check_completeness,
     check_directory,
     check_extras,
+    check_owner,
     check_programs,
+    check_transparency,
     check_user,
     checks_of,
     listening_at,
@@ -50,7 +53,7 @@ from gpen.daemon.changes import (
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import open_countries
 from gpen.daemon.door import check_token
-from gpen.daemon.front import make_terminator, resolved
+from gpen.daemon.front import make_server_tls, make_terminator, resolved
 from gpen.daemon.hostnames import Hostnames
 from gpen.daemon.inheritance import Inheritance
 from gpen.daemon.listeners import named
@@ -75,6 +78,7 @@ log = logging.getLogger("gpen")
 FAILED, USAGE = 1, 2
 REPEATABLE = ("-d", "-O", "-o")
 _NO_TEXT = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+DISCARD = 9  # the port of a server that stands without one, where all ports are forwarded: for its checks alone
 _STRANGE = re.compile(r"(?:[^/]*:)?[0-9]+/.*")  # behind a port in LISTEN, where the transport may stand
 _BY_FLAG = {option.flag: option for option in OPTIONS}
 
@@ -265,11 +269,16 @@ def _steps_of_addresses(arguments: dict[str, Any]) -> Iterator[Step]:
         return  # without it, what is the port of the servers?
     for door in doors:
         yield from (parse_words(words) for words in door.commands(doors[0].transport == UDP and not arguments["-U"]))
-    default_port = parse_listen(doors[0].place).port or ""
+    default_port = parse_listen(doors[0].place).port or (DISCARD if _is_direct(arguments) else "")
     for number, text in enumerate(arguments["SERVER"]):
         yield from attempt(partial(_server_call, number, text, default_port))
         yield from _own_ports(number, text, doors)
     yield from _own_specials(arguments, doors)
+
+
+def _is_direct(arguments: dict[str, Any]) -> bool:
+    """Whether servers answer clients themselves: then port 0 is all ports, and a server needs none."""
+    return any(line.split()[:1] == ["dsr_if"] for flag in ("-O", "-o") for line in arguments[flag])
 
 
 class Door(NamedTuple):
@@ -382,6 +391,8 @@ def _check(draft: Draft, errors: Errors) -> None:
             check_directory("log", path if is_file else None)
     with errors.gathered():
         check_extras(draft)
+    with errors.gathered():
+        check_transparency(draft)
 
 
 def check_outside(configuration: Configuration, sources: Sources, errors: Errors) -> None:
@@ -406,9 +417,14 @@ def check_outside(configuration: Configuration, sources: Sources, errors: Errors
     process.raise_descriptor_limit(configuration.settings_in_use())
     with errors.gathered():
         check_programs(checks_of(configuration), outside)
+    with errors.gathered():
+        check_alert(settings, outside)
     for scope in scopes:
         with errors.gathered(), named(scope.name):
+            check_owner(scope.settings)
+        with errors.gathered(), named(scope.name):
             make_terminator(scope.settings, outside.path)
+            make_server_tls(scope.settings, outside.path, bool(configuration.with_own_tls()))
     with errors.gathered():
         check_peers(settings, outside, resolver)
     with errors.gathered():
@@ -444,7 +460,7 @@ def run(configuration: Configuration, sources: Sources, command_line: str, passe
     status = FAILED
     try:
         process.set_debug(settings.debug)
-        process.bind_rights(settings)
+        process.bind_rights(settings, process.lasting_rights(configuration.settings_in_use()))
         process.raise_descriptor_limit(configuration.settings_in_use())
         # now, for whatever is forked later shares the hub's epoll
         workers = fork_server.start(worker.serve, Chroot()) if process.workers_of(settings) else None

@@ -212,16 +212,21 @@ class Entry:
 
     def bind(self, sock: Any, mode: int | None = None, owner: Account | None = None) -> None:
         """Bind a unix socket to the name, in the place of one that nobody answers on. Its file has this mode (None:
-        what the umask says) from the first moment, and becomes this owner's. Raises OSError."""
+        what the umask says) from the first moment, and becomes this owner's; where it can't, there is none. Raises
+        OSError."""
         with self._naming_the_path(), _umask(mode):
             self._remove_dead_socket(sock)
-            if owner is not None and self.is_shared:
+            if owner is not None and self.is_shared and os.geteuid() == 0:
                 with acting_as(owner):  # it makes what it may make, and need not be given what root has made
                     self._bind(sock)
                 return
             self._bind(sock)
             if owner is not None:
-                os.chown(self.name, owner.pw_uid, owner.pw_gid, dir_fd=self._directory, follow_symlinks=False)
+                try:
+                    os.chown(self.name, owner.pw_uid, owner.pw_gid, dir_fd=self._directory, follow_symlinks=False)
+                except OSError:
+                    os.unlink(self.name, dir_fd=self._directory)
+                    raise
 
     def _bind(self, sock: Any) -> None:
         """By the path, for that is what ss(8) shows; through the directory where the path is not safe, or not open to
@@ -245,14 +250,16 @@ class Entry:
                 raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
         os.unlink(self.name, dir_fd=self._directory)
 
-    def change_mode(self, mode: int, made: os.stat_result) -> None:
-        """Change the mode of the file that was ``made`` here. Raises OSError when it is another by now, or is root's
-        and others may put another there at any time."""
+    def change_mode(self, mode: int, made: os.stat_result, owner: Account | None = None) -> None:
+        """Change the mode of the file that was ``made`` here, and its owner, unless None. Raises OSError when it is
+        another by now, or is root's and others may put another there at any time."""
         if self.is_shared and os.geteuid() == 0:
             raise OSError(errno.EPERM, "others may write in its directory: it counts at the next start", self.path)
         with self._naming_the_path(), self.reached() as route:
             if not os.path.samestat(os.stat(route), made):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            if owner is not None:
+                os.chown(route, owner.pw_uid, owner.pw_gid)
             os.chmod(route, mode)
 
     def remove(self, made: os.stat_result) -> bool:

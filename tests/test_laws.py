@@ -28,7 +28,8 @@ ROOMS = {
     "control": {"control", "model"},
     "wire": {"wire", "proto", "model"},
     "web": {"web", "control", "model"},
-    "daemon": {"daemon", "web", "control", "wire", "proto", "model"},
+    "dsr": {"dsr", "wire", "proto", "model"},
+    "daemon": {"daemon", "dsr", "web", "control", "wire", "proto", "model"},
     "gpenctl": {"control", "model"},  # gpenctl starts at once: without gevent
     "netlog": {"netlog", "daemon", "docs", "control", "model"},
     # the watcher is a client of the control socket like any other
@@ -130,7 +131,7 @@ def test_the_picture_of_the_rooms_is_true() -> None:
     made = {room: set().union(*(rooms_imported(path) for path in FILES if room_of(path) == room)) - {room}
             for room in ROOMS}
     assert all(made[room] <= drawn[room] for room in ROOMS)
-    assert all(drawn[room] <= ROOMS[room] | {"web", "wire", "proto"} for room in ROOMS)
+    assert all(drawn[room] <= ROOMS[room] | {"web", "dsr", "wire", "proto"} for room in ROOMS)
     svg = (ROOT / "docs" / "rooms.svg").read_text()
     assert len(arrows) == svg.count('class="edge"') and all(f">{room}</text>" in svg for room in ROOMS)
 
@@ -218,7 +219,8 @@ def test_the_attributes_of_settings_are_those_of_the_table() -> None:
     """mypy believes the annotations of Settings; the values come from SETTINGS."""
     from gpen.model.settings import SETTINGS, Settings
 
-    annotations = {name: text for name, text in Settings.__annotations__.items() if name not in ("returns", "rule")}
+    annotations = {name: text for name, text in Settings.__annotations__.items()
+                   if name not in ("introduces", "limits_clients", "returns", "rule")}
     assert set(annotations) == {
         name for name, setting in SETTINGS.items() if not (setting.missing or setting.is_ignored)}
     words = {bool: "bool", int: "int", float: "float", str: "str"}
@@ -262,6 +264,7 @@ def test_leases_end_where_they_began() -> None:
             if any(re.search(r"lease\.(release|fail)$", call) for call in calls_in(function))}
     assert {(file, name) for file, name in ends if file != "wire/idlers.py"} == {
         ("wire/conversation.py", "_unreached"), ("wire/flow.py", "_unreached"), ("wire/conversation.py", "_blame"),
+        ("dsr/flow.py", "_unreached"),
         ("wire/session.py", "parted"), ("wire/conversation.py", "_settle_accounts"),
         ("wire/remote.py", "parted"), ("wire/remote.py", "_give_back"), ("wire/worker_session.py", "_unreached")}
 
@@ -282,7 +285,7 @@ COUNTED_BY_LEASES = ("sessions", "total", "sx", "rx", "spares")
 def changes_of_servers() -> Iterator[tuple[str, str]]:
     """Which file sets or counts what of a server, of a way to one, or of how a listener uses one."""
     for path in FILES:
-        if room_of(path) in ("model", "wire", "daemon", "control"):
+        if room_of(path) in ("model", "wire", "dsr", "daemon", "control"):
             for node in ast.walk(tree_of(path)):
                 targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
                 for target in [part for whole in targets for part in getattr(whole, "elts", [whole])]:
@@ -295,7 +298,7 @@ def test_servers_are_changed_by_the_pool_only() -> None:
     """By the pool and what it is made of; where clients are served or people ask, a server is looked at."""
     changed = set(changes_of_servers())
     assert {file for file, _ in changed} == {f"model/{name}.py" for name in (
-        "pool", "health", "lease", "events", "roster")}
+        "pool", "health", "lease", "events", "roster", "slowstart")}
     assert {file for file, name in changed if name in COUNTED_BY_LEASES} == {"model/lease.py"}
     assert {file for file, name in changed if name in ("down_until", "blamed", "reason", "is_silent", "kept_away")} == {
         "model/health.py"}

@@ -5,7 +5,7 @@
 _gpen_galera_value() {
     case "$1 $2" in
         "watch --gpen" | "watch --writer" | "watch --reader" | "watch --defaults-file" | "watch --ssl-ca" | "watch --listen" | "watch --metrics" | "watch --socket" | "status --socket" | "move --socket" | "adopt --socket" | "check --defaults-file" | "check --ssl-ca" | "serve --defaults-file" | "serve --ssl-ca") echo "FILE" ;;
-        "watch --interval" | "watch --timeout" | "watch --max-queue" | "watch --prefer" | "watch --agree" | "watch --reserve" | "watch --map" | "watch --floor" | "watch --forget" | "check --timeout" | "serve --node" | "serve --interval" | "serve --timeout" | "notify --to") echo "" ;;
+        "watch --interval" | "watch --timeout" | "watch --max-queue" | "watch --prefer" | "watch --quiet" | "watch --agree" | "watch --reserve" | "watch --map" | "watch --floor" | "watch --forget" | "check --timeout" | "serve --node" | "serve --interval" | "serve --timeout" | "notify --to") echo "" ;;
         "watch --donor") echo "avoid use never" ;;
         *) return 1 ;;
     esac
@@ -15,7 +15,7 @@ _gpen_galera_value() {
 _gpen_galera_options() {
     case $1 in
         "") echo "-h --help --version" ;;
-        watch) echo "--gpen --writer --reader --defaults-file --ssl-ca --interval --timeout --donor --max-queue --prefer --failback --keep-sessions --keep-old-sessions --agree --reserve --discover --map --floor --forget --listen --metrics --socket --verbose -h --help" ;;
+        watch) echo "--gpen --writer --reader --defaults-file --ssl-ca --interval --timeout --donor --max-queue --prefer --failback --keep-sessions --keep-old-sessions --quiet --agree --reserve --discover --map --floor --forget --listen --metrics --socket --verbose -h --help" ;;
         status) echo "--socket --json -h --help" ;;
         move) echo "--socket -h --help" ;;
         adopt) echo "--socket -h --help" ;;

@@ -1,7 +1,7 @@
 # Completion of gpen and gpenctl in bash, made from gpen's command table by
 #   python -m gpen.docs.completion bash
 
-_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max close conn_max conn_max_total connection control control_access control_acl control_mode debug delayed_forward drain drain_timeout dummy emergency epoll events exit exit_enabled explain foreground freebind geoip_db greeting half_closed_timeout handover hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include info keepalive kqueue leastconn listen listener listeners log log_format metrics metrics_acl metrics_control metrics_token mode multi_accept mysql name_refresh on_down peek peer peers peers_ca peers_certificate pending_max pid pid_file poll prio proxy_protocol random ready recent reload roundrobin select server servers sessions socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path state stateless status stay stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered upgrade user user_timeout web_stats weight workers write"
+_gpen_names="abort_on_error abuse accept_proxy acl ascii backlog bandwidth bandwidth_total blacklist block check check_fall check_interval check_port check_rise check_timeout check_tls chroot client client_acl client_max client_rate clients_max close conn_max conn_max_total connection connection_rate control control_access control_acl control_mode debug delayed_forward drain drain_timeout dsr_if dsr_ip dummy emergency epoll events exit exit_enabled explain foreground freebind geoip_db greeting half_closed_timeout handover hash health_ttl help hold hold_max http http_head_timeout http_header_max idle_timeout idlers include info keepalive kqueue leastconn listen listen_mode listener listeners log log_format metrics metrics_acl metrics_control metrics_token mode multi_accept mysql name_refresh on_down on_event peek peer peers peers_ca peers_certificate pending_max pid pid_file poll prio proxy_protocol proxy_v2_options quiet random ready rebalance recent reload roundrobin route select server server_tls server_tls_alpn server_tls_ca server_tls_certificate server_tls_key server_tls_name server_tls_verify servers session_max_age sessions slowstart socket source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_key_passphrase ssl_option ssl_protocol ssl_require_peer ssl_sni_path ssl_strict_sni ssl_verify_client state stateless status stay stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking tracking_with transparent udp udp_replies udp_requests udp_timeout udp_unanswered upgrade user user_timeout web_stats weight workers write"
 
 # What may follow: $1 is the command, $2 how many words stand behind it, $3 the last of them.
 _gpen_after() {
@@ -9,29 +9,39 @@ _gpen_after() {
         "accept_proxy 0 "*) echo "off" ;;
         "acl 1 "*) echo "permit deny" ;;
         "acl 2 "*) echo "country" ;;
-        "check 0 "*) echo "off connect greeting send exec" ;;
+        "bandwidth 0 "*) echo "off" ;;
+        "bandwidth_total 0 "*) echo "off" ;;
+        "check 0 "*) echo "off connect greeting send exec agent" ;;
+        "check_tls 0 "*) echo "default on off" ;;
         "chroot 0 "*) echo "DIR" ;;
         "client 0 "*) ;;
         "client 1 "*) echo "server" ;;
         "client 2 "*) ;;
         "client "*" idle") ;;
         "client "*) echo "idle" ;;
+        "client_rate 0 "*) echo "off" ;;
         "close 0 "*) echo "server" ;;
         "close 1 "*) ;;
         "close "*" at") ;;
-        "close "*) echo "at" ;;
+        "close "*" quiet") ;;
+        "close "*) echo "at quiet" ;;
         "connection 0 "*) ;;
         "connection "*" json") ;;
         "connection "*) echo "json" ;;
+        "connection_rate 0 "*) echo "off" ;;
         "control_access 0 "*) echo "admin operate view" ;;
         "drain 0 "*) ;;
+        "drain "*" quiet") echo "close" ;;
         "drain "*" close") ;;
-        "drain "*) echo "close" ;;
+        "drain "*) echo "quiet close" ;;
         "events "*" json") ;;
         "events "*) echo "json" ;;
         "explain 0 "*) ;;
+        "explain "*" sni") echo "NAME" ;;
+        "explain "*" alpn") ;;
+        "explain "*" host") echo "NAME" ;;
         "explain "*" json") ;;
-        "explain "*) echo "json" ;;
+        "explain "*) echo "sni alpn host json" ;;
         "geoip_db 0 "*) echo "FILE" ;;
         "help 0 "*) echo "NAME" ;;
         "help "*" json") ;;
@@ -61,8 +71,15 @@ _gpen_after() {
         "ready 0 "*) echo "LISTENER" ;;
         "ready "*" json") ;;
         "ready "*) echo "json" ;;
+        "rebalance "*" over") ;;
+        "rebalance "*) echo "over" ;;
         "recent "*" json") ;;
         "recent "*) echo "json" ;;
+        "route 0 "*) echo "sni alpn host default" ;;
+        "route "*" servers") echo "all" ;;
+        "route 1 default") echo "servers reject" ;;
+        "route "*" reject") ;;
+        "route 2 "*) echo "servers reject" ;;
         "server 0 "*) ;;
         "server "*" at") ;;
         "server "*" address") ;;
@@ -75,11 +92,22 @@ _gpen_after() {
         "server "*" blacklist") ;;
         "server "*" state") echo "ready drain maint" ;;
         "server "*" check") echo "default" ;;
+        "server "*" check_port") echo "default" ;;
         "server "*" owner") echo "default" ;;
+        "server "*" tls") echo "on off default" ;;
+        "server "*" tls_name") echo "NAME" ;;
         "server "*" health") echo "up drain down" ;;
+        "server "*" returned") ;;
         "server "*" failed") ;;
         "server "*" checked") echo "up drain down" ;;
-        "server "*) echo "at address port max hard weight prio acl blacklist state check owner health failed checked" ;;
+        "server "*" answered") ;;
+        "server "*) echo "at address port max hard weight prio acl blacklist state check check_port owner tls tls_name health returned failed checked answered" ;;
+        "server_tls 0 "*) echo "off on" ;;
+        "server_tls_ca 0 "*) echo "FILE" ;;
+        "server_tls_certificate 0 "*) echo "FILE" ;;
+        "server_tls_key 0 "*) echo "FILE" ;;
+        "server_tls_name 0 "*) echo "NAME" ;;
+        "server_tls_verify 0 "*) echo "on off" ;;
         "servers "*" json") ;;
         "servers "*) echo "json" ;;
         "sessions "*" json") ;;
@@ -88,9 +116,12 @@ _gpen_after() {
         "ssl_ca_path 0 "*) echo "DIR" ;;
         "ssl_certificate 0 "*) echo "FILE" ;;
         "ssl_key 0 "*) echo "FILE" ;;
+        "ssl_key_passphrase 0 "*) echo "FILE" ;;
         "ssl_option 0 "*) echo "no_tlsv1.2 no_tlsv1.3 no_ticket" ;;
         "ssl_protocol 0 "*) echo "tls1.2 tls1.3" ;;
         "ssl_sni_path 0 "*) echo "DIR" ;;
+        "ssl_verify_client 0 "*) echo "off optional required" ;;
+        "tarpit_acl 0 "*) echo "off" ;;
         "tcp_fastclose 0 "*) echo "off up down both" ;;
         "tracking_with 0 "*) echo "LISTENER" ;;
         "user 0 "*) echo "USER" ;;
@@ -108,8 +139,11 @@ _gpen_after_listener() {
         "close 0 "*) echo "server" ;;
         "close 1 "*) ;;
         "close "*" at") ;;
-        "close "*) echo "at" ;;
-        "inherit 0 "*) echo "conn_max client_max backlog freebind multi_accept pending_max client_acl tracking roundrobin prio weight leastconn random stateless hash stubborn emergency abuse udp udp_timeout udp_replies udp_unanswered on_down timeout idle_timeout half_closed_timeout greeting mysql hold hold_max proxy_protocol accept_proxy source tcp_fastclose tcp_nodelay keepalive user_timeout dummy http http_header_max http_head_timeout ssl_certificate ssl_key ssl_ca_file ssl_ca_path ssl_require_peer ssl_protocol ssl_ciphers ssl_option ssl_sni_path ssl_alpn ssl_handshake ssl_compat ssl_client_renegotiation_interval log log_format server" ;;
+        "close "*" quiet") ;;
+        "close "*) echo "at quiet" ;;
+        "inherit 0 "*) echo "conn_max client_max connection_rate client_rate bandwidth bandwidth_total backlog freebind listen_mode multi_accept pending_max client_acl tracking route roundrobin prio weight leastconn random stateless hash stubborn slowstart emergency abuse udp udp_timeout udp_replies udp_unanswered udp_requests dsr_if dsr_ip tarpit_acl on_down timeout idle_timeout half_closed_timeout quiet session_max_age greeting mysql hold hold_max proxy_protocol proxy_v2_options accept_proxy transparent source tcp_fastclose tcp_nodelay keepalive user_timeout dummy http http_header_max http_head_timeout ssl_certificate ssl_key ssl_key_passphrase ssl_ca_file ssl_ca_path ssl_require_peer ssl_verify_client ssl_protocol ssl_ciphers ssl_option ssl_sni_path ssl_strict_sni ssl_alpn ssl_handshake ssl_compat ssl_client_renegotiation_interval server_tls server_tls_ca server_tls_verify server_tls_name server_tls_certificate server_tls_key server_tls_alpn log log_format server" ;;
+        "rebalance "*" over") ;;
+        "rebalance "*) echo "over" ;;
         "server 0 "*) ;;
         "server "*" max") ;;
         "server "*" weight") ;;
@@ -219,7 +253,7 @@ _gpenctl_command() {
     elif [[ $1 != no ]]; then
         _gpen_reply "$(_gpen_after "$1" $(($# - 2)) "${words[${#words[@]} - 2]}")"
     elif (($# == 2)); then
-        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog blacklist block check check_fall check_interval check_rise check_timeout chroot client client_acl client_max clients_max conn_max conn_max_total control control_access control_acl control_mode debug delayed_forward drain_timeout dummy emergency epoll exit_enabled foreground freebind geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen listener log log_format metrics metrics_acl metrics_control metrics_token multi_accept mysql name_refresh on_down peek peer peers peers_ca peers_certificate pending_max pid_file poll prio proxy_protocol random roundrobin select server source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stateless stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user user_timeout web_stats weight workers"
+        _gpen_reply "abort_on_error abuse accept_proxy acl ascii backlog bandwidth bandwidth_total blacklist block check check_fall check_interval check_port check_rise check_timeout check_tls chroot client client_acl client_max client_rate clients_max conn_max conn_max_total connection_rate control control_access control_acl control_mode debug delayed_forward drain_timeout dsr_if dsr_ip dummy emergency epoll exit_enabled foreground freebind geoip_db greeting half_closed_timeout hash health_ttl hold hold_max http http_head_timeout http_header_max idle_timeout idlers keepalive kqueue leastconn listen listen_mode listener log log_format metrics metrics_acl metrics_control metrics_token multi_accept mysql name_refresh on_down on_event peek peer peers peers_ca peers_certificate pending_max pid_file poll prio proxy_protocol proxy_v2_options quiet random roundrobin route select server server_tls server_tls_alpn server_tls_ca server_tls_certificate server_tls_key server_tls_name server_tls_verify session_max_age slowstart source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_key_passphrase ssl_option ssl_protocol ssl_require_peer ssl_sni_path ssl_strict_sni ssl_verify_client stateless stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking tracking_with transparent udp udp_replies udp_requests udp_timeout udp_unanswered user user_timeout web_stats weight workers"
     elif (($# == 3)) && [[ $2 == listener ]]; then
         _gpen_reply LISTENER
     fi
@@ -230,11 +264,11 @@ _gpenctl_listener() {
     if (($# == 1)); then
         _gpen_reply LISTENER
     elif (($# == 2)); then
-        _gpen_reply "abuse accept_proxy backlog client client_acl client_max close conn_max dummy emergency events explain freebind greeting half_closed_timeout hash hold hold_max http http_head_timeout http_header_max idle_timeout inherit keepalive leastconn listen log log_format mode multi_accept mysql on_down pending_max prio proxy_protocol random recent roundrobin server servers sessions source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stateless stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user_timeout weight no"
+        _gpen_reply "abuse accept_proxy backlog bandwidth bandwidth_total client client_acl client_max client_rate close conn_max connection_rate dsr_if dsr_ip dummy emergency events explain freebind greeting half_closed_timeout hash hold hold_max http http_head_timeout http_header_max idle_timeout inherit keepalive leastconn listen listen_mode log log_format mode multi_accept mysql on_down pending_max prio proxy_protocol proxy_v2_options quiet random rebalance recent roundrobin route server server_tls server_tls_alpn server_tls_ca server_tls_certificate server_tls_key server_tls_name server_tls_verify servers session_max_age sessions slowstart source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_key_passphrase ssl_option ssl_protocol ssl_require_peer ssl_sni_path ssl_strict_sni ssl_verify_client stateless stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking tracking_with transparent udp udp_replies udp_requests udp_timeout udp_unanswered user_timeout weight no"
     elif [[ $2 != no ]]; then
         _gpen_reply "$(_gpen_after_listener "$2" $(($# - 3)) "${words[${#words[@]} - 2]}")"
     elif (($# == 3)); then
-        _gpen_reply "abuse accept_proxy backlog client client_acl client_max conn_max dummy emergency freebind greeting half_closed_timeout hash hold hold_max http http_head_timeout http_header_max idle_timeout keepalive leastconn listen log log_format multi_accept mysql on_down pending_max prio proxy_protocol random roundrobin source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_option ssl_protocol ssl_require_peer ssl_sni_path stateless stubborn tcp_fastclose tcp_nodelay timeout tracking tracking_with udp udp_replies udp_timeout udp_unanswered user_timeout weight"
+        _gpen_reply "abuse accept_proxy backlog bandwidth bandwidth_total client client_acl client_max client_rate conn_max connection_rate dsr_if dsr_ip dummy emergency freebind greeting half_closed_timeout hash hold hold_max http http_head_timeout http_header_max idle_timeout keepalive leastconn listen listen_mode log log_format multi_accept mysql on_down pending_max prio proxy_protocol proxy_v2_options quiet random roundrobin route server_tls server_tls_alpn server_tls_ca server_tls_certificate server_tls_key server_tls_name server_tls_verify session_max_age slowstart source ssl_alpn ssl_ca_file ssl_ca_path ssl_certificate ssl_ciphers ssl_client_renegotiation_interval ssl_compat ssl_handshake ssl_key ssl_key_passphrase ssl_option ssl_protocol ssl_require_peer ssl_sni_path ssl_strict_sni ssl_verify_client stateless stubborn tarpit_acl tcp_fastclose tcp_nodelay timeout tracking tracking_with transparent udp udp_replies udp_requests udp_timeout udp_unanswered user_timeout weight"
     fi
 }
 

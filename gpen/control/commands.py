@@ -16,11 +16,25 @@ from typing import Any
 
 from gpen.model.acl import Entry, parse_country, parse_entry
 from gpen.model.address import UNIX, UNSPECIFIED, Address, parse_host, parse_port
-from gpen.model.check import take_check
+from gpen.model.agent import SILENT
+from gpen.model.check import parse_port_number, take_check
+from gpen.model.numbers import parse_numbers
+from gpen.model.route import Asked
 from gpen.model.server import MEMBER_FIELDS, STATES, VERDICTS, Said
 from gpen.model.settings import OWN, PROCESS, SETTINGS, SHARED, Setting, by_topic
 from gpen.model.text import shortened
-from gpen.model.value_types import ACL, FILE, MOST, TEXT, UNNAMED, one_of, parse_listener, parse_owner, seconds, whole
+from gpen.model.value_types import (
+    ACL,
+    FILE,
+    TEXT,
+    UNNAMED,
+    one_of,
+    parse_listener,
+    parse_owner,
+    parse_tls_name,
+    seconds,
+    whole,
+)
 
 ACCESS = ("view", "operate", "admin")
 Arguments = dict[str, Any]
@@ -138,6 +152,19 @@ def _failed(words: Sequence[str]) -> tuple[Said, Sequence[str]]:
     return Said("down", reason, seconds(zero=False).parse(words[0])), rest
 
 
+def _answered(words: Sequence[str]) -> tuple[Said, Sequence[str]]:
+    """``TEXT [for SECONDS]``, what an agent says; or ``unknown``."""
+    text, rest = words[0], words[1:]
+    if text == "unknown":
+        return Said(text), rest
+    SILENT.followed_by(text)
+    if list(rest[:1]) != ["for"]:
+        return Said(text), rest
+    if not rest[1:]:
+        raise ValueError("for: expected SECONDS")
+    return Said(text, seconds=seconds().parse(rest[1])), rest[2:]
+
+
 def _because(words: Sequence[str], default: str) -> tuple[str, Sequence[str]]:
     """A reason, which goes to the end of the line; and the words behind it, where there is none."""
     if list(words[:1]) != ["because"]:
@@ -166,10 +193,15 @@ SERVER_FIELDS: dict[str, Take] = {
     "blacklist": _word(seconds().parse),
     "state": _word(one_of(*STATES).parse),
     "check": _check,
+    "check_port": _word(lambda text: None if text == "default" else parse_port_number(text)),
     "owner": _word(lambda text: None if text == "default" else parse_owner(text)),
+    "tls": _word(lambda text: None if text == "default" else one_of("on", "off", "default").parse(text)),
+    "tls_name": _word(lambda text: None if text == "default" else parse_tls_name(text)),
+    "returned": _word(seconds().parse),
     "failed": _failed,
     "health": _said,
     "checked": _said,
+    "answered": _answered,
 }
 
 
@@ -226,18 +258,37 @@ def _check_port(changes: Arguments) -> None:
 def _drain(words: Sequence[str]) -> Arguments:
     if not words:
         raise ValueError("expected the number of a server")
-    number, *rest = words
-    closing = bool(rest) and rest[-1] == "close"
-    limit = maybe("seconds", seconds().parse, None)(rest[:-1] if closing else rest)["seconds"]
-    if closing and limit is None:
+    number, limit, rest = words[0], None, list(words[1:])
+    if rest and rest[0] not in _WAYS_TO_DRAIN:
+        limit = seconds().parse(rest.pop(0))
+    if wrong := [word for word in rest if word not in _WAYS_TO_DRAIN or rest.count(word) > 1]:
+        raise ValueError(f"'{wrong[0]}' is too much: expected drain N [SECONDS] [quiet] [close]")
+    if "close" in rest and limit is None:
         raise ValueError("close: expected after how many SECONDS: drain N SECONDS close")
-    return {"number": _NUMBER.parse(number), "seconds": limit, "close": closing}
+    return {"number": _NUMBER.parse(number), "seconds": limit, "quiet": "quiet" in rest, "close": "close" in rest}
+
+
+_WAYS_TO_DRAIN = ("quiet", "close")
+
+
+def _rebalance(words: Sequence[str]) -> Arguments:
+    """``[PERCENT] [over SECONDS]``."""
+    percent = words[:1] if list(words[:1]) != ["over"] else []
+    rest = words[len(percent):]
+    if rest and (rest[0] != "over" or len(rest) != 2):
+        raise ValueError(f"'{' '.join(rest)}' is not 'over SECONDS': expected rebalance [PERCENT] [over SECONDS]")
+    return {"percent": _NUMBER.parse(percent[0].removesuffix("%")) if percent else _TOLERATED,
+            "seconds": seconds().parse(rest[1]) if rest else _REBALANCE_SECONDS}
+
+
+_TOLERATED, _REBALANCE_SECONDS = 10, 60.0
 
 
 def _close(words: Sequence[str]) -> Arguments:
     if words and words[0] == "server":
-        which = _which("close server N")(words[1:])
-        return {"server": which["number"], "at": which["at"]}
+        quietly = list(words[-1:]) == ["quiet"]
+        which = _which("close server N [at ADDRESS] [quiet]")(words[1:-1] if quietly else words[1:])
+        return {"server": which["number"], "at": which["at"], "quiet": quietly}
     if words and words[0] == "address":
         return one("clients", _network, "close address ADDRESS[/LENGTH]")(words[1:])
     return maybe("number", _NUMBER.parse, 0)(words)
@@ -270,21 +321,7 @@ def _uses(words: Sequence[str]) -> Arguments:
     if not words:
         return {}
     text = " ".join(words)
-    return {"numbers": None if text == "all" else _numbers(text)}
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    numbers: set[int] = set()
-    for piece in text.split(","):
-        match = _RANGE.fullmatch(piece.strip())
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if not first <= last <= MOST:
-            raise ValueError(f"'{piece or text}' is not a number or a range of numbers: expected something like 0-2,5, "
-                             "or all")
-        if len(numbers) + last - first >= _MOST_NUMBERS:
-            raise ValueError(f"'{text}' is more than {_MOST_NUMBERS:,} numbers")
-        numbers.update(range(first, last + 1))
-    return tuple(sorted(numbers))
+    return {"numbers": None if text == "all" else parse_numbers(text)}
 
 
 def _member(words: Sequence[str]) -> Arguments:
@@ -314,8 +351,6 @@ def _port_there(text: str) -> int | str:
     return port
 
 
-_RANGE = re.compile("([0-9]{1,10})(?:-([0-9]{1,10}))?")
-_MOST_NUMBERS = 100_000
 _MEMBER_FIELDS: dict[str, Take] = {
     **{name: SERVER_FIELDS[name] for name in ("max", "weight", "prio")}, "port": _word(_port_there), "failed": _failed}
 
@@ -386,12 +421,12 @@ _COMMANDS: list[Command | str] = [
     Command("events", "events [N] [json]", "The last N (20) changes of servers' states, with time and cause.",
             maybe("count", whole(1).parse, 20), json=True, example="events 5"),
     Command("state", "state", "Print, as commands, what write does not save: verdicts with reason and age, what is "
-            "left of blacklists, drain and maint, and which client was at which server. A gpen with the same "
-            "configuration that includes it goes on where this one is.", nothing),
-    Command("explain", "explain ADDRESS [json]", "The server that a client from ADDRESS would get now, and for every "
-            "other server the reason why not. Changes nothing.",
-            one("address", lambda text: _client_address(text), "the ADDRESS of a client"), json=True,
-            example="explain 10.0.0.7"),
+            "left of blacklists and slow starts, drain and maint, and which client was at which server. A gpen with "
+            "the same configuration that includes it goes on where this one is.", nothing),
+    Command("explain", "explain ADDRESS [sni NAME] [alpn PROTOCOL] [host NAME] [json]", "The server that a client from "
+            "ADDRESS would get now, and for every "
+            "other server the reason why not; where there are routes, one that asks for this. Changes nothing.",
+            lambda words: _explain(words), json=True, example="explain 10.0.0.7"),
     Command("ready", "ready [LISTENER] [json]", "Whether clients can be served, by all listeners that listen or by one "
             "(- is the one without a name): 'ready', or a line for each reason why not. One server that is "
             "ready, and up or on trial, is enough; so is an emergency server, which is not checked. A server that is "
@@ -415,7 +450,7 @@ _COMMANDS: list[Command | str] = [
     "listeners",
     Command("listeners", "listeners [json]", "List the listeners: name (- is the one without), address, what clients "
             "speak, sessions (conn) and their limit, clients that wait (held), sessions in all, how servers are "
-            "chosen, and which.", nothing, json=True),
+            "chosen, and which; as JSON also frames of direct server return (dsr).", nothing, json=True),
     Command("listener", "listener NAME listen [HOST:]PORT | listener NAME SETTING [VALUE] | listener NAME no SETTING | "
             "listener NAME inherit SETTING | listener NAME servers [NUMBERS|all] | listener NAME server N [max M] "
             "[weight W] [prio P] [port P] | listener NAME inherit server N | listener NAME COMMAND",
@@ -427,25 +462,31 @@ _COMMANDS: list[Command | str] = [
             "this listener's sessions alone, and holds beside the server's own; 'max default' takes back one of these, "
             "'inherit server N' all. The states, verdicts and blacklists of servers are those of all listeners; the "
             "turn and the memory of clients are its own, unless tracking_with says otherwise. COMMAND is servers, "
-            "sessions, recent, events, mode, explain, close server N, close address A or client: what they say or do "
-            "is about this listener then.",
+            "sessions, recent, events, mode, explain, rebalance, close server N, close address A or client: what they "
+            "say or do is about this listener then.",
             _no_listener, "admin", one("listener", parse_listener, "no listener NAME"), "no listener NAME",
             configures=True, example="listener writer listen 3306"),
     "servers",
     Command("server", "server N [at ADDRESS] [address HOST[:PORT]] [port P] [max M] [hard H] [weight W] [prio P] "
-            "[acl A] [blacklist SECONDS] [state ready|drain|maint] [check CHECK|default] [owner WORD|default] "
+            "[acl A] [blacklist SECONDS] [state ready|drain|maint] [check CHECK|default] [check_port P|default] "
+            "[owner WORD|default] [tls on|off|default] [tls_name NAME|default] "
             "[health up|drain|down [for SECONDS] [because WORDS...]|unknown] "
-            "[failed SECONDS [because WORDS...]] [checked up|drain|down [for SECONDS] [because WORDS...]|unknown]",
+            "[returned SECONDS] [failed SECONDS [because WORDS...]] "
+            "[checked up|drain|down [for SECONDS] [because WORDS...]|unknown] [answered TEXT [for SECONDS]|unknown]",
             "Change server N, or make it: with an address (HOST, HOST:PORT or /PATH) a new N is a new server. max and "
             "hard limit its sessions, but for those whose server's side has ended (0 = no limit; hard is for clients "
             "that return to it); blacklist leaves it alone for "
             "so long, 0 takes it back at once; drain gives it no new sessions, maint also closes those it has. check "
-            "is how it is checked, in the words of the setting check; default takes that. owner names the "
-            "program that has made it, such as gpen-discover, which changes and deletes no other's; gpen itself does "
-            "nothing by it. health is a verdict from "
+            "is how it is checked, in the words of the setting check, and check_port where; default takes what the "
+            "settings of these names say. owner names the program that has made it, such as gpen-discover, which "
+            "changes and deletes no other's; gpen itself does nothing by it. tls says whether TLS is spoken to it, "
+            "whatever server_tls says, and tls_name the name that it is asked for and its certificate has to be for, "
+            "in the place of server_tls_name. health is a verdict from "
             "outside: down gives it no new sessions, and on_down says what becomes of those that it has; drain keeps "
             "them, whatever on_down says; up also ends a blacklist, unknown withdraws it; write does not save it. "
-            "failed and checked are what 'state' prints of what connects and checks have found. "
+            "failed, checked and answered are what 'state' prints of what connects and checks have found, and of what "
+            "its agent has said: answered \"down #disk full\" counts until the agent says otherwise. "
+            "returned is how long ago it came back, where slowstart gives it time yet. "
             "'no server N' deletes it: its sessions go on, the numbers of the others stay. Address 0.0.0.0, "
             "or port 0, empties its slot, as in pen: the same, but servers still lists it until it gets another "
             "address. With another address, the sessions at the old one go on, and no verdict, maint or drain of the "
@@ -471,15 +512,26 @@ _COMMANDS: list[Command | str] = [
             _acl, "admin", one("number", ACL.parse, "no acl N"), "no acl N", configures=True,
             example="acl 1 permit 10.0.0.0/8"),
     "servers",
-    Command("close", "close N | close server N [at ADDRESS] | close address ADDRESS[/LENGTH]", "End session N, or all "
-            "sessions of the servers that have or had number N, at whatever address; with at, only if the server has "
-            "this one now. Or all sessions and flows of the clients at an address, or of a network: 0.0.0.0/0 is all "
-            "of IPv4, ::/0 of IPv6.", _close, "operate", example="close address 192.0.2.7"),
-    Command("drain", "drain N [SECONDS] [close]", "Give server N no new sessions and wait until it has none, or "
-            "so many SECONDS; close then closes what is left. Tells each second how many there are, and at the end how "
-            "many went by themselves. An error when sessions are left. 'server N state ready' takes the server back. "
-            "Sessions at an address that it had before are not waited for, nor are idlers.",
-            _drain, "operate", example="drain 1 30 close"),
+    Command("close", "close N | close server N [at ADDRESS] [quiet] | close address ADDRESS[/LENGTH]", "End session N, "
+            "or all sessions of the servers that have or had number N, at whatever address; with at, only if the "
+            "server has this one now; with quiet, each of them between two exchanges, as soon as there is such a "
+            "moment (see quiet). Or all sessions and flows of the clients at an address, or of a network: 0.0.0.0/0 is "
+            "all of IPv4, ::/0 of IPv6.", _close, "operate", example="close address 192.0.2.7"),
+    Command("drain", "drain N [SECONDS] [quiet] [close]", "Give server N no new sessions and wait until it has none, "
+            "or so many SECONDS; quiet meanwhile ends each that it has between two exchanges (see quiet), and close "
+            "then closes what is left. Tells each second how many there are, and at the end how many went by "
+            "themselves. An error when sessions are left, which then go on. 'server N state ready' takes the server "
+            "back. Sessions at an address that it had before are not waited for, nor are idlers.",
+            _drain, "operate", example="drain 1 30 quiet close"),
+    Command("rebalance", "rebalance [PERCENT] [over SECONDS]", "Spread the sessions that there are over the servers "
+            "again, as after one has come back: where a server has PERCENT (10) more than its share, what it has too "
+            "much is ended, evenly in so many SECONDS (60), each session between two exchanges (see quiet). Its client "
+            "is forgotten, and gets a server anew when it comes again. The share is by weight, among the servers that "
+            "may get clients; with prio, the first has all. Of all listeners, or of one behind its name; not of those "
+            "with hash or stateless, where clients would come back to the same server, and not of UDP. Tells each "
+            "second how many are left, and at the end what was done. An error when it is not done then. When the one "
+            "who asked leaves, it stops.",
+            _rebalance, "operate", example="rebalance 20 over 300"),
     "the process",
     Command("write", "write [FILE]", "Save the configuration as a file that starts the same gpen; without FILE, the "
             "file given with -F.", maybe("file", FILE.parse, None), "admin", example="write /etc/gpen/web.cfg"),
@@ -514,6 +566,22 @@ def _client_address(text: str, unix: bool = False) -> str:
         raise ValueError(f"'{text}' is not an IPv4 or IPv6 address") from None
 
 
+def _explain(words: Sequence[str]) -> Arguments:
+    """The address of a client, and what it asks for."""
+    arguments = one("address", lambda text: _client_address(text), "the ADDRESS of a client")(words[:1])
+    asked: dict[str, str] = {}
+    rest = list(words[1:])
+    while rest:
+        name, *rest = rest
+        if name not in Asked._fields:
+            raise ValueError(f"'{shortened(name)}' is not one of {', '.join(Asked._fields)}")
+        if not rest:
+            raise ValueError(f"{name}: expected a value")
+        asked[name], *rest = rest
+    protocols = (asked["alpn"],) if "alpn" in asked else ()
+    return arguments | {"asked": Asked(asked.get("sni", ""), protocols, asked.get("host", ""))}
+
+
 def _of_setting(setting: Setting) -> Command:
     """The command that reads and sets a setting."""
 
@@ -531,14 +599,14 @@ def _of_setting(setting: Setting) -> Command:
         return {"value": setting.kind.parse(words[0])}
 
     def parse_no(words: Sequence[str]) -> Arguments:
-        if setting.is_keyed and len(words) == 1:
-            return {"value": ((words[0], ""),)}
+        if setting.is_keyed and words:
+            return {"value": ((setting.read_key(words), ""),)}
         return {"value": setting.off} | nothing(words)
 
     usage = setting.name if setting.is_flag else f"{setting.name} [{setting.kind.metavar}]"
     if setting.is_listed:
         usage = f"{setting.name} [json] | {setting.name} {setting.kind.metavar}"
-    usage_no = f"no {setting.name} [NAME]" if setting.is_keyed else f"no {setting.name}"
+    usage_no = f"no {setting.name} [{setting.key}]" if setting.is_keyed else f"no {setting.name}"
     return Command(setting.name, usage, setting.help, parse, "admin", parse_no, usage_no, configures=True,
                    json=setting.is_listed, setting=setting, example=setting.example, is_ignored=setting.is_ignored,
                    topic=setting.topic)
@@ -555,8 +623,9 @@ _SCOPED = (
     Command("server", "listener NAME server N [max M] [weight W] [prio P] [port P]", "", _member, "operate",
             configures=True),
     Command("inherit", "listener NAME inherit SETTING|server N", "", _inherit, "admin", configures=True),
-    Command("close", "listener NAME close server N [at ADDRESS] | listener NAME close address ADDRESS[/LENGTH]", "",
-            _close_there, "operate"),
+    Command("close", "listener NAME close server N [at ADDRESS] [quiet] | listener NAME close address "
+            "ADDRESS[/LENGTH]", "", _close_there, "operate"),
+    Command("rebalance", "listener NAME rebalance [PERCENT] [over SECONDS]", "", _rebalance, "operate"),
     *(COMMANDS[name] for name in ("sessions", "recent", "explain", "mode", "events", "client")),
 )
 SCOPED: dict[str, Command] = {command.name: command for command in _SCOPED} | {

@@ -16,12 +16,14 @@ from gpen.model.address import Address
 from gpen.model.check import Check
 from gpen.model.client import ClientTable
 from gpen.model.health import MEANWHILE
-from gpen.model.listener import ListenerConfig, Misled, Scope, memory_of, numbers_words, transport_of
-from gpen.model.pool import SOURCES, SPECIAL, Pool
+from gpen.model.listener import ListenerConfig, Misled, Scope, memory_of, transport_of
+from gpen.model.numbers import numbers_words
+from gpen.model.pool import ANSWERED, SOURCES, SPECIAL, Pool
 from gpen.model.roster import Roster
 from gpen.model.selector import Selector, special_name
-from gpen.model.server import FIELDS, MEMBER_FIELDS, TRANSPORTS, Server, Target
+from gpen.model.server import AGENT, FIELDS, MEMBER_FIELDS, TRANSPORTS, Member, Server, Target
 from gpen.model.settings import SETTINGS, SHARED, Settings
+from gpen.model.slowstart import fraction
 from gpen.model.text import quote
 
 
@@ -36,7 +38,17 @@ class Configuration:
         self._rosters = {transport: Roster(transport) for transport in TRANSPORTS}  # of all servers, as they are
         self.scopes = {"": Scope("", self.settings, Selector(pool, self.settings, self._rosters[pool.transport]))}
         self.ignored: set[str] = set()  # commands without effect that were run
+        pool.returns.on_return = self._returned
         pool.use(self._rosters[pool.transport])
+
+    def _returned(self, target: Target) -> None:
+        """A server has come back: tell of the slow starts that it gets."""
+        for scope in self.scopes.values():
+            settings = scope.settings
+            if settings.slowstart and settings.listen and not settings.rule.is_personal and any(
+                    member.target is target for member in scope.members_of(target.server)):
+                self.pool.events.tell(target.server, "slowstart", f"its share grows for {settings.slowstart:g} s",
+                                      scope.name)
 
     def settings_in_use(self) -> list[Settings]:
         """Those of the listeners that have an address."""
@@ -68,6 +80,9 @@ class Configuration:
 
     def own_checks(self) -> dict[int, Check]:
         return {number: server.check for number, server in self.pool.servers.items() if server.check is not None}
+
+    def with_own_tls(self) -> frozenset[int]:
+        return frozenset(number for number, server in self.pool.servers.items() if server.tls == "on")
 
     def listener_names(self) -> list[str]:
         return [name for name in self.scopes if name]
@@ -151,28 +166,50 @@ class Configuration:
             scope.publish(self.settings.peers is not None)
         for scope in scopes:
             selector, transport, config = scope.selector, transport_of(scope.settings), scope.config
-            if config.uses_all_alike:
-                roster = self._rosters[transport]
-                is_new = roster not in pool.rosters
-            elif selector.roster in self._rosters.values():
-                roster, is_new = Roster(transport, config.servers, config.members), True
-            else:
-                roster = selector.roster
-                is_new = roster.change(transport, config.servers, config.members)
+            roster, is_new = self._roster(selector.roster, transport, config.servers, config.members)
             is_reached_otherwise |= is_new or roster is not selector.roster
             selector.roster = roster
-            if is_new:
-                pool.use(roster)
             selector.arrange_special()
+            is_reached_otherwise |= self._arrange_routes(scope, transport)
             scope.share_memory(self.scopes[_memory(scope.name, settings)])
             scope.clients.shrink(self.settings.clients_max)
         if is_reached_otherwise:
             pool.forget_unused()
 
+    def _arrange_routes(self, scope: Scope, transport: str) -> bool:
+        """The routes of a listener lead where its settings say; whether some of their servers may be reached otherwise
+        than before."""
+        before, members = {id(selector.roster) for selector in scope.routes}, scope.config.members
+        changed = []
+
+        def roster_of(current: Roster | None, numbers: tuple[int, ...] | None) -> Roster:
+            roster, is_new = self._roster(current, transport, numbers, members)
+            changed.append(is_new)
+            return roster
+
+        scope.routes.arrange(scope.settings.route, roster_of)
+        return any(changed) or before != {id(selector.roster) for selector in scope.routes}
+
+    def _roster(self, current: Roster | None, transport: str, numbers: tuple[int, ...] | None,
+                members: Mapping[int, Mapping[str, Any]]) -> tuple[Roster, bool]:
+        """The roster of servers with these numbers (None: of all), of which this is different; the ``current`` one, if
+        that may be changed. And whether some have yet to be reached so, which is seen to."""
+        if numbers is None and not members:
+            roster = self._rosters[transport]
+            is_new = roster not in self.pool.rosters
+        elif current is None or current in self._rosters.values():
+            roster, is_new = Roster(transport, numbers, members), True
+        else:
+            roster = current
+            is_new = roster.change(transport, numbers, members)
+        if is_new:
+            self.pool.use(roster)
+        return roster, is_new
+
     def dismiss_unused(self, leaving: Iterable[Scope] = ()) -> None:
         """Neither the listeners in force, nor these, which were deleted and have sessions yet, need other rosters."""
         pool = self.pool
-        used = [scope.selector.roster for scope in (*self.scopes.values(), *leaving)]
+        used = [selector.roster for scope in (*self.scopes.values(), *leaving) for selector in scope.selectors()]
         unused = [roster for roster in pool.rosters if roster not in used]
         for roster in unused:
             pool.dismiss(roster)
@@ -184,7 +221,7 @@ class Configuration:
         pool = self.pool
         for (listener, number), said in draft.failed.items():
             server = pool.servers.get(number)
-            member = None if server is None else self.scopes[listener].selector.roster.get(server)
+            member = None if server is None else _member(self.scopes[listener], server)
             if member is not None:
                 pool.act(member.server, {"failed": said}, member.target)
         for (listener, address), place in draft.clients.items():
@@ -194,6 +231,10 @@ class Configuration:
                 clients.forget(address)
             else:
                 clients.remember(address, remembered, pool.now() - place[1], self.settings.clients_max)
+            for scope in self.scopes.values():
+                if scope.clients is clients:
+                    for route in scope.routes:  # which know it by themselves, and before the listener
+                        route.forget(address)
 
     # --- as commands --------------------------------------------------------------------------------------------------
 
@@ -216,20 +257,27 @@ class Configuration:
 
     def state(self) -> Iterator[str]:
         """The commands that make of a gpen with this configuration, which begins anew, one that is where this is."""
-        now = self.pool.now()
+        now, slowstart = self.pool.now(), max(settings.slowstart for settings in self.settings_in_use())
         for server in self.pool.all_servers():
             if server.number is not None and not server.is_empty:
                 yield from (f"server {server.number} {words}" for words in _state_words(server, now))
+                if fraction(server.target, slowstart, now) < 1:
+                    yield f"server {server.number} returned {_seconds(now - server.target.returned)}"
         others = [target for server in self.pool.all_servers() for target in server.targets.values()
                   if target is not server.target and target.down_until]
         for scope in self.scopes.values():
             prefix = f"listener {scope.name} " if scope.name else ""
             for target in others if scope.name else ():
-                member = scope.selector.roster.get(target.server)
+                member = _member(scope, target.server)
                 if member is not None and member.target is target:
                     yield from (f"{prefix}server {member.number} {words}" for words in _failed_words(target, now))
             if scope.settings.tracking_with is None:
                 yield from (f"{prefix}{line}" for line in _client_lines(scope.clients, now))
+
+
+def _member(scope: Scope, server: Server) -> Member | None:
+    """How a listener uses a server, if it does: it or its routes."""
+    return next((member for selector in scope.selectors() if (member := selector.roster.get(server)) is not None), None)
 
 
 def _memory(name: str, settings: Mapping[str, Settings]) -> str:
@@ -256,6 +304,8 @@ def _state_words(server: Server, now: float) -> Iterator[str]:
     for source, verdict in server.verdicts.items():  # in their order: of equals the first is told
         if source in names:
             yield f"{names[source]} {verdict.word} for {_seconds(now - verdict.began)}{_because(verdict.reason)}"
+        elif source == AGENT and str(server.agent):
+            yield f"{ANSWERED} {quote(str(server.agent))} for {_seconds(now - verdict.began)}"
     if server.target.down_until:
         yield from _failed_words(server.target, now)
 

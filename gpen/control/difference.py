@@ -21,12 +21,15 @@ from gpen.control.configuration import (
 )
 from gpen.control.draft import ACTIONS, Draft
 from gpen.model.acl import LISTS, Entry
-from gpen.model.listener import ListenerConfig, numbers_words
+from gpen.model.listener import ListenerConfig
+from gpen.model.numbers import numbers_words
 from gpen.model.server import FIELDS, MEMBER_FIELDS, Said
 from gpen.model.settings import SETTINGS
+from gpen.model.text import quote
 
 SHOWN_ENTRIES, COMPARED_ENTRIES = 5, 1000  # comparing 1,000 takes about a millisecond
-_UNDONE = {"blacklist": 0, "failed": 0, "health": Said("unknown"), "checked": Said("unknown")}
+_UNDONE = {"blacklist": 0, "failed": 0, "health": Said("unknown"), "checked": Said("unknown"),
+           "answered": Said("unknown")}
 _MISSING = object()
 
 
@@ -201,4 +204,4 @@ def _news(now: Sequence[Entry], current: Sequence[Entry]) -> str:
 def _action(value: Any) -> str:
     if not isinstance(value, Said):
         return f"{value:g}"
-    return value.word if value.word == "unknown" else f"{value.word} because {value.reason}"
+    return f"{value.word} because {value.reason}" if value.reason else quote(value.word)

@@ -17,12 +17,16 @@ from gpen.model.address import Address, ServerSpec, parse_listen
 from gpen.model.check import Check
 from gpen.model.listener import ListenerConfig
 from gpen.model.pool import SPECIAL
+from gpen.model.route import called
 from gpen.model.selector import special_name
 from gpen.model.server import FIELDS, MEMBER_FIELDS, Said
 from gpen.model.settings import Settings
 from gpen.model.text import ranges
 
-ACTIONS = ("blacklist", "failed", "health", "checked")  # what is done to a server, and is no part of its configuration
+_MOST_KNOWN = 20  # of what there is, that are listed where something else was meant
+
+# what is done to a server, and is no part of its configuration
+ACTIONS = ("blacklist", "returned", "failed", "health", "checked", "answered")
 
 
 class Base(Protocol):
@@ -45,6 +49,9 @@ class Base(Protocol):
 
     def own_checks(self) -> Mapping[int, Check]:
         """The checks of the servers that have one of their own, by their numbers."""
+
+    def with_own_tls(self) -> frozenset[int]:
+        """The numbers of the servers that speak TLS whatever server_tls says."""
 
     def listener_names(self) -> Iterable[str]:
         """Those of the listeners that have one."""
@@ -114,6 +121,11 @@ class Draft:
         checks |= {number: fields["check"] for number, fields in self.servers.items() if "check" in fields}
         return {number: check for number, check in checks.items() if check is not None}
 
+    def with_own_tls(self) -> frozenset[int]:
+        said = {number: fields["tls"] == "on" for number, fields in self.servers.items() if "tls" in fields}
+        base = self._base.with_own_tls() - self.deleted - said.keys()
+        return base | {number for number, is_on in said.items() if is_on}
+
     def listener_names(self) -> Iterable[str]:
         names = dict.fromkeys([*self._base.listener_names(), *self.listeners])
         return [name for name in names if self.listeners.get(name, self) is not None]
@@ -164,7 +176,7 @@ class Draft:
                 self.listeners[call["listener"]] = None
         elif call.command.setting is not None:
             if name not in self._settled:
-                self._refuse_unknown(call)
+                _refuse_unknown(call, self.settings)
                 self.set(name, call["value"], call.origin)
         elif name == "server":
             self._delete(call) if call.no else self._change(call)
@@ -203,6 +215,7 @@ class Draft:
     def _set_own(self, config: ListenerConfig, listener: str, name: str, call: Call) -> None:
         value = call["value"]
         settings = self.settings_of(listener)
+        _refuse_unknown(call, settings)
         if isinstance(value, ServerSpec):
             value = _with_port(value, _port_of(settings))
             self._origins[special_name(listener, name)] = call.origin
@@ -225,14 +238,6 @@ class Draft:
             del config.members[number]
         if changes.get("failed") is not None:
             self.failed[call.listener, number] = changes["failed"]
-
-    def _refuse_unknown(self, call: Call) -> None:
-        """Raises ScriptError when a setting is to have something no more that it has not."""
-        setting, value = call.command.setting, call["value"]
-        if setting is not None and setting.is_keyed and call.no and value:
-            known = [name for name, _ in self.settings.get(setting.name)]
-            if value[0][0] not in known:
-                raise call.error(f"there is no {setting.name} '{value[0][0]}' (known: {', '.join(known) or 'none'})")
 
     def set(self, name: str, value: Any, origin: str = "") -> None:
         """Give a setting a value that its kind has read, or None for its default."""
@@ -282,6 +287,7 @@ class Draft:
         if "address" in changes or "port" in changes:
             fields["address"] = self._place(address or Address(), changes)
             self._origins[number] = call.origin
+        _refuse_port(call, {**(self.fields_of(number) or FIELDS), **fields})
         self.configure(number, fields)
         for name in (name for name in changes if name in ACTIONS):
             actions = self.actions.setdefault(number, {})
@@ -372,6 +378,28 @@ class Draft:
         wrong = list(errors(self))
         if wrong:
             raise ScriptErrors(wrong)
+
+
+def _refuse_unknown(call: Call, settings: Settings) -> None:
+    """Raises ScriptError when a setting is to have something no more that it has not."""
+    setting, value = call.command.setting, call["value"]
+    if setting is not None and setting.is_keyed and call.no and value:
+        known = [key for key, _ in settings.get(setting.name)]
+        if value[0][0] not in known:
+            more = f" and {len(known) - _MOST_KNOWN} more" if len(known) > _MOST_KNOWN else ""
+            raise call.error(f"there is no {setting.name} '{_key_words(value[0][0])}' (known: "
+                             f"{', '.join(map(_key_words, known[:_MOST_KNOWN])) or 'none'}{more})")
+
+
+def _key_words(key: str | tuple[str, str]) -> str:
+    return key if isinstance(key, str) else called(key)
+
+
+def _refuse_port(call: Call, fields: Mapping[str, Any]) -> None:
+    """Raises ScriptError when a server that is a unix socket shall be checked at a port."""
+    address = fields["address"]
+    if address.path and fields["check_port"]:
+        raise call.error(f"check_port: server {call['number']} is the unix socket {address}, which has no port")
 
 
 def _port_of(settings: Settings) -> int | str:

@@ -15,7 +15,7 @@ from gpen.control import help
 from gpen.control.commands import Option
 from gpen.control.script import Call, UnknownCommand
 from gpen.journal import timestamp
-from gpen.model.listener import numbers_words
+from gpen.model.numbers import numbers_words
 from gpen.model.scheduler import RULES
 from gpen.model.settings import SETTINGS, Setting
 from gpen.model.text import counted, quote
@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 PEN_MODES = ("hash", "roundrobin", "stubborn", "weight", "prio")
 MORE_MODES = tuple(rule.name for rule in RULES if rule.name not in PEN_MODES)
 ROWS_AT_ONCE = 100  # about 2 ms of work, with rows of servers
-_AS_IT_COMES = ("drain", "state")  # text, piece by piece, with time between them
+_AS_IT_COMES = ("drain", "rebalance", "state")  # text, piece by piece, with time between them
 _AS_A_WHOLE = ("help",)  # its rows are laid out together
 
 
@@ -112,7 +112,10 @@ def _sessions(rows: Sequence[Row]) -> str:
 
 
 def _listener(row: Row) -> str:
-    return f" listener {row['listener']}" if row["listener"] else ""
+    """What came to the end of the line of a session later."""
+    return (f" listener {row['listener']}" if row["listener"] else "") + (
+        f" route {quote(row['route'])}" if row["route"] else "") + (
+        f" subject {quote(row['subject'])}" if row["subject"] else "")
 
 
 def _workers(rows: Sequence[Row]) -> str:
@@ -138,15 +141,22 @@ def _listeners(rows: Sequence[Row]) -> str:
         f"{row['name'] or UNNAMED} listen {row['address']} protocol {row['protocol'].replace(' over ', '/')} "
         f"conn {row['sessions']} max {row['conn_max']} held {row['held']} total {row['total']} "
         f"rule {row['rule'].replace(' ', '-')} servers {numbers_words(row['servers'])}"
-        f"{_tracking(row['tracking_with'])}\n" for row in rows)
+        f"{_tracking(row['tracking_with'])}{_routes(row['routes'])}\n" for row in rows)
 
 
 def _tracking(other: str | None) -> str:
     return f" tracking_with {other}" if other is not None else ""
 
 
+def _routes(routes: Sequence[Row]) -> str:
+    return f" routes {len(routes)}" if routes else ""
+
+
 def _tls(row: Row) -> str:
-    return f" tls {row['tls']} {row['cipher']} {row['sni'] or '-'}" if row["tls"] else ""
+    clients = f" tls {row['tls']} {row['cipher']} {row['sni'] or '-'}" if row["tls"] else ""
+    if not row["server_tls"]:
+        return clients
+    return f"{clients} server_tls {row['server_tls']} {row['server_cipher']} {row['tls_name']}"
 
 
 def _mode(modes: Mapping[str, bool]) -> str:
@@ -190,6 +200,8 @@ def readiness(row: Mapping[str, Any]) -> str:
 def _explain(row: Mapping[str, Any]) -> str:
     chosen = "no server" if row["server"] is None else f"server {row['server']} {row['server_address']}"
     lines = [f"{row['client']} would get {chosen}: {row['why']}"]
+    if row["route"]:
+        lines[0] += f" (route {row['route']})"
     lines += [f"not server {other['server']} {other['address']}: {other['why_not']}" for other in row["others"]]
     if row["sessions"]:
         lines.append(f"{row['client']} has {counted(row['sessions'], 'session')} now")

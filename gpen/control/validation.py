@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpen.control.script import ScriptError
 from gpen.model.acl import LISTS, number_of
-from gpen.model.address import Address, network_address, parse_listen
+from gpen.model.address import UNSPECIFIED, Address, network_address, parse_listen
 from gpen.model.check import OFF
 from gpen.model.listener import ListenerConfig, Misled, Scope, memory_of
+from gpen.model.pool import Pool
+from gpen.model.route import ALPN, HOST, SNI, called, kinds_of
 from gpen.model.scheduler import RULES
 from gpen.model.selector import Selector
 from gpen.model.server import FIELDS, MEMBER_FIELDS, Member, Server
@@ -54,20 +56,44 @@ class VainAtServer(NamedTuple):
 
 
 _FOR_TCP = "it is for TCP, and this is UDP (udp, -U)"
+_DIRECT = "servers answer clients themselves (dsr_if), and gpen sees no bytes of theirs"
 _PERMITS_ALL = "the access list is empty, and permits everybody"
+_NO_ROUTE = "; 'no route' at this listener takes routes away that are shared"
+_INSIDE = ("MySQL's TLS (mysql) begins inside its protocol, between client and server, and passes as it is: leave this "
+           "out, and give the servers certificates")
 _NO_LOGIN = ("a MySQL server (mysql) blocks gpen's address (1129) after max_connect_errors connections without a "
              "login: take check connect, which it does not see")
 
 REFUSED = (
     Refused(("http", "ssl_certificate", "mysql", "greeting", "hold", "proxy_protocol", "accept_proxy", "idlers",
-             "dummy"), lambda settings: settings.udp, _FOR_TCP),
-    Refused(("ssl_ca_file", "ssl_ca_path", "ssl_require_peer", "ssl_sni_path"),  # who asks for these must get them
+             "server_tls", "dummy", "route"), lambda settings: settings.udp, _FOR_TCP),
+    Refused(("route",), lambda settings: not settings.ssl_certificate and (settings.mysql or settings.greeting),
+            f"its servers speak first (mysql, greeting): what clients ask for in TLS comes too late{_NO_ROUTE}"),
+    Refused(("route",), lambda settings: HOST in kinds_of(settings.route) and not settings.http,
+            f"host is what clients of HTTP ask for: give http (-H), or take sni{_NO_ROUTE}"),
+    Refused(("route",), lambda settings: settings.http and not settings.ssl_certificate and (
+        {SNI, ALPN} & kinds_of(settings.route)),
+            f"clients of HTTP mode (-H) speak TLS only where it is ended: give ssl_certificate (-E), or take host"
+            f"{_NO_ROUTE}"),
+    Refused(("route",), lambda settings: settings.ssl_certificate and not settings.ssl_alpn and (
+        ALPN in kinds_of(settings.route)),
+            f"alpn is what was agreed on where TLS is ended: give ssl_alpn, the protocols to choose from{_NO_ROUTE}"),
+    Refused(("http", "ssl_certificate", "mysql", "greeting", "hold", "proxy_protocol", "accept_proxy", "idlers",
+             "server_tls", "dummy", "route", "transparent", "bandwidth", "bandwidth_total"),
+            lambda settings: settings.dsr_if, _DIRECT),
+    Refused(("dsr_if",), lambda settings: settings.listen and not _has_service(settings),
+            "which address do clients connect to? give dsr_ip ADDRESS, or listen ADDRESS:PORT, of IPv4"),
+    # who asks for these must get them
+    Refused(("ssl_ca_file", "ssl_ca_path", "ssl_require_peer", "ssl_verify_client", "ssl_sni_path", "ssl_strict_sni"),
             lambda settings: not settings.ssl_certificate,
             "TLS needs a certificate: give ssl_certificate (-E FILE)"),
-    Refused(("ssl_require_peer",), lambda settings: settings.ssl_certificate and not (
+    Refused(("ssl_require_peer", "ssl_verify_client"), lambda settings: settings.ssl_certificate and not (
         settings.ssl_ca_file or settings.ssl_ca_path or settings.ssl_sni_path),
             "by whose word is a certificate valid? give ssl_ca_file (-G) or ssl_ca_path (-A)"),
     Refused(("ssl_alpn",), lambda settings: settings.http and "h2" in (settings.ssl_alpn or ()),
+            "HTTP mode (-H) speaks HTTP/1 only: leave h2 out"),
+    Refused(("server_tls",), lambda settings: settings.mysql, _INSIDE),
+    Refused(("server_tls_alpn",), lambda settings: settings.http and "h2" in (settings.server_tls_alpn or ()),
             "HTTP mode (-H) speaks HTTP/1 only: leave h2 out"),
     Refused(("peers_certificate",), lambda settings: not settings.peers_ca,
             "whose certificates are taken? give peers_ca, their authority"),
@@ -77,20 +103,39 @@ REFUSED = (
             "who may act? give metrics_token, a file with a word that they know"),
     Refused(("mysql", "greeting"), lambda settings: settings.http, "servers of HTTP (-H) don't speak first"),
     Refused(("idlers",), lambda settings: settings.mysql, _NO_LOGIN),
-    Refused(("check",), lambda settings: settings.mysql and settings.check.is_talk, _NO_LOGIN),
+    Refused(("idlers",), lambda settings: settings.transparent,
+            "they would come from gpen's own address, and clients come from theirs (transparent): take check connect"),
+    Refused(("check",), lambda settings: settings.mysql and settings.check.is_talk and not settings.check_port,
+            _NO_LOGIN),
 )
 
 VAIN = (
-    Vain(("udp_timeout", "udp_replies", "udp_unanswered"), lambda settings, selector: not settings.udp,
+    Vain(("udp_timeout", "udp_replies", "udp_unanswered", "udp_requests"), lambda settings, selector: not settings.udp,
          "it is for UDP, and this is TCP (no udp, no -U)"),
     Vain(("udp_unanswered",), lambda settings, selector: settings.udp and not settings.udp_replies,
          "silence is held against no server unless udp_replies says that replies are due"),
+    Vain(("session_max_age",), lambda settings, selector: settings.udp, _FOR_TCP),
+    Vain(("dsr_ip", "tarpit_acl"), lambda settings, selector: not settings.dsr_if,
+         "it is for direct server return, which is off (dsr_if)"),
+    Vain(("tarpit_acl",), lambda settings, selector: settings.dsr_if and settings.udp, _FOR_TCP),
+    Vain(("tarpit_acl",), lambda settings, selector: (
+        settings.tarpit_acl != "off" and not selector.pool.acls[int(settings.tarpit_acl)].entries),
+         "the access list is empty, and nobody is in the pit"),
+    Vain(("backlog", "pending_max", "half_closed_timeout", "tcp_fastclose", "tcp_nodelay", "keepalive", "user_timeout",
+          "source", "session_max_age", "udp_replies", "udp_unanswered"), lambda settings, selector: settings.dsr_if,
+         _DIRECT),
+    Vain(("udp_requests",), lambda settings, selector: settings.dsr_if and settings.udp,
+         "flows of direct server return (dsr_if) end with their silence alone"),
     Vain(("backlog", "pending_max", "idle_timeout", "half_closed_timeout", "tcp_fastclose", "tcp_nodelay", "keepalive",
-          "user_timeout"), lambda settings, selector: settings.udp, _FOR_TCP),
+          "user_timeout", "bandwidth", "bandwidth_total"), lambda settings, selector: settings.udp, _FOR_TCP),
+    Vain(("bandwidth",), lambda settings, selector: 0 < settings.bandwidth_total < settings.bandwidth,
+         "bandwidth_total is less, for all together"),
     Vain(("client_max",), lambda settings, selector: settings.client_max > settings.conn_max,
          "conn_max allows fewer in all"),
-    Vain(("client_max",), lambda settings, selector: "/" in (settings.listen or "") and settings.accept_proxy == "off",
+    Vain(("client_max", "client_rate"),
+         lambda settings, selector: "/" in (settings.listen or "") and settings.accept_proxy == "off",
          "clients of a unix socket have no address"),
+    Vain(("route",), lambda settings, selector: settings.dummy, "dummy answers by itself"),
     Vain(("idlers",), lambda settings, selector: not settings.listen,
          "they are those of the listener without a name, which has no address"),
     Vain(("half_closed_timeout",), lambda settings, selector: (
@@ -98,14 +143,29 @@ VAIN = (
     Vain(("hold_max",), lambda settings, selector: not settings.hold, "no client waits, unless hold says for how long"),
     Vain(("http_header_max", "http_head_timeout"), lambda settings, selector: not settings.http,
          "it is for HTTP mode (-H), which is off"),
-    Vain(("ssl_key", "ssl_protocol", "ssl_ciphers", "ssl_option", "ssl_alpn", "ssl_handshake"),
+    Vain(("ssl_key", "ssl_key_passphrase", "ssl_protocol", "ssl_ciphers", "ssl_option", "ssl_alpn"),
          lambda settings, selector: not settings.ssl_certificate, "without a certificate (-E FILE) there is no TLS"),
+    Vain(("ssl_handshake",), lambda settings, selector: (
+        not settings.ssl_certificate and (settings.http or not settings.route)),
+         "without a certificate (-E FILE), or routes, no TLS is looked at"),
     Vain(("ssl_ciphers",), lambda settings, selector: (
         settings.ssl_protocol == "tls1.3" or "no_tlsv1.2" in settings.ssl_option),
          "it is for TLS 1.2, which is not spoken; TLS 1.3 has its own"),
-    Vain(("ssl_ca_file", "ssl_ca_path"), lambda settings, selector: not settings.ssl_require_peer,
-         "no client is asked for a certificate, unless with ssl_require_peer (-R)"),
-    Vain(("check_interval", "check_timeout", "check_rise", "check_fall"), lambda settings, selector: (
+    Vain(("ssl_ca_file", "ssl_ca_path"), lambda settings, selector: (
+        not settings.ssl_require_peer and settings.ssl_verify_client == "off"),
+         "no client is asked for a certificate, unless with ssl_verify_client, or ssl_require_peer (-R)"),
+    Vain(("ssl_verify_client",), lambda settings, selector: (
+        settings.ssl_require_peer and settings.ssl_verify_client == "optional"), "ssl_require_peer (-R) requires one"),
+    Vain(("listen_mode",), lambda settings, selector: settings.listen and "/" not in settings.listen,
+         "the listener is a port, not a file"),
+    Vain(("server_tls_key",), lambda settings, selector: not settings.server_tls_certificate,
+         "it is that of server_tls_certificate, which is not set"),
+    Vain(("server_tls_ca", "server_tls_verify", "server_tls_name", "server_tls_certificate", "server_tls_alpn"),
+         lambda settings, selector: not _speaks_tls(settings, selector.pool),
+         "no server speaks TLS: see server_tls"),
+    Vain(("server_tls_ca",), lambda settings, selector: settings.server_tls_verify == "off",
+         "server_tls_verify is off, and no certificate is checked"),
+    Vain(("check_interval", "check_timeout", "check_rise", "check_fall", "check_port"), lambda settings, selector: (
         settings.check == OFF
         and not any(server.check not in (None, OFF) for server in selector.pool.servers.values())),
          "no server is checked: see check"),
@@ -113,6 +173,8 @@ VAIN = (
         settings.roundrobin and not any(server.hard for server in selector.pool.servers.values())),
          "roundrobin (-r) does not look a client's last server up"),
     Vain(("tracking",), lambda settings, selector: not selector.rule.remembers, "stateless remembers nobody's server"),
+    Vain(("slowstart",), lambda settings, selector: selector.rule.is_personal,
+         "with hash and stateless a client has a server of its own"),
     *(Vain((rule.name,), lambda settings, selector, name=rule.name: selector.rule.name != name,  # type: ignore[misc]
            f"of {', '.join(rule.name for rule in RULES)}, the first that is on chooses") for rule in RULES),
     Vain(("emergency",), lambda settings, selector: settings.stubborn, "stubborn (-s) does not fail over"),
@@ -123,6 +185,10 @@ VAIN = (
         settings.control_acl and not selector.pool.acls[settings.control_acl].entries), _PERMITS_ALL),
     Vain(("accept_proxy",), lambda settings, selector: not selector.pool.acls[int(settings.accept_proxy)].entries,
          "the access list is empty: whoever comes must begin with a header, and is who it says"),
+    Vain(("proxy_v2_options",), lambda settings, selector: settings.proxy_protocol != "v2",
+         "only a header of version 2 has room for it: see proxy_protocol"),
+    Vain(("transparent",), lambda settings, selector: "/" in (settings.listen or "") and settings.accept_proxy == "off",
+         "clients of a unix socket have no address"),
     Vain(("log_format",), lambda settings, selector: network_address(settings.log or ""),
          "a log elsewhere gets pen's datagram for each request"),
     Vain(("control_access",), lambda settings, selector: "/" in (settings.control or ""),
@@ -148,7 +214,7 @@ VAIN = (
 VAIN_AT_SERVERS = (
     VainAtServer("prio", lambda settings, selector, member: member.prio and not settings.prio, "the mode prio is off"),
     VainAtServer("weight", lambda settings, selector, member: (
-        member.weight != FIELDS["weight"] and not selector.rule.weighs), "none of the modes that weigh is on"),
+        member.configured != FIELDS["weight"] and not selector.rule.weighs), "none of the modes that weigh is on"),
     VainAtServer("hard", lambda settings, selector, member: (
         member.server.hard and (not member.server.max or member.server.hard < member.server.max)),
                  "it is how far clients that return may go beyond max"),
@@ -156,6 +222,15 @@ VAIN_AT_SERVERS = (
                  "stateless remembers nobody, so that nobody returns"),
     VainAtServer("acl", lambda settings, selector, member: (
         member.server.acl and not selector.pool.acls[member.server.acl].entries), _PERMITS_ALL),
+    VainAtServer("tls_name", lambda settings, selector, member: (
+        member.server.tls_name and (member.server.tls or settings.server_tls) == "off"), "no TLS is spoken to it"),
+    VainAtServer("tls", lambda settings, selector, member: member.server.tls and settings.udp,
+                 "it is for TCP, and this is UDP (udp, -U)"),
+    VainAtServer("check_port", lambda settings, selector, member: (
+        settings.check_port and member.server.address.path), "it is a unix socket, which has no port"),
+    VainAtServer("check", lambda settings, selector, member: (
+        member.server.address.path and (member.server.check or settings.check).agent),
+                 "the agent of a unix socket, which has no port, is not asked"),
     VainAtServer("source", lambda settings, selector, member: (
         settings.source and _is_elsewhere(settings.source, member)),
                  "it is of the other family (IPv4, IPv6) than the server's address"),
@@ -176,6 +251,7 @@ def errors(draft: Draft) -> Iterator[ScriptError]:
                             and not (name and _is_of_another(setting, why, config)))
     if any(settings.mysql for settings in every.values()):
         yield from _talks(draft)
+        yield from _secured(draft, every)
     if any(settings.udp for settings in every.values()):
         yield from _files(draft, every)
     if not draft.settings.geoip_db and any(draft.list_of(number).names_countries for number in range(LISTS)):
@@ -231,9 +307,15 @@ def _misled(every: Mapping[str, Settings]) -> Iterator[ScriptError]:
 
 def _is_of_another(setting: str, why: str, config: ListenerConfig | None) -> bool:
     """Whether a setting that a listener shares is none of its business: idlers are of the one without a name; and what
-    is said to all is no word to those of UDP."""
+    is said to all is no word to those of UDP, or of direct server return."""
     is_own = config is not None and setting in config.own
-    return setting == "idlers" or (why is _FOR_TCP and not is_own)
+    return setting == "idlers" or (why in (_FOR_TCP, _DIRECT) and not is_own)
+
+
+def _has_service(settings: Settings) -> bool:
+    """Whether it is known, with dsr_if, for which address: not as long as that is all addresses, or no internet one."""
+    host = parse_listen(settings.listen or "").host
+    return bool(settings.dsr_ip) or (host not in ("", *UNSPECIFIED) and ":" not in host)
 
 
 def _files(draft: Draft, every: Mapping[str, Settings]) -> Iterator[ScriptError]:
@@ -255,11 +337,27 @@ def _files(draft: Draft, every: Mapping[str, Settings]) -> Iterator[ScriptError]
 
 
 def _talks(draft: Draft) -> Iterator[ScriptError]:
-    """The servers with a check of their own that a MySQL server would count."""
-    its = [(number, check) for number, check in draft.own_checks().items() if check.is_talk]
+    """The servers with checks that a MySQL server would count: with one of their own, or where the port that is checked
+    is just that of the server."""
+    settings, its = draft.settings, []
+    for number in draft.numbers() if settings.check.is_talk and settings.check_port else draft.own_checks():
+        fields = draft.fields_of(number) or FIELDS
+        check, port = fields["check"] or settings.check, fields["check_port"] or settings.check_port
+        if check.is_talk and port in (None, fields["address"].port):
+            its.append((number, check))
     if its:
         (number, check), more = its[0], f" (and {len(its) - 1} more)" if len(its) > 1 else ""
         yield ScriptError(f"server {number}{more}: check {check.kind}: {_NO_LOGIN}")
+
+
+def _secured(draft: Draft, every: Mapping[str, Settings]) -> Iterator[ScriptError]:
+    """The servers with TLS of their own among those of a listener whose servers speak MySQL."""
+    its = draft.with_own_tls()
+    for name, settings in every.items() if its else ():
+        config = draft.listener_of(name)
+        used = its if config is None or config.servers is None else its.intersection(config.servers)
+        if settings.mysql and used and (settings.listen or not name):
+            yield _error(name, f"server {min(used)}: tls on: {_INSIDE}")
 
 
 def notes(configuration: Configuration, servers: Iterable[Server]) -> Iterator[tuple[str, str]]:
@@ -273,6 +371,9 @@ def notes(configuration: Configuration, servers: Iterable[Server]) -> Iterator[t
         if protocol and not protocol.startswith("tls1."):
             yield "ssl_protocol", (f"ssl_protocol {protocol}: means TLS 1.2 and 1.3 now: the versions of its time are "
                                    "broken and gone")
+        if scope.settings.server_tls_verify == "off" and _speaks_tls(scope.settings, configuration.pool):
+            yield "server_tls_verify", ("server_tls_verify off: whoever answers at a server's address is taken for it: "
+                                        "better give server_tls_ca, a file with its authority or certificate")
         yield from _without_servers(scope, configuration)
     for row in VAIN:
         yield from _vain(row, configuration, scopes)
@@ -283,6 +384,11 @@ def notes(configuration: Configuration, servers: Iterable[Server]) -> Iterator[t
 
 def _without_servers(scope: Scope, configuration: Configuration) -> Iterator[tuple[str, str]]:
     """A listener all of whose servers are yet to come: or somebody mistook their numbers."""
+    for key, to in scope.settings.route:
+        if not isinstance(to, str) and configuration.pool.servers.keys().isdisjoint(to):
+            about = f"{listener_prefix(scope.name)}route {called(key)}"
+            yield about, (f"{about}: servers {ranges(to)}: there is none of them (known: "
+                          f"{ranges(configuration.pool.servers)})")
     numbers = scope.config.servers
     if numbers is not None and configuration.pool.servers.keys().isdisjoint(numbers):
         known = ranges(configuration.pool.servers)
@@ -328,14 +434,21 @@ def _vain_at_servers(scope: Scope, servers: Mapping[int | str, Server]) -> Itera
         its = [member for member in concerned if is_vain(scope.settings, selector, member)]
         if its:
             more = f" (and {len(its) - 1} more)" if len(its) > 1 else ""
-            value = getattr(its[0], name, None) if name in MEMBER_FIELDS else getattr(its[0].server, name, None)
-            what = f"{name} {value if name in FIELDS else SETTINGS[name].show(scope.settings.get(name))}"
+            own_name = "configured" if name == "weight" else name
+            value = getattr(its[0] if name in MEMBER_FIELDS else its[0].server, own_name, None)
+            is_its = name in FIELDS and value is not None
+            what = f"{name} {value if is_its else SETTINGS[name].show(scope.settings.get(name))}"
             yield f"{prefix}server {name}", (f"{prefix}{what} has no effect on server {its[0].server.name}{more}: "
                                              f"{why}")
 
 
 def _is_given(settings: Settings, name: str) -> bool:
     return bool(settings.get(name) != SETTINGS[name].default)
+
+
+def _speaks_tls(settings: Settings, pool: Pool) -> bool:
+    """Whether TLS is spoken to some server."""
+    return settings.server_tls == "on" or any(server.tls == "on" for server in pool.servers.values())
 
 
 def _is_elsewhere(sources: tuple[str, ...], member: Member) -> bool:

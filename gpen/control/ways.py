@@ -7,6 +7,7 @@ from collections.abc import Container, Iterator
 from gpen.control.draft import Draft
 from gpen.model.address import Address
 from gpen.model.listener import ListenerConfig, transport_of
+from gpen.model.route import used_with
 
 Way = tuple[str, int | str | None]
 _NOTHING = ListenerConfig()
@@ -18,12 +19,14 @@ class Ways:
     def __init__(self, draft: Draft, names: Container[str] | None = None) -> None:
         """Of all listeners, or of those with these names."""
         self._users: list[tuple[str, str, ListenerConfig]] = []
+        self._used: dict[str, tuple[int, ...] | None] = {}  # the numbers of the servers that each uses, or None: all
         self._alike: dict[Way, None] = {}
         for name, settings in draft.all_settings().items():
             if not settings.listen or (names is not None and name not in names):
                 continue
             transport, config = transport_of(settings), draft.listener_of(name) or _NOTHING
             self._users.append((name, transport, config))
+            self._used[name] = used_with(config.servers, settings.route)
             if config.uses_all_alike or not self._alike:  # the first also says how one is reached that nobody uses
                 self._alike[transport, None] = None
         self._others = [user for user in self._users if not user[2].uses_all_alike]
@@ -38,7 +41,7 @@ class Ways:
                 list(self._alike))
         ways = dict(self._alike)
         for name, transport, config in self._others:
-            if self._is_used(name, config, label):
+            if self._is_used(name, label):
                 ways[transport, _port(config, label, address)] = None
         return list(ways)
 
@@ -53,16 +56,17 @@ class Ways:
             else:
                 port = config.members.get(label, {}).get("port")
                 is_there = port == way[1] or (way[1] is None and (port == address.port or bool(address.path)))
-                is_used = is_there and self._is_used(name, config, label)
+                is_used = is_there and self._is_used(name, label)
             if is_used:
                 yield name
 
-    def _is_used(self, listener: str, config: ListenerConfig, number: int) -> bool:
-        if config.servers is None:
+    def _is_used(self, listener: str, number: int) -> bool:
+        used = self._used[listener]
+        if used is None:
             return True
         numbers = self._numbers.get(listener)
         if numbers is None:
-            numbers = self._numbers[listener] = frozenset(config.servers)
+            numbers = self._numbers[listener] = frozenset(used)
         return number in numbers
 
 

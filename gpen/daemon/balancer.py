@@ -21,7 +21,10 @@ from gpen.control.draft import Draft
 from gpen.control.sources import Sources
 from gpen.control.ways import Ways
 from gpen.daemon import janitor, own_address, process
-from gpen.daemon.changes import WITH_ALL_CHECKS, Changes, check_programs, checks_of, listening_at
+from gpen.daemon.agents import Agents
+from gpen.daemon.ages import Ages
+from gpen.daemon.alerts import Alerts
+from gpen.daemon.changes import WITH_ALL_CHECKS, Changes, check_alert, check_programs, checks_of, listening_at
 from gpen.daemon.checks import Checks
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.control_socket import ControlSocket
@@ -61,6 +64,7 @@ from gpen.wire.idlers import Idlers
 from gpen.wire.loops import Loops
 from gpen.wire.pacing import PAUSE, gently
 from gpen.wire.poller import Poller
+from gpen.wire.quiet import Quieter
 from gpen.wire.resolver import Resolver
 from gpen.wire.subprocesses import Children
 
@@ -101,11 +105,12 @@ class Balancer:
         loops = Loops(pool, lambda: self.listeners.datagram_listeners())
         self.listeners = Listeners(configuration, Shared(
             self.sessions, self._poller, self._greenlets, self.troubles, self._resolver, loops, files, self.chroot.path,
-            shed=self._shed, holds={}, short={}, workers=self.workers if count else None), self.logs)
+            shed=self._shed, quieter=Quieter(self._poller.loop), holds={}, short={},
+            workers=self.workers if count else None), self.logs)
         unnamed = self.listeners.unnamed
         self.idlers = Idlers(unnamed)
         self.names = Hostnames(pool, settings, self._resolver, self.logs.networked, self._renamed)
-        self.checks = Checks(pool, settings, self._prober, self.troubles, self._resume)
+        self.checks = Checks(pool, settings, self._prober, self._agents(), self.troubles, self._resume)
         self._countries = Countries(pool, lambda: (scope.clients for scope in configuration.scopes.values()))
         self._control = ControlSocket(settings, pool, files, self.chroot)
         self._door = HttpDoor(settings, pool, files, self._resolver, self.chroot)
@@ -130,16 +135,20 @@ class Balancer:
         self._door.leads_to(self._executor.execute, self._metrics.text)
         self._janitor: Any = None
         self._stopping = Event()
-        self._let_know(loops)
+        self._let_know(loops, readiness)
 
-    def _let_know(self, loops: Loops) -> None:
+    def _let_know(self, loops: Loops, readiness: Readiness) -> None:
         """Who is told what has happened."""
         pool = self.pool
+        self.alerts = Alerts(self._configuration, self.listeners, readiness, self._poller, self._children,
+                             self.chroot.path)
+        self._metrics.alerts = self.alerts.figures
         pool.health.on_condemned = self.sessions.condemned
         pool.health.on_unwell = self.names.refresh
         pool.on_moved = partial(self._moved, loops)
         pool.is_ourselves = self._is_ourselves
         self._changes.on_renewed = self._elders.renew
+        self.workers.lend = self.listeners.lend
 
     def _answers(self) -> dict[str, Callable[[str], Any]]:
         """The settings that are answered with something else than their value."""
@@ -165,6 +174,7 @@ class Balancer:
         settings, said = self.settings, self._sources.said
         process.set_debug(settings.debug)
         check_programs(checks_of(self._configuration), self.chroot)
+        check_alert(settings, self.chroot)
         answers = self.names.resolve(said, patient=True)
         self._countries.adopt(open_countries(settings, self.chroot))
         if settings.chroot:
@@ -173,7 +183,8 @@ class Balancer:
         self.listeners.open(given)
         places = list(self.names.places(said, answers))
         own = {front.name: front.listener.endpoint for front in self.listeners if front.listener is not None}
-        self.workers.open({front.name: front.settings for front in self.listeners})
+        self.workers.open({front.name: front.settings for front in self.listeners},
+                          bool(self._configuration.with_own_tls()))
         own_address.refuse(places, listening_at(Ways(said), own), said.origin_of)
         self.names.adopt(answers, places)
         if settings.control:
@@ -191,7 +202,8 @@ class Balancer:
         """Enter the chroot and become the user, with all processes; ``made`` are descriptors of files that are to be
         the user's. Switches greenlets. Raises StartError."""
         self.workers.confine()
-        process.confine(self.settings, [*made, *self.logs.made()], self.chroot)
+        process.confine(self.settings, [*made, *self.logs.made()], self.chroot,
+                        process.lasting_rights(self._configuration.settings_in_use()))
         self.logs.confined(self.settings.user)
 
     def serve(self, ready: Callable[[], None]) -> None:
@@ -206,6 +218,7 @@ class Balancer:
             watcher.start(gevent.spawn, action)
             watchers.append(watcher)
         self._take_over()
+        self.pool.returns.is_serving = True
         self._spare_collections()
         self._janitor = gevent.spawn(janitor.run, self.sessions, self._works())
         self.checks.tend_all()
@@ -214,6 +227,7 @@ class Balancer:
         self._control.start()
         self._door.start()
         self.peers.start()
+        self.alerts.start()
         ready()
         if self.notifier.watchdog:  # by the hub itself: one that hangs gives no sign
             watchdog = hub.loop.timer(self.notifier.watchdog / 2, self.notifier.watchdog / 2)
@@ -276,6 +290,7 @@ class Balancer:
             self._janitor.kill()
         self.idlers.close()
         self.checks.close()
+        self.alerts.close()
         self.workers.close()
         self.listeners.close_logs()
         self._greenlets.dismiss()
@@ -304,6 +319,7 @@ class Balancer:
         else:
             self.checks.tend_all()
         self.peers.arrange()
+        self.alerts.tend()
         self._resume()
 
     def _moved(self, loops: Loops) -> None:
@@ -320,6 +336,7 @@ class Balancer:
     def _replaced(self, pid: int) -> None:
         """Another process serves in our place from now on."""
         self.idlers.close()
+        self.alerts.retire()
         self.notifier.hand_over(pid)
 
     def _absence(self) -> str:
@@ -339,7 +356,11 @@ class Balancer:
                    for front, listener in self.listeners.at_port(endpoint.port))
 
     def _prober(self, server: Server) -> Prober:
-        return Prober(server, self.settings, self._poller, self._children, self.chroot.path)
+        return Prober(server, self.settings, self._poller, self._children, self.chroot.path,
+                      lambda: self.listeners.unnamed.server_tls)
+
+    def _agents(self) -> Agents:
+        return Agents(self.pool, self.settings, self._poller, self._resume)
 
     def _time_sessions(self) -> None:
         """Note how long sessions take where somebody may ask for it: it costs each a microsecond."""
@@ -359,11 +380,14 @@ class Balancer:
             ("verdicts", self.pool.health.expire),
             ("troubles", self.troubles.tend),
             ("checks", self.checks.tend_all),
+            ("alerts", self.alerts.tend),
             ("children", self._children.reap),
             ("workers", self.workers.tend),
             ("peers", self.peers.tend),
+            ("direct server return", self.listeners.tend_direct),
             ("accepting", self._resume),
             ("sessions", lambda: janitor.tend_sessions(self.sessions)),
+            ("session_max_age", Ages(self.listeners, self.sessions).tend),
             ("conn_max", self._evict_excess),
             ("listeners that are gone", self.listeners.tend),
             ("the service manager", self._tell_manager),

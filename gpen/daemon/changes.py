@@ -32,11 +32,13 @@ from gpen.daemon.listeners import Change, Listeners
 from gpen.daemon.logs import Logs
 from gpen.daemon.notify import Notifier
 from gpen.daemon.peers import Peers
+from gpen.daemon.socket_files import owner_of
 from gpen.daemon.workers import Workers
 from gpen.files import write_whole
 from gpen.journal import timestamp
 from gpen.model.address import Endpoint
 from gpen.model.check import Check
+from gpen.model.route import used_with
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.model.value_types import listener_prefix
@@ -44,11 +46,12 @@ from gpen.start import PackageError, check_optional
 from gpen.wire import sockets
 from gpen.wire.pacing import gently
 from gpen.wire.resolver import ResolveError
+from gpen.wire.transparent import is_allowed
 
 log = logging.getLogger("gpen")
 
 EXTRAS = (("http", "httptools"), ("geoip_db", "maxminddb"))  # a setting, and the package that it needs
-WITH_ALL_CHECKS = ("check", "check_interval")  # settings that concern every server's check
+WITH_ALL_CHECKS = ("check", "check_interval", "check_port")  # settings that concern every server's check
 
 TakenUp = Callable[[Draft, Sequence[Server]], None]
 Listening = Callable[[Place], Iterator[tuple[str, Endpoint]]]
@@ -127,7 +130,8 @@ class Changes:
             door = self._door.prepare(draft.settings, undo) if has_door else None
             peers = self._peers.prepare(draft.settings, undo) if self._peers.differs(draft.settings) else None
             self._refuse_ourselves(draft, places, change)
-            self._workers.prepare({name: draft.settings_of(name) for name in change.fronts}, change.ended)
+            self._workers.prepare({name: draft.settings_of(name) for name in change.fronts}, change.ended,
+                                  wants_server_tls=change.wants_server_tls)
             undo.callback(self._workers.abort)
             self._listeners.prepare_logs(draft, change, undo)  # last, for it may make a file
             for listener in change.new_listeners.values():
@@ -160,7 +164,10 @@ class Changes:
         draft.check()
         check_listening(draft)
         check_extras(draft)
+        check_transparency(draft)
         check_programs(_new_checks(draft), self._chroot)
+        if new.on_event != old.on_event:
+            check_alert(new, self._chroot)
         if new.web_stats != old.web_stats:
             check_directory("web_stats", new.web_stats and self._chroot.path(new.web_stats))
         if (new.metrics_control, new.metrics_token) != (old.metrics_control, old.metrics_token):
@@ -172,7 +179,8 @@ class Changes:
         own = {front.name: front.listener.endpoint for front in self._listeners
                if front.listener is not None and front.name not in change.ended}
         own |= {name: listener.endpoint for name, listener in change.new_listeners.items()}
-        ways = Ways(draft) if places or change.new_listeners or draft.listeners else None
+        is_news = places or change.new_listeners or draft.listeners or "route" in draft.values
+        ways = Ways(draft) if is_news else None
         if ways is None:
             return
         self._refuse(places, listening_at(ways, own), draft)
@@ -187,8 +195,10 @@ class Changes:
 
     def _uses_others(self, draft: Draft, listener: str) -> bool:
         """Whether with this draft a listener uses servers that it has not used, or otherwise."""
-        new, old = draft.listeners.get(listener), self._configuration.listener_of(listener)
-        return new is not None and old is not None and (new.servers, new.members) != (old.servers, old.members)
+        new, old = draft.listener_of(listener), self._configuration.scopes.get(listener)
+        return new is not None and old is not None and (
+            used_with(new.servers, draft.settings_of(listener).route), new.members) != (
+            used_with(old.config.servers, old.settings.route), old.config.members)
 
     def _refuse(self, places: Iterable[Place], listening: Listening, draft: Draft) -> None:
         own_address.refuse(places, listening, draft.origin_of, self._chroot.path)
@@ -314,7 +324,8 @@ class Changes:
         for error in self._listeners.renew_certificates(renewed):
             errors.add(ScriptError(f"{error}; the old certificates stay in force"))
         try:
-            self._workers.prepare(renewed, is_renewed=True)
+            self._workers.prepare(renewed, is_renewed=True,
+                                  wants_server_tls=bool(self._configuration.with_own_tls()))
             self._workers.commit()
         except ScriptError as error:
             errors.add(ScriptError(f"{error}; the old certificates stay in force"))
@@ -368,9 +379,16 @@ def _new_checks(draft: Draft) -> set[Check]:
 def check_programs(checks: set[Check], chroot: Chroot) -> None:
     """Raises ScriptError when the program of a check can't be run."""
     for check in checks:
-        reason = unusable(check, chroot)
+        reason = unusable(check.program, chroot)
         if reason is not None:
-            raise ScriptError(f"check: {reason}")
+            raise ScriptError(f"check: exec: {reason}")
+
+
+def check_alert(settings: Settings, chroot: Chroot) -> None:
+    """Raises ScriptError when the program of on_event can't be run."""
+    reason = unusable(settings.on_event or "", chroot)
+    if reason is not None:
+        raise ScriptError(f"on_event: {reason}")
 
 
 def check_extras(draft: Draft) -> None:
@@ -382,6 +400,15 @@ def check_extras(draft: Draft) -> None:
                 check_optional(module)
             except PackageError as error:
                 raise ScriptError(f"{name}: {error}") from None
+
+
+def check_transparency(draft: Draft) -> None:
+    """Raises ScriptError when gpen may not have the addresses of clients, as a listener would."""
+    for name, settings in draft.all_settings().items():
+        if settings.transparent and settings.listen and not is_allowed():
+            raise ScriptError(f"{listener_prefix(name)}transparent: needs the capability CAP_NET_RAW or CAP_NET_ADMIN, "
+                              "which gpen keeps only if this is set when it starts: start it as root (with -u USER), "
+                              "or with AmbientCapabilities=CAP_NET_RAW in its unit")
 
 
 def check_listening(draft: Draft) -> None:
@@ -406,6 +433,15 @@ def check_user(settings: Settings) -> None:
     try:
         process.check_user(settings)
     except process.StartError as error:
+        raise ScriptError(str(error)) from None
+
+
+def check_owner(settings: Settings) -> None:
+    """Raises ScriptError when there is no user or group as listen_mode names it."""
+    try:
+        if settings.listen_mode and settings.listen_mode[1]:
+            owner_of(settings.listen_mode[1])
+    except sockets.ListenError as error:
         raise ScriptError(str(error)) from None
 
 

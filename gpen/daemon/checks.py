@@ -1,10 +1,8 @@
 """The built-in checks: which server is checked when, and how many good or bad ones in a row make a verdict.
 
-Each server has slots, check_interval apart; where they lie is given by its number alone: at the fraction
-(number * golden ratio) mod 1 of the interval. Whatever servers come and go, consecutive numbers lie as far apart as can
-be (the gaps between n of them have at most three lengths, none far from interval / n), so that a hundred servers'
-checks are spread, not bunched. A server that is down, or about to change, is checked FASTER, in slots that much closer,
-spread in the same way. A check that takes longer than to the next slot leaves that out: there is one at a time.
+Each server has slots, check_interval apart (slots.py). A server that is down, or about to change, is checked FASTER, in
+slots that much closer, spread in the same way. A check that takes longer than to the next slot leaves that out: there
+is one at a time. Its agent, if it has one, is asked beside that (agents.py).
 
 Servers in state drain or maint are checked as well: the operator who is about to take one back wants to know whether
 it is well. Special servers (emergency, abuse) are not: they are tried whatever is known of them.
@@ -13,17 +11,20 @@ it is well. Special servers (emergency, abuse) are not: they are tried whatever 
 from __future__ import annotations
 
 import logging
-import math
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 import gevent
 from gevent.event import Event
 from gevent.hub import get_hub
 
+from gpen.daemon.agents import Agents
 from gpen.daemon.chroot import Chroot
+from gpen.daemon.slots import FASTER, next_slot
 from gpen.model.address import Address, Endpoint
 from gpen.model.check import Check
 from gpen.model.pool import Pool
@@ -35,18 +36,17 @@ from gpen.wire.pacing import gently
 
 log = logging.getLogger("gpen")
 
-FASTER = 4
-_GOLDEN = (math.sqrt(5) - 1) / 2
 _SOURCE = "check"
 _PAUSE = 0.1  # seconds, behind a check that failed by gpen's own fault
 
 
 class Checks:
-    """The checkers of all servers that are checked."""
+    """The checkers of all servers that are checked, and those who ask their ``agents``."""
 
-    def __init__(self, pool: Pool, settings: Settings, prober: Callable[[Server], Prober], troubles: Troubles,
-                 turned: Callable[[], object]) -> None:
+    def __init__(self, pool: Pool, settings: Settings, prober: Callable[[Server], Prober], agents: Agents,
+                 troubles: Troubles, turned: Callable[[], object]) -> None:
         """``prober`` makes what checks a server; ``turned`` is called when one may be used again, or no more."""
+        self.agents = agents
         self.pool = pool
         self.settings = settings
         self.prober = prober
@@ -57,7 +57,7 @@ class Checks:
 
     def tend_all(self) -> None:
         """As ``tend``, for all servers: the janitor calls it each second, for a client may have found a server down."""
-        self.tend([*self._checkers, *self.pool.servers.values()])
+        self.tend(dict.fromkeys([*self._checkers, *self.agents.known(), *self.pool.servers.values()]))
 
     def tend(self, servers: Iterable[Server]) -> None:
         """Begin and end what the configuration asks for, and look whether these servers are checked as they shall be.
@@ -65,6 +65,7 @@ class Checks:
         for server in gently(servers):
             try:
                 self._tend(server)
+                self.agents.tend(server)
             except Exception:
                 self._faults.tell(f"to see to the check of server {server.name}")
 
@@ -95,6 +96,7 @@ class Checks:
         """End all checks and the programs that they run. Switches greenlets."""
         gevent.killall([checker.greenlet for checker in self._checkers.values()])
         self._checkers.clear()
+        self.agents.close()
 
 
 class _Outdated(Exception):
@@ -107,6 +109,7 @@ class _Plan(NamedTuple):
     check: Check
     address: Address
     endpoints: frozenset[Endpoint]
+    port: int | None  # if it is not the server's own
     period: float  # seconds
 
 
@@ -152,7 +155,17 @@ class Checker:
         verdict = server.verdicts.get(_SOURCE)
         is_well = verdict is not None and verdict.word == "up" and not (self._bad or server.target.is_down)
         period = interval if is_well and self._checked > 0 else interval / FASTER
-        return _Plan(server.check or self._settings.check, server.address, frozenset(server.target.endpoints), period)
+        check = server.check or self._settings.check
+        if check.agent:
+            check = replace(check, agent=0)  # it is asked by others
+        return _Plan(check, server.address, frozenset(server.target.endpoints), self._port(), period)
+
+    def _port(self) -> int | None:
+        """Where it is checked, if that is not its own port."""
+        server = self._server
+        port = server.check_port or self._settings.check_port
+        is_own = all(endpoint.port == port for endpoint in server.target.endpoints)
+        return None if server.address.path or is_own else port
 
     def _run(self) -> None:
         while True:
@@ -189,7 +202,7 @@ class Checker:
         if plan.check.kind == "off" or not server.target.endpoints:
             return  # it is about to be ended; or it takes nobody, and Names looks after it
         try:
-            up, reason = self._probe(plan.check)
+            up, reason = self._probe(plan)
         except _Outdated:
             return
         except KeptAway as failure:
@@ -199,7 +212,7 @@ class Checker:
                 return
             up, reason = False, str(failure)
         except CheckFailed as failure:
-            up, reason = False, str(failure)
+            up, reason = False, f"{failure}{_at(plan)}"
         except OSError as error:
             self._tell(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
             return
@@ -209,11 +222,12 @@ class Checker:
         if not server.deleted and not self._is_another():
             self._conclude(up, reason)
 
-    def _probe(self, check: Check) -> tuple[bool, str]:
+    def _probe(self, plan: _Plan) -> tuple[bool, str]:
         self._is_probing = True
         began = time.monotonic()
         try:
-            return True, self._prober.probe(check, self._settings.check_timeout)
+            found = self._prober.probe(plan.check, self._settings.check_timeout, plan.port)
+            return True, f"{found}{_at(plan)}"
         finally:
             self._is_probing = False
             self.took = time.monotonic() - began
@@ -255,20 +269,20 @@ class Checker:
             self._turned()
 
 
-def next_slot(now: float, number: int, period: float) -> float:
-    """When the next slot of the server with this number is, from ``now`` on; all in seconds."""
-    return now + (number * _GOLDEN - now / period) % 1 * period
+def _at(plan: _Plan) -> str:
+    """What is to be said behind what was found at another port than the server's; a program says what it likes."""
+    return "" if plan.port is None or plan.check.kind == "exec" else f" (port {plan.port})"
 
 
-def unusable(check: Check, chroot: Chroot) -> str | None:
-    """Why the program of a check can't be run; None when it can, or there is none."""
-    if check.kind != "exec":
+def unusable(program: str, chroot: Chroot) -> str | None:
+    """Why a program, with its arguments, can't be run; None when it can, or there is none."""
+    if not program:
         return None
-    program = chroot.path(check.command[0])
-    if not check.program.isprintable():
-        return f"exec: {check.program!r} has characters that can't be printed"
-    if not os.path.isfile(program):
-        return f"exec: '{program}': there is no such program"
-    if not os.access(program, os.X_OK):
-        return f"exec: '{program}' can't be run by the user of gpen: chmod +x"
+    path = chroot.path(shlex.split(program)[0])
+    if not program.isprintable():
+        return f"{program!r} has characters that can't be printed"
+    if not os.path.isfile(path):
+        return f"'{path}': there is no such program"
+    if not os.access(path, os.X_OK):
+        return f"'{path}' can't be run by the user of gpen: chmod +x"
     return None

@@ -1,9 +1,9 @@
-"""``drain N [SECONDS] [close]``: no new sessions for a server, and word of the old ones until they are gone."""
+"""``drain N [SECONDS] [quiet] [close]``: no new sessions for a server, and word of the old ones until they are gone."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import gevent
 
@@ -26,7 +26,7 @@ def drain(pool: Pool, sessions: Sessions, call: Call) -> Iterator[str]:
 
     The server is followed as it is now: deleted or moved meanwhile, the sessions that it had are still waited for;
     those that it has left behind at an address of before are not. A reader who goes away is noticed with the next line;
-    then only the report ends: the state stays, and nothing is closed.
+    then only the report ends: the state stays, and nothing more is closed or ended.
 
     Switches greenlets. Raises ScriptError when there is no such server, when sessions are left at the end, or when
     somebody takes the server back.
@@ -52,15 +52,25 @@ class _Drain:
 
     def report(self) -> Iterator[str]:
         name, seconds = self._call["number"], self._call["seconds"]
-        yield from self._wait(seconds)
+        try:
+            yield from self._wait(seconds)
+        finally:
+            if self._call["quiet"]:
+                for session in self._left:
+                    session.spare()
         if self._left and self._call["close"]:
             self._close()
-        closed = sum(session.server is self._server and session.ending in _CLOSED for session in self._seen)
-        went = len(self._seen) - len(self._left) - closed
+        closed, ended = self._ended(_CLOSED), self._ended((Ending.DRAINED,))
+        went = len(self._seen) - len(self._left) - closed - ended
+        by = f", {ended} ended when they were quiet" if self._call["quiet"] else ""
         if self._left:
             raise self._call.error(f"server {name} still has {_count(len(self._left))} after {seconds:g} s; "
-                                   f"{went} went by themselves; 'close server {name}' ends the rest")
-        yield f"drained server {name}: {_count(went)} went by themselves, {closed} were closed\n"
+                                   f"{went} went by themselves{by}; 'close server {name}' ends the rest")
+        yield f"drained server {name}: {_count(went)} went by themselves{by}, {closed} were closed\n"
+
+    def _ended(self, endings: Container[Ending | None]) -> int:
+        """How many have ended so."""
+        return sum(session.server is self._server and session.ending in endings for session in self._seen)
 
     def _wait(self, seconds: float | None) -> Iterator[str]:
         """Until no session is left or time is up."""
@@ -85,6 +95,9 @@ class _Drain:
             self._seen.update(session for session in self._sessions
                               if _is_on(session, server) and session.lease and not session.lease.is_elsewhere)
             self._left = list(self._seen)
+            if self._call["quiet"]:
+                for session in self._left:
+                    session.leave_quietly(Ending.DRAINED)
         self._left = [session for session in self._left if _is_on(session, server)]
         return bool(self._left)
 

@@ -82,8 +82,9 @@ class Executor:
         if ACCESS.index(needed) > ACCESS.index(allowed):
             raise call.error(f"needs {needed} access; control_access gives clients of the control port '{allowed}'")
         if address and _runs_a_program(call):
-            raise call.error("exec runs programs, which no client of a TCP control port may: use the file of -F, or a "
-                             "control socket that is a file")
+            what = "exec" if call.command.name != "on_event" else "it"
+            raise call.error(f"{what} runs programs, which no client of a TCP control port may: use the file of -F, or "
+                             "a control socket that is a file")
 
     def _run(self, call: Call, address: str) -> Any:
         name = call.command.name
@@ -179,4 +180,6 @@ class Executor:
 
 def _runs_a_program(call: Call) -> bool:
     check = call.arguments.get("value") or call.arguments.get("changes", {}).get("check")
+    if call.command.name == "on_event":
+        return bool(check)
     return isinstance(check, Check) and check.kind == "exec"

@@ -23,10 +23,11 @@ from typing import Any, NoReturn
 from gpen.control.script import ScriptError
 from gpen.daemon import process
 from gpen.daemon.chroot import Chroot
-from gpen.daemon.front import make_terminator, tls_settings
+from gpen.daemon.front import make_server_tls, make_terminator, tls_settings
 from gpen.model.settings import Settings
 from gpen.model.value_types import listener_prefix
 from gpen.wire.channel import Closed, Frames, framed, pair
+from gpen.wire.server_tls import ServerTls, made_with, server_tls_settings
 from gpen.wire.tls import Terminator
 from gpen.wire.tls_contexts import Pace
 
@@ -36,7 +37,7 @@ _PARTING_SECONDS = 1.0
 _PAUSE = 0.01
 
 Serve = Callable[[Any, "Services"], NoReturn]
-Service = tuple[Settings, Terminator | None]
+Service = tuple[Settings, Terminator | None, ServerTls | None]
 
 
 class Services:
@@ -58,19 +59,23 @@ class Services:
             return f"a process of gpen's failed: {type(error).__name__}"  # who waits for an answer gets one
 
     def _prepare(self, change: bytes, pace: Pace) -> str:
-        changed, ended, is_renewed = pickle.loads(change)
+        changed, ended, is_renewed, wants_server_tls = pickle.loads(change)
         self._turn += 1
         turn = self._turn
-        known = {} if is_renewed else {tls_settings(settings): tls for settings, tls in self.current.values()}
+        in_use = () if is_renewed else self.current.values()
+        known = {tls_settings(settings): tls for settings, tls, _ in in_use}
+        of_servers = {made_with(server_tls): server_tls for _, _, server_tls in in_use}
         coming = {name: service for name, service in self.current.items() if name not in ended}
         for name, settings in changed.items():
-            key = tls_settings(settings)
+            key, server_key = tls_settings(settings), server_tls_settings(settings, wants_server_tls)
             try:
                 if key not in known:
                     known[key] = make_terminator(settings, self._chroot.path, pace)
+                if server_key not in of_servers:
+                    of_servers[server_key] = make_server_tls(settings, self._chroot.path, wants_server_tls)
             except ScriptError as error:
                 return f"{listener_prefix(name)}{error}"
-            coming[name] = settings, known[key]
+            coming[name] = settings, known[key], of_servers[server_key]
         if turn == self._turn:
             self._coming = coming
         return ""
@@ -79,7 +84,7 @@ class Services:
         """Put in force what was prepared, and have this process take as many descriptors as the main one does then."""
         if self._coming is not None:
             self.current, self._coming = self._coming, None
-            process.take_descriptors([settings for settings, _ in self.current.values()])
+            process.take_descriptors([settings for settings, *_ in self.current.values()])
 
     def abort(self) -> None:
         """Forget what was prepared, or is being prepared."""
@@ -87,10 +92,12 @@ class Services:
         self._coming = None
 
 
-def packed(changed: Mapping[str, Settings], ended: Sequence[str] = (), is_renewed: bool = False) -> bytes:
+def packed(changed: Mapping[str, Settings], ended: Sequence[str] = (), is_renewed: bool = False,
+           wants_server_tls: bool = False) -> bytes:
     """A change for ``prepare``: the settings of listeners that are new or have others now, the names of those that are
-    gone, and whether certificates are to be read again though no setting is another."""
-    return pickle.dumps((dict(changed), tuple(ended), is_renewed))
+    gone, whether certificates are to be read again though no setting is another, and whether some server speaks TLS
+    whatever the settings say."""
+    return pickle.dumps((dict(changed), tuple(ended), is_renewed, wants_server_tls))
 
 
 class ForkServer:
@@ -155,9 +162,10 @@ class ForkServer:
 
     def _confine(self) -> None:
         """Enter the chroot and become the user, as the main process does."""
+        every = [settings for settings, *_ in self._services.current.values()]
         settings = self._services.current[""][0]
         try:
-            process.confine(settings, (), self._chroot)
+            process.confine(settings, (), self._chroot, process.lasting_rights(every))
         except process.StartError as error:
             self._tell("confined", str(error))
         else:

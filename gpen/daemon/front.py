@@ -9,22 +9,28 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from gpen.control.script import ScriptError
 from gpen.daemon.session_log import dump_watch, request_watch, session_line
+from gpen.dsr.flow import DirectFlow
+from gpen.dsr.flow import Told as DirectlyTold
+from gpen.dsr.listener import DirectListener
+from gpen.dsr.opening import open_listener
 from gpen.model.address import Address, Endpoint, parse_listen
 from gpen.model.ending import BY_WORD
 from gpen.model.listener import Scope
+from gpen.model.route import Key, table_of
+from gpen.model.selector import Selector
 from gpen.model.server import Target
 from gpen.model.settings import SETTINGS, Settings
 from gpen.model.text import counted
 from gpen.model.value_types import listener_prefix
 from gpen.proto.protocols import protocol_of
 from gpen.wire import sockets
-from gpen.wire.conversation import Conversation, Watch
+from gpen.wire.conversation import Conversation, Handshakes, Watch
 from gpen.wire.conversation import Front as Base
 from gpen.wire.datagram import DatagramListener
 from gpen.wire.faults import Seldom, Troubles
@@ -32,12 +38,16 @@ from gpen.wire.flow import Flow, Told
 from gpen.wire.given import GivenSockets
 from gpen.wire.greenlets import Greenlets
 from gpen.wire.hold import Hold
+from gpen.wire.limits import Limits
 from gpen.wire.listener import Listener
 from gpen.wire.loops import Loops
 from gpen.wire.pacing import Pacer, gently
 from gpen.wire.poller import Poller
+from gpen.wire.quiet import Quieter
 from gpen.wire.resolver import Endpoints, ResolveError, Resolver
+from gpen.wire.server_tls import ServerTls, server_tls_settings
 from gpen.wire.session import Session
+from gpen.wire.throttle import Ways
 from gpen.wire.tls import Terminator, TlsError
 from gpen.wire.tls_contexts import Pace
 
@@ -45,7 +55,7 @@ log = logging.getLogger("gpen")
 
 DUMP_LEVEL = 2
 
-AnyListener = Listener | DatagramListener
+AnyListener = Listener | DatagramListener | DirectListener
 Locate = Callable[[str], str]
 
 
@@ -85,7 +95,10 @@ class Workers(Protocol):
 class Files(Protocol):
     """What makes and removes the files of unix sockets."""
 
-    def listen(self, address: Address, *, leaving: Mapping[str, sockets.Socket]) -> sockets.Socket: ...
+    def listen(self, address: Address, mode: int | None, leaving: Mapping[str, sockets.Socket],
+               owner: str) -> sockets.Socket: ...
+
+    def change_mode(self, name: str, mode: int, owner: str, setting: str) -> None: ...
 
     def remove(self, name: str) -> None: ...
 
@@ -113,9 +126,10 @@ class Log(Protocol):
 @dataclass
 class Shared:
     """What all listeners of a gpen have in common. ``locate`` gives the name of a file as it is seen from within the
-    chroot; ``shed`` ends what no client needs, when descriptors are short. ``holds`` are the waiting rooms where
-    somebody waits, ``short`` the listeners that wait for others' sessions to end; ``workers`` serve the sessions of
-    TCP, or None."""
+    chroot; ``shed`` ends what no client needs, when descriptors are short; ``quieter`` ends sessions between two
+    exchanges. ``holds`` are the waiting rooms where somebody waits, ``short`` the listeners that wait for others'
+    sessions to end; ``workers`` serve the sessions of TCP, or None; ``direct`` are the listeners of direct server
+    return."""
 
     register: Register
     poller: Poller
@@ -126,19 +140,25 @@ class Shared:
     files: Files
     locate: Locate
     shed: Callable[[], bool]
+    quieter: Quieter
     holds: dict[Hold, None]
     short: dict[Front, None]
     workers: Workers | None
+    direct: list[DirectListener] = field(default_factory=list)
 
 
 @dataclass
 class Prepared:
     """What was opened for other settings, beside what is in use: a listener, if it is another one, and what takes the
-    place of TLS and of the log, where these change."""
+    place of TLS, with clients and with servers, and of the log, where these change; ``has_mode``: the mode of its file
+    changes."""
 
     listener: AnyListener | None = None
     has_tls: bool = False
     tls: Terminator | None = None
+    has_mode: bool = False
+    has_server_tls: bool = False
+    server_tls: ServerTls | None = None
     has_log: bool = False
     log: Log | None = None
 
@@ -146,6 +166,9 @@ class Prepared:
 class Front(Base):
     """What conversations know of gpen (wire/conversation.py). It is made, given what was prepared for its settings, and
     then started."""
+
+    __slots__ = ("_holds", "_leaving", "_refusals", "_register", "_shared", "_short", "_workers", "count", "endings",
+                 "scope", "session_log", "total")
 
     def __init__(self, scope: Scope, shared: Shared) -> None:
         self.name = scope.name
@@ -157,16 +180,20 @@ class Front(Base):
         self.greenlets = shared.greenlets
         self.troubles = shared.troubles
         self.loops = shared.loops
+        self.quieter = shared.quieter
         self.hold = Hold(self, shared.holds)
         self.protocol = protocol_of(scope.settings)
+        self.routes = table_of(scope.settings)
         self.listener: AnyListener | None = None  # none as long as it has no address
         self.tls: Terminator | None = None
+        self.server_tls: ServerTls | None = None
         self.session_log: Log | None = None
         self.dialing = 0
         self.count = 0  # of its sessions
         self.total = 0  # of those that it ever had
         self.endings = dict.fromkeys(BY_WORD, 0)  # how often each was
-        self.handshakes = 0  # of TLS, that were completed
+        self.handshakes = Handshakes()
+        self.limits = Limits(self)
         self._shared = shared
         self._register = shared.register
         self._holds = shared.holds
@@ -177,7 +204,7 @@ class Front(Base):
 
     def reaches(self, target: Target) -> bool:
         """Whether its clients may be given to a server in this way."""
-        return any(member.target is target for member in self.selector.members_of(target.server))
+        return any(member.target is target for member in self.scope.members_of(target.server))
 
     # --- its socket -----------------------------------------------------------------------------------------------
 
@@ -217,6 +244,26 @@ class Front(Base):
         if isinstance(self.listener, DatagramListener):
             yield from (flow for flow in self.listener.flows.values() if flow.is_lent)
 
+    def lent_direct_flows(self) -> Iterator[DirectFlow]:
+        """The same of direct server return."""
+        if isinstance(self.listener, DirectListener):
+            yield from self.listener.own_flows()
+
+    def adopt_direct_flow(self, told: DirectlyTold) -> bool:
+        """Go on with a flow of direct server return that another gpen had; False when nothing comes of it."""
+        return isinstance(self.listener, DirectListener) and self.listener.adopt(told)
+
+    def direct_row(self) -> dict[str, Any] | None:
+        """The interface, and how many frames there were; None where gpen itself serves."""
+        if not isinstance(self.listener, DirectListener):
+            return None
+        return {"interface": self.listener.interface.name, "frames": self.listener.counts()}
+
+    def tend_direct(self) -> None:
+        """See to the interface and the servers there, where servers answer clients themselves: each second."""
+        if isinstance(self.listener, DirectListener):
+            self.listener.tend()
+
     def hand_over(self, is_taken: bool) -> None:
         """Another gpen has this socket, and its flows; or has no use for it, and nobody listens there any more.
         Sessions go on."""
@@ -229,7 +276,7 @@ class Front(Base):
             return
         self.listener = None
         self._shared.files.disown(listener.bound_to)
-        if isinstance(listener, DatagramListener):
+        if isinstance(listener, (DatagramListener, DirectListener)):
             listener.hand_over()
         else:
             listener.close()
@@ -253,6 +300,13 @@ class Front(Base):
         """The file of a unix socket that another gpen has made is ours from now on."""
         if self.listener is not None and "/" in self.listener.bound_to:
             self._shared.files.own(self.listener.bound_to)
+            self._give_mode()
+
+    def _give_mode(self) -> None:
+        """The file of a unix socket gets the mode and owner of the settings, if it is gpen's."""
+        if self.listener is not None and self.settings.listen_mode:
+            mode, owner = self.settings.listen_mode
+            self._shared.files.change_mode(self.listener.bound_to, mode, owner, "listen_mode")
 
     @property
     def address(self) -> str:
@@ -271,7 +325,8 @@ class Front(Base):
         if settings.udp:
             sock = sockets.receive_datagrams(address, endpoint, settings, list(ours.values()))
         elif address.path:
-            sock = files.listen(address, leaving=ours)
+            mode, owner = settings.listen_mode or (None, "")
+            sock = files.listen(address, mode, ours, owner)
         else:
             sock = sockets.listen(address, endpoint, settings, list(ours.values()))
         return self._listener_on(sock, endpoint, settings)
@@ -281,11 +336,17 @@ class Front(Base):
         if settings.udp:
             return DatagramListener(sock, self)
         place = endpoint if "/" in endpoint.host else sockets.endpoint_of(sock)
-        begin, no_room = self._begin, self.no_room
-        if self._workers is not None:
-            begin, no_room = partial(self._workers.begin, self), self._has_no_worker
-        return Listener(sock, place, self.poller, settings.multi_accept, self.greenlets, begin, no_room,
+        return Listener(sock, place, self.poller, settings.multi_accept, self.greenlets, *self._ways(),
                         self._shared.shed)
+
+    def _ways(self) -> Ways:
+        """What begins sessions, and what says that there is no room for one."""
+        if self._workers is not None:
+            return partial(self._workers.begin, self), self._has_no_worker
+        return self._begin, self.no_room
+
+    def _own_sessions(self) -> Iterator[Session]:
+        return (session for session in self._register if session.front is self and isinstance(session, Session))
 
     def _has_no_worker(self) -> bool:
         """Whether no session may begin now, for there is none to serve it, or for what ``no_room`` knows."""
@@ -338,7 +399,14 @@ class Front(Base):
         address = parse_listen(new.listen)
         if address.path:
             address = Address(path=shared.locate(address.path))
+        if new.dsr_if and new.dsr_ip:
+            address = Address(new.dsr_ip, address.port)
         endpoint = resolved(shared.resolver, new, "listen", address, new.udp)[0]
+        if new.dsr_if:
+            if not (isinstance(self.listener, DirectListener) and self.listener.is_at(new, endpoint)):
+                prepared.listener = direct = open_listener(new, endpoint, self, shared.direct, given)
+                undo.callback(direct.close)
+            return
 
         def is_there(listener: AnyListener | None) -> bool:
             return (isinstance(listener, DatagramListener if new.udp else Listener) and listener.is_open
@@ -362,6 +430,8 @@ class Front(Base):
         not switch."""
         if prepared.has_tls:
             self.tls = prepared.tls
+        if prepared.has_server_tls:
+            self.server_tls = prepared.server_tls
         if prepared.has_log:
             self.session_log = prepared.log
         if prepared.listener is not None:
@@ -373,6 +443,14 @@ class Front(Base):
         elif self.settings.listen is None:
             self.end()
         self.protocol = protocol_of(self.settings)
+        self.routes = table_of(self.settings)
+        if prepared.has_mode and prepared.listener is None:
+            self._give_mode()
+        self.limits.adopt(self._ways())
+        if self._workers is None:
+            self.limits.shape(self._own_sessions)
+        else:
+            self.limits.measure()
         if self.listener is not None:
             self.listener.tune(self.settings)
             self.listener.resume()
@@ -419,6 +497,12 @@ class Front(Base):
         """Of the flows of sockets that it had before, one that was idle for long, if there are any."""
         return next((flow for leaving in self._left for flow in leaving.own_flows()), None)
 
+    def take_route(self, key: Key) -> Selector:
+        """What chooses for a client that goes this way; it counts."""
+        route = self.scope.routes.get(key)
+        route.total += 1
+        return route
+
     def watch(self, session: Conversation) -> Watch | None:
         """What shall see the bytes of a session: pen's request log, the dumps of debug 2, or nothing."""
         watch, log = None, self.session_log
@@ -458,9 +542,17 @@ class Front(Base):
         more = self._refusals.comes()
         if more is not None:
             most = self.settings.client_max
-            cause = f"{address} has {counted(others, 'session')} already, and client_max is {most}{more}"
-            self.selector.pool.events.note_own("refused", cause, self.name)
-            log.warning("%srefused: %s", listener_prefix(self.name), cause)
+            self._tell_refused(f"{address} has {counted(others, 'session')} already, and client_max is {most}{more}")
+
+    def refused_for_client_rate(self, address: str) -> None:
+        """This address has begun as many sessions as it may for now."""
+        cause = self.limits.refused(address)
+        if cause is not None:
+            self._tell_refused(cause)
+
+    def _tell_refused(self, cause: str) -> None:
+        self.selector.pool.events.note_own("refused", cause, self.name)
+        log.warning("%srefused: %s", listener_prefix(self.name), cause)
 
     def resume(self) -> None:
         """There may be room for another client: of this listener, and of those that wait for sessions of others."""
@@ -498,6 +590,15 @@ def tls_settings(settings: Settings) -> tuple[object, ...]:
     if not settings.ssl_certificate or settings.udp:
         return ()
     return tuple(settings.get(name) for name in SETTINGS if name.startswith("ssl_") and name != "ssl_handshake")
+
+
+def make_server_tls(settings: Settings, locate: Locate, is_wanted: bool) -> ServerTls | None:
+    """What speaks TLS to servers with these settings, if that is spoken to any; see server_tls_settings. Raises
+    ScriptError."""
+    try:
+        return ServerTls(settings, locate) if server_tls_settings(settings, is_wanted) else None
+    except TlsError as error:
+        raise ScriptError(str(error)) from None
 
 
 def make_terminator(settings: Settings, locate: Locate, pace: Pace = gently) -> Terminator | None:

@@ -32,6 +32,7 @@ from gpen.daemon.listeners import Listeners
 from gpen.daemon.peers import Peers
 from gpen.daemon.process import PidFile
 from gpen.daemon.sessions import Sessions
+from gpen.dsr.flow import DirectFlow
 from gpen.model.text import counted
 from gpen.wire import passing
 from gpen.wire.control import Offered
@@ -192,6 +193,8 @@ class Handover:
                 for part in passing.pieces(front.lent_flows(), _size_of, passing.MOST_DESCRIPTORS):
                     channel.send("flows", [flow.descriptors[1] for flow in part], listener=front.name,
                                  flows=[flow.told() for flow in part])
+                for direct in passing.pieces(front.lent_direct_flows(), lambda flow: _FLOW_BYTES):
+                    channel.send("direct flows", listener=front.name, flows=[flow.told() for flow in direct])
         channel.send("end")
 
     def _rows(self) -> Rows:
@@ -288,7 +291,7 @@ def _expected(channel: Channel, kind: str, seconds: float) -> Message:
 
 
 def _is_lent(session: object) -> bool:
-    return isinstance(session, Flow) and session.is_lent
+    return isinstance(session, (Flow, DirectFlow)) and session.is_lent
 
 
 def _size_of(flow: Flow) -> int:

@@ -189,7 +189,7 @@ class Hostnames:
         """Where servers are that a draft has at new addresses, or reaches otherwise, as far as it is known. Raises
         ResolveError."""
         new = draft.new_addresses()
-        is_for_all = not draft.values.keys().isdisjoint(("udp", "listen"))
+        is_for_all = not draft.values.keys().isdisjoint(("udp", "listen", "route"))
         if not (new or is_for_all or draft.listeners):
             return
         ways = Ways(draft)

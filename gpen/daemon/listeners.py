@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from gpen.control.configuration import Configuration
 from gpen.control.draft import Draft
 from gpen.control.script import ScriptError
-from gpen.daemon.front import AnyListener, Front, Prepared, Shared, make_terminator, tls_settings
+from gpen.daemon.front import (
+    AnyListener,
+    Front,
+    Prepared,
+    Shared,
+    make_server_tls,
+    make_terminator,
+    tls_settings,
+)
 from gpen.daemon.logs import Logs
 from gpen.daemon.session_log import AnyLog
+from gpen.daemon.socket_files import owner_of
 from gpen.model.address import network_address
 from gpen.model.listener import Scope, transport_of
 from gpen.model.settings import Settings
 from gpen.model.value_types import listener_prefix
 from gpen.wire.datagram import DatagramListener
 from gpen.wire.given import GivenSockets
+from gpen.wire.server_tls import ServerTls, made_with, server_tls_settings
+from gpen.wire.shaping import NO_LIMIT, Grant
 from gpen.wire.sockets import ListenError
 from gpen.wire.tls import Terminator
 
@@ -54,6 +65,15 @@ class Listeners:
         """How often sessions have ended in each way that was met, at whatever listener."""
         return dict(sum((Counter(front.endings) for front in (*self, *self._leaving)), self._gone))  # leaves zeros out
 
+    def lend(self, name: str, direction: int, grant: Grant) -> None:
+        """Have the sessions of one, in some process, move more bytes of those that all of them may move; if it was
+        deleted, as many as they want."""
+        front = self._fronts.get(name)
+        if front is None:
+            grant(NO_LIMIT)
+        else:
+            front.limits.lend(direction, grant)
+
     def addresses(self) -> list[str]:
         """Where clients connect; with the transport, where there are both."""
         fronts = [front for front in self if front.listener is not None]
@@ -81,11 +101,12 @@ class Listeners:
     def open(self, given: GivenSockets | None = None) -> None:
         """Bind all, but those whose sockets are given, and read certificates; nobody is accepted yet. Switches
         greenlets. Raises ScriptError, ListenError or OSError."""
-        change = Change()
+        change = Change(self._configuration.with_own_tls())
         for front in self:
-            prepared = Prepared(has_tls=True)
+            prepared = Prepared(has_tls=True, has_server_tls=True)
             with named(front.name), ExitStack() as undo:
                 prepared.tls = self._terminator(tls_settings(front.settings), front.settings, change)
+                prepared.server_tls = self._server_tls(front.settings, change)
                 front.prepare_listener(front.settings, prepared, undo, given=given)
                 undo.pop_all()
             front.adopt(prepared)
@@ -122,8 +143,9 @@ class Listeners:
         """Open what a draft's listeners need, beside what is in use; ``undo`` closes it again. Switches greenlets.
         Raises ScriptError, ListenError or OSError."""
         change = Change()
-        if not (draft.values or draft.listeners):
+        if not (draft.values or draft.listeners or any("tls" in fields for fields in draft.servers.values())):
             return change
+        change = Change(draft.with_own_tls())
         every = draft.all_settings()
         leaving = list(self._leaving_with(every))
         change.ended = [name for name in self._fronts if name not in every]
@@ -132,7 +154,7 @@ class Listeners:
             if front is None:
                 scope = change.scopes[name] = self._configuration.new_scope(name)
                 front = Front(scope, self._shared)
-            elif front.settings.equals(new):
+            elif front.settings.equals(new) and not _has_new_server_tls(front, new, change):
                 continue
             with named(name):
                 change.fronts[name] = front, self._prepared(front, new, undo, leaving, change)
@@ -152,6 +174,11 @@ class Listeners:
         key = tls_settings(new)
         if key != tls_settings(front.settings):
             prepared.has_tls, prepared.tls = True, self._terminator(key, new, change)
+        prepared.has_mode = new.listen_mode != front.settings.listen_mode
+        if prepared.has_mode and new.listen_mode[1:] > ("",):
+            owner_of(new.listen_mode[1])  # if there is none of this name, it is said now
+        if _has_new_server_tls(front, new, change):
+            prepared.has_server_tls, prepared.server_tls = True, self._server_tls(new, change)
         if front.listener is None or _place(new) != _place(front.settings):
             front.prepare_listener(new, prepared, undo, leaving)
         return prepared
@@ -162,6 +189,15 @@ class Listeners:
             same = (front.tls for front in self if tls_settings(front.settings) == key)
             change.terminators[key] = next(same, None) or make_terminator(new, self._shared.locate)
         return change.terminators[key]
+
+    def _server_tls(self, new: Settings, change: Change) -> ServerTls | None:
+        """The same for what speaks TLS to servers."""
+        key = server_tls_settings(new, change.wants_server_tls)
+        if key not in change.server_tls:
+            same = (front.server_tls for front in self if made_with(front.server_tls) == key)
+            change.server_tls[key] = next(same, None) or make_server_tls(new, self._shared.locate,
+                                                                         change.wants_server_tls)
+        return change.server_tls[key]
 
     def prepare_logs(self, draft: Draft, change: Change, undo: ExitStack) -> None:
         """The same for the logs: last, for that may make files; and of these, those elsewhere first, for to find them
@@ -227,6 +263,11 @@ class Listeners:
         self._configuration.dismiss_unused(front.scope for front in self._leaving)
         self._keep_used_logs()
 
+    def tend_direct(self) -> None:
+        """See to the interfaces, and the servers there, of those whose servers answer clients themselves."""
+        for front in self:
+            front.tend_direct()
+
     def renew_certificates(self, renewed: dict[str, Settings]) -> Iterator[ScriptError]:
         """Read certificates and keys again, and say what is broken, each by itself: the old ones stay then. The
         listeners that have got new ones are ``renewed``."""
@@ -245,17 +286,39 @@ class Listeners:
                 front.tls = terminator
                 if terminator is not None:
                     renewed[front.name] = front.settings
+        yield from self._renew_server_tls(renewed)
+
+    def _renew_server_tls(self, renewed: dict[str, Settings]) -> Iterator[ScriptError]:
+        """The same for what speaks TLS to servers."""
+        made: dict[tuple[object, ...], ServerTls | ScriptError | None] = {}
+        for front in self:
+            key = made_with(front.server_tls)
+            if not key:
+                continue
+            if key not in made:
+                try:
+                    with named(front.name):
+                        made[key] = make_server_tls(front.settings, self._shared.locate, is_wanted=True)
+                except ScriptError as error:
+                    made[key] = error
+                    yield error
+            server_tls = made[key]
+            if not isinstance(server_tls, ScriptError):
+                front.server_tls = server_tls
+                renewed[front.name] = front.settings
 
 
 class Change:
     """What was prepared for a draft: ``fronts`` that are new or have other settings, ``scopes`` of those that are new,
-    and the names of those that are ``ended``."""
+    and the names of those that are ``ended``. ``wants_server_tls``: some server speaks TLS of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, with_own_tls: Collection[int] = ()) -> None:
+        self.wants_server_tls = bool(with_own_tls)
         self.scopes: dict[str, Scope] = {}
         self.fronts: dict[str, tuple[Front, Prepared]] = {}
         self.ended: list[str] = []
         self.terminators: dict[tuple[object, ...], Terminator | None] = {}
+        self.server_tls: dict[tuple[object, ...], ServerTls | None] = {}
 
     @property
     def new_listeners(self) -> Mapping[str, AnyListener]:
@@ -275,6 +338,11 @@ def named(name: str) -> Iterator[None]:
         raise
 
 
-def _place(settings: Settings) -> tuple[str | None, bool]:
+def _has_new_server_tls(front: Front, new: Settings, change: Change) -> bool:
+    """Whether with these settings it speaks TLS to servers otherwise than it does, or no more."""
+    return made_with(front.server_tls) != server_tls_settings(new, change.wants_server_tls)
+
+
+def _place(settings: Settings) -> tuple[str | None, bool, str | None, str | None]:
     """Where a listener with these settings listens."""
-    return settings.listen, settings.udp
+    return settings.listen, settings.udp, settings.dsr_if, settings.dsr_ip

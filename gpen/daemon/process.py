@@ -294,8 +294,8 @@ def descriptors_wanted(every: Sequence[Settings]) -> int:
 
 
 def _each(settings: Settings) -> int:
-    """Descriptors of a session, or of a flow."""
-    return 1 if settings.udp else 2
+    """Descriptors of a session, or of a flow; those of direct server return have none, and count for one."""
+    return 1 if settings.udp or settings.dsr_if else 2
 
 
 def sessions_within_limit(every: Sequence[Settings]) -> int:
@@ -348,17 +348,27 @@ def user_to_be(settings: Settings) -> Account | None:
     return account if account.pw_uid != 0 else None
 
 
-def bind_rights(settings: Settings) -> None:
-    """Let programs that are run gain no rights, and get none of root's that gpen does not need itself; to be called
-    before there are threads."""
-    rights.bind(() if user_to_be(settings) else rights.OF_ROOT)
+def lasting_rights(every: Sequence[Settings]) -> tuple[int, ...]:
+    """The capabilities that gpen goes on to need whoever it becomes, if listeners have these settings."""
+    if any(settings.dsr_if for settings in every):
+        return (rights.NET_RAW,)
+    if any(settings.transparent for settings in every):
+        return (rights.NET_RAW if rights.holds(rights.NET_RAW) else rights.NET_ADMIN,)
+    return ()
 
 
-def confine(settings: Settings, made: Iterable[int], chroot: Chroot) -> None:
-    """Enter the chroot, become the user and give up what is left of root's rights, for good; what root has ``made``
-    (descriptors of files) is given to the user. ``chroot`` tells where files are found from then on. Raises StartError.
-    """
+def bind_rights(settings: Settings, lasting: Sequence[int] = ()) -> None:
+    """Let programs that are run gain no rights, and get none of root's that gpen does not need itself, and of the
+    ``lasting``; to be called before there are threads."""
+    rights.bind((*(() if user_to_be(settings) else rights.OF_ROOT), *lasting))
+
+
+def confine(settings: Settings, made: Iterable[int], chroot: Chroot, lasting: Sequence[int] = ()) -> None:
+    """Enter the chroot, become the user and give up what is left of root's rights, for good, but for the ``lasting``;
+    what root has ``made`` (descriptors of files) is given to the user. ``chroot`` tells where files are found from then
+    on. Raises StartError."""
     account = pwd.getpwnam(settings.user) if settings.user else None
+    needed: Sequence[int] = rights.OF_ROOT
     try:
         if account and os.geteuid() == 0:
             for fd in made:
@@ -366,13 +376,16 @@ def confine(settings: Settings, made: Iterable[int], chroot: Chroot) -> None:
         if settings.chroot:
             chroot.enter(settings.chroot)
         if account and (account.pw_uid != os.geteuid() or os.geteuid() == 0):
+            if lasting and account.pw_uid != os.geteuid():
+                rights.keep_them()
+                needed = ()
             os.initgroups(account.pw_name, account.pw_gid)
             os.setgid(account.pw_gid)
             os.setuid(account.pw_uid)
     except OSError as error:
         what = f"chroot '{settings.chroot}'" if settings.chroot else f"user '{settings.user}'"
         raise StartError(f"can't change to {what}: {error.strerror}: this needs root") from None
-    rights.give_up()
+    rights.give_up(needed, lasting)
 
 
 def tell_on_stderr() -> None:

@@ -24,19 +24,27 @@ from gpen.daemon.elders import Elders
 from gpen.daemon.front import Front
 from gpen.daemon.listeners import Listeners
 from gpen.daemon.readiness import Readiness
-from gpen.daemon.session_log import tls_fields
+from gpen.daemon.rebalance import Rebalancing
+from gpen.daemon.session_log import introduction_fields, tls_fields
 from gpen.daemon.sessions import Sessions
 from gpen.daemon.status import status_page
 from gpen.daemon.workers import Workers
 from gpen.model.client import Client
 from gpen.model.ending import ERRORS, Ending
 from gpen.model.listener import Scope, transport_of
+from gpen.model.rates import show_bytes
+from gpen.model.route import REJECT, Asked, table_of
+from gpen.model.routes import RouteSelector
+from gpen.model.selector import Selector
 from gpen.model.server import Member, Server, Target
 from gpen.model.settings import Settings
+from gpen.model.slowstart import fraction
 from gpen.model.text import counted
 from gpen.wire.conversation import Conversation
+from gpen.wire.listener import Listener
 from gpen.wire.loops import Loops
 from gpen.wire.pacing import gently
+from gpen.wire.server_tls import tls_name
 
 if TYPE_CHECKING:
     from gpen.model.selector import Choice
@@ -66,6 +74,7 @@ class Queries:
         self._workers = workers
         self._readiness = readiness
         self._stop = stop
+        self._rebalancing = Rebalancing(listeners, sessions)
 
     def _scope(self, call: Call) -> Scope:
         """The listener that a call is about; the one without a name where none is named."""
@@ -95,12 +104,14 @@ class Queries:
     def _rows_of(self, scope: Scope, live: Live, now: float) -> Iterator[tuple[Server, Row]]:
         """The servers of one listener, as that has them, with its own sessions."""
         held = len(self._listeners[scope.name].hold)
-        for member in list(scope.selector.all_members()):
+        for member in scope.all_members():
             server = member.server
             row = self._server_row(server, member.target, live.get(id(server), ()), now, held)
             old = self._elders.count(server, scope.name)
             yield server, row | {"sessions": scope.selector.load_of(member) - old, "old": old,
-                                 "max": member.max or server.max, "weight": member.weight, "prio": member.prio}
+                                 "max": member.max or server.max, "weight": member.configured,
+                                 "weight_now": member.weight, "prio": member.prio,
+                                 "slow_start": _slow_start(member.target, scope.settings, now)}
 
     def sessions(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
@@ -120,8 +131,7 @@ class Queries:
     def events(self, call: Call) -> list[Row]:
         rows = [event._asdict() for event in self._pool.events]
         if call.listener:
-            selector = self._scope(call).selector
-            its = {member.server.label for member in selector.all_members()}
+            its = {member.server.label for member in self._scope(call).all_members()}
             rows = [row for row in rows if row["listener"] in (None, call.listener)
                     and (row["server"] is None or row["server"] in its)]
         return rows[-call["count"]:]
@@ -137,10 +147,12 @@ class Queries:
 
     def explain(self, call: Call) -> Row:
         scope, address = self._scope(call), call["address"]
-        settings, selector, clients = scope.settings, scope.selector, scope.clients
-        now = time.monotonic()
+        settings, clients = scope.settings, scope.clients
+        selector, now = self._way(scope, call["asked"]), time.monotonic()
         client = clients.glimpse(address, now, settings.tracking)
-        turned_away = self._turned_away(client, scope)
+        if isinstance(selector, RouteSelector):
+            client = selector.recalled(client)
+        turned_away = self._turned_away(client, scope, selector)
         if turned_away is not None:
             member, why = turned_away
         else:
@@ -148,33 +160,46 @@ class Queries:
             choice = selector.choose(client, now)
             selector.turns.random.setstate(dice)
             member, why = choice[0], self._why(choice, client, now, scope)
-        others = [other for other in self._candidates(scope) if member is None or other.server is not member.server]
+            why += self._delay(scope) + (self._pace(settings) if member is not None else "")
+        others = [other for other in self._candidates(scope, selector)
+                  if member is None or other.server is not member.server]
         return {
             "client": address,
+            "route": selector.route or None,
             "server": member.server.label if member else None,
             "server_address": member.target.shown if member else None,
             "why": why,
             "sessions": clients.sessions_of(address),
             "others": [{"server": other.server.label, "address": other.target.shown,
                         "why_not": why if turned_away and not other.server.is_special else
-                        self._why_not(other, member, client, now, scope)} for other in gently(others)],
+                        self._why_not(other, member, client, now, scope, selector)} for other in gently(others)],
         }
 
-    def _candidates(self, scope: Scope) -> Iterator[Member]:
+    def _way(self, scope: Scope, asked: Asked) -> Selector:
+        """What chooses for a client of this listener that asks for this."""
+        routes = table_of(scope.settings)
+        return scope.selector if routes is None else scope.routes.get(routes.find(asked))
+
+    def _candidates(self, scope: Scope, selector: Selector) -> Iterator[Member]:
         """The servers that a client of this listener might get, were they well, there, and not kept from it."""
-        selector = scope.selector
         for server in self._pool.servers.values() if not scope.name else ():
             yield selector.roster.get(server) or Member(server, server.target)
         yield from (member for member in selector.all_members() if scope.name or member.server.is_special)
 
-    def _turned_away(self, client: Client, scope: Scope) -> tuple[Member | None, str] | None:
+    def _turned_away(self, client: Client, scope: Scope, selector: Selector) -> tuple[Member | None, str] | None:
         """Where a client goes that no server of number would get, whatever these can take, and why; None for others."""
-        settings, selector = scope.settings, scope.selector
+        settings = scope.settings
         denied, abuse = not self._pool.permits(settings.client_acl, client), selector.abuse
         sessions, most = scope.clients.sessions_of(client.address), settings.client_max
         if 0 < most <= sessions and (abuse is not None or not denied):
             return None, f"it has {counted(sessions, 'session')} already, and client_max is {most}"
-        return (abuse, f"access list {settings.client_acl} (client_acl) denies it") if denied else None
+        guard = self._listeners[scope.name].limits.guard
+        if guard is not None and (abuse is not None or not denied) and (wait := guard.wait(client.address)):
+            return None, (f"it has begun {counted(guard.within(client.address), 'session')} in {guard.rate.seconds:g} "
+                          f"s, and client_rate is {guard.rate}: the next one may come in {wait:.1f} s")
+        if denied:
+            return abuse, f"access list {settings.client_acl} (client_acl) denies it"
+        return (None, "the route rejects it") if isinstance(selector, RouteSelector) and selector.to == REJECT else None
 
     def mode(self, call: Call) -> dict[str, bool]:
         settings = self._scope(call).settings
@@ -204,10 +229,11 @@ class Queries:
         if "server" in call.arguments:
             number = call["server"]
             call.refuse_elsewhere(self._configuration.address_of(number))
-            closing = self._sessions.close_number(number, call.listener)
+            closing = self._close_number(number, call)
             if not closing and number not in self._pool.servers:
                 raise call.error(f"there is no server {number}, nor a session of a deleted one")
-            return f"Closing {closing} connections of server {number}\n"
+            when = " when they are quiet" if call["quiet"] else ""
+            return f"Closing {closing} connections of server {number}{when}\n"
         if "clients" in call.arguments:
             clients = call["clients"]
             closing = self._sessions.close_clients(clients, call.listener)
@@ -220,8 +246,19 @@ class Queries:
             return f"Connection {number} out of range\n"
         return f"Forcibly closing connection {number}\n"
 
+    def _close_number(self, number: int, call: Call) -> int:
+        if not call["quiet"]:
+            return self._sessions.close_number(number, call.listener)
+        theirs = self._sessions.of_number(number, call.listener)
+        for session in theirs:
+            session.leave_quietly(Ending.DRAINED)
+        return len(theirs)
+
     def drain(self, call: Call) -> Iterator[str]:
         return drain(self._pool, self._sessions, call)
+
+    def rebalance(self, call: Call) -> Iterator[str]:
+        return self._rebalancing.begin(call)
 
     def info(self, call: Call) -> Row:
         """gpen as a whole; the status page shows it as well."""
@@ -279,12 +316,15 @@ class Queries:
             "reason": target.why(now), "since": round(target.since, 3),
             "for": round(now - target.changed, 1), "blacklisted": round(max(target.down_until - now, 0), 1),
             "sessions": server.sessions - old, "old": old, "max": server.max, "hard": server.hard,
-            "weight": server.weight,
+            "weight": server.weight, "weight_now": server.agent.of(server.weight),
+            "slow_start": _slow_start(target, self._settings, now),
             "prio": server.prio, "acl": server.acl, "owner": server.owner,
+            "server_tls": server.tls or self._settings.server_tls, "tls_name": tls_name(server, self._settings),
             "sx": server.sx + sum(session.to_server for session in live),
             "rx": server.rx + sum(session.from_server for session in live),
             "total": server.total, "failures": server.failures,
             **_verdict_fields(server, now), "check": str(server.check or self._settings.check),
+            "check_port": server.check_port or self._settings.check_port, "agent": self._checks.agents.figures(server),
             "causes": dict(server.causes), "checks": self._checks.figures(server),
             "held": held, "looped": self._loops.dropped,
         }
@@ -321,7 +361,24 @@ class Queries:
             return "the client used it last"
         if now < member.target.down_until:
             return f"{rule.name}; no other can take it, and this one failed a while ago: it is tried again"
-        return rule.name
+        left = _left_by_agent(member) if rule.weighs else ""
+        return rule.name + left + _newcomer(member.target, scope.settings, now, "; ")
+
+    def _delay(self, scope: Scope) -> str:
+        """What becomes of a client that comes when its listener has had as many as it may."""
+        throttle = self._listeners[scope.name].limits.throttle
+        wait = throttle.wait() if throttle is not None else 0.0
+        if throttle is None or not wait:
+            return ""
+        what = "its datagram would be dropped for" if scope.settings.udp else "it would wait"
+        return (f"; {what} {wait:.1f} s yet: {counted(throttle.within, 'client')} came in {throttle.rate.seconds:g} s, "
+                f"and connection_rate is {throttle.rate}")
+
+    def _pace(self, settings: Settings) -> str:
+        """How fast the bytes of a client may move, where that is limited."""
+        limits = [f"{name} is {show_bytes(settings.get(name))}" for name in ("bandwidth", "bandwidth_total")
+                  if settings.get(name) and not settings.udp]
+        return "".join(f"; {limit}" for limit in limits)
 
     def _patience(self, scope: Scope) -> str:
         """What becomes of a client that no server can take."""
@@ -333,24 +390,36 @@ class Queries:
             return f"; it would be closed: hold_max is reached, {held} waiting"
         return f"; it would wait up to {settings.hold:g} s" + (f", {held} before it" if held else "")
 
-    def _why_not(self, other: Member, chosen: Member | None, client: Client, now: float, scope: Scope) -> str:
+    def _why_not(self, other: Member, chosen: Member | None, client: Client, now: float, scope: Scope,
+                 selector: Selector) -> str:
         server = other.server
         if server.is_special:
             if server.is_full:
                 return f"full: {server.sessions} sessions, max {server.max}"
             if server.is_empty or server.condemned:
                 return server.condemned or "its slot is empty"
-            is_abuse = other is scope.selector.abuse
+            is_abuse = other is selector.abuse
             return "only for clients that client_acl denies" if is_abuse else "another server can take it"
-        refusal = scope.selector.refusal(other, client, now)
+        if selector.route and selector.roster.get(server) is None:
+            return "it is none of this route"
+        refusal = selector.refusal(other, client, now)
         if refusal is not None:
             return refusal
-        rule = scope.selector.rule
+        rule = selector.rule
         if other.weight == 0 and rule.weighs:
-            return f"its weight is 0, and the rule is {rule.name}"
+            return f"its weight is 0{_left_by_agent(other)}, and the rule is {rule.name}"
         if chosen is not None and chosen.server is client.server and scope.settings.returns:
             return "available, but the client is remembered at another"
-        return f"available, but not chosen by {rule.name}"
+        why_not = _newcomer(other.target, scope.settings, now) or f"not chosen by {rule.name}"
+        return f"available, but {why_not}{_left_by_agent(other) if rule.weighs else ''}"
+
+
+def _left_by_agent(member: Member) -> str:
+    """What is to be told of a weight of which a server's agent has left a share."""
+    agent = member.server.agent
+    if agent.share in (None, 100):
+        return ""
+    return f" (its agent says {agent.share}%: weight {member.weight:g} of {member.configured})"
 
 
 def _listener_row(front: Front, sessions: Sequence[Conversation]) -> Row:
@@ -360,20 +429,48 @@ def _listener_row(front: Front, sessions: Sequence[Conversation]) -> Row:
     return {"name": front.name or None, "address": front.address,
             "transport": "unix" if "/" in front.address else transport_of(settings), "protocol": _protocol(settings),
             "sessions": front.count, "conn_max": settings.conn_max, "held": len(front.hold), "total": front.total,
+            "waiting": front.listener.waiting if isinstance(front.listener, Listener) else None,
+            "delayed": front.limits.held_back.delayed, "dropped": front.limits.held_back.dropped,
+            "bandwidth": settings.bandwidth, "bandwidth_total": settings.bandwidth_total,
+            "shortages": front.limits.shortages,
             "clients": len(front.clients), "sx": selector.sent + sum(session.to_server for session in live),
             "rx": selector.received + sum(session.from_server for session in live),
             "endings": {word: count for word, count in front.endings.items() if count},
-            "handshakes": front.handshakes, "rule": selector.rule.name,
-            "servers": scope.config.servers and list(scope.config.servers), "tracking_with": settings.tracking_with}
+            "handshakes": front.handshakes.of_clients, "server_handshakes": front.handshakes.of_servers,
+            "server_resumed": front.handshakes.resumed, "dsr": front.direct_row(), "rule": selector.rule.name,
+            "servers": scope.config.servers and list(scope.config.servers), "tracking_with": settings.tracking_with,
+            "routes": [_route_row(route, scope.config.servers) for route in scope.routes]}
+
+
+def _route_row(route: RouteSelector, own: tuple[int, ...] | None) -> Row:
+    """A route as ``listeners`` tells it; ``own`` are the servers of the listener."""
+    to = own if route.to is None else route.to
+    return {"route": route.route, "reject": to == REJECT, "servers": list(to) if isinstance(to, tuple) else None,
+            "total": route.total}
 
 
 def _protocol(settings: Settings) -> str:
     """What clients speak."""
+    if settings.dsr_if:
+        return "UDP (dsr)" if settings.udp else "TCP (dsr)"
     if settings.udp:
         return "UDP"
     names = [name for name, is_on in (("HTTP", settings.http), ("MySQL", settings.mysql),
                                       ("TLS", settings.ssl_certificate)) if is_on]
     return " over ".join(names or ["TCP"])
+
+
+def _slow_start(target: Target, settings: Settings, now: float) -> int | None:
+    """How many percent of its share a server has that came back; None for one that has all of it."""
+    part = 1.0 if settings.rule.is_personal or not target.takes_clients else fraction(target, settings.slowstart, now)
+    return None if part == 1 else int(100 * part)
+
+
+def _newcomer(target: Target, settings: Settings, now: float, prefix: str = "") -> str:
+    """That a server has come back of late, and has but a part of its share; empty where it has all of it."""
+    share = _slow_start(target, settings, now)
+    return "" if share is None else (f"{prefix}it came back {now - target.returned:.0f} s ago, and has {share} % of "
+                                     f"its share (slowstart {settings.slowstart:g})")
 
 
 def _host(server: Server) -> str:
@@ -402,7 +499,8 @@ def _session_row(session: Conversation, now: float) -> Row:
     return {"id": session.id, "client": session.peername, "server": server.label if server else None,
             "server_address": session.server_address, "state": session.state, "age": round(session.age(now), 3),
             "idle": round(session.idle(now), 3), "up": session.to_server, "down": session.to_client,
-            **tls_fields(session), "listener": session.listener}
+            **tls_fields(session), "listener": session.listener, "route": session.route,
+            **introduction_fields(session)}
 
 
 def _pen_state(session: Conversation) -> int:

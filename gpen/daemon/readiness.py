@@ -56,7 +56,7 @@ class Readiness:
         emergency = selector.emergency if not front.settings.stubborn else None
         if emergency is not None and not _cause(emergency, now, selector.rule):
             return ""
-        return _problem_of(selector.roster.members, now, selector.rule)
+        return _problem_of(front.scope.numbered_members(), now, selector.rule)
 
 
 def _problem_of(members: Iterable[Member], now: float, rule: Rule) -> str:

@@ -19,8 +19,8 @@ from gpen.daemon.syslog import SOCKET, Syslog
 from gpen.journal import INFO, timestamp
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
-from gpen.model.text import counted, printable
-from gpen.wire.conversation import Conversation, Watch
+from gpen.model.text import counted, printable, quote
+from gpen.wire.conversation import Conversation, Secured, Watch
 from gpen.wire.sockets import cause_of
 
 log = logging.getLogger("gpen")
@@ -225,14 +225,23 @@ def session_line(session: Conversation, settings: Settings) -> str:
     """The line for a session that has ended, in the format of log_format."""
     fields = _fields(session)
     if settings.log_format == "json":
-        return json.dumps(fields, separators=(",", ":"))
+        return json.dumps(fields | introduction_fields(session), separators=(",", ":"))
     server = session.server
     place = f"{server.name} {session.server_address}" if server is not None else "- -"
     listener = f" listener {session.listener}" if session.listener else ""
+    listener += f" route {quote(session.route)}" if session.route else ""
     return (f"{fields['client']} {fields['started']}{listener} server {place} "
             f"choose {fields['choose']:.6f} connect {fields['connect']:.6f} total {fields['total']:.6f} "
             f"up {fields['up']} down {fields['down']} {fields['ending']}"
-            + (f" {session.secured}" if session.secured else ""))
+            + (f" {session.secured}{_subject(session.secured, settings)}" if session.secured else "")
+            + (f" to {session.secured_server}" if session.secured_server else "")
+            + (f" id {session.unique_id}" if "unique-id" in settings.proxy_v2_options else ""))
+
+
+def _subject(agreed: Secured, settings: Settings) -> str:
+    """Whose certificate the client has, if it has one. Lines of those with ssl_require_peer alone end as they always
+    did."""
+    return f" {quote(agreed.subject)}" if agreed.subject and settings.ssl_verify_client != "off" else ""
 
 
 def _fields(session: Conversation) -> dict[str, object]:
@@ -251,15 +260,26 @@ def _fields(session: Conversation) -> dict[str, object]:
         "down": session.to_client,
         "ending": ending.value if ending is not None else None,
         **tls_fields(session),
+        "route": session.route,
     }
 
 
+_PLAIN = Secured("", "", "")
+
+
 def tls_fields(session: Conversation) -> dict[str, str | None]:
-    """What a session's TLS handshake agreed on, for JSON; each None without one."""
-    agreed = session.secured
-    if agreed is None:
-        return dict.fromkeys(("tls", "cipher", "sni"))
-    return {"tls": agreed.version, "cipher": agreed.cipher, "sni": agreed.sni or None}
+    """What a session's TLS handshakes agreed on, with the client and with the server, for JSON; each None without
+    one."""
+    agreed, there = session.secured or _PLAIN, session.secured_server or _PLAIN
+    return {"tls": agreed.version or None, "cipher": agreed.cipher or None, "sni": agreed.sni or None,
+            "subject": agreed.subject or None,
+            "server_tls": there.version or None, "server_cipher": there.cipher or None, "tls_name": there.sni or None}
+
+
+def introduction_fields(session: Conversation) -> dict[str, object]:
+    """What a session is called along its way, and what a proxy has told of it, for JSON; that is None without."""
+    told = session.introduced
+    return {"unique_id": session.unique_id, "proxy": told.fields() if told is not None else None}
 
 
 class RequestLog(Protocol):

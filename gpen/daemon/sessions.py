@@ -59,15 +59,20 @@ class Sessions:
 
     # --- those of a server, or of clients -----------------------------------------------------------------------------
 
+    def of_number(self, number: int, listener: str = "") -> list[Conversation]:
+        """All sessions of the servers that have or had this number, wherever these were then; of one ``listener`` only,
+        if it is named."""
+        return [session for session in self
+                if session.lease is not None and session.lease.server.number == number
+                and (not listener or session.listener == listener)]
+
     def close_number(self, number: int, listener: str = "") -> int:
-        """End all sessions of the servers that have or had this number, wherever these were then; of one ``listener``
-        only, if it is named. Returns how many they are. Clients that are just being connected go to another."""
-        leases = [(session, session.lease) for session in self
-                  if session.lease is not None and session.lease.server.number == number
-                  and (not listener or session.listener == listener)]
-        for session, lease in leases:
-            session.leave(lease, Ending.KILLED)
-        return len(leases)
+        """End all these. Returns how many they are. Clients that are just being connected go to another."""
+        theirs = self.of_number(number, listener)
+        for session in theirs:
+            assert session.lease is not None
+            session.leave(session.lease, Ending.KILLED)
+        return len(theirs)
 
     def close_clients(self, clients: Entry, listener: str = "") -> int:
         """End all sessions of the clients of a network; of one ``listener`` only, if it is named. Returns how many they

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import grp
 import logging
 import os
+import pwd
 import stat
 from collections import Counter
 from collections.abc import Mapping
 
 from gpen.daemon import process
 from gpen.daemon.chroot import Chroot
-from gpen.files import Entry
+from gpen.files import Account, Entry
 from gpen.model.address import Address, Endpoint
 from gpen.model.settings import Settings
 from gpen.wire import sockets
@@ -29,16 +31,19 @@ class SocketFiles:
         self._users: Counter[str] = Counter()  # how many sockets each name is of
 
     def listen(self, address: Address, mode: int | None = None,
-               leaving: Mapping[str, sockets.Socket] | None = None) -> sockets.Socket:
-        """A socket with a file of this mode, which belongs to the user that gpen becomes. Of those that are ``leaving``
+               leaving: Mapping[str, sockets.Socket] | None = None, owner: str = "") -> sockets.Socket:
+        """A socket with a file of this mode, which belongs to this owner (listen_mode), or unless there is one to the
+        user that gpen becomes. Of those that are ``leaving``
         theirs, by the names of their files, one may be there: then it is the same socket. Raises ListenError."""
         for name, sock in (leaving or {}).items():
             made = self._made.get(name)
             if made is not None and _is_at(address.path, made):
                 self._made[address.path] = made
                 self._users[address.path] += 1
+                if mode is not None:
+                    self.change_mode(address.path, mode, owner, "listen_mode")
                 return sockets.another(sock)
-        user = process.user_to_be(self._settings)
+        user = owner_of(owner) if owner else process.user_to_be(self._settings)
         sock = sockets.listen_at_path(address, self._settings.backlog, mode, user)
         with Entry(address.path, follow=False) as entry:
             made = entry.status()
@@ -89,17 +94,19 @@ class SocketFiles:
         except OSError as error:
             log.debug("can't remove the socket %s: %s", path, error.strerror)
 
-    def change_mode(self, name: str, mode: int) -> None:
-        """Give the file of that name, if it is one, another mode; what keeps it from that is told."""
+    def change_mode(self, name: str, mode: int, owner: str = "", setting: str = "control_mode") -> None:
+        """Give the file of that name, if it is one, another mode, and an owner, unless empty, as this setting says;
+        what keeps it from that is told."""
         made = self._made.get(name)
         if made is None:
             return
         path = self._chroot.path(name)
         try:
             with Entry(path, follow=False) as entry:
-                entry.change_mode(mode, made)
-        except OSError as error:
-            log.warning("control_mode: can't change the mode of '%s': %s", path, error.strerror)
+                entry.change_mode(mode, made, owner_of(owner) if owner else None)
+        except (OSError, sockets.ListenError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            log.warning("%s: can't change the mode of '%s': %s", setting, path, reason)
 
     def is_at(self, name: str, bound: Endpoint, endpoint: Endpoint) -> bool:
         """Whether a socket that is bound there, or made under this name, is where one is wanted, in whatever
@@ -108,6 +115,27 @@ class SocketFiles:
         if file is None:
             return bool(bound.sockaddr == endpoint.sockaddr)
         return _is_at(endpoint.host, file)
+
+
+def owner_of(text: str) -> Account:
+    """USER, USER:GROUP or :GROUP, by name or number, as this machine knows them. Raises ListenError."""
+    user, _, group = text.partition(":")
+    try:
+        if user.isdecimal():
+            uid, gid = int(user), os.getegid()
+        elif user:
+            account = pwd.getpwnam(user)
+            uid, gid = account.pw_uid, account.pw_gid
+        else:
+            uid, gid = os.geteuid(), os.getegid()
+    except KeyError:
+        raise sockets.ListenError(f"listen_mode: there is no user '{user}'") from None
+    try:
+        if group:
+            gid = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except KeyError:
+        raise sockets.ListenError(f"listen_mode: there is no group '{group}'") from None
+    return Account((user or str(uid), "", uid, gid, "", "", ""))
 
 
 def _is_at(path: str, file: os.stat_result) -> bool:

@@ -41,6 +41,7 @@ class Takeover:
         self._rows: Rows = []
         self._before: list[tuple[Message, Rows]] = []  # the gpens that the old one had replaced
         self._flows: list[Message] = []
+        self._direct_flows: list[Message] = []  # which have no sockets
         self._adopted = 0  # flows
 
     def take_over(self, pid_file: PidFile | None) -> None:
@@ -72,6 +73,8 @@ class Takeover:
             self._before[-1][1].extend(message["rows"])
         elif message.kind == "flows":
             self._flows.append(message)
+        elif message.kind == "direct flows":
+            self._direct_flows.append(message)
         else:
             message.close()
 
@@ -98,6 +101,9 @@ class Takeover:
                     os.close(fd)
                 else:
                     self._adopted += 1
+        for message in self._direct_flows:
+            front = self._listeners.get(message["listener"])
+            self._adopted += sum(front.adopt_direct_flow(told) for told in message["flows"]) if front is not None else 0
         for front in self._listeners:
             if front.name in self._inheritance.files:
                 front.own_file()

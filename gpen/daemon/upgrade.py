@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import gevent
 
+from gpen import rights
 from gpen.control.script import Call
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.handover import Handover
@@ -123,7 +124,8 @@ def _spawn(command: list[str], more: dict[str, str], errors: int) -> int:
     """Run a command in our environment, with more."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        return os.posix_spawn(command[0], command, os.environ | more, setsigmask=(), setsigdef=_IGNORED_BY_PYTHON,
-                              file_actions=[(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, errors, 2)])
+        with rights.passing_on((rights.NET_RAW, rights.NET_ADMIN)):  # what transparent needs
+            return os.posix_spawn(command[0], command, os.environ | more, setsigmask=(), setsigdef=_IGNORED_BY_PYTHON,
+                                  file_actions=[(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, errors, 2)])
     finally:
         os.close(null)

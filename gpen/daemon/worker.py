@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NoReturn
 
@@ -29,18 +29,24 @@ from gpen.model.client import ClientTable
 from gpen.model.ending import BY_WORD, Ending
 from gpen.model.pool import Pool, stand_in
 from gpen.model.roster import Roster
+from gpen.model.route import table_of
 from gpen.model.selector import Selector
 from gpen.model.server import TCP, Member
 from gpen.model.settings import Settings
 from gpen.proto.protocols import protocol_of
 from gpen.wire import kernel
 from gpen.wire.channel import Channel, Record
-from gpen.wire.conversation import Conversation, Front, Watch
+from gpen.wire.conversation import Conversation, Front, Handshakes, Watch
 from gpen.wire.faults import Troubles
 from gpen.wire.greenlets import KEPT, Greenlets
 from gpen.wire.hold import Hold
+from gpen.wire.limits import Limits
 from gpen.wire.pacing import gently
 from gpen.wire.poller import Poller
+from gpen.wire.quiet import Quieter
+from gpen.wire.server_tls import ServerTls
+from gpen.wire.session import Session
+from gpen.wire.shaping import Grant
 from gpen.wire.tls import Terminator
 from gpen.wire.worker_session import WorkerSession
 
@@ -53,7 +59,8 @@ MOST_MEMBERS = 10_000  # servers as they were at some time: one is met again by 
 class WorkerFront(Front):
     """What sessions know of the listener that they came to."""
 
-    def __init__(self, name: str, settings: Settings, tls: Terminator | None, worker: Worker) -> None:
+    def __init__(self, name: str, settings: Settings, tls: Terminator | None, server_tls: ServerTls | None,
+                 worker: Worker) -> None:
         self.name = name
         self._worker = worker
         self.selector = Selector(Pool(settings, time.monotonic, time.time), settings, Roster(TCP), name)
@@ -61,18 +68,38 @@ class WorkerFront(Front):
         self.poller = worker.poller
         self.greenlets = worker.greenlets
         self.troubles = worker.troubles
+        self.quieter = worker.quieter
         self.listener = None
         self.dialing = 0
-        self.handshakes = 0
+        self.handshakes = Handshakes()
+        self.limits = Limits(self)
+        self._grants: dict[int, Grant] = {}  # that the main process was asked for, by their direction
         self.count = 0
-        self.adopt(settings, tls)
+        self.adopt(settings, tls, server_tls)
         self.hold = Hold(self, {})
 
-    def adopt(self, settings: Settings, tls: Terminator | None) -> None:
+    def adopt(self, settings: Settings, tls: Terminator | None, server_tls: ServerTls | None) -> None:
         """Be so from now on."""
         self.settings = settings
         self.tls = tls
+        self.server_tls = server_tls
         self.protocol = protocol_of(settings)
+        self.routes = table_of(settings)
+        self.limits.shape(self._own_sessions, self._ask)
+
+    def _own_sessions(self) -> Iterator[Session]:
+        return (session for session in self._worker.sessions if session.front is self and isinstance(session, Session))
+
+    def _ask(self, direction: int, grant: Grant) -> None:
+        """The main process knows what the sessions of all workers may move together."""
+        self._grants[direction] = grant
+        self._worker.tell("bandwidth", self.name, direction)
+
+    def granted(self, direction: int, count: int) -> None:
+        """So many bytes more may pass."""
+        grant = self._grants.pop(direction, None)
+        if grant is not None:
+            grant(count)
 
     def begin(self, session: Conversation) -> None:
         self._worker.sessions.begin(session)
@@ -125,16 +152,17 @@ class Worker:
         self.greenlets = Greenlets(KEPT)
         self.troubles = Troubles()
         self.sessions = Sessions(0)
+        self.quieter = Quieter(self.poller.loop)
         self._services = services
         self._fronts: dict[str, WorkerFront] = {}
         self._members: dict[tuple[Any, ...], Member] = {}
         self._channel = Channel(sock, self.poller, self._take, self._lost)
         self._of_session: dict[str, Callable[..., object]] = {
             "admitted": WorkerSession.answered, "place": WorkerSession.answered, "held": WorkerSession.held,
-            "leave": self._leave, "stop": self._stop}
+            "leave": self._leave, "stop": self._stop, "quiet": self._end_quietly, "spare": WorkerSession.spare}
         self._own: dict[str, Callable[..., object]] = {
             "begin": self._begin, "asked": self._asked, "ping": self._ping, "prepare": self._prepare,
-            "commit": self._commit, "abort": services.abort, "die": _die}
+            "commit": self._commit, "abort": services.abort, "granted": self._granted, "die": _die}
         self._adopt()
 
     def tell(self, *record: Any) -> None:
@@ -199,6 +227,11 @@ class Worker:
         front.begin(session)
         return session
 
+    def _granted(self, listener: str, direction: int, count: int) -> None:
+        front = self._fronts.get(listener)
+        if front is not None:
+            front.granted(direction, count)
+
     def _end_unbegun(self, number: int, ending: Ending) -> None:
         """The main process has a session that there is not here."""
         self.tell("ended", number, ending.value, time.monotonic(), 0, 0, 0, 0)
@@ -206,6 +239,10 @@ class Worker:
     @staticmethod
     def _stop(session: WorkerSession, ending: str) -> None:
         session.stop(BY_WORD[ending])
+
+    @staticmethod
+    def _end_quietly(session: WorkerSession, place: int, ending: str) -> None:
+        session.part_from(place, BY_WORD[ending])
 
     @staticmethod
     def _leave(session: WorkerSession, place: int, ending: str) -> None:
@@ -253,12 +290,12 @@ class Worker:
 
     def _adopt(self) -> None:
         """Be as the services are now."""
-        for name, (settings, tls) in self._services.current.items():
+        for name, (settings, tls, server_tls) in self._services.current.items():
             front = self._fronts.get(name)
             if front is None:
-                self._fronts[name] = WorkerFront(name, settings, tls, self)
+                self._fronts[name] = WorkerFront(name, settings, tls, server_tls, self)
             else:
-                front.adopt(settings, tls)
+                front.adopt(settings, tls, server_tls)
             process.set_debug(settings.debug)
         for name in self._fronts.keys() - self._services.current.keys():
             if not self._fronts[name].count:

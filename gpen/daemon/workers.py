@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from gevent.event import Event
@@ -28,6 +29,7 @@ from gpen.model.text import counted
 from gpen.wire.channel import Channel, Record, pair
 from gpen.wire.poller import Poller
 from gpen.wire.remote import Figures, RemoteSession
+from gpen.wire.shaping import NO_LIMIT, Grant
 
 log = logging.getLogger("gpen")
 
@@ -86,7 +88,8 @@ class _Round:
 
 
 class Workers:
-    """As many as ``count``; none if that is 0."""
+    """As many as ``count``; none if that is 0. ``lend`` has one of them granted bytes that the sessions of a listener,
+    by its name, may move in a direction."""
 
     def __init__(self, count: int, sock: Any, poller: Poller, events: Events, has_room: Callable[[], object]) -> None:
         """``sock`` is the way to the fork server; ``has_room`` is called when a session can be taken again."""
@@ -95,6 +98,7 @@ class Workers:
         self._poller = poller
         self._events = events
         self._has_room = has_room
+        self.lend: Callable[[str, int, Grant], object] = _lend_all
         self._alive: list[WorkerProcess] = []
         self._takers: list[WorkerProcess] = []  # of these, those that take a session now
         self._ended: dict[int, WorkerProcess] = {}  # by pid, until it is known how
@@ -108,15 +112,16 @@ class Workers:
         self._server = Channel(sock, poller, self._take_from_server, self._server_lost) if count else None
         self._of_session: dict[str, Callable[..., None]] = {
             name: getattr(RemoteSession, name) for name in (
-                "admit", "reserve", "reached", "parted", "has_secured", "settled", "ended")}
+                "admit", "routed", "reserve", "reached", "parted", "has_secured", "server_secured", "refused",
+                "settled", "ended")}
         self._of_session["request"] = _log_request
 
     # --- opening and closing --------------------------------------------------------------------------------------
 
-    def open(self, every: Mapping[str, Settings]) -> None:
+    def open(self, every: Mapping[str, Settings], wants_server_tls: bool) -> None:
         """Have the fork server read what listeners with these settings need. Switches greenlets. Raises ScriptError."""
         if self.count:
-            self.prepare(every)
+            self.prepare(every, wants_server_tls=wants_server_tls)
             self.commit()
 
     def confine(self) -> None:
@@ -231,6 +236,9 @@ class Workers:
         elif word == "done":
             worker.cpu = about[1]
             self._heard(about[0], worker)
+        elif word == "bandwidth":
+            listener, direction = about
+            self.lend(listener, direction, partial(worker.tell, "granted", listener, direction))
         elif word == "pong":
             worker.cpu = about[0]
         elif word == "prepared":
@@ -362,7 +370,8 @@ class Workers:
         finally:
             del self._rounds[token]
 
-    def prepare(self, changed: Mapping[str, Settings], ended: Sequence[str] = (), is_renewed: bool = False) -> None:
+    def prepare(self, changed: Mapping[str, Settings], ended: Sequence[str] = (), is_renewed: bool = False,
+                wants_server_tls: bool = False) -> None:
         """Have all prepare for these settings of listeners, for the end of others, or to read certificates again;
         ``commit`` or ``abort`` follows. Switches greenlets. Raises ScriptError, with nothing left of it."""
         if self._server is None or not (changed or ended):
@@ -370,7 +379,7 @@ class Workers:
         self._has_prepared = True
         token, asking = self._begin_round([*self._alive, *([self._server] if self._server.is_open else [])])
         try:
-            self._tell_all("prepare", token, packed(changed, ended, is_renewed))
+            self._tell_all("prepare", token, packed(changed, ended, is_renewed, wants_server_tls))
             self._await(asking)
             if asking.problems:
                 raise ScriptError(asking.problems[0])
@@ -425,6 +434,10 @@ def _log_request(session: RemoteSession, client: str, server: str, request: byte
     assert isinstance(front, Front)
     if front.session_log is not None:
         front.session_log.write_request(client, server, request)
+
+
+def _lend_all(listener: str, direction: int, grant: Grant) -> None:
+    grant(NO_LIMIT)
 
 
 def _how(status: int) -> str:

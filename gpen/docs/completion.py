@@ -51,6 +51,17 @@ ARGUMENTS = {kind: kind for kind in KINDS} | {
     "WHEN": "auto always never",
 }
 
+# What may follow where a usage line has groups of words, as rows() gives it.
+ROWS = {
+    "route": (
+        ('"route 0 "*', "sni alpn host default"),
+        ('"route "*" servers"', "all"),
+        ('"route 1 default"', "servers reject"),
+        ('"route "*" reject"', ""),
+        ('"route 2 "*', "servers reject"),
+    ),
+}
+
 
 def commands() -> list[Command]:
     """The commands that this version has, by name."""
@@ -86,8 +97,12 @@ def rows(command: Command) -> Iterator[tuple[str, str]]:
     be left out; ``a|b`` is a choice; `` | `` stands between two ways to write the command. What stands in brackets
     within brackets is not offered.
     """
+    if command.name in ROWS:
+        yield from ROWS[command.name]
+        return
     places: dict[int, str] = {}  # by COUNT
     keywords: dict[str, str] = {}  # what may stand anywhere behind the required words -> its values
+    flags: set[str] = set()  # those of them that have none
     for way in command.usage.split(" | "):
         groups = re.findall(r"\[(?:[^][]|\[[^]]*])*]|\S+", way)[1:]
         required = [group for group in groups if group[0] != "["]
@@ -97,13 +112,16 @@ def rows(command: Command) -> Iterator[tuple[str, str]]:
             word, *value = optional.split()
             if word.islower() and "|" not in word:
                 keywords[word] = _offer(*value[:1])
+                flags |= set() if value else {word}
             elif offered := _offer("|".join(choice.split()[0] for choice in optional.split("|"))):
                 places[len(required)] = offered
     for place, words in places.items():
         if words or keywords:
             yield f'"{command.name} {place} "*', words
+    names = list(keywords)
     for keyword, words in keywords.items():
-        yield f'"{command.name} "*" {keyword}"', words
+        behind = names[names.index(keyword) + 1:] if keyword in flags else [words]
+        yield f'"{command.name} "*" {keyword}"', " ".join(behind)
     if keywords:
         yield f'"{command.name} "*', " ".join(keywords)
 

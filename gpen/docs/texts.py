@@ -55,6 +55,14 @@ second after the failure already, and again each second; not where a command has
 left, the emergency server (-e) is tried; then the client waits for hold seconds, if that is set, and is closed. A
 failure of this machine (no descriptors, no ports) is held against no server.
 
+With slowstart S, a server that has come back gets a share of the new clients that grows evenly for S seconds: it has
+come back when it gets clients again after a check or a verdict, after the blacklist, after drain or maint, at another
+address, or as a new server; not at the start of gpen. Of leastconn, random, weight and round robin it gets the part
+that its grown weight is of all, of prio that part of all clients that has passed of S, where it is the first; never
+more than the rule would give it. Where no other can take a client it does, and a client that is remembered at it goes
+there. With hash and stateless each client keeps its own server. servers json tells how many percent of its share a
+server has (slow_start), explain as well; another gpen that takes over goes on with it.
+
 With -s the first choice is the only one. A remembered server that can't take the client closes it. Else the rule
 chooses among the servers that are not down, blacklisted or drained (hash, stateless: among all), and one that is full
 or denies the client closes it and has had its turn; so does one whose connect fails. Neither emergency server nor
@@ -104,8 +112,9 @@ What is known of a server is shared: its address, its state, the verdicts of che
 blacklist of 'server N blacklist'. max and hard of 'server N' count the sessions of all listeners, and so do leastconn
 and weight when they compare servers; max of 'listener NAME server N' counts those of that listener, and both hold.
 What a failed connect says, and silence over UDP, is of the server as it was reached, over TCP or UDP and at that port:
-a UDP 53 that is refused takes no TCP 53 away. Checks go to the server's own port, with the source and proxy_protocol
-that are said without a name. With on_down, a verdict closes the sessions of those listeners that say so.
+a UDP 53 that is refused takes no TCP 53 away. Checks go to the server's own port, or to its check_port, with the source
+that is said without a name, and to its own port with that proxy_protocol. With on_down, a verdict closes the sessions
+of those listeners that say so.
 
 Each listener has its own rule, turn, memory of clients (of clients_max at most), client_max, conn_max and clients that
 wait (hold). 'listener NAME tracking_with OTHER' gives it the memory and the turn of OTHER, or of - without a name:
@@ -146,7 +155,8 @@ found down is down for all three, and only writers lose their sessions there:
 CONFIGURATION = """
 The file of -F holds commands, a line each (gpenctl(1) describes them); 'include FILE' reads more. All that is wrong is
 told, with file and line; --check does only that. What can't work together is refused: settings for TCP, TLS or HTTP
-with UDP (of one listener), ssl_ca_file, ssl_ca_path, ssl_require_peer and ssl_sni_path without ssl_certificate,
+with UDP (of one listener), ssl_ca_file, ssl_ca_path, ssl_require_peer, ssl_verify_client, ssl_sni_path and
+ssl_strict_sni without ssl_certificate, routes by what the listener's clients don't say,
 entries for countries without geoip_db, and with mysql what its servers would block gpen for: idlers, check greeting
 and check send. What has no effect as things are (hold_max without hold, prio of a server while the mode is off, a
 client_acl that is empty) is taken, for lines may come in any order, and told once in the diagnostics.
@@ -172,9 +182,22 @@ Beside the blacklist, which needs a client to find out, a server's health is wha
 check_...) or somebody outside ('server N health up|drain|down because ...') says of it: down, it gets no new clients;
 those that are just being connected to it go to another; on_down says, for each listener, what becomes of its sessions.
 drain is the word for one that serves well what it has, but shall get no more (a database that is busy as a donor,
-say): as down, but its sessions go on, whatever on_down says. Of a check and somebody outside the worse counts; events
+say): as down, but its sessions go on, whatever on_down says. Of all that say something the worst counts; events
 calls it drained, where drain is what an operator did with 'server N state'. health_ttl drops the word of somebody
 outside who has fallen silent.
+
+A server's agent is a third voice ('check connect agent 9777'): a program at a port of its machine that answers in a
+line, as HAProxy's agent-check has it: up; down, stopped, fail or maint, which are down; drain, or 0%; ready, which
+takes maint and drain back; or 75%, the share of its weight that counts while the rule weighs. What an answer leaves out
+stays as it was said before, and so does all when the agent can't be asked, or says something else. Its up ends no
+blacklist.
+
+on_event has a program told of each change of a server's state, and when a listener can serve its clients no more, or
+can again. Its environment has GPEN_EVENT (as events calls it; of a listener, unready or ready), GPEN_ABOUT (server or
+listener), GPEN_SERVER, GPEN_ADDRESS, GPEN_HOST, GPEN_PORT, GPEN_STATE, GPEN_LISTENER, GPEN_LISTENERS (those that use
+the server), GPEN_OLD and GPEN_NEW (up, drained, down; drain or maint by the operator; empty, deleted; ready, unready),
+GPEN_REASON, GPEN_TIME (seconds since 1970) and GPEN_LOST (how many changes before it nobody was told of). One runs at a
+time, for 30 seconds at most, and 100 changes wait.
 
 A server that this machine keeps gpen from has failed like any other: a route of kind blackhole, prohibit, unreachable
 or throw, a firewall that refuses what goes out, a family of addresses that is off. Only where a route or the firewall
@@ -184,9 +207,7 @@ diagnostics when they begin, and when there was nothing of the kind for 5 second
 
 Where servers speak first, as those of MySQL and mail do, greeting sees to it that one which is connected but says
 nothing is left before the client notices; mysql adds that its errors are understood, and that a client which is
-turned away is told why. proxy_protocol tells servers who the client is; accept_proxy believes other balancers who say
-so. A header that is malformed ends the session: in version 2 also an extension (TLV) that is longer than the header or
-the extension that it is in, a checksum (CRC32c) that is wrong, and a family or protocol that is none.
+turned away is told why. How servers know who the client is: THE PROXY PROTOCOL, and TRANSPARENT.
 
 A MySQL server refuses an address (error 1129) from which max_connect_errors clients in a row, 100 unless set, have
 left without a login, be it a port scan or a monitor, until FLUSH HOSTS; behind any balancer that is the balancer's,
@@ -211,12 +232,109 @@ client-reset or server-reset. While bytes are on their way to it, it is not aske
 15 minutes; user_timeout makes that shorter. That also cuts off who is there, but has no room for what waits for it
 for so long: leave it off where clients may pause, as in a long download, or a cursor of a database.
 
+A server that is to be left can end its sessions between two exchanges (drain N SECONDS quiet, close server N quiet), so
+that pools which try a connection before they use it notice nothing. A session is quiet when the last bytes came from
+its server, its client has got them, and nothing came for quiet seconds; in HTTP mode every request has its answer too.
+With mysql, where the client does not encrypt, gpen knows it: when a session is to end it follows commands and their
+answers, and whether a transaction is open. Of an idle session it asks that the server, by a COM_PING of which the
+client sees nothing, and it tells the server that the session ends (COM_QUIT). Behind COMMIT and ROLLBACK a tenth of
+quiet will do; behind a ping, and without autocommit behind all else, it takes four times as long. What is not
+understood (compression, say) goes by time; a login is never cut; a replica stays. Temporary tables, locks and variables
+of a session nobody can see from outside. It ends as drained, which is no error.
+
+Pools that keep their connections stay where these are, also when a server has come back. rebalance ends in the same
+way, evenly in time, what servers have beyond their share; session_max_age ends each session of TCP that has lasted for
+so long, or up to a tenth less. Both forget where the client was, so that its next connection gets a server by the rule;
+the log calls them rebalanced and max-age, which are no errors. A session that is never quiet goes on. Without memory
+(-r) and by leastconn each that was ended is one that is better placed; in turn, some come back to where they were, and
+are ended again. A share is by weight, as far as the rule heeds it and a slow start has grown, among the servers that
+may get clients; max holds. Sessions on a server that is down or drained are left alone, for on_down and drain see to
+them; those at the emergency server come home.
+
 client_max is how many sessions one client address may have at a listener, so that no single one has all of conn_max.
 Those that are held, or in their TLS handshake, count; those that have yet to send a PROXY protocol header have no
 address so far. More are closed at once: before a TLS handshake, with error 1203 where servers speak mysql, with 429 in
 HTTP, and in the log as client-max. The diagnostics and events tell the first, and then one a minute. explain ADDRESS
 and recent show how many an address has. Clients behind one NAT, or a proxy without the PROXY protocol, are one
 address. The sender of a datagram may be forged: over UDP, somebody else can use up an address's share.
+
+client_rate N/S is how many sessions an address may begin: N in any S seconds, exactly. More are closed like those of
+client_max, with error 1226 or 429 and a Retry-After, and in the log as client-rate. Those that are refused, for
+whatever reason, do not count, so that a client which keeps trying gets in as often as it may. Each listener counts for
+itself, and remembers the 65,536 addresses that it let in last.
+
+connection_rate N/S is how many clients a listener lets in: N in any S seconds, exactly, whoever they are. The others
+wait in the kernel's backlog (of the setting backlog: beyond that, clients ask again after a second and more), and of
+those one comes each S/N seconds. Over UDP the datagrams of flows that are too many are dropped. When a rate is changed
+it begins anew; so does that of a gpen that takes the place of another. The diagnostics tell when clients begin to wait,
+and when it is over; listeners json has how many wait now (waiting), how many had to (delayed), and the flows that did
+not begin (dropped); explain tells for how long a client would.
+
+bandwidth is how many bytes of each session move in a second, bandwidth_total how many of all of a listener, both in
+each direction by itself: k, m and g are 1024 bytes, of these, and of these. Nothing is lost: what is too much stays
+with who sends it. What was not used for a fifth of a second may be used later, and of TLS whole records pass, which is
+made up for; so it holds to a few percent over a second and more. Sessions that have something to send take turns for
+bandwidth_total, also where workers serve them. Sessions that are there heed a change, at once. Bytes that are limited
+are read and sent by gpen, not passed by the kernel alone: that costs CPU time where the limit is high.
+"""
+
+PROXY = """
+proxy_protocol has gpen tell the servers who a client is, in a header in front of its first byte; accept_proxy believes
+other balancers who tell gpen so. A header that is malformed ends the session: in version 2 also an extension (TLV) that
+is longer than the header or the extension that it is in, a unique id of more than 128 bytes, a checksum (CRC32c) that
+is wrong, and a family or protocol that is none.
+
+In version 2, proxy_v2_options says what servers are told besides: of the client's TLS with gpen, which version it is
+(ssl), its cipher (ssl-cipher), the common name of the client's certificate (cert-cn), and of gpen's own certificate
+how it is signed (cert-sig: RSA-SHA256) and its key (cert-key: EC256); the name that the client asked for (authority)
+and the protocol that was agreed on (alpn); an id (unique-id), by which lines of the log, at whose end it stands then,
+rows of sessions json and the servers' logs can be joined; and a checksum (crc32c). Each of the words of TLS brings
+what ssl tells. A client that speaks no TLS with gpen has nothing of that. haproxy shows what it gets as
+fc_pp_authority and fc_pp_unique_id, nginx as $proxy_protocol_tlv_NAME. MariaDB takes short headers only, some 200
+bytes: leave certificates and long names out there.
+
+    gpen -E www.pem -O 'proxy_protocol v2' -O 'proxy_v2_options ssl,authority,unique-id' 443 www1:8443 www2:8443
+
+What a proxy has told in a header of version 2 (accept_proxy) is shown as proxy in sessions json and in the log in JSON,
+and goes on to servers with proxy_protocol v2, whatever proxy_v2_options says; but what gpen itself knows, where it ends
+the client's TLS, takes its place. The id that a proxy has given a connection stays, so that it is the same all along
+the way. The proxy's checksum, padding and name of a network namespace do not go on. In HTTP mode a client that speaks
+TLS with the proxy has X-Forwarded-Proto https.
+"""
+
+TRANSPARENT = """
+With transparent, gpen connects to servers from the client's address, and from its port if that is free: servers see
+who the client is, and grant, log and limit by that, and need not understand anything. It is for TCP and UDP, IPv4 and
+IPv6, for all listeners or one (listener NAME transparent). Where servers understand the PROXY protocol, that is
+simpler: it needs no routes, no rights, and tells more.
+
+What a server answers goes to the client's address. So gpen's machine must be its way there: the servers' default
+gateway, or that of a route to the clients' networks; and must keep the answer for gpen. As root, there:
+
+    nft add table inet gpen
+    nft add chain inet gpen transparent '{ type filter hook prerouting priority mangle; }'
+    nft add rule inet gpen transparent meta l4proto '{ tcp, udp }' socket transparent 1 meta mark set 1
+    ip rule add fwmark 1 lookup 100
+    ip route add local default dev lo table 100
+    ip -6 rule add fwmark 1 lookup 100
+    ip -6 route add local default dev lo table 100
+
+and on each server, where gpen's machine has 10.2.0.1 and fd00:2::1:
+
+    ip route replace default via 10.2.0.1
+    ip -6 route replace default via fd00:2::1
+
+That takes CAP_NET_RAW or CAP_NET_ADMIN. Of root's power gpen keeps the first of these then, whoever it becomes (-u);
+with -u, programs of checks have neither; a unit of systemd that does not start as root has
+AmbientCapabilities=CAP_NET_RAW. Both are taken at the start only: a gpen that was started without transparent refuses
+it later.
+
+From gpen's own address, or that of source, come checks, clients whose address is of another family (IPv4, IPv6) than
+the server's, those of unix sockets, loopback clients of servers elsewhere, and a server that is a client of itself; it
+is told when that begins. A server that does not answer a client is asked again from gpen's own address, and only if it
+does not answer that either has it failed. So a client whose answers go another way, as of one in the servers' own
+network, is turned away, and takes no server from others; the diagnostics tell it. With mysql, what a server has against
+the client's host (1129, 1130) is no failure of the server either, and the client's to hear. idlers are refused.
 """
 
 UDP = """
@@ -240,6 +358,12 @@ those that silence has blacklisted come back, and all begin anew, so that with a
 ('silent' in events). Nor is the emergency server used for it. Whether a server that is alone answers is for
 'check exec' to find out.
 
+With udp_requests N a flow takes N datagrams of its client, and the next one begins a new flow, whose server is chosen
+anew, by the rule: a client's last server does not count then. So 1 spreads what one client sends from one port, such as
+lines of syslog or statsd, over all servers; they may arrive in another order there. hash and stateless choose by the
+address: with them it stays one server. A flow that had its N datagrams waits for the replies that udp_replies says are
+due; where none are, it ends at once (requested), and for a second replies still pass, of the last 64 such flows.
+
 No flow begins for a datagram that comes from the address and port of one of gpen's servers, or of gpen itself: replies
 would go round for ever. It is dropped, counted ('looped' in servers json, above gpenctl's table of servers, and in the
 status page), and told once in diagnostics and events; a flow whose client becomes such a place ends. It is forged, or a
@@ -248,6 +372,32 @@ server leads back to gpen. Firewalls do better still to let nobody outside send 
 What is for streams is refused with -U: TLS, http, mysql, greeting, hold, the PROXY protocol, idlers, dummy, unix
 sockets. Checks are made over TCP, or by a program (check exec). Name servers are asked over TCP as well: LISTEN
 53/udp,53/tcp takes both.
+"""
+
+DSR = """
+With the setting dsr_if gpen takes the frames that clients send from a network interface, and sends them on to servers
+as they are, but for the MAC addresses; servers answer the clients themselves, past gpen. gpen -r -O 'dsr_if eth1'
+192.0.2.100:80 192.0.2.11 192.0.2.12 does so for the address 192.0.2.100, for which it answers ARP; with dsr_ip the
+address may stand by itself. Servers are in the same network, and have that address at their loopback, where it must not
+be told: sysctl net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2, then ip address add 192.0.2.100/32 dev
+lo. gpen's machine must not have it, nor route what comes by that interface. It is for IPv4, TCP or UDP (-U), and needs
+CAP_NET_RAW, which gpen keeps, also with -u, where dsr_if is there at the start.
+
+The port of the listener is the servers' too; port 0 is all ports. A server's own port is for its checks. A TCP
+connection, or what one client address and port sends by UDP, is a flow, with one server, which is chosen as for any
+session; sessions, servers, drain, close, limits and access lists mean flows. What servers send does not come by, and
+is not counted. A connection ends 2 seconds behind its client's FIN, with a RST, or when it was silent for idle_timeout
+seconds (900 where that is 0), and goes on at its server if it speaks again; a flow of UDP after udp_timeout seconds.
+One that is cut (close, state maint, on_down close, a machine that is gone) is answered with a RST when its client
+speaks again, and its server gets one too. Beside checks, servers are asked by ARP every 3 seconds, and one that leaves
+three questions unanswered is blacklisted until it answers.
+
+tarpit_acl names an access list: gpen answers ARP for all addresses that it permits, but those of the service, the
+servers and its own, and accepts TCP connections there, of which nothing more comes. The list must deny all machines of
+the network that are real.
+
+What has to do with the bytes of connections is refused with dsr_if: TLS, http, mysql, greeting, hold, the PROXY
+protocol, idlers, dummy. docs/DSR.md has an example with all that it takes, and what two balancers need.
 """
 
 TLS = """
@@ -264,14 +414,26 @@ ssl_ciphers names others. Where ssl_alpn is set, a client that offers protocols 
 the alert no_application_protocol (RFC 7301); one that offers none is served. Keys of session tickets are new at each
 HUP.
 
-ssl_sni_path names a directory with certificates for other names. With -R a client needs a certificate of the
-authorities of -G or -A. ssl_ settings can be changed at runtime, and HUP reads the files again; sessions that run
-keep what they have, and a file that is broken leaves the old one in force. Keys are read before gpen becomes another
-user (-u), who must be able to read them at HUP: give that user the right, or restart after a renewal. 'include FILE'
-sets several settings in one step, such as a certificate and its key.
+ssl_sni_path names a directory with certificates for other names; with ssl_strict_sni, a client that asks for a name
+which no certificate has, or for none, is refused by the alert unrecognized_name. With -R a client needs a certificate
+of the authorities of -G or -A; with ssl_verify_client optional one is asked for, and who has none is let in, while one
+that is not valid is refused. Whose it is (the subject, as RFC 4514 writes it) stands in the JSON log and in 'sessions
+json', and at the end of a line of the text log where ssl_verify_client is set. A key that is encrypted needs
+ssl_key_passphrase, a file that not everybody may read; nobody is ever asked on a terminal. ssl_ settings can be changed
+at runtime, and HUP reads the files again; sessions that run keep what they have, and a file that is broken leaves the
+old one in force. Keys are read before gpen becomes another user (-u), who must be able to read them at HUP: give that
+user the right, or restart after a renewal. 'include FILE' sets several settings in one step, such as a certificate and
+its key.
+
+With server_tls on, gpen speaks TLS to the servers, whatever the clients speak: with -E on both sides. A server's
+certificate must be valid by server_tls_ca (unset: the system's authorities) and for the host of its address, or
+server_tls_name; server N tls and tls_name say it for one server. A server that fails in the handshake has failed like
+one that can't be reached: the client gets another, and 'servers' tells why. server_tls_certificate and server_tls_key
+are for servers that want to know who comes. Checks speak TLS as well (check_tls).
 
 The bytes that -dd shows are what the servers see: plain; so are the reasons of failed handshakes that -d shows. Not
-here: OCSP stapling, and TLS to the servers.
+here: OCSP stapling, which Python's ssl module can't do and authorities give up: leave
+ssl_ocsp_response out, and take a certificate without must-staple.
 """
 
 HTTP = """
@@ -280,7 +442,8 @@ is there (so that only the last address in it is to be trusted), and X-Forwarded
 what is there. A request that two programs could understand in two ways (both Content-Length and Transfer-Encoding,
 two lengths, bad line ends, and the like) is answered 400, and so is CONNECT; one with a header larger than
 http_header_max 431, and the connection is closed. When no server can be had the answer is 503, 403 for a client that
-client_acl denies, and 429 for one that has client_max sessions already (over TLS these two are closed instead).
+client_acl denies, and 429 for one that has client_max sessions already, or begins them faster than client_rate (over
+TLS these are closed instead).
 
 A server is chosen, and dialled, when the header of a connection's first request is here as a whole and is none of
 these: what clients only begin to say costs no server a connection, nor a place. They count for conn_max meanwhile, and
@@ -299,11 +462,13 @@ LOG = """
 With -l each session leaves one line when it ends: the client's address and port, the time when it was accepted, the
 word listener and the name of its listener if that has one, server number and address, the seconds to choose (what a
 client takes for its TLS handshake and its first HTTP header included), to connect and in all, the bytes sent to the
-server (up) and to the client (down), and how it ended. With log_format json the same is a JSON object (listener is
-null for the one without a name); with log_format pen there is a line for each request instead: client, time, server
-and the first line of what the client sent. Over TLS, version, cipher and the name that the client asked for (or -)
-stand at the end of the line. With -l HOST:PORT a datagram goes there for each request, in pen's format: gpenlogd(1)
-merges these with the logs of web servers. Each listener may have a log of its own, and several may have the same.
+server (up) and to the client (down), and how it ended. With log_format json the same is a JSON object (listener is null
+for the one without a name); with log_format pen there is a line for each request instead: client, time, server and the
+first line of what the client sent. Over TLS, version, cipher and the name that the client asked for (or -) stand at the
+end of the line; with unique-id of proxy_v2_options, the word id and that. Where there are routes, the word route and
+which one stand behind the listener. With -l HOST:PORT a datagram goes there for each request, in pen's format:
+gpenlogd(1) merges these with the logs of web servers. Each listener may have a log of its own, and several may have the
+same.
 
 With -l syslog, or syslog:FACILITY, lines go to /dev/log instead, as gpen[PID] and informational; FACILITY is one of
 the names of syslog(3) but kern, and local0 unless told. Nobody waits for syslog: while it is not there, or does not
@@ -319,6 +484,41 @@ What clients, servers and the programs of checks say is told in characters that 
 diagnostics, on the control socket, by gpenctl on a terminal and on the status page: any other is written as the bytes
 that it has in UTF-8 (\\x1b, \\xe2\\x80\\xae), and where a text is quoted, a backslash of its own as two. So what
 somebody sends is never more than a part of one line. How a session ends:
+"""
+
+ROUTES = """
+A route gives clients that ask for something certain servers of their own; it is the listener's, and listeners share
+what is said without a name, as other settings:
+
+    route sni www.example.org servers 0-1
+    route sni *.example.org servers 2
+    route alpn acme-tls/1 servers 3
+    route default reject
+
+sni is the name in a TLS handshake. Where TLS is not ended here (no -E), gpen reads the client's hello, of up to 16 KiB,
+in whatever pieces and records it comes, chooses, and passes it on, with all that follows, byte by byte as it came: the
+server ends TLS, with a certificate of its own. alpn is one of the protocols that are offered in it. Of an encrypted
+hello (ECH) it is the outer name. A client has ssl_handshake seconds for its hello, and is closed then (tls-handshake);
+so is one that waits for the server to speak first: with mysql and greeting routes are refused. One that speaks
+something else than TLS, malformed TLS or a larger hello goes the way of those whom no route matches, as soon as that is
+seen: whom a route is to keep out, 'route default reject' keeps out for certain.
+
+Where TLS is ended here, sni is the name by which the client was shown a certificate, and alpn what was agreed on
+(ssl_alpn). In HTTP mode, host is the Host of a connection's first request, without a port. Later requests of the
+connection go to the same server; one whose Host leads another way is answered 421 (Misdirected Request), and the
+connection closed: clients then come again. A request for an absolute URL of another host than Host is answered 400.
+
+Names are compared without regard to case and to a dot at the end. *.example.org matches names one level below
+example.org: www.example.org, but neither example.org nor a.b.example.org. An exact route goes before a wildcard; else,
+of several that match, the one that was said first. default is for clients whom none matches, or who name nothing;
+unless there is one, they get the listener's own servers. reject turns clients away: by the alert unrecognized_name
+where TLS is passed on, by 421 in HTTP mode, else by a close. The ending is no-route.
+
+A route may lead to servers that the listener does not use otherwise. It has a turn of its own, and remembers which of
+its servers each client used last; the rule is the listener's, limits, verdicts and blacklists hold as everywhere, and
+so do emergency, abuse, hold and stubborn. The route stands in the log (route, in text behind the time), in 'sessions',
+in 'explain ADDRESS sni NAME', and 'listeners json' counts the sessions of each. The memory of routes is not passed on
+to another gpen, which begins with the server that each client used last on whichever route.
 """
 
 WORKERS = """
@@ -356,10 +556,11 @@ and peers_ca each side shows a certificate, and takes one of that authority only
 RIGHTS = """
 Once it serves, no program that gpen starts can gain rights (no_new_privs), and the capability bounding set is empty;
 where gpen stays root, it and its programs keep CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_NET_BIND_SERVICE and
-CAP_SYS_RESOURCE, and nothing else. So in a program of check exec sudo, su, ping with file capabilities and whatever
-else is set-user-ID do not work. What a check needs to have rights for, let a service or a timer do, and tell gpen:
-gpenctl TARGET server N health down because REASON. Such a program gets PATH, LANG and GPEN_* of gpen's environment,
-and nothing else: no HOME either, so name files such as ~/.my.cnf by their paths.
+CAP_SYS_RESOURCE, and nothing else (with transparent or dsr_if, gpen itself also keeps CAP_NET_RAW). So in a program of
+check exec or on_event sudo, su, ping with file capabilities and whatever else is set-user-ID do not work. What a check
+needs to have rights for, let a service or a timer do, and tell gpen: gpenctl TARGET server N health down because
+REASON. Such a program gets PATH, LANG and GPEN_* of gpen's environment, and nothing else: no HOME either, so name files
+such as ~/.my.cnf by their paths.
 
 A log, pid file, status page, saved configuration or unix socket may be in a directory that others than root and gpen's
 own user may write, by owner, group or mode. There gpen follows no symbolic link, whoever made it, nor one on the way

@@ -10,7 +10,8 @@ A tour, in the order in which the files are best read:
    are
 3. ``watch.py``     the watcher: one thread, the only one that changes what is known; it asks the files above
 4. ``node.py`` and ``gpen_client.py``: a thread for each node and for each gpen, so that one that hangs delays no other;
-   ``ledger.py``: the tables of the agreement; ``scout.py`` tries addresses that the cluster tells of
+   ``ledger.py``: the tables of the agreement; ``scout.py`` tries addresses that the cluster tells of;
+   ``parting.py``: how sessions leave a writer that is well
 5. ``gpen/console.py``   status, move, adopt; ``notify.py`` wakes the watcher; ``check.py`` and ``serve.py`` answer for
    a node, ``exporter.py`` tells Prometheus what there is in the table of ``metrics.py`` (``tally.py`` counts); both by
    ``http_server.py``, ``gpen/clients.py`` so many clients at a time, and no longer

@@ -11,8 +11,10 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
+from gpen.galera import parting
 from gpen.galera.listeners import TOO_OLD, Desk, Listener, Roles, lack, listeners_in
 from gpen.galera.plan import (
     Changes,
@@ -68,9 +70,10 @@ class GpenClient:
     if anything (from its own thread)."""
 
     def __init__(self, target: Target, is_writer: bool, tell: Tell, roles: Roles | None = None,
-                 interval: float = 0.0) -> None:
+                 interval: float = 0.0, quiet: float = 0.0) -> None:
         """``is_writer``: it goes with the writer, and its verdicts must not outlive the watchers (`health_ttl`).
-        ``roles``: of its listeners; None: what it is, all of them are. ``interval``: seconds between two plans."""
+        ``roles``: of its listeners; None: what it is, all of them are. ``interval``: seconds between two plans.
+        ``quiet``: seconds that sessions have to end between two exchanges, where they leave a writer that is well."""
         self.target = target
         self.is_writer = is_writer
         self.roles = roles
@@ -86,6 +89,7 @@ class GpenClient:
         self.is_late = False  # the last plan was too old to be told when its turn came: another one is needed
         self.absent = False  # nobody listens at its control socket, so there is no such gpen
         self._wanted = Wanted(Plans(), Changes(), 0, math.inf)  # the first look is never late
+        self._quiet = quiet
         self._lasting = max(STALE, 2 * interval)
         self._told = Plans()
         self._rows: Sequence[Row] = ()
@@ -158,6 +162,8 @@ class GpenClient:
             return ""
         unchanged = self._do(plans, chores) if chores else ""
         self._note_limits(plans, changes)
+        if orders and self._quiet and plans != self._told:
+            self._part(plans, changes.kept(self._rows))
         seen, pid = self._rows, self._pid
         untold = self._say(plans, orders, looking)
         if again and any(words in untold for words in OUTDATED):
@@ -174,6 +180,17 @@ class GpenClient:
         elif self._rows:
             self._told, self.told = plans, version
         return unchanged or (NO_DRAIN[1] if NO_DRAIN[0] in untold else untold)
+
+    def _part(self, plans: Plans, rows: Sequence[Row]) -> None:
+        """Let the sessions that the plans end quietly do so, for a while. Raises _Late."""
+        questions = parting.begin(plans, rows, self.desks, partial(self._give, plans), self._by_address)
+        deadline = time.monotonic() + self._quiet  # from when they were told, however long that took
+        while questions and time.monotonic() < deadline:
+            answer = "".join(ask_lines(self.target, questions[:1], MOST_SESSIONS))
+            if parting.is_over(plans, rows, answer):
+                questions.pop(0)
+            else:
+                time.sleep(parting.LOOK_SECONDS)
 
     def _give(self, plans: Plans, lines: Sequence[str]) -> list[str]:
         """Give commands that follow the plans, and return the reply. Raises _Late when something else is wanted now, or

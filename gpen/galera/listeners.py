@@ -13,7 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
-from gpen.galera.plan import Plan, Row, closing, is_amiss, misfit, modes_in, node_of, orders, ranking, rows_in
+from gpen.galera.plan import (
+    Plan,
+    Row,
+    closing,
+    is_amiss,
+    leaving,
+    misfit,
+    modes_in,
+    node_of,
+    orders,
+    ranking,
+    rows_in,
+)
 
 UNNAMED = "-"  # what the listener without a name is called
 UNKNOWN = -1  # as a prio: it is none that a server has
@@ -115,6 +127,10 @@ class Desk:
         return [{**row, "sessions": sessions.get(row["number"], elsewhere), "verdict": "up" if row["used"] else "down"}
                 for row in self.ranked(rows)]
 
+    def leaving(self, plan: Plan, rows: Sequence[Row]) -> list[Row]:
+        """The servers whose sessions here are to end quietly."""
+        return leaving(plan, self.view(rows)) if self._found is not None else []
+
     def commands(self, plan: Plan, rows: Sequence[Row]) -> list[str]:
         """The lines that carry out a plan at this listener: its ``up`` says whether a server is used here. That comes
         first, so no moment between two lines is wrong."""
@@ -139,9 +155,12 @@ class Desk:
         uses = self._found.servers if self._found else None
         if wanted:
             return "" if wanted == uses else ",".join(map(str, sorted(wanted)))
+        return "" if uses is not None and not uses & {row["number"] for row in rows} else self.nobody(rows)
+
+    @staticmethod
+    def nobody(rows: Sequence[Row]) -> str:
+        """A selection of none of these servers."""
         numbers = {row["number"] for row in rows}
-        if uses is not None and not uses & numbers:
-            return ""
         return str(next(number for number in count() if number not in numbers))
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Arguments = dict[str, Any]
 NAME = "gpen-galera"
+MOST_QUIET = 1.5  # seconds
 MANY = ("--gpen", "--reader", "--writer")  # options that take several values
 
 
@@ -204,9 +205,19 @@ def watch_options(arguments: Arguments) -> Options:
         keep_old_sessions=arguments["--keep-old-sessions"], agree=arguments["--agree"],
         name=f"{os.uname().nodename}:{os.path.abspath(arguments['--socket'])}",
         discover=arguments["--discover"], floor=int(number(arguments, "--floor")),
-        forget=seconds(arguments, "--forget"), reserve=int(number(arguments, "--reserve")),
+        forget=seconds(arguments, "--forget"), quiet=_quiet(arguments),
+        reserve=int(number(arguments, "--reserve")),
         max_queue=int(number(arguments, "--max-queue")) if arguments["--max-queue"] else None,
         mapped=mapped, verbose=arguments["--verbose"])
+
+
+def _quiet(arguments: Arguments) -> float:
+    """What --quiet says. Raises UsageError."""
+    value = number(arguments, "--quiet")
+    if value > MOST_QUIET:
+        raise UsageError(f"--quiet: '{arguments['--quiet']}' is out of range: expected 0 to {MOST_QUIET:g} seconds, "
+                         "for watchers that agree wait for each other for two")
+    return value
 
 
 def told_gpens(arguments: Arguments) -> dict[str, Any]:

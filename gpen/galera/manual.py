@@ -184,7 +184,8 @@ watcher that does not hear from more than half of the nodes changes nothing, but
 Each watcher tells its gpens that the writer alone is up. As long as somebody could still write on the old writer (a
 move, a donor, maintenance, drain), it is left in steps: the choice names an heir; each watcher takes the old writer
 away from its gpens, closes the sessions there and confirms; when all have confirmed the heir is the writer. gpen's
-setting hold lets clients wait for that, a quarter to three quarters of a second. When a watcher or one of its gpens
+setting hold lets clients wait for that, a quarter to three quarters of a second, and with --quiet as much longer as
+the old one's transactions take. When a watcher or one of its gpens
 hangs and does not confirm within two seconds, the writer stays what it is, and status, move and the log name the one
 that is late. A writer that is dead, cut off or refuses is left at once, whoever hangs, for the next usable node of the
 succession that the choice names: by --prefer, then as it was agreed before, first by wsrep_local_index.

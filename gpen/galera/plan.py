@@ -35,8 +35,8 @@ FOUGHT, WINDOW = 3, 10.0  # another front so many times within so many seconds i
 @dataclass(frozen=True)
 class Order:
     """What to do with one server. ``up``: None says nothing of its health; ``close``: the sessions that it has are of
-    no use, and end; ``limit``: the sessions that it has room for; ``drains``: not up, but the sessions that it has are
-    to go on, whatever the gpen does with those of a server that is down."""
+    no use, and end, ``quietly`` if there is time for that; ``limit``: the sessions that it has room for; ``drains``:
+    not up, but the sessions that it has are to go on, whatever the gpen does with those of a server that is down."""
 
     up: bool | None
     reason: str
@@ -44,6 +44,7 @@ class Order:
     close: bool = False
     limit: int | None = None
     drains: bool = False
+    quietly: bool = False
 
 
 Plan = Mapping[str, Order]  # by the nodes' addresses
@@ -191,7 +192,7 @@ class Changes:
 
     def commands(self, rows: Iterable[Row], by_address: bool = False) -> list[str]:
         """The lines that make the changes, as far as they are not made yet; ``by_address`` as in `commands`."""
-        return [*(f"no server {_which(row, by_address)}" for row in rows if row["number"] in self.deleted),
+        return [*(f"no server {which(row, by_address)}" for row in rows if row["number"] in self.deleted),
                 *(line for new in self.added for line in new.commands(by_address))]
 
     def kept(self, rows: Iterable[Row]) -> list[Row]:
@@ -208,26 +209,32 @@ def commands(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int] | None =
     known = orders(plan, rows)
     lines = ranking(plan, rows, by_address)
     limited = new_limits(plan, rows, limits or {})
-    lines += [f"server {_which(row, by_address)} max {limited[row['number']]}" for row, _ in known
+    lines += [f"server {which(row, by_address)} max {limited[row['number']]}" for row, _ in known
               if row["number"] in limited]
     for row, order in sorted(known, key=lambda pair: bool(pair[1].up)):
         if order.up is not None:
             health = "up" if order.up else "drain" if order.drains else "down"
-            lines.append(f"server {_which(row, by_address)} health {health} because {_plain(order.reason)}")
+            lines.append(f"server {which(row, by_address)} health {health} because {_plain(order.reason)}")
     return [*lines, *closing(plan, rows, by_address)]
 
 
 def ranking(plan: Plan, rows: Iterable[Row], by_address: bool = False) -> list[str]:
     """The lines that give servers their prios, that of the lowest rank first."""
-    ranks = [(order.prio, row["number"], _which(row, by_address)) for row, order in orders(plan, rows)
+    ranks = [(order.prio, row["number"], which(row, by_address)) for row, order in orders(plan, rows)
              if _is_misplaced(row, order)]
     return [f"server {which} prio {prio}" for prio, _, which in sorted(ranks, reverse=True)]
 
 
 def closing(plan: Plan, rows: Iterable[Row], by_address: bool = False) -> list[str]:
     """The lines that end the sessions that are of no use."""
-    return [f"close server {_which(row, by_address)}" for row, order in orders(plan, rows)
+    return [f"close server {which(row, by_address)}" for row, order in orders(plan, rows)
             if order.close and (_has_sessions(row) or _falls(row, order))]
+
+
+def leaving(plan: Plan, rows: Iterable[Row]) -> list[Row]:
+    """The servers whose sessions are to end quietly: those that have some, or may have got some since the last look."""
+    return [row for row, order in orders(plan, rows)
+            if order.close and order.quietly and (_has_sessions(row) or _falls(row, order))]
 
 
 def new_limits(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int]) -> dict[int, int]:
@@ -239,7 +246,7 @@ def new_limits(plan: Plan, rows: Iterable[Row], limits: Mapping[int, int]) -> di
 
 def retries(plan: Plan, rows: Iterable[Row], by_address: bool = False) -> list[str]:
     """The lines that have servers tried again at once that were full, and are no worse."""
-    return [f"server {_which(row, by_address)} blacklist 0" for row, order in orders(plan, rows)
+    return [f"server {which(row, by_address)} blacklist 0" for row, order in orders(plan, rows)
             if order.up and row.get("verdict") == "up" and is_full(row)]
 
 
@@ -311,7 +318,7 @@ class Rivalry:
                 "all watchers of one writer --agree=SCHEMA")
 
 
-def _which(row: Row, by_address: bool) -> str:
+def which(row: Row, by_address: bool) -> str:
     """How a command names a server."""
     place = f" at {Address(row['host'], row['port'])}" if by_address and row["host"] else ""
     return f"{row['number']}{place}"

@@ -95,6 +95,10 @@ Options:
   --keep-sessions        Leave the sessions on a node that has lost its cluster,
                          is not ready or rejects queries. They fail there.
   --keep-old-sessions    Leave the sessions on the old writer when it moves.
+  --quiet=S              When the writer moves and the old one is well: seconds
+                         that its sessions have to end between two exchanges,
+                         while clients wait (hold); then they are closed. 0: at
+                         once [default: 1].
   --agree=SCHEMA         Several watchers have one writer: the choice is a row
                          of the table SCHEMA.gpen_writer.
   --reserve=N            A node's max_connections less N is the `max` of the

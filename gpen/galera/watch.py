@@ -73,6 +73,7 @@ class Options:
     forget: float = 60.0
     max_queue: int | None = None
     mapped: Mapping[str, str] = field(default_factory=dict)  # where nodes are reached, by what they call themselves
+    quiet: float = 1.0
     reserve: int = 10
     verbose: bool = False
 
@@ -176,7 +177,8 @@ class Watcher:
         self._discovery = Discovery(options.floor, options.forget)
         self._scout = Scout(access, options.timeout, self.post)
         self._nodes: dict[str, Node] = {}
-        self.gpens = [Gpen(GpenClient(target, is_writer, self._from_balancer, roles, options.interval))
+        self.gpens = [Gpen(GpenClient(target, is_writer, self._from_balancer, roles, options.interval,
+                                       options.quiet))
                       for targets, is_writer, roles in (
                           (options.readers, False, None), (options.writers, True, None),
                           (options.gpens, options.has_writer, options.roles))
@@ -695,7 +697,8 @@ class Watcher:
             left = node != self.election.current or bool(self.election.heir)
             kept = keeping or node in leaving
             close = self._is_lost(verdict) or (left and not kept)
-            plan[node] = Order(up, reason, rank, close, self.room(node), self._drains(verdict, left, kept))
+            plan[node] = Order(up, reason, rank, close, self.room(node), self._drains(verdict, left, kept),
+                               self._serves(verdict))
         return plan
 
     def _choice_plan(self, gpen: Gpen, ranks: Sequence[str], now: float) -> Plan:
@@ -706,8 +709,14 @@ class Watcher:
         staying |= set(gpen.nodes) if self.options.keep_old_sessions else draining(gpen.rows)
         plan = {OTHERS: Order(False, "", LAST_RANK, not self.options.keep_old_sessions)}
         for rank, node in enumerate([*ranks, *sorted(set(gpen.nodes) - set(ranks))]):
-            plan[node] = Order(node == used, "", rank, node not in staying)
+            plan[node] = Order(node == used, "", rank, node not in staying,
+                               quietly=self._serves(self.cluster.verdict(node)))
         return plan
+
+    @staticmethod
+    def _serves(verdict: Verdict | None) -> bool:
+        """Whether a node serves the sessions that it has."""
+        return verdict is not None and (verdict.usable or verdict.drains)
 
     @staticmethod
     def _drains(verdict: Verdict | None, left: bool, kept: bool) -> bool:

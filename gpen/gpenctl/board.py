@@ -251,4 +251,7 @@ def in_words(server: Record) -> str:
     parts.append(f"sent {size(server.get('sx'))}, received {size(server.get('rx'))}")
     if server.get("check") not in (None, "off"):
         parts.append(f"check {plain(server['check'])}")
+    agent = server.get("agent")
+    if isinstance(agent, dict) and agent.get("says"):
+        parts.append(f"its agent says {plain(agent['says'])}")
     return "; ".join(parts)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from gpen.gpenctl.link import ask, follow
-from gpen.gpenctl.progress import drain
-from gpen.gpenctl.quick import is_unready
+from gpen.gpenctl.progress import progress
+from gpen.gpenctl.quick import is_followed, is_unready
 from gpen.gpenctl.show import View, explained, fetch, is_json, out, refused, show_reply
 from gpen.gpenctl.tables import asked, csv_text, table
 
@@ -19,8 +19,8 @@ def run(line: str, view: View) -> int:
     name = asked(line)
     if refusal := refused(view):
         return show_reply(refusal, view)
-    if line.split()[:1] == ["drain"]:
-        return drain(line, view)
+    if is_followed(line):
+        return progress(line, view)
     if line.split()[:1] == ["upgrade"]:
         return show_reply("".join(f"{told}\n" for told in follow(view.target, line, view.timeout, UPGRADE)), view)
     if view.format == "plain" or not name or (name == "ready" and view.format == "table"):  # lines for people already

@@ -1,4 +1,5 @@
-"""gpenctl's `drain`: what the daemon tells each second, as one bar on a terminal, line by line elsewhere."""
+"""gpenctl's `drain` and `rebalance`: what the daemon tells each second, as one bar on a terminal, line by line
+elsewhere."""
 
 from __future__ import annotations
 
@@ -10,29 +11,29 @@ from gpen.gpenctl.show import View, out, show_reply
 from gpen.model.text import printable
 from gpen.usage import complain
 
-PROGRESS = re.compile(r"draining (server [0-9]{1,9}): ([0-9]{1,9}) sessions? left")
+PROGRESS = re.compile(r"(?:draining (server [0-9]{1,9})|rebalancing): ([0-9]{1,9}) sessions? left")
 SILENCE = 5.0  # seconds in which a daemon that speaks each second must be heard, however short --timeout is
 SHORTEST = 5  # characters of a bar that still shows something
 
 
-def drain(line: str, view: View) -> int:
-    """Send `line`, a drain, and show how it goes. The exit status: 0, or 1 when the daemon said error.
+def progress(line: str, view: View) -> int:
+    """Send `line`, and show how it goes. The exit status: 0, or 1 when the daemon said error.
 
-    Raises LinkError, also when the daemon ends before the drain. Ctrl-C tells how to take the server back and
-    goes on up.
+    Raises LinkError, also when the daemon ends before. Ctrl-C goes on up, and tells of a drain how to take the server
+    back.
     """
     bar = Bar(view)
     server, status = "", -1
     try:
         for told in follow(view.target, line, view.timeout, max(view.timeout, SILENCE)):
-            progress = PROGRESS.match(told)
-            if not progress:
+            found = PROGRESS.match(told)
+            if not found:
                 bar.clear()
                 status = show_reply(f"{told}\n", view)
                 continue
-            server = progress[1]
+            server = found[1] or ""
             if view.terminal and view.format == "table":
-                bar.draw(told, int(progress[2]))
+                bar.draw(told, int(found[2]))
             else:
                 out(told, view)
     except KeyboardInterrupt:

@@ -12,7 +12,8 @@ import sys
 from gpen.gpenctl.link import LONGEST_WAIT, LinkError, Target, ask, meet
 
 TIMEOUT = 10.0  # seconds: what --timeout is where it is not given
-ELSEWHERE = ("watch", "top", "drain", "upgrade")  # what is more than a line and its reply
+ELSEWHERE = ("watch", "top", "upgrade")  # what is more than a line and its reply
+FOLLOWED = ("drain", "rebalance")  # so are these, of which the daemon tells each second how they go
 DUBIOUS = ("error:", "do_cmd:", "Exit ", "Connection ")  # what is in a reply that may be an error, see show.failed
 
 
@@ -55,7 +56,13 @@ def line_of(words: list[str]) -> str:
         if not word or not is_plain or (len(words) > 1 and any(mark in word for mark in " \"'")):
             return ""
     line = " ".join(words)
-    return "" if line.split()[:1] in ([], *([name] for name in ELSEWHERE)) else line
+    return "" if is_followed(line) or line.split()[:1] in ([], *([name] for name in ELSEWHERE)) else line
+
+
+def is_followed(line: str) -> bool:
+    """Whether the daemon tells each second how it goes with this line."""
+    words = line.split()
+    return (words[2:3] if words[:1] == ["listener"] else words[:1]) in ([name] for name in FOLLOWED)
 
 
 def _run(target: Target, line: str, timeout: float) -> int:

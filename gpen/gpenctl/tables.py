@@ -108,10 +108,11 @@ def name(server: Record) -> str:
 
 
 def why(server: Record) -> str:
-    """What is said of a server's health, and when one that is down is tried again."""
-    left = server.get("blacklisted")
+    """What is said of a server's health, when one that is down is tried again, and how far one is that came back."""
+    left, share = server.get("blacklisted"), server.get("slow_start")
     retry = f"retry in {span(left)}" if left else ""
-    return ", ".join(filter(None, (plain(server.get("reason") or server.get("verdict_reason")), retry)))
+    start = f"slow start, {plain(share)} %" if share is not None else ""
+    return ", ".join(filter(None, (plain(server.get("reason") or server.get("verdict_reason")), retry, start)))
 
 
 def how_long(server: Record) -> str:
@@ -132,6 +133,12 @@ def tls(server: Record) -> str:
 def check(server: Record) -> str:
     kind = plain(server.get("check"))
     return "" if kind == "off" else kind
+
+
+def weight(server: Record) -> str:
+    """Its weight; and what its agent has left of it, where that is something else."""
+    configured, now = server.get("weight"), server.get("weight_now", server.get("weight"))
+    return plain(configured) if now == configured else f"{plain(now)} of {plain(configured)}"
 
 
 def called(listener: Record) -> str:
@@ -182,7 +189,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         figure("sessions/s", "session_rate", 2, rate),
         figure("max", "max", 6, limit),
         figure("hard", "hard", 11, limit),
-        figure("weight", "weight", 8),
+        Column("weight", weight, 8, right=True),
         figure("prio", "prio", 10),
         figure("acl", "acl", 12),
         text("owner", "owner", 5),
@@ -217,7 +224,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         text("tls", "tls", 6),
         text("cipher", "cipher", 8),
         text("sni", "sni", 7),
+        text("certificate", "subject", 8),
         text("listener", "listener", 1),
+        text("route", "route", 2),
     ),
     "listeners": (
         Column("listener", called),
@@ -227,10 +236,12 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         figure("sessions/s", "session_rate", 2, rate),
         figure("max", "conn_max", 3),
         figure("waiting", "held", 1, lambda held: "" if held == 0 else plain(held)),
+        figure("in kernel", "waiting", 2, lambda waiting: "" if waiting == 0 else plain(waiting)),
         figure("total", "total", 7),
         text("rule", "rule", 5),
         Column("servers", used, 2),
         text("memory of", "tracking_with", 6),
+        figure("routes", "routes", 4, lambda routes: str(len(routes)) if isinstance(routes, list) and routes else ""),
     ),
     "workers": (
         figure("worker", "number"),
@@ -279,15 +290,17 @@ NOTED = {  # above the table of servers, where it is not 0
 }
 FIELDS = {  # the headings of a CSV without rows
     "servers": "number name address host port state health reason since for blacklisted sessions old max hard weight "
-    "prio acl owner sx rx total failures verdict verdict_by verdict_reason verdict_since verdict_for check "
-    "causes checks held looped tls",
-    "sessions": "id client server server_address state age idle up down tls cipher sni listener",
+    "weight_now slow_start prio acl owner server_tls tls_name sx rx total failures verdict verdict_by "
+    "verdict_reason verdict_since verdict_for check check_port agent causes checks held looped tls",
+    "sessions": "id client server server_address state age idle up down tls cipher sni subject server_tls "
+    "server_cipher tls_name listener route unique_id proxy",
     "recent": "address connects sx rx server idle sessions",
     "events": "time server event cause listener",
     "workers": "number pid sessions total cpu started silent",
     "peers": "name address state since for sent received unknown pending error",
-    "listeners": "name address transport protocol sessions conn_max held total clients sx rx endings handshakes rule "
-    "servers tracking_with",
+    "listeners": "name address transport protocol sessions conn_max held total waiting delayed dropped bandwidth "
+    "bandwidth_total shortages clients sx rx endings handshakes server_handshakes server_resumed dsr rule servers "
+    "tracking_with routes",
 }
 
 
@@ -317,7 +330,9 @@ def measured(value: Any) -> Any:
 def explanation(value: Record) -> Iterator[Record]:
     """The chosen server first, then the others, each with its reason."""
     chosen, address = value.get("server"), value.get("server_address")
-    yield {"server": chosen, "address": address, "chosen": chosen is not None, "why": value.get("why")}
+    why, route = value.get("why"), value.get("route")
+    yield {"server": chosen, "address": address, "chosen": chosen is not None,
+           "why": f"{why} (route {route})" if route else why}
     others = value.get("others")
     for other in others if isinstance(others, list) else ():
         if isinstance(other, dict):

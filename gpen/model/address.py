@@ -60,6 +60,13 @@ class Endpoint(NamedTuple):
     def __str__(self) -> str:
         return f"{bracketed(self.host)}:{self.port}" if self.port else self.host
 
+    def at(self, port: int) -> Endpoint:
+        """Another port of the same machine; a unix socket has none, and stays."""
+        if not self.port:
+            return self
+        host, _, *rest = self.sockaddr
+        return Endpoint(self.family, (host, port, *rest), self.host, port)
+
 
 def digest(data: bytes) -> int:
     """64 bits that stand for these bytes, in all versions of gpen."""

@@ -18,7 +18,7 @@ What leads from one to another, whoever says it (a client's connect, a check, a 
     server N blacklist S, or 0                     any -> blacklisted, or not any more, at all its targets
     a verdict up, drain or down                    the worst of all sources counts: up, drained or down; one that turns
                                                    to up ends a blacklist, but a check's not that of a command, nor that
-                                                   of a transport or port that it does not ask
+                                                   of a transport or port that it does not ask, and an agent's none
     a verdict grows old (health_ttl), is withdrawn as if it had never been
     a new address, or its name means another place as if nothing had been observed; a command's verdict stays where
                                                    it was the name that moved
@@ -37,7 +37,7 @@ from collections.abc import Callable, Sequence
 
 from gpen.model.events import Events
 from gpen.model.lease import dismiss_spares
-from gpen.model.server import Server, Target, Verdict
+from gpen.model.server import AGENT, Server, Target, Verdict
 from gpen.model.settings import Settings
 from gpen.model.text import printable
 
@@ -76,11 +76,12 @@ class Health:
         if server.is_special or server.deleted:
             return
         dismiss_spares(server, target)
-        if not target.is_down:
-            self._events.note_target(target, "down", f"{cause}; blacklisted for {duration:g} s")
+        was_down = target.is_down
         target.blamed = now
         target.down_until = now + duration
         target.is_silent = is_silent
+        if not was_down:
+            self._events.note_target(target, "down", f"{cause}; blacklisted for {duration:g} s")
 
     def _blame_besides(self, target: Target, cause: str, now: float) -> None:
         """A command has said for how long the server is left alone: what is found meanwhile is told, once, and changes
@@ -184,9 +185,10 @@ class Health:
                 other.kept_away = ""
 
     def judge(self, server: Server, source: str, word: str, reason: str, age: float = 0.0) -> None:
-        """A verdict on the server, one of VERDICTS, by ``source`` (command, check). One that turns to up also ends a
-        blacklist, unless a command made that and a check thinks better of it; one that is only renewed does not, for a
-        client's connect may know better. It has been so for ``age`` seconds, where it turns."""
+        """A verdict on the server, one of VERDICTS, by ``source`` (command, check, agent). One that turns to up also
+        ends a blacklist, unless a command made that and a check thinks better of it, or it is an agent's, who knows of
+        no connect; one that is only renewed does not, for a client's connect may know better. It has been so for
+        ``age`` seconds, where it turns."""
         old = server.verdicts.get(source)
         turned = old is None or old.word != word
         now = self._clock()
@@ -203,10 +205,10 @@ class Health:
 
     def _end_blacklists(self, server: Server, source: str) -> None:
         """A verdict has turned to up: a command's means the server, however it is reached, a check's the way that it
-        went, unless a command has blacklisted that."""
+        went, unless a command has blacklisted that; an agent's no way."""
         if source == "command":
             self.forget(server)
-        elif server.target.blamed != math.inf:
+        elif source != AGENT and server.target.blamed != math.inf:
             self.forget_target(server.target)
 
     def withdraw(self, server: Server, source: str, event: str, cause: str) -> None:

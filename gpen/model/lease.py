@@ -98,6 +98,10 @@ class Lease:
         """Give the place back, and hold against the server that it could not be reached: unless gpen ``is_kept_away``
         from it by this machine, and from all others. Returns whether the server is to blame."""
         self.release()
+        return self.accuse(cause, is_kept_away)
+
+    def accuse(self, cause: str, is_kept_away: bool = False) -> bool:
+        """The same, when the place was given back already."""
         if self.is_outdated:
             return True  # but the new place is not
         health = self._selector.pool.health
@@ -107,6 +111,12 @@ class Lease:
             return False
         health.blame(self.target, cause)
         return True
+
+
+    def refused(self, cause: str) -> None:
+        """The server was reached, and takes nobody: hold that against it. The place may be free already."""
+        if not self.is_outdated:
+            self._selector.pool.health.blame(self.target, cause)
 
 
 class Spare(Lease):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gpen.model.client import ClientTable
+from gpen.model.routes import Routes
 from gpen.model.selector import Selector
-from gpen.model.server import TCP, UDP
+from gpen.model.server import TCP, UDP, Member, Server
 from gpen.model.settings import Settings
 from gpen.model.shared import SharedTable
-from gpen.model.text import ranges
 from gpen.model.value_types import UNNAMED
 
 
@@ -44,8 +44,29 @@ class Scope:
         self.config = ListenerConfig()
         self.settings = settings
         self.selector = selector
+        self.routes = Routes(selector)
         self._own_clients = self.clients = ClientTable()
         self._own_turns = selector.turns
+
+    def selectors(self) -> Iterator[Selector]:
+        """Its selector, and those of its routes."""
+        yield self.selector
+        yield from self.routes
+
+    def members_of(self, server: Server) -> list[Member]:
+        """How a server is used here: not at all, or once for each of these."""
+        return [member for selector in self.selectors() for member in selector.members_of(server)]
+
+    def all_members(self) -> list[Member]:
+        """Each server that is used here, once."""
+        every = {member.server: member for selector in self.selectors() for member in selector.all_members()}
+        return sorted(every.values(), key=lambda member: (member.server.is_special, member.server.number or 0))
+
+    def numbered_members(self) -> Sequence[Member]:
+        """The same without those that have no number."""
+        if not self.settings.route:
+            return self.selector.roster.members
+        return [member for member in self.all_members() if not member.server.is_special]
 
     @property
     def shared(self) -> SharedTable | None:
@@ -97,8 +118,3 @@ def memory_of(name: str, settings: Mapping[str, Settings]) -> str:
 def called(name: str) -> str:
     """A listener in lists: by its name, or what the one without is called."""
     return name or UNNAMED
-
-
-def numbers_words(numbers: Sequence[int] | None) -> str:
-    """Numbers of servers as they are written."""
-    return "all" if numbers is None else ranges(numbers).replace(" ", "")

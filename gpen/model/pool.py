@@ -17,18 +17,21 @@ from typing import Any
 
 from gpen.model.acl import LISTS, AccessList
 from gpen.model.address import SPEC_OPTIONS, Address, Endpoint, ServerSpec
+from gpen.model.agent import SILENT
 from gpen.model.client import Client
 from gpen.model.events import Events
 from gpen.model.health import Health
 from gpen.model.lease import dismiss_spares
 from gpen.model.roster import Roster, index_of
-from gpen.model.server import FIELDS, TCP, Member, Server, Stay, Target
+from gpen.model.server import AGENT, FIELDS, TCP, Member, Server, Stay, Target
 from gpen.model.settings import Settings
+from gpen.model.slowstart import Returns
 
 BY_COMMAND = "by a command"
 UNJUDGED = "nobody has said yet how it is here"
 SPECIAL = ("emergency", "abuse")
 SOURCES = {"health": "command", "checked": "check"}  # of verdicts, by what commands call them
+ANSWERED = "answered"  # what they call what an agent has said
 
 
 class Pool:
@@ -42,6 +45,8 @@ class Pool:
         self.servers: dict[int, Server] = {}
         self.special: dict[str, Server] = {}
         self.events = Events(clock, wall)
+        self.returns = Returns(clock)
+        self.events.on_dated = self.returns.look
         self.health = Health(settings, self.events, clock, lambda: self._order)
         self.on_moved: Callable[[], object] = lambda: None  # called when endpoints of servers have come or gone
         # whether gpen itself listens where a server would be reached
@@ -102,6 +107,7 @@ class Pool:
             target = server.targets[transport, port] = Target(server, transport, port)
             target.since, target.changed = self.events.wall(), self.now()
             self.health.begin(target)
+            target.is_away = not target.takes_clients
             self.unresolved.append(target)
         return target
 
@@ -122,6 +128,7 @@ class Pool:
         self.servers[number] = server
         self._arrange(server)
         self.events.note(server, "added", str(address))
+        self.returns.begin(*server.targets.values())
         if is_judged and not server.is_empty:
             self.health.judge(server, "command", "down", UNJUDGED)
         return server
@@ -155,17 +162,48 @@ class Pool:
     def act(self, server: Server, actions: Mapping[str, Any], target: Target | None = None) -> None:
         """Do what commands ask for, in their order: ``blacklist`` it for so many seconds, give a verdict on its
         ``health``, or take for found what another gpen has found: that a connect ``failed`` (for so many seconds it is
-        left alone; 0: no longer) at one ``target``, and what it ``checked``."""
+        left alone; 0: no longer) at one ``target``, what it ``checked``, how many seconds ago it ``returned``, and what
+        the agent ``answered``."""
         health = self.health
         for name, said in actions.items():
-            if name == "blacklist":
+            if name == ANSWERED and said.word == "unknown":
+                self.forget_agent(server, "withdrawn", "is withdrawn by a command")
+            elif name == ANSWERED:
+                self.heed(server, said.word, said.seconds)
+            elif name == "blacklist":
                 health.blacklist(server, said)
+            elif name == "returned":
+                self.returns.resume(server, said)
             elif name == "failed" and said:
                 health.found(target or server.target, said.reason, said.seconds)
             elif name in SOURCES and said.word == "unknown":
                 health.withdraw(server, SOURCES[name], "withdrawn", "is withdrawn by a command")
             elif name in SOURCES:
                 health.judge(server, SOURCES[name], said.word, said.reason, said.seconds)
+
+    def heed(self, server: Server, line: str, age: float = 0.0) -> bool:
+        """A server's agent says so, and has for ``age`` seconds. Whether anything is different by it. Raises ValueError
+        if it says nothing."""
+        old, new = server.agent, server.agent.followed_by(line)
+        is_told = 0 in (new.share, old.share)  # of nothing, the server is drained, which is an event of its own
+        server.agent = new.as_told if is_told or new.is_notable else new
+        self.health.judge(server, AGENT, new.verdict, f"its agent says '{new}'", age)
+        if new.share != old.share:
+            self._arrange(server)
+            if new.is_notable and not is_told:
+                self.events.tell(server, "weight", f"{new.of(server.weight):g} of {server.weight}: its agent says "
+                                                   f"'{new}'")
+        return new != old
+
+    def forget_agent(self, server: Server, event: str, cause: str) -> None:
+        """What a server's agent has said counts no more."""
+        self.health.withdraw(server, AGENT, event, cause)
+        self._silence_agent(server)
+
+    def _silence_agent(self, server: Server) -> None:
+        had, server.agent = server.agent, SILENT
+        if had.share is not None:
+            self._arrange(server)
 
     def delete(self, number: int, cause: str = BY_COMMAND) -> Server:
         """Take a server away: it gets no new sessions, the old ones go on. Raises KeyError."""
@@ -200,8 +238,10 @@ class Pool:
         self.unresolved += server.targets.values()
         self.on_moved()
         server.verdicts.clear()
+        server.agent = SILENT
         server.weigh()
         self.health.forget(server)
+        self.returns.begin(*server.targets.values())
         self._arrange(server)
         if is_judged and not server.is_empty:
             self.health.judge(server, "command", "down", UNJUDGED)
@@ -280,6 +320,8 @@ class Pool:
         if has_moved or (has_more and target.is_down):
             self._forget_observed(target)
             self.events.note_target(target, "moved" if has_moved else "resolved", cause)
+            if has_moved:
+                self.returns.begin(target)
         else:
             self.events.tell(server, "resolved", cause)
 
@@ -289,6 +331,7 @@ class Pool:
         if target is server.target:  # else what was found since would go as well, with each of the other targets
             server.verdicts = {source: verdict for source, verdict in server.verdicts.items() if source == "command"}
             server.weigh()
+            self._silence_agent(server)
         target.excuse(self.now())
         target.trial = None
         if target.blamed != math.inf:

@@ -70,7 +70,8 @@ class Roster:
         different = self._differences.get(server.number or 0, {})
         member.target = target
         member.max = different.get("max", 0)
-        member.weight = different.get("weight", server.weight)
+        member.configured = different.get("weight", server.weight)
+        member.weight = server.agent.of(member.configured)
         member.prio = different.get("prio", server.prio)
 
     def clear(self) -> None:

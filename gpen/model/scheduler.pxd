@@ -6,7 +6,8 @@ cdef unsigned long long _ALL_BITS, _FIRST, _SECOND
 
 
 cdef class Turns:
-    cdef public object last, random
+    cdef public object last, random, returns
+    cdef public long long choices
     cdef public double share
     cdef public dict shares
 

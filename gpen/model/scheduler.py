@@ -19,10 +19,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpen.model.address import digest
 from gpen.model.server import Member
+
+if TYPE_CHECKING:
+    from gpen.model.slowstart import Returns
 
 Usable = Callable[[Member], bool]
 _number: Callable[[Member], Any] = attrgetter("number")
@@ -31,11 +34,14 @@ _ALL_BITS, _FIRST, _SECOND = 2**64 - 1, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 class Turns:
     """Whose turn it is: ``last`` is the number that round robin chose last, ``shares`` are those of the servers by
-    their numbers, and ``share`` is the one that the last tie began with."""
+    their numbers, and ``share`` is the one that the last tie began with. For slow starts, ``choices`` is how many there
+    were, and ``returns`` knows who has come back."""
 
-    __slots__ = ("last", "random", "share", "shares")
+    __slots__ = ("choices", "last", "random", "returns", "share", "shares")
 
-    def __init__(self) -> None:
+    def __init__(self, returns: Returns | None = None) -> None:
+        self.returns = returns
+        self.choices = 0
         self.last = -1
         self.share = 0.0
         self.shares: dict[int, float] = {}
@@ -85,12 +91,13 @@ def best_of_two(members: Sequence[Member], usable: Usable, turns: Turns, key: st
 
 
 def _two_of(members: Sequence[Member], dice: random.Random) -> list[Member]:
-    """Two servers, drawn by weight without putting the first one back, in their order."""
+    """Two servers, drawn by weight without putting the first one back, in their order. What is left of a weight need be
+    no whole number, and then sums are rounded: a point that lies just beyond the last server is that one's."""
     ends = list(accumulate(member.weight for member in members))
-    first = bisect_right(ends, int(dice.random() * ends[-1]))
+    first = bisect_right(ends, dice.random() * ends[-1])
     weight = members[first].weight
-    point = int(dice.random() * (ends[-1] - weight))
-    second = bisect_right(ends, point if point < ends[first] - weight else point + weight)
+    point = dice.random() * (ends[-1] - weight)
+    second = min(bisect_right(ends, point if point < ends[first] - weight else point + weight), len(members) - 1)
     return [members[index] for index in sorted((first, second))]
 
 
@@ -143,6 +150,21 @@ def _stay(turns: Turns, member: Member) -> None:
     """This rule has no turns."""
 
 
+def _equal(member: Member) -> int:
+    """None is better than the others."""
+    return 0
+
+
+def _place(member: Member) -> tuple[int, int]:
+    """By prio, and then by the number."""
+    return member.prio, member.number
+
+
+def _load(member: Member) -> float:
+    """How many sessions a server has for its weight."""
+    return member.server.load / member.weight
+
+
 def _next_number(turns: Turns, member: Member) -> None:
     turns.last = member.number
 
@@ -156,8 +178,9 @@ def _next_share(turns: Turns, member: Member) -> None:
 class Rule:
     """One rule. ``name`` is its setting, a flag, and what it is called; ``flag`` its option of pen's command line.
 
-    ``weighs``: a server of weight 0 is never chosen. ``is_personal``: the choice is the client's own server, be that
-    well or not; a stubborn pool closes the client where it is not. ``remembers``: a client goes back to the server
+    ``rank``: of servers that can take a client, one with the least gets it. ``is_exclusive``: that is always the same
+    one. ``weighs``: a server of weight 0 is never chosen. ``is_personal``: the choice is the client's own server, be
+    that well or not; a stubborn pool closes the client where it is not. ``remembers``: a client goes back to the server
     that it used last, as far as roundrobin lets it, before the rule is asked.
     """
 
@@ -166,20 +189,28 @@ class Rule:
     pick: Pick
     advance: Callable[[Turns, Member], None] = _stay
     flag: str = ""
+    rank: Callable[[Member], Any] = _equal
+    is_exclusive: bool = False
     weighs: bool = False
     is_personal: bool = False
     remembers: bool = True
 
+    @property
+    def seeks_least(self) -> bool:
+        """Whether it compares servers, and does not just take the next one."""
+        return self.rank is not _equal
+
 
 # in the order in which one that is on goes before the others
 RULES = (
-    Rule("prio", "Choose the server with the lowest prio among those that are available.", lowest_prio),
+    Rule("prio", "Choose the server with the lowest prio among those that are available.", lowest_prio,
+         rank=_place, is_exclusive=True),
     Rule("weight", "Choose the server with the fewest sessions in proportion to its weight, pen's way: ties go to the "
-         "lowest number. 0 is never chosen.", least_weighted, flag="-W", weighs=True),
+         "lowest number. 0 is never chosen.", least_weighted, flag="-W", rank=_load, weighs=True),
     Rule("leastconn", "Choose the server with the fewest sessions by weight; ties, such as idle servers, go round in "
-         "proportion to weight.", least_connections, _next_share, weighs=True),
+         "proportion to weight.", least_connections, _next_share, rank=_load, weighs=True),
     Rule("random", "Draw two servers by weight and choose the better one, with fewer sessions by weight; ties go "
-         "round in proportion to weight.", best_of_two, _next_share, weighs=True),
+         "round in proportion to weight.", best_of_two, _next_share, rank=_load, weighs=True),
     Rule("stateless", "Choose by a hash of the client's address and of where each server is (its IP address and port), "
          "in proportion to weight, and remember nothing: all gpens that have the same servers, with the same weights, "
          "choose the same for a client, whatever the order and the names in which they list them. Another server is "

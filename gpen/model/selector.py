@@ -31,13 +31,15 @@ class Selector:
     """Chooses for one listener. ``taken`` is how many sessions of that each server has, by its Stay; ``sent`` and
     ``received`` are the bytes that went to servers and came from them, in sessions that are over."""
 
+    route = ""  # in words, where it chooses for one
+
     def __init__(self, pool: Pool, settings: Settings, roster: Roster, listener: str = "") -> None:
         self.pool = pool
         self._acls = pool.acls
         self.settings = settings
         self.roster = roster
         self.listener = listener
-        self.turns = Turns()
+        self.turns = Turns(pool.returns)
         self.taken: dict[Stay, int] = {}
         self.sent = self.received = 0
         self.emergency: Member | None = None
@@ -68,6 +70,9 @@ class Selector:
     def load_of(self, member: Member) -> int:
         """How many sessions of this listener a server has where it is now."""
         return self.taken.get(member.server.stay, 0)
+
+    def forget(self, address: str) -> None:
+        """The client of this address gets a server anew. The memory of clients is the listener's."""
 
     # --- choosing -------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpen.model.address import Address, Endpoint, digest_of
+from gpen.model.agent import SILENT
 from gpen.model.check import Check
 from gpen.model.silence import Silence
 
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
 STATES = ("ready", "drain", "maint")
 HEALTHS = ("up", "drain", "trial", "down", "empty")  # what is found of it: see Target.health
 VERDICTS = ("up", "drain", "down")  # what can be said of a server; the worst one counts, and is the last here
+AGENT = "agent"  # as the source of a verdict
 TCP, UDP = TRANSPORTS = ("tcp", "udp")
 # what is configured of a server besides its address, with the defaults
 FIELDS: dict[str, Any] = {"max": 0, "hard": 0, "weight": 1, "prio": 0, "acl": 0, "state": "ready", "check": None,
-                          "owner": None}
+                          "check_port": None, "owner": None, "tls": None, "tls_name": None}
 MEMBER_FIELDS = ("max", "weight", "prio", "port")  # what may be different of it for one listener
 
 
@@ -64,9 +66,10 @@ class Stay:
 class Server:
     """A server with a number, or a special one. Changed by the Pool only."""
 
-    __slots__ = ("acl", "address", "beside", "causes", "check", "condemned", "deleted", "drained", "elsewhere",
-                 "failures", "hard", "kept_away", "max", "name", "number", "owner", "prio", "rx", "sessions", "spares",
-                 "state", "stay", "sx", "target", "targets", "total", "verdicts", "weight")
+    __slots__ = ("acl", "address", "agent", "beside", "causes", "check", "check_port", "condemned", "deleted",
+                 "drained", "elsewhere", "failures", "hard", "kept_away", "max", "name", "number", "owner", "prio",
+                 "rx", "sessions", "spares", "state", "stay", "sx", "target", "targets", "tls", "tls_name", "total",
+                 "verdicts", "weight")
 
     target: Target  # the one that counts where no listener is named
 
@@ -81,10 +84,14 @@ class Server:
         self.prio = 0
         self.acl = 0
         self.check: Check | None = None  # None: as the setting says
+        self.check_port: int | None = None  # the same
+        self.agent = SILENT  # what its agent has said
         self.owner: str | None = None  # the program that has made it, and changes and deletes it
+        self.tls: str | None = None  # on or off; None: as the setting server_tls says
+        self.tls_name: str | None = None  # None: as server_tls_name says
         self.state = "ready"
         self.deleted = False
-        self.verdicts: dict[str, Verdict] = {}  # by whom: command, check, address
+        self.verdicts: dict[str, Verdict] = {}  # by whom: command, check, agent, address
         self.condemned = ""  # why a verdict says down
         self.drained = ""  # why one says drain, while none says down
         self.sessions = 0
@@ -131,8 +138,10 @@ class Server:
 
     @property
     def verdict(self) -> tuple[str, Verdict] | None:
-        """The verdict that counts, a bad one before a good one, and by whom."""
-        return max(self.verdicts.items(), key=lambda item: VERDICTS.index(item[1].word), default=None)
+        """The verdict that counts, a bad one before a good one, and by whom; of equals the first, and an agent's last:
+        who takes a server away by command, and back, looks for his own."""
+        return max(self.verdicts.items(), key=lambda item: (VERDICTS.index(item[1].word), item[0] != AGENT),
+                   default=None)
 
     def weigh(self) -> None:
         """Draw the conclusion from all verdicts."""
@@ -145,8 +154,8 @@ class Target:
     """A server as it is reached: over ``transport``, at ``port`` if that is not its own; and what connects to there
     have come to."""
 
-    __slots__ = ("blamed", "changed", "digest", "down_until", "endpoints", "is_silent", "port", "reason", "server",
-                 "silences", "since", "transport", "trial")
+    __slots__ = ("blamed", "changed", "digest", "down_until", "endpoints", "is_away", "is_silent", "port", "reason",
+                 "returned", "server", "silences", "since", "transport", "trial")
 
     def __init__(self, server: Server, transport: str, port: int | str | None = None) -> None:
         self.server = server
@@ -160,6 +169,8 @@ class Target:
         self.reason = ""
         self.since = 0.0  # wall clock time of the last change of its state
         self.changed = 0.0  # the same moment by the clock
+        self.is_away = False  # whether it took no clients, by its state and standing, at the last change of these
+        self.returned = 0.0  # when, by the clock, it came back from that; 0: it never was away while gpen served
         self.silences: dict[Endpoint, Silence] = {}  # of flows of UDP, by the address that they asked
         self.is_silent = False  # whether it is blacklisted for silence
 
@@ -224,6 +235,11 @@ class Target:
         """``down``, ``drained`` or ``up``, as ``events`` tells it; ``drain`` is what that calls an operator's."""
         return "down" if self.is_down else "drained" if self.server.drained else "up"
 
+    @property
+    def takes_clients(self) -> bool:
+        """Whether neither the operator nor its health keeps new clients away."""
+        return self.server.state == "ready" and self.standing == "up"
+
     def health(self, now: float) -> str:
         """``up``, ``down`` (by a verdict, or blacklisted), ``drain`` (by a verdict: no new clients), ``trial`` (the
         blacklist is over, and one connection shall decide) or ``empty`` (there is no server)."""
@@ -244,14 +260,15 @@ class Target:
 
 class Member:
     """A server as a listener uses it: where that reaches it, and its weight, prio and max there (0: none but the
-    server's own, which counts over all)."""
+    server's own, which counts over all). ``weight`` is what its agent has left of the one that is ``configured``."""
 
-    __slots__ = ("max", "number", "prio", "server", "target", "weight")
+    __slots__ = ("configured", "max", "number", "prio", "server", "target", "weight")
 
     def __init__(self, server: Server, target: Target) -> None:
         self.server = server
         self.target = target
         self.number = server.number or 0
         self.max = 0
-        self.weight = server.weight
+        self.configured = server.weight
+        self.weight = server.agent.of(server.weight)
         self.prio = server.prio

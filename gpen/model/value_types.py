@@ -6,12 +6,15 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from ipaddress import ip_address
 from itertools import chain
 from typing import Any
 
+from gpen.model.acl import number_of
 from gpen.model.address import network_address, parse_listen, parse_server
-from gpen.model.check import USAGE, parse_check
+from gpen.model.check import USAGE, parse_check, parse_port_number, parse_program
 from gpen.model.facility import is_syslog
+from gpen.model.rates import parse_bytes, parse_rate, show_bytes
 from gpen.model.sources import parse_sources
 from gpen.model.text import shortened
 
@@ -24,7 +27,14 @@ LONGEST_OWNER = 64  # characters
 _OWNER = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_OWNER}}}")
 LONGEST_PEER = 64  # characters of a peer's name
 _PEER = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_.:-]{{0,{LONGEST_PEER - 1}}}")
+_ACCESS = "MODE [USER[:GROUP]]"
+_FILE_OWNER = re.compile("(?=.)(?:[^:/]+)?(?::[^:/]+)?")
+_MOST_ID = 2**32 - 2  # the last number is the kernel's word for "as it is" (chown(2))
+_INTERFACE = re.compile(r"[^\s/:]{1,15}")  # as the kernel has it (dev_valid_name)
 _WHOLE = re.compile("-?[0-9]{1,10}")
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*")
+V2_WORDS = ("ssl", "cert-cn", "ssl-cipher", "cert-sig", "cert-key", "authority", "alpn", "crc32c", "unique-id")
 
 
 @dataclass(frozen=True)
@@ -103,9 +113,38 @@ def _mode(text: str) -> int:
     return int(text, 8)
 
 
+def _access(words: Sequence[str]) -> tuple[int, str]:
+    """A file mode, and who owns the file: empty where that is not said."""
+    if not 1 <= len(words) <= 2:
+        raise ValueError(f"expected {_ACCESS}: 0660 www-data, say" + (f"; '{words[2]}' is too much" if words else ""))
+    owner = words[1] if words[1:] else ""
+    if owner and not _FILE_OWNER.fullmatch(owner):
+        raise ValueError(f"'{owner}' is not the owner of a file: expected USER, USER:GROUP or :GROUP")
+    for number in owner.split(":"):
+        if number.isdecimal() and int(number) > _MOST_ID:
+            raise ValueError(f"'{number}' is not the number of a user or a group: expected at most {_MOST_ID}")
+    return _mode(words[0]), owner
+
+
 def _text(text: str) -> str:
     if not text or not text.isprintable():
         raise ValueError(f"{text!r} is empty or has characters that can't be printed")
+    return text
+
+
+def _interface(text: str) -> str:
+    if not (_INTERFACE.fullmatch(text) and text.isprintable()) or text in (".", ".."):
+        raise ValueError(f"'{text}' is not the name of an interface: expected something like eth0")
+    return text
+
+
+def _ipv4(text: str) -> str:
+    try:
+        number, family = number_of(text)
+    except ValueError:
+        number, family = 0, 0
+    if family != 4 or not number:
+        raise ValueError(f"'{text}' is not an IPv4 address: expected something like 192.0.2.100")
     return text
 
 
@@ -130,6 +169,15 @@ def words(*choices: str, metavar: str) -> Kind:
     return Kind(metavar, parse, " ".join, choices=choices, many=True)
 
 
+def _v2_options(texts: Sequence[str]) -> tuple[str, ...]:
+    """Some of V2_WORDS, with blanks or commas between."""
+    found = [word for text in texts for word in text.split(",") if word]
+    for word in found:
+        if word not in V2_WORDS:
+            raise ValueError(f"'{shortened(word)}' is not one of {', '.join(V2_WORDS)}")
+    return tuple(dict.fromkeys(found))
+
+
 def _protocols(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     if not all(name.isascii() and name.isprintable() and 0 < len(name) < 256 for name in names):
@@ -151,6 +199,23 @@ def parse_owner(text: str) -> str:
         raise ValueError(f"'{shortened(text)}' is not a name for an owner: expected letters, digits and . _ -, at most "
                          f"{LONGEST_OWNER}, and not default")
     return text
+
+
+def parse_tls_name(text: str) -> str:
+    """Read the name that a server is asked for in TLS, or its address in numbers; "default" stands for none. Raises
+    ValueError."""
+    if text == "default" or not (_HOST_NAME.fullmatch(text) or _is_number(text)):
+        raise ValueError(f"'{shortened(text)}' is no name for TLS: expected a host name, of letters, digits, . and -, "
+                         "or an address in numbers")
+    return text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def listener_prefix(name: str) -> str:
@@ -217,21 +282,31 @@ TEXT = Kind("TEXT", _text)
 FILE = Kind("FILE", _text)
 LOG = Kind("FILE|syslog[:FACILITY]|HOST:PORT", _log)
 ALPN = Kind("NAME,NAME...", _protocols, ",".join)
+V2_OPTIONS = Kind("WORD,WORD...", _v2_options, ",".join, choices=V2_WORDS, many=True)
 DIRECTORY = Kind("DIR", _text)
+TLS_NAME = Kind("NAME", parse_tls_name)
 USER = Kind("USER", _text)
 SOURCES = Kind("ADDRESS[-LAST],...", parse_sources, ",".join, many=True)
 MODE = Kind("MODE", _mode, lambda value: f"{value:04o}")
+ACCESS = Kind(_ACCESS, _access, lambda value: f"{value[0]:04o} {value[1]}".rstrip() if value else "", many=True)
 LISTEN = Kind("ADDRESS", _listen)
 CONTROL = Kind("ADDRESS", lambda text: (parse_listen(text, "127.0.0.1"), text)[1])
 DOOR = Kind("HOST:PORT|/PATH", _door)
 SPEC = Kind("HOST:PORT", parse_server)
 LISTENER = Kind("LISTENER|-", lambda text: text if text == UNNAMED else parse_listener(text))
 ACL = whole(0, 9)
+RATE = Kind("N/S|off", parse_rate)
+BANDWIDTH = Kind("BYTES|off", parse_bytes, show_bytes)
 WORKERS = Kind("N|auto", _workers)
 ONE_AT_LEAST = Kind("N", lambda text: whole(0).parse(text) or 1)
+INTERFACE = Kind("INTERFACE", _interface)
+IPV4 = Kind("ADDRESS", _ipv4)
 ACL_OR_OFF = Kind("N|off", lambda text: text if text == "off" else ACL.parse(text))
+PIT = Kind("N|off", lambda text: "off" if text == "-1" else ACL_OR_OFF.parse(text))  # pen's word for off is -1
 KEEPALIVE = whole_each(IDLE=32767, INTERVAL=32767, COUNT=127)  # what the kernel takes (tcp(7))
 CHECK = Kind(USAGE, parse_check, many=True)
+PORT = Kind("PORT", parse_port_number)
+PROGRAM = Kind("PROGRAM", parse_program)
 OWN_PEER = Kind("NAME [HOST:]PORT", _own_peer, " ".join, many=True)
 OTHER_PEER = Kind("NAME HOST:PORT", lambda words: (_other_peer(words),), lambda value: " ".join(chain(*value)),
                   many=True)

@@ -10,7 +10,7 @@ made anew for the next, which costs 1 us, so that nothing is carried over.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from typing import NamedTuple, Protocol, TypeAlias
@@ -26,6 +26,8 @@ Values: TypeAlias = "dict[bytes, list[bytes]]"  # of some headers, by their name
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _HEAD = re.compile(rb"%b [!-~\x80-\xff]+ HTTP/(1\.[01])\r\n(?:%b:[\t -~\x80-\xff]*\r\n)*\r\n" % (_TOKEN, _TOKEN))
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")  # RFC 9112, 3.2.2
+_HOST = re.compile(rb"(?:\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~!$&'()*+;=%\x80-\xff-]*)(?::[0-9]*)?")  # RFC 9110, 7.2
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _END = b"\r\n\r\n"
 _SIZE_MOST = 4096  # bytes of a line with the size of a chunk, and its extensions
@@ -69,9 +71,10 @@ class Asked(Protocol):
 
 
 class Requests:
-    """What a client asks, one request at a time. ``whole``: none is begun, or the last was read to its end."""
+    """What a client asks, one request at a time. ``whole``: none is begun, or the last was read to its end. ``heed`` is
+    told of each one's host, if somebody wants to know, and raises Refused where a request may not be for that."""
 
-    __slots__ = ("_asked", "_body", "_head", "_most", "_ours", "whole")
+    __slots__ = ("_asked", "_body", "_head", "_most", "_ours", "heed", "whole")
 
     def __init__(self, forwarded: Forwarded, most: int, asked: Asked) -> None:
         """``most`` bytes are the limit of a head; ``asked`` hears of each head that goes to the server."""
@@ -81,6 +84,7 @@ class Requests:
         self._asked = asked
         self._head: _Head | None = None
         self._body: _Counted | _Chunked | None = None
+        self.heed: Callable[[str], None] | None = None
         self.whole = True
 
     @property
@@ -126,6 +130,8 @@ class Requests:
         lines, values = _sort(head.fields)
         body = _body_of(version, values)
         _check(method, version, values)
+        if self.heed is not None:
+            self.heed(_host_of(head.target, values))
         has_upgrade = b"upgrade" in values
         upgrade = has_upgrade and body is None and _asks_for_websocket(method, version, values)
         if has_upgrade and not upgrade:
@@ -184,6 +190,20 @@ def _check(method: bytes, version: bytes, values: Values) -> None:
         words = value.translate(_FOLDED)
         if any(name in words for name in _TO_ALL):  # the next proxy would take it out (RFC 9110, 7.6.1)
             raise Refused(400, f"Connection '{shortened(value, 40)}'")
+
+
+def _host_of(target: bytes, values: Values) -> str:
+    """The host that a request is for. Raises Refused where that is said twice, and not alike: a server might go by
+    either; and where it is no host, of which a server might make one."""
+    host = values.get(b"host", [b""])[0]
+    absolute = _ABSOLUTE.match(target)
+    if absolute is not None:
+        if host and host.lower() != absolute[1].lower():
+            raise Refused(400, f"a request for {shortened(absolute[1], 40)}, with Host {shortened(host, 40)}")
+        host = absolute[1]
+    if not _HOST.fullmatch(host):
+        raise Refused(400, f"Host {shortened(host, 40)}, which is none")
+    return host.decode("latin-1")
 
 
 def _asks_for_websocket(method: bytes, version: bytes, values: Values) -> bool:

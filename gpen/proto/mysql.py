@@ -17,8 +17,10 @@ SHUTTING_DOWN = 1053
 HOST_BLOCKED = 1129
 HOST_NOT_ALLOWED = 1130
 TOO_MANY_USER_CONNECTIONS = 1203
+USER_LIMIT_REACHED = 1226  # as where MAX_CONNECTIONS_PER_HOUR of a user is reached
 
-_REFUSALS = frozenset({TOO_MANY_CONNECTIONS, SHUTTING_DOWN, HOST_BLOCKED, HOST_NOT_ALLOWED})
+_OF_HOSTS = frozenset({HOST_BLOCKED, HOST_NOT_ALLOWED})
+_REFUSALS = frozenset({TOO_MANY_CONNECTIONS, SHUTTING_DOWN}) | _OF_HOSTS
 _ERR = 0xFF
 _SHOWN = 200  # characters of an error
 _HEADER = 7  # length, sequence number, 0xff, error number
@@ -29,6 +31,12 @@ class MySQL(ServerFirst):
     """Servers greet, or say in an error that they take nobody; clients that are turned away get such an error."""
 
     first_bytes = _GREETING_BYTES
+    is_followed = True
+
+    def __init__(self, knows_clients: bool = False) -> None:
+        """``knows_clients``: servers are told, or see, who a client is, so that what they have against a host is
+        against that one's: no failure of theirs, but the client's to hear."""
+        self._refusals = _REFUSALS - _OF_HOSTS if knows_clients else _REFUSALS
 
     def is_whole(self, first: bytes) -> bool:
         return len(first) >= _HEADER
@@ -37,7 +45,7 @@ class MySQL(ServerFirst):
         if len(first) < _HEADER or first[4] != _ERR:
             return None
         code = int.from_bytes(first[5:7], "little")
-        if code not in _REFUSALS:
+        if code not in self._refusals:
             return None
         text = first[_HEADER : 4 + int.from_bytes(first[:3], "little")]
         return f"{_greeted_with(code)} {shortened(text, _SHOWN)}"
@@ -54,6 +62,9 @@ class MySQL(ServerFirst):
             case Ending.CLIENT_MAX:
                 return error(TOO_MANY_USER_CONNECTIONS,
                              f"gpen: {why.address} has {counted(why.others, 'session')} already (client_max)")
+            case Ending.CLIENT_RATE:
+                return error(USER_LIMIT_REACHED, f"gpen: {why.address} connects too often (client_rate), try again in "
+                                                 f"{why.away} s")
             case Ending.LOCAL:
                 return error(TOO_MANY_CONNECTIONS, "gpen: no server can be reached from here for now")
             case Ending.SHUTDOWN:

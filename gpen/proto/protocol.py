@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gpen.model.ending import Ending
+from gpen.model.route import Asked
+from gpen.model.settings import Settings
 
 
 class Farewell(NamedTuple):
@@ -23,6 +25,7 @@ class Farewell(NamedTuple):
     problem: str  # why the last server that was tried could not be reached; empty when none was
     is_crowded: Callable[[], bool]  # whether all servers that could serve are full
     status: int  # what the protocol itself has refused the client with; 0 when it has not
+    away: int  # seconds that its address has to wait, where it begins sessions too often
 
 
 class Refused(Exception):
@@ -38,12 +41,32 @@ class Opening:
 
     __slots__ = ("heard",)
 
+    state = "request"  # of a session until it is whole
+
     def __init__(self) -> None:
         self.heard = bytearray()
 
     @property
     def is_whole(self) -> bool:
         """Whether a server can be asked for."""
+        raise NotImplementedError
+
+    @property
+    def asked(self) -> Asked:
+        """What the client asks for by it."""
+        raise NotImplementedError
+
+    @property
+    def misdirected(self) -> int:
+        """The protocol's number for that nobody here has that."""
+        raise NotImplementedError
+
+    def seconds(self, settings: Settings) -> float:
+        """How long it may take; 0: for ever."""
+        raise NotImplementedError
+
+    def late(self, seconds: float) -> Refused:
+        """The refusal of one that takes longer."""
         raise NotImplementedError
 
     def take(self, data: bytes) -> None:
@@ -55,6 +78,8 @@ class Protocol:
     """Bytes of which nothing is known: the client may speak first."""
 
     server_speaks_first = False
+    client_asks = False  # and no server is chosen before
+    is_followed = False  # whether more of it is known (wire/follower.py)
     first_bytes = 1  # so many of a server's first bytes are looked at, at most
 
     def is_whole(self, first: bytes) -> bool:
@@ -69,6 +94,10 @@ class Protocol:
         """What reads what a client says before a server is asked for; None when no server has to wait for it.
         ``address`` is the client's, ``scheme`` http or https, as its connection is plain or TLS."""
         return None
+
+    def ending_of(self, status: int) -> Ending:
+        """How a session ends whose client was refused with this number."""
+        return Ending.TLS
 
     def farewell(self, why: Farewell) -> bytes:
         """What a client is told that is turned away."""

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from gpen.model.settings import Settings
 from gpen.proto.http import Http
 from gpen.proto.mysql import MySQL
+from gpen.proto.passed_tls import PassedTls
 from gpen.proto.protocol import Protocol, ServerFirst
 
 # A setting, and the protocol that it is for. What can't be together is refused before (control/validation.py).
 PROTOCOLS: tuple[tuple[str, Callable[[Settings], Protocol]], ...] = (
-    ("http", lambda settings: Http(settings.http_header_max)),
-    ("mysql", lambda settings: MySQL()),
+    ("http", lambda settings: Http(settings.http_header_max, bool(settings.route))),
+    ("mysql", lambda settings: MySQL(settings.introduces)),
     ("greeting", lambda settings: ServerFirst()),
+    ("route", lambda settings: Protocol() if settings.ssl_certificate or settings.udp else PassedTls()),
 )
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import struct
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gpen.model.text import shortened
+from gpen.proto.proxy_tlvs import Tlv, crc32c, joined, packed, read_tlvs, with_sum
+
+__all__ = ["MOST", "SIGNATURE", "V1", "HeaderError", "HeaderReader", "Route", "crc32c", "header", "local_header"]
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V1 = b"PROXY "
@@ -25,16 +27,6 @@ _STREAM4, _STREAM6, _UNIX = 0x11, 0x21, 0x31
 _UNIX_PATH = 108
 _ADDRESS_BYTES = {0: 0, 1: 12, 2: 36, 3: 216}  # by the family: unspecified, IPv4, IPv6, unix
 _DATAGRAM = 2  # the last of the protocols: unspecified, stream, datagram
-_TLV_HEAD, _CRC32C, _SSL, _SSL_HEAD = 3, 0x03, 0x20, 5
-
-
-def _crc_of(byte: int) -> int:
-    for _ in range(8):
-        byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-    return byte
-
-
-_CRC = tuple(map(_crc_of, range(256)))
 
 
 class Route(NamedTuple):
@@ -45,6 +37,8 @@ class Route(NamedTuple):
     destination: str
     destination_port: int
     path: str = ""  # of the unix socket that was connected to
+    tlvs: tuple[Tlv, ...] = ()  # what the proxy that it comes from has told besides
+    own: tuple[Tlv, ...] = ()  # what we have learned from the client itself
 
 
 class HeaderError(Exception):
@@ -54,17 +48,19 @@ class HeaderError(Exception):
 # --- to servers -------------------------------------------------------------------------------------------------------
 
 
-def header(version: str, route: Route) -> bytes:
-    """The header, ``v1`` or ``v2``, that tells a server this route."""
+def header(version: str, route: Route, is_summed: bool = False) -> bytes:
+    """The header, ``v1`` or ``v2``, that tells a server this route; that of version 2 with a checksum where it
+    ``is_summed``."""
+    tlvs = packed(joined(route.tlvs, route.own)) if version == "v2" else b""
     if not route.source or not route.destination:
-        return b"PROXY UNKNOWN\r\n" if version == "v1" else _v2(_PROXY, _UNIX, _unix_pair(route.path))
+        return b"PROXY UNKNOWN\r\n" if version == "v1" else _v2(_PROXY, _UNIX, _unix_pair(route.path) + tlvs, is_summed)
     source, destination = _family(route.source, route.destination)
     if version == "v1":
         return f"PROXY TCP{source.version} {source} {destination} {route.source_port} " \
                f"{route.destination_port}\r\n".encode()
     family = _STREAM4 if source.version == 4 else _STREAM6
     ports = struct.pack("!HH", route.source_port, route.destination_port)
-    return _v2(_PROXY, family, source.packed + destination.packed + ports)
+    return _v2(_PROXY, family, source.packed + destination.packed + ports + tlvs, is_summed)
 
 
 def local_header(version: str) -> bytes:
@@ -74,8 +70,9 @@ def local_header(version: str) -> bytes:
     return b"PROXY UNKNOWN\r\n" if version == "v1" else _v2(_LOCAL, 0, b"")
 
 
-def _v2(command: int, family: int, addresses: bytes) -> bytes:
-    return SIGNATURE + struct.pack("!BBH", command, family, len(addresses)) + addresses
+def _v2(command: int, family: int, body: bytes, is_summed: bool = False) -> bytes:
+    head = SIGNATURE + struct.pack("!BB", command, family)
+    return with_sum(head, body) if is_summed else head + struct.pack("!H", len(body)) + body
 
 
 def _unix_pair(path: str) -> bytes:
@@ -194,62 +191,17 @@ def _read_v2(data: bytes) -> Route | None:
         raise ValueError(f"address family and protocol are {family:#04x}")
     if len(body) < size:
         raise ValueError("the addresses are cut off")
-    _check_extensions(head, body, size)
-    return _route(family, body)
+    return _route(family, body, read_tlvs(head, body, size))
 
 
-def _route(family: int, body: bytes) -> Route | None:
+def _route(family: int, body: bytes, tlvs: tuple[Tlv, ...]) -> Route | None:
     """Where a connection comes from and goes to; None where that is no stream: the connection's own address counts."""
     if family == _UNIX:
-        return Route("", 0, "", 0, body[_UNIX_PATH : 2 * _UNIX_PATH].rstrip(b"\0").decode("utf-8", "surrogateescape"))
+        path = body[_UNIX_PATH : 2 * _UNIX_PATH].rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return Route("", 0, "", 0, path, tlvs)
     if family not in (_STREAM4, _STREAM6):
         return None
     size = 4 if family == _STREAM4 else 16
     source, destination = (_plain(ipaddress.ip_address(body[i : i + size])) for i in (0, size))
     source_port, destination_port = struct.unpack("!HH", body[2 * size : 2 * size + 4])
-    return Route(source, source_port, destination, destination_port)
-
-
-def _check_extensions(head: bytes, body: bytes, start: int) -> None:
-    """What stands behind the addresses is TLVs, each of them whole, and the checksum is right if there is one. Raises
-    ValueError."""
-    sums = []
-    for kind, at, size in _tlvs(body, start):
-        if kind == _CRC32C:
-            sums.append((at, at + size))
-        elif kind == _SSL:
-            if size < _SSL_HEAD:
-                raise ValueError("a TLV of TLS is cut off")
-            for _ in _tlvs(body[: at + size], at + _SSL_HEAD):
-                pass
-    if sums:
-        _check_sums(head, body, sums)
-
-
-def _tlvs(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
-    """The TLVs from there on: type, where the value begins, and how many bytes that has. Raises ValueError when one is
-    not whole."""
-    while at < len(data):
-        size = int.from_bytes(data[at + 1 : at + _TLV_HEAD], "big")
-        if at + _TLV_HEAD + size > len(data):
-            raise ValueError("a TLV is longer than what it is in")
-        yield data[at], at + _TLV_HEAD, size
-        at += _TLV_HEAD + size
-
-
-def _check_sums(head: bytes, body: bytes, places: Sequence[tuple[int, int]]) -> None:
-    """CRC32c over all of the header, with zeros in the place of the sum itself. Raises ValueError."""
-    zeroed = bytearray(body)
-    for start, end in places:
-        zeroed[start:end] = bytes(end - start)
-    wanted = crc32c(head + zeroed).to_bytes(4, "big")
-    if any(body[start:end] != wanted for start, end in places):
-        raise ValueError("its checksum is wrong")
-
-
-def crc32c(data: bytes) -> int:
-    """The CRC of Castagnoli's polynomial (RFC 3720, 12.1)."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC[(crc ^ byte) & 255] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
+    return Route(source, source_port, destination, destination_port, tlvs=tlvs)

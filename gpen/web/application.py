@@ -41,8 +41,8 @@ HEADERS = [
     ("Referrer-Policy", "no-referrer"),
     ("X-Content-Type-Options", "nosniff"),
 ]
-_ARGUMENT = re.compile(r"\[?([A-Z]+)\]?")
-_WORD = re.compile(r"[0-9A-Za-z._:%-]{1,128}")
+_ARGUMENT = re.compile(r"\[([a-z]+) [A-Z]+\]|([A-Z]+)")  # one behind a word that says which; or by its place
+_WORD = re.compile(r"[0-9A-Za-z._:%/-]{1,128}")
 
 
 class Refusal(Exception):
@@ -70,8 +70,9 @@ class Door(NamedTuple):
 
 
 def arguments_of(command: Command) -> list[str]:
-    """What a command that looks takes, by the names that a query has for it: ``explain ADDRESS`` takes address."""
-    return [name.lower() for name in _ARGUMENT.findall(command.usage.replace(" [json]", ""))]
+    """What a command that looks takes, by the names that a query has for it: ``explain ADDRESS [sni NAME]`` takes
+    address and sni."""
+    return [word or place.lower() for word, place in _ARGUMENT.findall(command.usage)]
 
 
 class Application:
@@ -213,7 +214,7 @@ def _line(command: Command, query: dict[str, str]) -> str:
     words = [command.name]
     for name in arguments_of(command):
         if name in query:
-            words.append(query.pop(name))
+            words += [*([name] if f"[{name} " in command.usage else []), query.pop(name)]
     if query:
         takes = ", ".join([*arguments_of(command), *_listener_of(command)]) or "nothing"
         raise Refusal("400 Bad Request", f"/api/{command.name} takes {takes}, not '{next(iter(query))}'")

@@ -31,6 +31,10 @@ def _causes(row: Row) -> dict[str, int]:
     return causes | {"unknown": unknown} if unknown else causes
 
 
+def _routes(row: Row) -> dict[str, int]:
+    return {route["route"]: route["total"] for route in row["routes"]}
+
+
 def _is_up(server: Row) -> bool:
     return bool(server["state"] == "ready" and server["health"] in ("up", "trial"))
 
@@ -42,6 +46,11 @@ def _check(name: str) -> Callable[[Row], Any]:
 def _checks(row: Row) -> dict[str, int]:
     checks = row["checks"]
     return {} if checks is None else {word: checks[word] for word in ("passed", "failed")}
+
+
+def _agents(row: Row) -> dict[str, int]:
+    agent = row["agent"]
+    return {} if agent is None else {word: agent[word] for word in ("answered", "failed")}
 
 
 _SENT, _RECEIVED = "Bytes sent to {}, those of sessions that run included.", "Bytes received from {}, likewise."
@@ -64,6 +73,8 @@ METRICS: tuple[Metric, ...] = (
            "gpen", item("looped")),
     Metric("gpen_events_total", COUNTER, "What happened to servers and gpen itself, as the command events tells it.",
            "gpen", item("events"), "event"),
+    Metric("gpen_alerts_total", COUNTER, "Alerts of on_event, by what became of them: done, failed or lost.", "gpen",
+           item("alerts"), "result"),
     # listeners
     Metric("gpen_listener_info", INFO, "A listener: where, what clients speak, how servers are chosen.", "listener",
            items("address", "protocol", "rule")),
@@ -76,6 +87,21 @@ METRICS: tuple[Metric, ...] = (
     Metric("gpen_listener_sessions_ended_total", COUNTER, "Its sessions that ended, by the reason.", "listener",
            item("endings"), "ending"),
     Metric("gpen_listener_held_clients", GAUGE, "Its clients that wait for a server.", "listener", item("held")),
+    Metric("gpen_listener_waiting_connections", GAUGE, "Connections that wait in the kernel to be accepted: "
+           "at conn_max, say, or for connection_rate.", "listener", item("waiting")),
+    Metric("gpen_listener_delayed_connections_total", COUNTER, "Connections that had to wait for connection_rate.",
+           "listener", item("delayed")),
+    Metric("gpen_listener_dropped_flows_total", COUNTER, "Flows of UDP that did not begin, for connection_rate.",
+           "listener", item("dropped")),
+    Metric("gpen_listener_bandwidth_limit_bytes", GAUGE, "Bytes a second that its sessions may move together, in each "
+           "direction (bandwidth_total); none is exported where 0.", "listener",
+           lambda row: row["bandwidth_total"] or None),
+    Metric("gpen_listener_session_bandwidth_limit_bytes", GAUGE, "The same for each session (bandwidth).", "listener",
+           lambda row: row["bandwidth"] or None),
+    Metric("gpen_listener_bandwidth_shortages_total", COUNTER, "How often sessions had to wait for bandwidth_total.",
+           "listener", item("shortages")),
+    Metric("gpen_listener_rate_refusals_total", COUNTER, "Sessions, and flows, that were refused for client_rate.",
+           "listener", lambda row: row["endings"].get("client-rate", 0)),
     Metric("gpen_listener_clients", GAUGE, "Clients that it remembers.", "listener", item("clients")),
     Metric("gpen_listener_servers", GAUGE, "Servers that it uses; special ones do not count.", "listener",
            item("servers_used")),
@@ -87,8 +113,17 @@ METRICS: tuple[Metric, ...] = (
            item("handshakes")),
     Metric("gpen_listener_tls_failures_total", COUNTER, "TLS handshakes that failed, or were late.", "listener",
            lambda row: row["endings"].get("tls-handshake", 0)),
+    Metric("gpen_listener_server_tls_handshakes_total", COUNTER, "TLS handshakes that its servers completed; one that "
+           "fails is a failure of its server.", "listener", item("server_handshakes")),
+    Metric("gpen_listener_server_tls_resumed_total", COUNTER, "Of these, those that went on with a session of before.",
+           "listener", item("server_resumed")),
+    Metric("gpen_listener_route_sessions_total", COUNTER, "Sessions that went a route, or were rejected by it; default "
+           "is for those whom no other matched.", "listener", _routes, "route"),
     Metric("gpen_listener_udp_unanswered_total", COUNTER, "Flows of UDP that got no reply where one was due.",
            "listener", lambda row: row["endings"].get("unanswered", 0) if row["transport"] == "udp" else None),
+    Metric("gpen_listener_dsr_frames_total", COUNTER, "Frames of direct server return: forwarded, dropped, overrun "
+           "(the kernel had no room), arp (requests answered) and tarpit (connections accepted).", "listener",
+           lambda row: row["dsr"]["frames"] if row["dsr"] else {}, "frames"),
     Metric("gpen_listener_choose_seconds", HISTOGRAM, "From a client's coming to the choice of its server.",
            "listener", item("choose")),
     Metric("gpen_listener_connect_seconds", HISTOGRAM, "From that choice to the connection with the server.",
@@ -108,6 +143,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("gpen_server_sessions_limit", GAUGE, "The most that it may have (max); none is exported where 0.", "server",
            lambda row: row["max"] or None),
     Metric("gpen_server_weight", GAUGE, "Its weight.", "server", item("weight")),
+    Metric("gpen_server_weight_now", GAUGE, "What counts of that: the share that its agent says.", "server",
+           item("weight_now")),
+    Metric("gpen_server_slow_start_ratio", GAUGE, "The part of its share that it has, up to 1: less while it came back "
+           "less than slowstart seconds ago.", "server",
+           lambda row: 1 if row["slow_start"] is None else row["slow_start"] / 100),
     Metric("gpen_server_sessions_begun_total", COUNTER, "Sessions that were given to it.", "server", item("total")),
     Metric("gpen_server_failures_total", COUNTER, "Connections to it that failed, by the cause.", "server", _causes,
            "cause"),
@@ -115,6 +155,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("gpen_server_received_bytes_total", COUNTER, _RECEIVED.format("it"), "server", item("rx")),
     Metric("gpen_server_checks_total", COUNTER, "Checks of it, by their result.", "server", _checks, "result"),
     Metric("gpen_server_check_duration_seconds", GAUGE, "How long its last check took.", "server", _check("seconds")),
+    Metric("gpen_server_agent_checks_total", COUNTER, "How often its agent was asked, by whether it answered.",
+           "server", _agents, "result"),
     # workers
     Metric("gpen_worker_sessions", GAUGE, "Sessions that a worker process serves now.", "worker", item("sessions")),
     Metric("gpen_worker_sessions_begun_total", COUNTER, "Sessions that it was given.", "worker", item("total")),

@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 
@@ -23,13 +24,15 @@ from gpen.proto.protocol import ServerFirst
 from gpen.proto.proxy_header import local_header
 from gpen.wire.dial import await_greeting, reach
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, FOR_EVER, Poller
-from gpen.wire.sockets import LOCAL_ERRORS, PROHIBITIONS, Socket, cause_of, connect
+from gpen.wire.server_tls import SecuredSocket, ServerTls, tls_name
+from gpen.wire.sockets import LOCAL_ERRORS, PROHIBITIONS, cause_of, connect
 from gpen.wire.subprocesses import Children, Flood, Program
 
 _GREETING = ServerFirst()  # all that check greeting knows: it is refused with mysql
 _MOST = 65536  # bytes of an answer that are looked at
 _PIECE = 16384
 _SHOWN = 40  # characters
+_PARTING_SECONDS = 0.25  # for a server's answer to our goodbye in TLS
 _PASSED, _PASSED_PREFIX = ("PATH", "LANG"), "GPEN_"  # of our environment, to a program
 
 
@@ -45,21 +48,26 @@ class Prober:
     """Checks one server, one time at a time."""
 
     def __init__(self, server: Server, settings: Settings, poller: Poller, children: Children,
-                 locate: Callable[[str], str]) -> None:
-        """``locate`` gives the name of a file as it is seen from within the chroot."""
+                 locate: Callable[[str], str], server_tls: Callable[[], ServerTls | None]) -> None:
+        """``locate`` gives the name of a file as it is seen from within the chroot, ``server_tls`` what speaks TLS to
+        servers."""
         self._server = server
         self._settings = settings
         self._poller = poller
         self._children = children
         self._locate = locate
+        self._server_tls = server_tls
         self._program: Program | None = None
+        self._port: int | None = None  # the one that is checked, if that is not the server's own
 
-    def probe(self, check: Check, seconds: float) -> str:
-        """What is good about the server, found within so many seconds. Switches greenlets.
+    def probe(self, check: Check, seconds: float, port: int | None = None) -> str:
+        """What is good about the server, found within so many seconds at its own port, or at another. Switches
+        greenlets.
 
         Its addresses are tried in order and share the time. Raises CheckFailed with what was wrong at the first of
         them, and OSError when this machine is to blame.
         """
+        self._port = port
         deadline = time.monotonic() + seconds
         problem: CheckFailed | OSError | None = None
         endpoints = self._server.target.endpoints
@@ -76,7 +84,7 @@ class Prober:
 
     def _attempt(self, check: Check, endpoint: Endpoint) -> str:
         try:
-            return _PROBES[check.kind](self, check, endpoint)
+            return _PROBES[check.kind](self, check, endpoint if self._port is None else endpoint.at(self._port))
         except OSError as error:
             if check.kind == "exec":
                 raise  # it was this machine that could not run it
@@ -86,13 +94,21 @@ class Prober:
             raise failure(cause_of(error)) from None
 
     def _knock(self, check: Check, endpoint: Endpoint) -> str:
-        """Half a handshake. MySQL counts a client that connects and goes away as an error, and may block it."""
+        """Half a handshake, where TLS is not spoken. MySQL counts a client that connects and goes away as an error, and
+        may block it."""
+        if self._tls_name() is not None:
+            with contextlib.closing(self._connected(endpoint)) as sock:
+                sock.part(_PARTING_SECONDS)
+            return "speaks TLS"
         connect(endpoint, self._settings, self._poller, FOR_EVER, unseen=True).close()
         return "listens"
 
     def _await_greeting(self, check: Check, endpoint: Endpoint) -> str:
         with contextlib.closing(self._connected(endpoint)) as sock:
-            await_greeting(sock, _GREETING, self._poller, FOR_EVER)
+            if isinstance(sock, SecuredSocket):
+                sock.await_first_byte(FOR_EVER)
+            else:
+                await_greeting(sock, _GREETING, self._poller, FOR_EVER)
         return "greeted"
 
     def _ask(self, check: Check, endpoint: Endpoint) -> str:
@@ -101,18 +117,30 @@ class Prober:
             self._await_answer(sock, check)
         return f"answered '{check.expect[:_SHOWN]}'"
 
-    def _connected(self, endpoint: Endpoint) -> Socket:
-        header = local_header(self._settings.proxy_protocol)
-        return reach(endpoint, self._settings, self._poller, FOR_EVER, header)
+    def _tls_name(self) -> str | None:
+        """The name that the server is asked for in TLS; None where a check speaks plainly, as it does at another port
+        than the server's unless that is told."""
+        settings = self._settings
+        is_wanted = settings.check_tls == "on" or (settings.check_tls == "default" and self._port is None)
+        return tls_name(self._server, settings) if is_wanted and self._server_tls() is not None else None
 
-    def _send(self, sock: Socket, data: bytes) -> None:
+    def _connected(self, endpoint: Endpoint) -> Any:
+        """A socket that is connected, or what speaks TLS on it."""
+        header = local_header(self._settings.proxy_protocol) if self._port is None else b""
+        name, server_tls = self._tls_name(), self._server_tls()
+        if name is None or server_tls is None:
+            return reach(endpoint, self._settings, self._poller, FOR_EVER, header)
+        stream = server_tls.reach(endpoint, name, self._settings, self._poller, FOR_EVER, header)
+        return SecuredSocket(stream, self._poller)
+
+    def _send(self, sock: Any, data: bytes) -> None:
         while data:
             try:
                 data = data[sock.send(data) :]
             except BlockingIOError:
                 self._poller.wait(sock.fileno(), EPOLLOUT, FOR_EVER)
 
-    def _await_answer(self, sock: Socket, check: Check) -> None:
+    def _await_answer(self, sock: Any, check: Check) -> None:
         """Read until the answer has come, in whatever pieces."""
         heard, piece = b"", b""
         try:
@@ -128,7 +156,7 @@ class Prober:
             wrong = f"answered '{_shown(heard)}' instead of '{check.expect[:_SHOWN]}'"
             raise CheckFailed(wrong if heard else "closed before its first byte")
 
-    def _receive(self, sock: Socket) -> bytes:
+    def _receive(self, sock: Any) -> bytes:
         while True:
             try:
                 data: bytes = sock.recv(_PIECE)
@@ -140,8 +168,9 @@ class Prober:
         if self._program is not None and not self._program.is_over:
             raise CheckFailed("its program can't be killed")
         path, *arguments = check.command
+        environment = passed_environment() | place(endpoint) | {"GPEN_SERVER": self._server.name}
         self._program = program = Program([self._locate(path), *arguments, str(endpoint)],
-                                          self._environment(endpoint), self._poller, self._children)
+                                          environment, self._poller, self._children)
         try:
             status, line = program.outcome()
         except Flood:
@@ -153,13 +182,17 @@ class Prober:
             raise CheckFailed(f"{ending}: {line}" if line else ending)
         return line or ending
 
-    def _environment(self, endpoint: Endpoint) -> dict[str, str]:
-        """Of our own only what is meant for it: no secret, no LD_PRELOAD, no socket of systemd's."""
-        passed = {name: value for name, value in os.environ.items()
-                  if name in _PASSED or name.startswith(_PASSED_PREFIX)}
-        is_path = endpoint.family == _socket.AF_UNIX
-        return passed | {"GPEN_ADDRESS": str(endpoint), "GPEN_HOST": "" if is_path else endpoint.host,
-                         "GPEN_PORT": "" if is_path else str(endpoint.port), "GPEN_SERVER": self._server.name}
+
+def passed_environment() -> dict[str, str]:
+    """Of our own what is meant for a program that we run: no secret, no LD_PRELOAD, no socket of systemd's."""
+    return {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIX)}
+
+
+def place(endpoint: Endpoint) -> dict[str, str]:
+    """Where a server is, for such a program."""
+    is_path = endpoint.family == _socket.AF_UNIX
+    return {"GPEN_ADDRESS": str(endpoint), "GPEN_HOST": "" if is_path else endpoint.host,
+            "GPEN_PORT": "" if is_path else str(endpoint.port)}
 
 
 # by the kinds of model/check.py

@@ -9,12 +9,13 @@ from gpen.wire.poller cimport Poller
 
 
 cdef class Front:
-    cdef public object name, settings, listener, hold, loops, tls, protocol, troubles
+    cdef public object name, settings, listener, hold, loops, quieter, tls, server_tls, protocol, routes, troubles
+    cdef public object limits, handshakes
     cdef public Selector selector
     cdef public ClientTable clients
     cdef public Poller poller
     cdef public Greenlets greenlets
-    cdef public long long dialing, handshakes
+    cdef public long long dialing
     cpdef object fresh_id(self)
     cpdef object begin(self, Conversation session)
     cpdef bint no_room(self) except -1
@@ -28,7 +29,8 @@ cdef class Front:
 cdef class Conversation:
     cdef readonly long long id
     cdef public Front _front
-    cdef public object address, endpoint, ending, secured
+    cdef public Selector _selector
+    cdef public object address, endpoint, ending, secured, secured_server
     cdef public ClientTable clients
     cdef public Client client
     cdef public Lease lease

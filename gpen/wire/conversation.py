@@ -5,37 +5,55 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpen.model.address import UNIX, Endpoint, bracketed
 from gpen.model.client import Client, ClientTable
 from gpen.model.ending import Ending
 from gpen.model.lease import Lease
+from gpen.model.route import Key, Table
 from gpen.model.selector import Selector
 from gpen.model.server import Server
 from gpen.model.settings import Settings
 from gpen.proto.protocol import Protocol
+from gpen.proto.proxy_tlvs import Tlv, Told
 from gpen.wire import kernel, sockets
 from gpen.wire.faults import Troubles
 from gpen.wire.greenlets import Greenlets
 from gpen.wire.poller import Poller
 
 if TYPE_CHECKING:
-    from gpen.wire.datagram import DatagramListener
     from gpen.wire.hold import Hold
-    from gpen.wire.listener import Listener
+    from gpen.wire.limits import Limits
     from gpen.wire.loops import Loops
+    from gpen.wire.quiet import Quieter
+    from gpen.wire.server_tls import ServerTls
     from gpen.wire.tls import Terminator
 
 log = logging.getLogger("gpen")
+
+_GPEN_ID = os.urandom(8).hex()  # of all processes of this gpen, which are forked, and of no other
 
 FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between two attempts of a client that is held
 Watch = Callable[[str, memoryview], None]  # whence (client, server), and the bytes
 
 
+class Handshakes:
+    """How many of TLS were completed, with clients and with servers; and of the latter, how many ``resumed`` a session
+    of before."""
+
+    def __init__(self) -> None:
+        self.of_clients = self.of_servers = self.resumed = 0
+
+
 class Front:
     """What conversations need of the listener that they came to; the daemon has what it really is."""
+
+    # without slots Python finds more than 30 attributes more slowly: 2,300 instructions of a connection (callgrind)
+    __slots__ = ("clients", "dialing", "greenlets", "handshakes", "hold", "limits", "listener", "loops", "name",
+                 "poller", "protocol", "quieter", "routes", "selector", "server_tls",
+                 "settings", "tls", "troubles")
 
     name: str  # empty for the one without
     settings: Settings
@@ -43,14 +61,18 @@ class Front:
     clients: ClientTable
     poller: Poller
     greenlets: Greenlets
-    listener: Listener | DatagramListener | None
+    listener: Any  # its socket, if it has one: of TCP, UDP, or an interface
     hold: Hold
     loops: Loops
+    quieter: Quieter
     tls: Terminator | None  # where clients speak TLS
+    server_tls: ServerTls | None  # where some server does
     protocol: Protocol  # what they and the servers say
+    routes: Table | None  # where what clients ask for leads to servers
     troubles: Troubles
     dialing: int  # sessions that are being connected to a server
-    handshakes: int  # of TLS, that were completed
+    handshakes: Handshakes
+    limits: Limits
 
     def fresh_id(self) -> int:
         """A number for a conversation that is to begin."""
@@ -66,6 +88,10 @@ class Front:
 
     def oldest_flow(self) -> Conversation | None:
         """Of the flows of sockets that it had before, one that was idle for long, if there are any."""
+        raise NotImplementedError
+
+    def take_route(self, key: Key) -> Selector:
+        """What chooses for a client that goes this way; it counts."""
         raise NotImplementedError
 
     def watch(self, session: Conversation) -> Watch | None:
@@ -92,6 +118,10 @@ class Front:
         """This address has so many sessions already, which is the most."""
         raise NotImplementedError
 
+    def refused_for_client_rate(self, address: str) -> None:
+        """This address has begun as many sessions as it may for now."""
+        raise NotImplementedError
+
     def forget(self, session: Conversation) -> None:
         """It is no session any more, however it ended. A second call does nothing."""
         raise NotImplementedError
@@ -110,11 +140,13 @@ class Stop(Exception):
 
 
 class Secured(NamedTuple):
-    """What a TLS handshake agreed on; ``sni`` is the name that the client asked for, or empty."""
+    """What a TLS handshake agreed on; ``sni`` is the name that the client asked for, ``subject`` that of its
+    certificate; both may be empty. Of one with a server, ``sni`` is the name that this was asked for."""
 
     version: str
     cipher: str
     sni: str
+    subject: str = ""
 
     def __str__(self) -> str:
         return f"{self.version} {self.cipher} {self.sni or '-'}"
@@ -125,12 +157,14 @@ class Conversation:
 
     _consequence = ""  # of a failure of this machine, where it is not plain
 
-    __slots__ = ("_accepted", "_front", "_port", "address", "chosen", "client", "clients", "connected", "ending",
-                 "endpoint", "finished", "id", "lease", "secured", "server", "started")
+    __slots__ = ("_accepted", "_front", "_port", "_selector", "address", "chosen", "client", "clients", "connected",
+                 "ending", "endpoint", "finished", "id", "lease", "secured", "secured_server", "server",
+                 "started")
 
     def __init__(self, id: int, front: Front, address: str, port: int) -> None:
         self.id = id
         self._front = front
+        self._selector = front.selector  # of the listener, or of the route that it goes
         self._accepted = kernel.monotonic()
         self.started = time.time()
         self.address, self._port = address, port
@@ -141,6 +175,7 @@ class Conversation:
         self.endpoint: Endpoint | None = None  # of its server, which may be elsewhere by now
         self.ending: Ending | None = None
         self.secured: Secured | None = None
+        self.secured_server: Secured | None = None
         self.chosen = self.connected = 0.0
         self.finished = 0.0  # from then on its accounts are settled, though its last words may be on their way yet
 
@@ -155,9 +190,41 @@ class Conversation:
         return self._front.name or None
 
     @property
+    def selector(self) -> Selector:
+        """What chooses for it: of the listener, or of the route that it goes."""
+        return self._selector
+
+    @property
+    def route(self) -> str | None:
+        """The route of that listener that it goes, if that has routes, in words."""
+        return self._selector.route or None
+
+    @property
     def peername(self) -> str:
         """The client's address and port."""
         return f"{bracketed(self.address)}:{self._port}" if self._port else self.address
+
+    @property
+    def client_port(self) -> int:
+        """0 for one of a unix socket."""
+        return self._port
+
+    @property
+    def tlvs(self) -> Sequence[Tlv]:
+        """What the proxy that it comes from has told of it besides the addresses."""
+        return ()
+
+    @property
+    def introduced(self) -> Told | None:
+        """The same, to be asked; None where that is nothing."""
+        tlvs = self.tlvs
+        return Told(tlvs) if tlvs else None
+
+    @property
+    def unique_id(self) -> str:
+        """What it is called along its way: as the proxy that it comes from has called it, or by a name of ours."""
+        told = self.introduced
+        return (told.unique_id if told is not None else "") or f"{_GPEN_ID}-{self.id:x}"
 
     @property
     def server_address(self) -> str | None:
@@ -230,6 +297,38 @@ class Conversation:
         """End it, from anywhere. May return before it has ended; a second call does nothing."""
         raise NotImplementedError
 
+    def is_quiet(self, now: float) -> bool:
+        """Whether it is between two exchanges, for so long as the setting quiet says."""
+        return False
+
+    def part(self, ending: Ending) -> None:
+        """End it, which is quiet, in this step: nothing may come in between. In the hub."""
+        raise NotImplementedError
+
+    def end_when_quiet(self, ending: Ending) -> None:
+        """End it as soon as it is quiet, unless it leaves the server where it is now before. Returns at once."""
+        self._front.quieter.take(self, ending)
+
+    def move_when_quiet(self, ending: Ending) -> None:
+        """The same, and forget where its client was, so that it gets a server anew when it comes again: from now on,
+        for it may come before somebody is told that this session has ended."""
+        if self.client is not None:
+            self.clients.release(self.client)
+            self._selector.forget(self.client.address)
+        self.end_when_quiet(ending)
+
+    def leave_quietly(self, ending: Ending) -> None:
+        """The same; but if it is just being connected to that server, it goes to another. Returns at once."""
+        lease = self.lease
+        if lease is not None:
+            self.end_when_quiet(ending)
+            if self.is_connecting:
+                self.leave(lease)
+
+    def spare(self) -> None:
+        """Let it go on, though it was to end when it is quiet."""
+        self._front.quieter.drop(self)
+
     def failed(self) -> None:
         """gpen itself failed, and the exception is being handled: it costs this conversation, whatever else fails."""
         try:
@@ -299,20 +398,27 @@ class Conversation:
 
     def _admit(self) -> bool:
         """Look the client up; True when the access list denies it."""
-        front = self._front
-        settings = front.settings
+        settings = self._front.settings
         # counted from here until the front forgets this conversation
         self.client = self.clients.touch(self.address, self._accepted, settings.clients_max, settings.tracking)
         self.address = self.client.address  # the same text once for all sessions of a client
-        return not front.selector.permits(settings.client_acl, self.client)
+        return not self._selector.permits(settings.client_acl, self.client)
 
-    def _exceeds_client_max(self) -> bool:
-        """Whether its address has as many sessions already as client_max allows; then that is told."""
+    def _limit(self) -> Ending | None:
+        """How it ends where its address has, or begins, as many sessions as it may; then that is told. Who is let in
+        counts for client_rate from now on."""
+        front, most = self._front, self._front.settings.client_max
+        if self.address == UNIX:
+            return None
         others = self._others
-        if others < self._front.settings.client_max or self.address == UNIX:
-            return False
-        self._front.refused_for_client_max(self.address, others)
-        return True
+        if 0 < most <= others:
+            front.refused_for_client_max(self.address, others)
+            return Ending.CLIENT_MAX
+        guard = front.limits.guard
+        if guard is not None and not guard.admits(self.address):
+            front.refused_for_client_rate(self.address)
+            return Ending.CLIENT_RATE
+        return None
 
     @property
     def _others(self) -> int:
@@ -348,7 +454,7 @@ class Seeker(Conversation):
 
     def _reserve(self, denied: bool, client: Client, tried: list[Server]) -> Lease | None:
         """A place on a server, at once or, where clients are held, when there is one. Switches greenlets then."""
-        selector, hold = self._front.selector, self._front.hold
+        selector, hold = self._selector, self._front.hold
         if denied:
             return None if tried else selector.reserve_abuse()
         if not hold.is_stirred:  # else it would overtake
@@ -372,7 +478,7 @@ class Seeker(Conversation):
             if front.settings.pending_max:
                 front.resume()
             self._watch_client()
-            return front.hold.wait(self.id, client, self._port, self._held, pause, is_guest)
+            return front.hold.wait(self.id, self._selector, client, self._port, self._held, pause, is_guest)
         finally:
             front.dialing += 1
             self._ignore_client()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import _socket
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 from gpen.model.ending import Ending
@@ -20,6 +20,7 @@ from gpen.wire.flow import Flow, Told
 from gpen.wire.kernel import Datagrams, Handler
 from gpen.wire.loops import place_of
 from gpen.wire.poller import EPOLLIN
+from gpen.wire.remnants import Remnants
 from gpen.wire.sockets import Socket, cause_of, endpoint_of, has_address
 
 log = logging.getLogger("gpen")
@@ -30,21 +31,26 @@ FULL = 20_000  # datagrams: more than the kernel keeps for us
 
 class DatagramListener(Handler):
     """``flows`` by the keys of their ``clients``, which say who asks, and where, if we have several addresses; the one
-    that was idle for longest first."""
+    that was idle for longest first. Those that had their udp_requests, and wait for replies, are ``waiting``; what
+    comes for those that are over by that is heard by ``remnants``."""
 
     def __init__(self, sock: Socket, front: Front) -> None:
         self.socket = sock
         self.endpoint = endpoint_of(sock)
         self.bound_to = str(self.endpoint)
         self.flows: OrderedDict[Any, Flow] = OrderedDict()
+        self.waiting: OrderedDict[Any, Flow] = OrderedDict()
         self.front = front  # whose new flows are; those of a front that had it before go on
         self._most = front.settings.multi_accept
+        self._requests = front.settings.udp_requests
         self._loops = front.loops
         self._changes = self._loops.changes  # up to which no flow is one that loops
         self._host, self.port = sock.getsockname()[:2]
         self._own = _socket.inet_pton(sock.family, self._host.partition("%")[0])
         self._everywhere = not any(self._own)
         self.clients = Datagrams(sock, self._everywhere)
+        self.remnants = Remnants(front.poller, self.clients)
+        self.admits: Callable[[], bool] | None = None  # whether one more flow may begin, where they are limited
         self._started = False
         self._closing = False
         self._suspended = False
@@ -63,6 +69,8 @@ class DatagramListener(Handler):
         self.front.poller.finish()  # who has got all is none that passes on
         if self._started:
             self.front.poller.remove(self.socket.fileno())
+        if with_flows:
+            self.remnants.close()
         for flow in list(self.flows.values()) if with_flows else ():
             flow.lend()
 
@@ -132,6 +140,7 @@ class DatagramListener(Handler):
     def tune(self, settings: Settings) -> None:
         """Take up changed settings."""
         self._most = settings.multi_accept
+        self._requests = settings.udp_requests
 
     def empty(self) -> None:
         """Read all that waits in the socket now: closing it would lose them."""
@@ -143,19 +152,20 @@ class DatagramListener(Handler):
         self._close_if_unused()
 
     def _close_if_unused(self) -> None:
-        if self._closing and not self.is_kept and not self.flows and self.is_open:
+        if self._closing and not (self.is_kept or self.flows or self.waiting) and self.is_open:
+            self.remnants.close()
             if self._started:
                 self.front.poller.remove(self.socket.fileno())
             self.clients.close()
 
-    def forget(self, key: Any) -> None:
-        """A flow has ended."""
-        self.flows.pop(key, None)
+    def forget(self, flows: OrderedDict[Any, Flow], mark: Any) -> None:
+        """A flow is none of these any more."""
+        flows.pop(mark, None)
         self._close_if_unused()
 
     def own_flows(self) -> Iterator[Flow]:
         """Those of the front that has it now."""
-        return (flow for flow in self.flows.values() if flow.front is self.front)
+        return (flow for flow in chain(self.waiting.values(), self.flows.values()) if flow.front is self.front)
 
     def make_room(self) -> None:
         """End the flow that was idle for longest; rather one that waits for no answer."""
@@ -191,8 +201,16 @@ class DatagramListener(Handler):
             if flow is not None:
                 try:
                     flow.send(data)
+                    if self._requests:
+                        self._count(flow)
                 except Exception:
                     flow.failed()
+
+    def _count(self, flow: Flow) -> None:
+        """It has had one more datagram of its client; and no more, if these are all that it may have."""
+        flow.requests += 1
+        if flow.requests >= self._requests and not flow.finished:
+            flow.leave_off()
 
     def _begin(self, key: Any, data: bytes) -> Flow | None:
         """A new flow with a server, for this datagram; None when there is none."""
@@ -205,6 +223,8 @@ class DatagramListener(Handler):
             return None
         if crowded and next(self.own_flows(), None) is None and front.oldest_flow() is None:
             return None  # nothing of this listener can give way: others have all places, or TCP sessions of before
+        if self.admits is not None and not self.admits():
+            return None
         flow = Flow(front.fresh_id(), front, self, key, peer)
         front.begin(flow)
         try:

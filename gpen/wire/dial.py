@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _socket
 import errno
+import os
 import time
 
 import gevent
@@ -16,16 +17,17 @@ import gevent
 from gpen.model.address import Endpoint
 from gpen.model.settings import Settings
 from gpen.proto.protocol import Protocol
-from gpen.wire.poller import EPOLLIN, Poller
+from gpen.wire.introduction import Introduction
+from gpen.wire.poller import EPOLLIN, EPOLLOUT, Poller
 from gpen.wire.sockets import Socket, abort, connect, has_ended
 
 _PIECE_PAUSE = 0.01
 
 
 def dial(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float, protocol: Protocol,
-         header: bytes = b"") -> Socket:
+         header: bytes | Introduction = b"") -> Socket:
     """A connection to a server within so many seconds, and its greeting, if by its protocol it speaks first, within
-    those of the settings. ``header`` is what it gets first. Switches greenlets.
+    those of the settings. ``header`` is what it gets first, or also whom it sees. Switches greenlets.
 
     Raises OSError, with EPROTO when the server was reached but did not greet as it should.
     """
@@ -44,12 +46,21 @@ def dial(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float,
     return sock
 
 
-def reach(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float, header: bytes) -> Socket:
-    """A connection to a server within so many seconds, that has got the header. Switches greenlets. Raises OSError."""
-    sock = connect(endpoint, settings, poller, seconds)
+def reach(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: float, header: bytes | Introduction,
+          ) -> Socket:
+    """A connection to a server within so many seconds, that has got the header, and comes from the client where it is
+    introduced so. Switches greenlets. Raises OSError."""
+    if isinstance(header, bytes):
+        sock = connect(endpoint, settings, poller, seconds)
+    else:
+        sock, header = header.connect(endpoint, settings, poller, seconds), header.header
     try:
-        if header:
-            sock.send(header)  # the first bytes of a connection always find room
+        while header:  # the first bytes of a connection find room, but for 16 KB of TLVs perhaps
+            try:
+                header = header[sock.send(header) :]
+            except BlockingIOError:
+                if not poller.wait(sock.fileno(), EPOLLOUT, seconds):
+                    raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
     except BaseException:
         sock.close()
         raise

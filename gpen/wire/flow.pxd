@@ -7,7 +7,6 @@ from gpen.model.silence cimport Silence
 from gpen.wire cimport kernel, sockets
 from gpen.wire.conversation cimport Conversation, Front
 from gpen.wire.kernel cimport Datagrams, Handler, Socket
-from gpen.wire.loops cimport Loops
 from gpen.wire.poller cimport Poller
 
 
@@ -17,7 +16,8 @@ cdef int MOST_REPLIES, KEPT_DATAGRAMS, KEPT_BYTES, FEW_REPLIES
 
 cdef class Flow(Conversation):
     cdef readonly object key
-    cdef object _listener, _flows, _watch
+    cdef object _listener, _flows, _mark, _watch
+    cdef public long long requests
     cdef Silence _silence
     cdef list _kept
     cdef Datagrams _clients
@@ -32,6 +32,7 @@ cdef class Flow(Conversation):
     cpdef object stop(self, object ending)
     cpdef bint open(self, bint crowded) except -1
     cpdef object send(self, bytes data)
+    cpdef object leave_off(self)
     cdef object _make_room(self)
     cpdef bint has_sent(self, object data) except -1
     cdef object _keep(self, bytes data)
@@ -48,7 +49,7 @@ cdef class Flow(Conversation):
     cdef Lease _reserve(self, bint crowded)
     @cython.locals(selector=Selector)
     cdef Lease _reserve_one(self)
-    @cython.locals(lease=Lease, front=Front, loops=Loops)
+    @cython.locals(lease=Lease, front=Front)
     cdef object _connect(self)
     cpdef object _close(self)
 

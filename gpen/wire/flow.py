@@ -42,7 +42,8 @@ FEW_REPLIES = 16  # that may wait in a socket as it comes
 # what costs one datagram, and says nothing of the server: it is too large, or there is no room for it
 _HARMLESS = sockets.LOCAL_ERRORS | {errno.EMSGSIZE, errno.EAGAIN}
 _DATAGRAMS = _socket.SOCK_DGRAM | _socket.SOCK_NONBLOCK
-_NO_SERVER, _REPLIED = Ending.NO_SERVER, Ending.REPLIED  # to find a member of an Enum takes long
+# to find a member of an Enum takes long
+_NO_SERVER, _REPLIED, _REQUESTED = Ending.NO_SERVER, Ending.REPLIED, Ending.REQUESTED
 
 Told = dict[str, Any]  # what is told of a flow that passes to another gpen
 
@@ -53,15 +54,18 @@ class Flow(Conversation):
     _consequence = "; datagrams are dropped"
 
     __slots__ = ("_active", "_asked", "_clients", "_denied", "_dialed", "_end", "_fd", "_flows", "_has_room",
-                 "_is_done", "_kept", "_kept_bytes", "_listener", "_oldest", "_proven", "_received", "_replies",
-                 "_sent", "_silence", "_sock", "_told", "_tried", "_untried", "_wanted", "_watch", "is_lent", "key")
+                 "_is_done", "_kept", "_kept_bytes", "_listener", "_mark", "_oldest", "_proven", "_received",
+                 "_replies", "_sent", "_silence", "_sock", "_told", "_tried", "_untried", "_wanted", "_watch",
+                 "is_lent", "key", "requests")
 
     def __init__(self, id: int, front: Front, listener: DatagramListener, key: Any, peer: Any) -> None:
         Conversation.__init__(self, id, front, *place_of(peer))
         self.key = key
         self._listener = listener
         self._clients = listener.clients
-        self._flows = listener.flows
+        self._flows = listener.flows  # among which it is ...
+        self._mark = key  # ... by this
+        self.requests = 0  # datagrams that its client has sent, where these are counted
         self._active = self._accepted
         self._dialed = 0.0  # when this server was chosen
         self._oldest = 0.0  # when the first datagram since the last reply came; 0 when none has
@@ -122,6 +126,12 @@ class Flow(Conversation):
             except Exception:
                 self._abandon()
 
+    def is_quiet(self, now: float) -> bool:
+        return not (self.is_lent or self.is_needed(now)) and self.idle(now) >= self._front.settings.quiet
+
+    def part(self, ending: Ending) -> None:
+        self.stop(ending)
+
     @property
     def is_connecting(self) -> bool:
         return not self._proven
@@ -175,8 +185,8 @@ class Flow(Conversation):
         """Find a server; False when there is none, and the flow is over. When all is ``crowded``, another flow has to
         give way."""
         self._denied = self._admit()
-        if self._front.settings.client_max and self._exceeds_client_max():
-            self.stop(Ending.CLIENT_MAX)
+        if self._front.settings.limits_clients and (limit := self._limit()) is not None:
+            self.stop(limit)
             return False
         ending = Ending.DENIED if self._denied else _NO_SERVER
         problem = self._dial(ending, crowded)
@@ -191,7 +201,7 @@ class Flow(Conversation):
         self._active = now = self._front.poller.now
         if not self._oldest:
             self._oldest = now
-        self._flows.move_to_end(self.key)
+        self._flows.move_to_end(self._mark)
         self._is_done = False
         self._asked += 1
         self._wanted += len(data)
@@ -205,6 +215,29 @@ class Flow(Conversation):
         except OSError as error:
             if error.errno not in _HARMLESS:
                 self._fail_over(error)
+
+    def leave_off(self) -> None:
+        """It takes no more of what its client sends: it ends with the replies that are due; or, where none are, now."""
+        listener = self._listener
+        if self._front.settings.udp_replies:
+            listener.waiting[self] = self
+            listener.forget(self._flows, self._mark)
+            self._flows, self._mark = listener.waiting, self
+            return
+        sock = None
+        while self._sock is not sock:  # a server that is near refuses at once: then the next one has it
+            sock = self._sock
+            self.read(self._front.poller.now)
+        if self.finished or self.lease is None:
+            return
+        if not self._proven:
+            self._prove()
+        if self._end is not None:  # else its place is the client's own, which the next flow is to have
+            self._front.poller.remove(self._fd)
+            listener.remnants.add(sock, self.key, self.lease)
+            self._front.loops.flow_sockets.remove(self._end, self)
+            self._sock, self._fd = None, -1
+        self.stop(_REQUESTED)
 
     def _make_room(self) -> None:
         """Have the kernel keep many replies where more than a few are due, or nobody knows how many. For a flow of one
@@ -260,7 +293,7 @@ class Flow(Conversation):
         assert lease is not None and silence is not None
         self._active = silence.excused = now
         self._oldest = 0.0
-        self._flows.move_to_end(self.key)
+        self._flows.move_to_end(self._mark)
         self._replies += 1
         self._received += len(data)
         if not self._proven or lease.target.is_silent:
@@ -336,13 +369,11 @@ class Flow(Conversation):
         while self._untried:
             self.endpoint = endpoint = self._untried.pop(0)
             try:
-                self._sock, self._end = front.loops.flow_sockets.open(endpoint, front.settings)
+                self._sock, self._end = front.loops.flow_sockets.open(endpoint, front.settings, self)
             except OSError as error:
                 problem = error
                 continue
             self._fd = self._sock.fileno()
-            loops = front.loops
-            loops.flow_sockets.add(self._end, endpoint, self, self._sock)
             self._silence = lease.target.silence_at(endpoint)
             self._proven = self._has_room = False
             try:
@@ -434,12 +465,12 @@ class Flow(Conversation):
                 step()
             except Exception:
                 self._report()  # and the others are done
-        self._listener.forget(self.key)
+        self._listener.forget(self._flows, self._mark)
         self._front.ended(self)
 
     def _abandon(self) -> None:
         super()._abandon()
-        self._listener.forget(self.key)
+        self._listener.forget(self._flows, self._mark)
 
     # --- passing to another gpen ------------------------------------------------------------------------------------
 
@@ -468,7 +499,7 @@ class Flow(Conversation):
         self._disconnect()
         self._sent = self._received = self._told = self._wanted = 0
         self._settle_accounts()
-        self._listener.forget(self.key)
+        self._listener.forget(self._flows, self._mark)
         self._front.forget(self)
 
     def told(self) -> Told:
@@ -502,8 +533,10 @@ class Flow(Conversation):
         for data in told["kept"]:
             self._keep(base64.b64decode(data))
         self._silence = lease.target.silence_at(endpoint)
-        self._end = kernel.place(self._sock)
-        self._front.loops.flow_sockets.add(self._end, endpoint, self, self._sock)
+        place = kernel.place(self._sock)
+        if not (self._front.settings.transparent and place[0] == self.address):  # else it is no place of ours
+            self._end = place
+            self._front.loops.flow_sockets.add(place, endpoint, self, self._sock)
         self._watch = self._front.watch(self)
         self._front.poller.add(fd, EPOLLIN, Replies(self))
         return True

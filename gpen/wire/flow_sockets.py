@@ -24,6 +24,7 @@ from gpen.model.address import Endpoint
 from gpen.model.settings import Settings
 from gpen.wire import kernel, sockets
 from gpen.wire.sockets import Socket
+from gpen.wire.transparent import send_as_client
 
 if TYPE_CHECKING:
     from gpen.wire.flow import Flow
@@ -62,14 +63,21 @@ class FlowSockets:
         it = self._by_place.get(place)
         return it is not None and it.flow.has_sent(data)
 
-    def open(self, endpoint: Endpoint, settings: Settings) -> tuple[Socket, Place]:
-        """A socket that is connected to a server, and where it is. Raises OSError. Does not switch."""
-        if not (settings.source or self._is_short):
+    def open(self, endpoint: Endpoint, settings: Settings, flow: Flow) -> tuple[Socket, Place | None]:
+        """A socket for a flow, which is connected to a server, and where it is; None where that is the client's own
+        address, which is no place of ours. Raises OSError. Does not switch."""
+        if settings.source or settings.introduces or self._is_short:
+            as_client = send_as_client(flow, endpoint) if settings.transparent else None
+            if as_client is not None:
+                return as_client, None
+            sock, place = self._open_in_turn(endpoint, settings)
+        else:
             try:
-                return sockets.send_datagrams(endpoint, "")
-            except sockets.NoPortError:
-                pass  # it is asked once more then, and that is remembered
-        return self._open_in_turn(endpoint, settings)
+                sock, place = sockets.send_datagrams(endpoint, "")
+            except sockets.NoPortError:  # it is asked once more then, and that is remembered
+                sock, place = self._open_in_turn(endpoint, settings)
+        self.add(place, endpoint, flow, sock)
+        return sock, place
 
     def add(self, place: Place, endpoint: Endpoint, flow: Flow, sock: Socket) -> None:
         """From now on a flow has this one."""

@@ -65,6 +65,17 @@ class GivenSockets:
                               f"{_shown(kind, endpoint)}")
         return None
 
+    def take_frames(self, listener: str, interface: str) -> Socket | None:
+        """The socket of a gpen before that gives the frames of an interface to the listener of this name; None when
+        there is none."""
+        own = self._named.get(listener, [])
+        for given in own:
+            if given.sock.family == _socket.AF_PACKET and given.sock.getsockname()[0] == interface:
+                own.remove(given)
+                self.taken.append(given.name)
+                return _prepared(given.sock, is_raw=False)
+        return None
+
     def dismiss(self) -> None:
         """All listeners have theirs: tell what nobody has taken, and close it."""
         for given in self._left():

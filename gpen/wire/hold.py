@@ -15,6 +15,7 @@ from gevent.hub import get_hub
 
 from gpen.model.client import Client
 from gpen.model.lease import Lease
+from gpen.model.selector import Selector
 
 if TYPE_CHECKING:
     from gpen.wire.conversation import Front
@@ -25,6 +26,7 @@ MOST_REFUSED = 50  # of those who wait, at one stir; the others get their turn a
 
 class _Place(NamedTuple):
     greenlet: Any
+    selector: Selector
     client: Client
     port: int
     since: float
@@ -52,15 +54,17 @@ class Hold:
         """Whether another client may wait; not before those that stand at the door."""
         return len(self._places) < self._front.settings.hold_max
 
-    def wait(self, order: int, client: Client, port: int, since: float, pause: float, is_guest: bool) -> Lease | None:
-        """The place on a server that this client gets within ``hold`` seconds of ``since`` (monotonic time), or None.
+    def wait(self, order: int, selector: Selector, client: Client, port: int, since: float, pause: float,
+             is_guest: bool) -> Lease | None:
+        """The place on a server that this client gets by this selector within ``hold`` seconds of ``since`` (monotonic
+        time), or None.
 
         ``order`` says who came first. It gets none before ``pause`` seconds are over. A guest, for whom the waiting
         room has no room, has no patience: but as everybody it is asked once more before it is turned away. Switches
         greenlets.
         """
         not_before = time.monotonic() + pause if pause else 0.0
-        self._places[order] = _Place(gevent.getcurrent(), client, port, since, not_before, is_guest)
+        self._places[order] = _Place(gevent.getcurrent(), selector, client, port, since, not_before, is_guest)
         self._busy[self] = None
         if is_guest:
             self._guests += 1
@@ -115,10 +119,14 @@ class Hold:
 
         Not all are asked at each stir: 900 whom an access list keeps from the only free server took 7 ms each time.
         """
-        selector, now = self._front.selector, time.monotonic()
+        now, full = time.monotonic(), set[Selector]()
         for order, place in sorted(self._places.items()):
-            if not most_refused or not selector.has_room():
+            selector = place.selector
+            if not most_refused:
                 return
+            if selector in full or not selector.has_room():
+                full.add(selector)
+                continue
             if order in self._places and place.not_before <= now:
                 try:
                     lease = selector.reserve(place.client, place.port)

@@ -53,7 +53,7 @@ def read_opening(opening: Opening, client: End, poller: Poller, seconds: float) 
         if opening.is_whole:
             return True
         poller.wait(client.fd, EPOLLIN, 0)  # no longer: what TLS holds already is told by no event
-    raise late(seconds)
+    raise opening.late(seconds)
 
 
 class HttpFilter:
@@ -86,6 +86,17 @@ class HttpFilter:
         self._recv_into, self._send = end.recv_into, end.send
         end.recv_into, end.send = self._watched, self._take
 
+    @property
+    def reader(self) -> Move:
+        """What reads what comes from the server, as it is on its wire."""
+        return self._recv_into
+
+    @reader.setter
+    def reader(self, move: Move) -> None:
+        if self._end.recv_into == self._recv_into:  # a plain stream of bytes by now
+            self._end.recv_into = move
+        self._recv_into = move
+
     def leave(self) -> None:
         self._responses.close()
         del self._end, self._recv_into, self._send, self._refuse_client
@@ -102,6 +113,14 @@ class HttpFilter:
         """Refuse a request whose head began so many seconds ago (0: never)."""
         if self._head_begun and 0 < seconds <= now - self._head_begun:
             self._refuse(late(seconds))
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether all that was asked is answered, and nothing further is being asked. What became of a WebSocket's
+        request is not known."""
+        responses = self._responses
+        return responses.switched or (responses.whole and not (self._rest or self._requests.in_head
+                                                               or self._requests.in_body))
 
     # --- toward the server ----------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 
+from gpen.model.address import Endpoint
 from gpen.model.client import Client
 from gpen.model.lease import Spare
 from gpen.proto.proxy_header import local_header
@@ -21,6 +22,7 @@ from gpen.wire.conversation import Front
 from gpen.wire.dial import dial
 from gpen.wire.faults import Faults
 from gpen.wire.poller import EPOLLIN, Call
+from gpen.wire.server_tls import tls_name
 
 log = logging.getLogger("gpen")
 
@@ -107,8 +109,7 @@ class _Idler:
         front, settings = self._front, self._front.settings
         assert lease.endpoint is not None
         try:
-            sock = dial(lease.endpoint, settings, front.poller, settings.timeout, front.protocol,
-                        local_header(settings.proxy_protocol))
+            sock = self._dialled(lease, lease.endpoint)
         except OSError as error:
             self._unreached(error)
             return
@@ -122,6 +123,15 @@ class _Idler:
         sockets.keep_alive(sock, settings)
         front.poller.add(sock.fileno(), EPOLLIN, Call(lambda events: self._read()))
         lease.connected()
+
+    def _dialled(self, lease: Spare, endpoint: Endpoint) -> Any:
+        """A connection, behind the handshake where its server speaks TLS. Switches greenlets. Raises OSError."""
+        front, settings = self._front, self._front.settings
+        header, secures = local_header(settings.proxy_protocol), front.server_tls
+        name = None if secures is None else tls_name(lease.server, settings)
+        if secures is None or name is None:
+            return dial(endpoint, settings, front.poller, settings.timeout, front.protocol, header)
+        return secures.dial(endpoint, name, settings, front.poller, settings.timeout, front.protocol, header).sock
 
     def _read(self) -> None:
         """What the server says is dropped; that it ends the connection is not well."""

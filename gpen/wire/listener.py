@@ -6,6 +6,9 @@ and the session's greenlet started at once instead of through a queue.
 
 from __future__ import annotations
 
+import _socket
+import select
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +24,7 @@ from gpen.wire.sockets import Socket, bequeath
 
 Accepted = tuple[Any, str, int]  # a socket, and the address and port at its other end
 Begin = Callable[[Any, str, int], Callable[[], None] | None]
+_WAITING = 24  # where tcp_info of a socket that listens has how many wait to be accepted: tcpi_unacked of linux/tcp.h
 
 
 class Listener(Acceptor):
@@ -82,6 +86,27 @@ class Listener(Acceptor):
         self.socket.listen(settings.backlog)
         bequeath(self.socket, settings)
         self.max_accept = settings.multi_accept
+
+    def serve_by(self, begin: Begin, no_room: Callable[[], bool]) -> None:
+        """From now on these begin sessions, and say that there is no room for one."""
+        self._begin, self._no_room = begin, no_room
+        if self._watcher is not None:
+            self.stop_accepting()
+            self.start_accepting()
+
+    @property
+    def waiting(self) -> int | None:
+        """How many clients wait in the kernel to be accepted; None where it does not tell, as for a unix socket."""
+        if self.family == _socket.AF_UNIX:
+            return None
+        told = self.socket.getsockopt(_socket.IPPROTO_TCP, _socket.TCP_INFO, _WAITING + 4)
+        return int.from_bytes(told[_WAITING:], sys.byteorder)
+
+    def has_waiting(self) -> bool:
+        """Whether a client waits to be accepted."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def empty(self) -> None:
         """Accept all that wait in the backlog now, room or not: closing the socket would reset them. Their sessions

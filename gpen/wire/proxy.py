@@ -47,8 +47,8 @@ def guard(end: End, refuse: Callable[[], None]) -> None:
             end.peer.deaf = True
             refuse()
             return
-        if not V1.startswith(seen) and not SIGNATURE.startswith(seen):
-            end.tap = further
+        if end.tap is tap and not V1.startswith(seen) and not SIGNATURE.startswith(seen):
+            end.tap = further  # else another is before it, which goes
         if further is not None:
             further(end, data)
 

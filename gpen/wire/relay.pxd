@@ -52,6 +52,8 @@ cdef class End(Handler):
     cdef object _see_to(self, unsigned int events)
     cpdef object keep(self, object rest, bint for_room=*)
     cpdef object pause(self)
+    cpdef object go_on(self)
+    cpdef object read_by(self, object move)
     @cython.locals(count=Py_ssize_t, sent=Py_ssize_t)
     cdef object _flush(self)
     cdef object _drop_pending(self)

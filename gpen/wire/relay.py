@@ -104,6 +104,11 @@ class Stream:
         """Whether bytes have come that no event will tell of."""
         return False
 
+    @property
+    def protocol(self) -> str:
+        """The one that was agreed on for what is on it (ALPN); empty where none was."""
+        return ""
+
     def join(self, end: End) -> None:
         """Be the stream of this End, whose socket's own methods are its ``recv_into`` and ``send``."""
 
@@ -124,7 +129,10 @@ class Filter(Protocol):
 
     It sets the End's ``recv_into`` and ``send``, as a stream does, and calls what the stream has set there before. What
     can't be sent yet goes to ``End.keep``. It goes by the End's attributes and public methods, whatever the stream is.
+    ``reader`` is what it reads by: the stream, and what may be put before that.
     """
+
+    reader: Move
 
     def join(self, end: End) -> None:
         """Be the filter of this End, which has its stream."""
@@ -257,7 +265,7 @@ class End(Handler):
                     self._read(MORE)  # its end, most likely, which need not wait for the next pass
             elif events & ~EPOLLOUT:
                 self._read(0)
-            if self._mask == _ONCE:  # a read ends at urgent data, say, though there is more
+            if self._mask == _ONCE and events & _RARE:  # a read ends at urgent data, say, though there is more
                 self._watch(_INPUT)
         elif events & _END and self.fd >= 0:  # the flush may have ended the session
             self._hung_up()
@@ -423,6 +431,17 @@ class End(Handler):
         else:
             self.peer.keep(pipe)
 
+    def begin(self, view: memoryview) -> None:
+        """Send what the peer has said before it was one, and keep what is not taken. Both sides have been started."""
+        sent = attempt(self.send, view)
+        if sent == LOST:
+            self.deafen()
+            return
+        sent = max(sent, 0)
+        self.sent += sent
+        if sent < len(view):
+            self.keep(view[sent:])
+
     def keep(self, rest: memoryview | Pipe, for_room: bool = True) -> None:
         """This has to wait, and the peer with it: for room in the socket, or until the filter takes it up."""
         self.pending = rest
@@ -432,6 +451,20 @@ class End(Handler):
     def pause(self) -> None:
         """Read nothing from this side for now."""
         self._watch(self._mask & ~EPOLLIN)
+
+    def go_on(self) -> None:
+        """Read again what there is, where ``pause`` has stopped that; unless the peer has no room."""
+        if self.fd >= 0 and not self.eof and self.peer.pending is None:
+            self._watch(self._mask | EPOLLIN)
+            self.ready(EPOLLIN)
+
+    def read_by(self, move: Move | None) -> Move | None:
+        """From now on this reads what comes from here, and may call ``pause``; None: as from a socket. How it was
+        before."""
+        before, self._recv_into = self._recv_into, move
+        if self._mask == _ONCE:
+            self._watch(_INPUT)
+        return before
 
     def _flush(self) -> None:
         pending = self.pending
@@ -447,7 +480,7 @@ class End(Handler):
             return
         if not self.stream.counts_at_once:
             self.sent += sent
-        self.active = self.poller.now
+        self.peer.active = self.poller.now  # whose bytes they are
         if sent < count:
             if not isinstance(pending, Pipe):
                 self.pending = pending[sent:]

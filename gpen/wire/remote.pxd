@@ -13,7 +13,7 @@ cdef class Figures:
 
 
 cdef class RemoteSession(Seeker):
-    cdef object _endpoints, _failure, _leaving, _tell, _tried, _worker
+    cdef object _endpoints, _failure, _leaving, _tell, _tlvs, _tried, _worker
     cdef bint _is_denied, _is_dialing, _is_to_wait
     cdef int _places
     cdef public Figures figures

@@ -6,18 +6,23 @@ then the number of the session.
 
     begin     to the worker, with the socket: who the client is, whether it is turned away, its place
     admit     the client's address, where a proxy has told it;            answered by admitted
+    routed    the route that it goes
     reserve   a place, and why the last one was no good;                  answered by place, or by held and then place
+    server_secured   the server is reached, and TLS spoken to it
     reached   the server is connected
+    refused   the server takes nobody, and says so where only TLS 1.3 can: behind the handshake
     parted    the server has ended its side
     settled   the session is over, and its last words are on their way
     ended     it is over, and closed
     leave, stop   to the worker: go to another server; end
+    quiet, spare  to the worker: end when it is quiet; or go on after all
 
 A place is told as (its number in this session, whether limits are in play, whether it is news that the server is
-reached, the server's name and number, endpoints); or as (0, the ending, whether all servers are full) where the session
-is refused. That a server is reached which was well, and was the client's before, is no news: it is told with
-what follows, or some milliseconds later, for to be woken costs the main process more than what it is told. The end of
-a session is told at once: so lines of the log are in the order in which sessions end.
+reached, the server's name and number, endpoints, and the name that it is asked for in TLS, or None); or as (0, the
+ending, whether all servers are full) where the session is refused. That a server is reached which was well, and was the
+client's before, is no news: it is told with what follows, or some milliseconds later, for to be woken costs the main
+process more than what it is told. The end of a session is told at once: so lines of the log are in the order in which
+sessions end.
 
 Where limits are in play, a worker says that a session has ended before its client can know: who comes again finds the
 place free. There may be more to hear before somebody is refused, so the main process hears it first (``listen``).
@@ -26,7 +31,7 @@ place free. There may be more to hear before somebody is refused, so the main pr
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -37,14 +42,20 @@ from gpen.model.client import Client
 from gpen.model.ending import BY_WORD, Ending
 from gpen.model.lease import Lease
 from gpen.model.server import Server
+from gpen.proto.proxy_tlvs import Tlv
 from gpen.wire import kernel
 from gpen.wire.conversation import Condemned, Front, Secured, Seeker, Stop
+from gpen.wire.server_tls import tls_name
 
 log = logging.getLogger("gpen")
 
 Volumes = tuple[int, int, int, int]
 Failure = tuple[int | None, str, bool]  # errno and words of the error; whether it was but told to leave
-Admission = tuple[str, int]  # the word of the ending with which the client is turned away, or empty; its other sessions
+# the word of the ending with which the client is turned away, or empty; its other sessions; the seconds that it has to
+# stay away
+Admission = tuple[str, int, int]
+
+_ADMITTED: Admission = ("", 0, 0)
 
 
 class Figures:
@@ -83,7 +94,7 @@ class RemoteSession(Seeker):
     """One TCP client with its server, at a worker."""
 
     __slots__ = ("_endpoints", "_failure", "_is_denied", "_is_dialing", "_is_to_wait", "_leaving", "_places", "_tell",
-                 "_tried", "_worker", "figures")
+                 "_tlvs", "_tried", "_worker", "figures")
 
     def __init__(self, id: int, front: Front, address: str, port: int, worker: Link) -> None:
         Seeker.__init__(self, id, front, address, port)
@@ -98,8 +109,13 @@ class RemoteSession(Seeker):
         self._is_to_wait = False  # for there was no place when it came
         self._failure: Ending | None = None  # what the last attempt came to
         self.figures = _NONE
+        self._tlvs: Sequence[Tlv] = ()
 
     # --- what others ask ------------------------------------------------------------------------------------------
+
+    @property
+    def tlvs(self) -> Sequence[Tlv]:
+        return self._tlvs
 
     @property
     def state(self) -> str:
@@ -142,6 +158,13 @@ class RemoteSession(Seeker):
             self._leaving = ending
         self._tell("leave", self.id, self._places, ending.value if ending and self.connected else "")
 
+    def end_when_quiet(self, ending: Ending) -> None:
+        """Its worker sees when it is."""
+        self._tell("quiet", self.id, self._places, ending.value)
+
+    def spare(self) -> None:
+        self._tell("spare", self.id)
+
     def tend(self, now: float) -> None:
         """Its worker does."""
 
@@ -162,8 +185,8 @@ class RemoteSession(Seeker):
             int(settings.accept_proxy), Client(self.address, -1))
         admission = None if introduces_itself else self._admission()
         place = None
-        if admission == ("", 0) and front.tls is None and not (
-                settings.http or settings.dummy or self._is_denied or self.finished):
+        if admission is _ADMITTED and front.tls is None and not (
+                front.protocol.client_asks or settings.dummy or self._is_denied or self.finished):
             place = self._place_at_once()
         self._tell("begin", self.id, front.name, sock.family, self.address, self._port, self._accepted,
                    introduces_itself, admission, place, passed=sock)
@@ -173,24 +196,24 @@ class RemoteSession(Seeker):
         front = self._front
         denied = self._is_denied = self._admit()
         if denied and front.selector.abuse is None:
-            return Ending.DENIED.value, 0
-        if front.settings.client_max and self._has_too_many():
-            return Ending.CLIENT_MAX.value, self._others
-        return "", 0
+            return Ending.DENIED.value, 0, 0
+        if front.settings.limits_clients and (limit := self._heard_limit()) is not None:
+            guard = front.limits.guard if limit is Ending.CLIENT_RATE else None
+            return limit.value, self._others, guard.seconds_told(self.address) if guard is not None else 0
+        return _ADMITTED
 
-    def _has_too_many(self) -> bool:
-        """Whether its address has as many sessions as client_max allows."""
-        if self._others < self._front.settings.client_max:
-            return False
-        self._worker.listen()
-        return self._exceeds_client_max()
+    def _heard_limit(self) -> Ending | None:
+        """As ``_limit``; but first all is heard that its sessions may have come to."""
+        if 0 < self._front.settings.client_max <= self._others:
+            self._worker.listen()
+        return self._limit()
 
     def _place_at_once(self) -> tuple[Any, ...] | None:
         """A place, or why there is none; None where it has to wait, and asks for one again."""
         self._dials(True)
         front, client = self._front, self.client
         assert client is not None
-        selector, hold, is_stubborn = front.selector, front.hold, front.settings.stubborn
+        selector, hold, is_stubborn = self._selector, front.hold, front.settings.stubborn
         if (client.server is not None and client.server.is_full) or (is_stubborn and not selector.has_room()):
             self._worker.listen()
         if self.finished or hold.is_stirred:  # its worker, as was heard, is gone; or it would overtake
@@ -210,7 +233,7 @@ class RemoteSession(Seeker):
 
     def _no_place(self, ending: Ending) -> tuple[Any, ...]:
         """That it is refused, and why, in the place of a place."""
-        return 0, ending.value, self._front.selector.is_crowded()
+        return 0, ending.value, self._selector.is_crowded()
 
     def _place(self, lease: Lease) -> tuple[Any, ...]:
         server, target = lease.server, lease.target
@@ -223,7 +246,8 @@ class RemoteSession(Seeker):
         is_limited = bool(server.max or lease.member.max or settings.client_max or settings.hold
                           or settings.leastconn or settings.random)
         return (self._places, is_limited, self._is_news(lease), server.name, server.number,
-                tuple(map(tuple, self._endpoints)))
+                tuple(map(tuple, self._endpoints)),
+                None if self._front.server_tls is None else tls_name(server, settings))
 
     def _is_news(self, lease: Lease) -> bool:
         """Whether something follows from it when the server is reached."""
@@ -243,10 +267,15 @@ class RemoteSession(Seeker):
 
     # --- what its worker says -------------------------------------------------------------------------------------
 
-    def admit(self, address: str, port: int) -> None:
-        """A proxy has told who the client is."""
-        self.address, self._port = address, port
+    def admit(self, address: str, port: int, tlvs: Sequence[Tlv]) -> None:
+        """A proxy has told who the client is, and this besides."""
+        self.address, self._port, self._tlvs = address, port, tlvs
         self._tell("admitted", self.id, self._admission())
+
+    def routed(self, kind: str, pattern: str) -> None:
+        """What the client asks for leads this way."""
+        if self._front.routes is not None:
+            self._selector = self._front.take_route((kind, pattern))
 
     def reserve(self, failure: Failure | None) -> None:
         """A server is wanted; the one before, if any, could not be reached. Only who may have to wait gets a greenlet:
@@ -256,7 +285,7 @@ class RemoteSession(Seeker):
             if place is not None:
                 self._tell("place", self.id, place)
                 return
-        if not self._front.selector.has_room():
+        if not self._selector.has_room():
             self._worker.listen()
         self._front.greenlets.start(partial(self._seek, failure))
 
@@ -333,10 +362,22 @@ class RemoteSession(Seeker):
             lease.release()
             self._front.stir()
 
-    def has_secured(self, version: str, cipher: str, sni: str) -> None:
+    def has_secured(self, *agreed: str) -> None:
         """TLS speaks so with the client."""
-        self.secured = Secured(version, cipher, sni)
-        self._front.handshakes += 1
+        self.secured = Secured(*agreed)
+        self._front.handshakes.of_clients += 1
+
+    def server_secured(self, is_resumed: bool, *agreed: str) -> None:
+        """TLS speaks so with the server."""
+        self.secured_server = Secured(*agreed)
+        handshakes = self._front.handshakes
+        handshakes.of_servers += 1
+        handshakes.resumed += is_resumed
+
+    def refused(self, cause: str) -> None:
+        """The server takes nobody."""
+        if self.lease is not None:
+            self.lease.refused(cause)
 
     def settled(self, finished: float, *volumes: int) -> None:
         """It is over, but for its last words."""

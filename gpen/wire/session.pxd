@@ -4,7 +4,7 @@ from gpen.model.lease cimport Lease
 from gpen.model.server cimport Server
 from gpen.wire cimport kernel
 from gpen.wire.conversation cimport Conversation, Front, Seeker
-from gpen.wire.relay cimport End
+from gpen.wire.relay cimport End, Stream
 
 
 cdef class Session(Seeker):
@@ -28,6 +28,6 @@ cdef class Session(Seeker):
     @cython.locals(front=Front, deadline=double, now=double, share=double)
     cdef object _connect(self, Lease lease)
     @cython.locals(front=Front, down=End, up=End)
-    cdef object _relay(self, object sock)
+    cdef object _relay(self, object sock, Stream stream)
     cdef object _finish(self, object ending)
     cpdef object _end(self)

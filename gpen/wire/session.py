@@ -16,27 +16,35 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import gevent
 from gevent.hub import get_hub
 from greenlet import getcurrent
 
-from gpen.model.address import UNIX, normalize
+from gpen.model.address import UNIX, Endpoint, normalize
 from gpen.model.client import Client
 from gpen.model.ending import Ending
 from gpen.model.lease import Lease
+from gpen.model.route import Asked, Key, Table, called
 from gpen.model.server import Server
 from gpen.proto import proxy_header
-from gpen.proto.http import TIMEOUT, HttpOpening
+from gpen.proto.http import HttpOpening
 from gpen.proto.protocol import Farewell, Opening, Refused
+from gpen.proto.proxy_tlvs import Tlv
 from gpen.wire import kernel, proxy, sockets
 from gpen.wire.conversation import FIRST_PAUSE, Condemned, Conversation, Front, Seeker, Stop, Watch
 from gpen.wire.dial import dial
 from gpen.wire.dummy import answer
+from gpen.wire.follower import Follower
 from gpen.wire.http import HttpFilter, read_opening
+from gpen.wire.introduction import Introduction, introduction, tls_tlvs
 from gpen.wire.poller import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP, Call
-from gpen.wire.relay import PLAIN, End, Tap
+from gpen.wire.quiet import has_fallen_quiet
+from gpen.wire.relay import PLAIN, End, Stream, Tap
+from gpen.wire.server_tls import ServerStream, tls_name
+from gpen.wire.shaping import Shaper
 from gpen.wire.tls import HandshakeError, Terminator, TlsStream
 
 log = logging.getLogger("gpen")
@@ -45,6 +53,7 @@ _SHORTAGE_PAUSE = 0.1
 STALLED_SECONDS = 10.0
 _HEADER_SECONDS = 3.0
 _LINGER_SECONDS = 1.0
+_FEW = 16  # sessions of an address, beside which those that are refused for client_rate may linger
 # to find a member of an Enum takes long
 _CLIENT_CLOSED, _SERVER_CLOSED, _ERROR = Ending.CLIENT_CLOSED, Ending.SERVER_CLOSED, Ending.ERROR
 _FASTCLOSE = {"off": (), "up": ("up",), "down": ("down",), "both": ("up", "down")}
@@ -77,6 +86,10 @@ class Session(Seeker):
     # --- what others ask ------------------------------------------------------------------------------------------
 
     @property
+    def tlvs(self) -> Sequence[Tlv]:
+        return () if self._route is None else self._route.tlvs
+
+    @property
     def state(self) -> str:
         if self.finished:
             return "ending"
@@ -87,7 +100,7 @@ class Session(Seeker):
                 return "held"
             if self._is_unknown:
                 return "handshake"
-            return "request" if self._is_listening else "choosing"
+            return self._opening.state if self._opening is not None and self._is_listening else "choosing"
         if self.down.deaf or self.up.deaf:
             return "ending"
         return "half-closed" if self.down.has_parted or self.up.has_parted else "open"
@@ -126,6 +139,29 @@ class Session(Seeker):
 
     def stop(self, ending: Ending) -> None:
         get_hub().loop.run_callback(self._stop, ending)
+
+    def is_quiet(self, now: float) -> bool:
+        up, seconds = self.up, self._front.settings.quiet
+        if not self._relaying or up is None or (isinstance(up.filter, HttpFilter) and not up.filter.is_at_rest):
+            return False
+        if isinstance(self._protocol, Follower):
+            return self._protocol.is_quiet(seconds, now)
+        return has_fallen_quiet(self.down, up, seconds, now)
+
+    def end_when_quiet(self, ending: Ending) -> None:
+        super().end_when_quiet(ending)
+        if isinstance(self._protocol, Follower):
+            self._protocol.follow()
+
+    def part(self, ending: Ending) -> None:
+        if isinstance(self._protocol, Follower):
+            self._protocol.say_goodbye()
+        self._stop(ending)
+
+    def spare(self) -> None:
+        super().spare()
+        if isinstance(self._protocol, Follower):
+            self._protocol.leave_off()
 
     def _give_up(self) -> None:
         """In the hub at once: what was read may be lost, and nothing may follow it. Elsewhere the hub has to do it, for
@@ -203,8 +239,8 @@ class Session(Seeker):
         denied = self._admit()
         if denied and front.selector.abuse is None:
             return Ending.DENIED  # at once: a TLS handshake costs more than the rest of a session
-        if settings.client_max and self._exceeds_client_max():
-            return Ending.CLIENT_MAX
+        if settings.limits_clients and (limit := self._limit()) is not None:
+            return limit
         if front.tls is not None and not self._secure(front.tls):
             return Ending.TLS
         if settings.dummy:
@@ -219,7 +255,9 @@ class Session(Seeker):
             front.dialing -= 1
             if settings.pending_max:
                 front.resume()
-        return self._relay(sock) if isinstance(sock, kernel.Socket) else sock
+        if isinstance(sock, kernel.Socket):
+            return self._relay(sock, PLAIN)
+        return self._relay_secured(sock) if isinstance(sock, ServerStream) else sock
 
     def _announce(self) -> bool:
         """Learn from a proxy who the client is; False when it does not say so as it should."""
@@ -237,6 +275,15 @@ class Session(Seeker):
         return True
 
     def _secure(self, tls: Terminator) -> bool:
+        """TLS with the client; False when there is none. In HTTP mode what it asks for is not all known by that."""
+        front = self._front
+        is_secured = self._shake_hands(tls)
+        if is_secured and front.routes is not None and not front.settings.http and (
+                ending := self._take_route(front.routes)):
+            raise Stop(ending)
+        return is_secured
+
+    def _shake_hands(self, tls: Terminator) -> bool:
         """The TLS handshake; False when it failed."""
         front = self._front
         try:
@@ -245,17 +292,22 @@ class Session(Seeker):
             log.debug("session %d: TLS handshake of %s: %s", self.id, self.peername, error)
             return False
         self.secured = channel.secured
-        self._front.handshakes += 1
+        self._front.handshakes.of_clients += 1
         self.down.speak(TlsStream(channel))
+        if front.settings.proxy_v2_options:
+            route = self._route or self._own_route()
+            self._route = route._replace(own=tls_tlvs(channel, front.settings.proxy_v2_options))
         return True
 
     def _listen(self, opening: Opening) -> Ending | None:
         """Learn what the client wants before a server is troubled; why the session ends, if it does not say so as it
-        should."""
-        down = self.down
+        should, or gets nothing."""
+        front, down = self._front, self.down
+        if self._route is not None and (told := self.introduced) is not None and told.is_secure:
+            self._opening = opening = self._protocol.opening(self.address, "https") or opening
         try:
-            if read_opening(opening, down, self._front.poller, self._front.settings.http_head_timeout):
-                return None
+            if read_opening(opening, down, front.poller, opening.seconds(front.settings)):
+                return None if front.routes is None else self._take_route(front.routes, opening)
         except Refused as refused:
             return self._turned_away(refused.status, str(refused))
         except OSError as error:
@@ -263,6 +315,26 @@ class Session(Seeker):
                 raise
             return Ending.CLIENT_RESET
         return Ending.TRUNCATED if down.truncated else Ending.CLIENT_CLOSED
+
+    def _take_route(self, routes: Table, opening: Opening | None = None) -> Ending | None:
+        """Go the way of what the client asks for; why the session ends, if that is rejected."""
+        asked = opening.asked if opening is not None else Asked()
+        if self.secured is not None:
+            protocol = self.down.stream.protocol
+            asked = asked._replace(sni=self.secured.sni, alpn=(protocol,) if protocol else ())
+        key = routes.find(asked)
+        self._follow(key)
+        if routes.rejects(key):
+            log.debug("session %d: route %s rejects %s", self.id, called(key), self.peername)
+            self._status = opening.misdirected if opening is not None else 0
+            return Ending.NO_ROUTE
+        if isinstance(opening, HttpOpening):
+            opening.stay_with(lambda host: routes.find(asked._replace(host=host)) == key)
+        return None
+
+    def _follow(self, key: Key) -> None:
+        """This way, from now on."""
+        self._selector = self._front.take_route(key)
 
     def _dial(self, denied: bool) -> Any:
         """A socket that is connected to a server, or why there is none."""
@@ -312,17 +384,19 @@ class Session(Seeker):
         When this machine is out of descriptors or memory, it is worth waiting: the client need not know.
         """
         front = self._front
-        deadline = self.chosen + front.settings.timeout
+        settings, server_tls = front.settings, front.server_tls
+        now = self.chosen
+        deadline = now + settings.timeout
         problem: OSError | None = None
         target = lease.target
         endpoints = list(target.endpoints)
-        header = b"" if front.settings.proxy_protocol == "off" else self._header(front.settings.proxy_protocol)
-        now = self.chosen
+        header = introduction(self, self._route or self._own_route()) if settings.introduces else b""
         while endpoints:
             share = (deadline - now) / len(endpoints)
             self.endpoint = endpoint = endpoints.pop(0)
             try:
-                sock = dial(endpoint, front.settings, front.poller, share, self._protocol, header)
+                sock = (dial(endpoint, settings, front.poller, share, self._protocol, header) if server_tls is None else
+                        self._dial_secured(lease, endpoint, share, header))
                 if problem is not None and endpoint in target.endpoints:
                     front.selector.pool.prefer(target, endpoint)
                 self.endpoint = endpoint
@@ -336,14 +410,38 @@ class Session(Seeker):
                         now += _SHORTAGE_PAUSE
                     continue
                 if error.errno == errno.EPROTO:  # it connected: the time for its greeting is none of the others'
-                    deadline = now + front.settings.timeout
+                    deadline = now + settings.timeout
                 if problem is None or problem.errno in sockets.LOCAL_ERRORS:
                     problem = error
         raise problem or OSError(0, "its name is not resolved")
 
-    def _header(self, version: str) -> bytes:
-        """What a server is told of the client."""
-        return proxy_header.header(version, self._route or self._own_route())
+    def _dial_secured(self, lease: Lease, endpoint: Endpoint, seconds: float,
+                      header: bytes | Introduction) -> Any:
+        """As ``dial``, where some servers speak TLS: a socket, or the stream on it. Switches greenlets. Raises
+        OSError."""
+        front, name = self._front, self._name_for(lease)
+        if name is None:
+            return dial(endpoint, front.settings, front.poller, seconds, self._protocol, header)
+        assert front.server_tls is not None
+        stream = front.server_tls.dial(endpoint, name, front.settings, front.poller, seconds, self._protocol, header)
+        stream.refused = self._refused_by_server
+        self.secured_server = stream.secured
+        self._count_handshake(stream)
+        return stream
+
+    def _name_for(self, lease: Lease) -> str | None:
+        """The name that a server is asked for in TLS; None where it speaks plainly."""
+        return tls_name(lease.server, self._front.settings)
+
+    def _count_handshake(self, stream: ServerStream) -> None:
+        handshakes = self._front.handshakes
+        handshakes.of_servers += 1
+        handshakes.resumed += stream.is_resumed
+
+    def _refused_by_server(self, cause: str) -> None:
+        """Behind its handshake, and before its first byte, the server says that it does not want us."""
+        if self.lease is not None:
+            self.lease.refused(cause)
 
     def _own_route(self) -> proxy_header.Route:
         name = self.down.sock.getsockname()
@@ -351,22 +449,34 @@ class Session(Seeker):
             return proxy_header.Route("", 0, "", 0, name)
         return proxy_header.Route(self.address, self._port, normalize(name[0]), name[1])
 
-    def _relay(self, sock: Any) -> Ending | None:
+    def _relay_secured(self, stream: ServerStream) -> Ending | None:
+        ending = self._relay(stream.sock, stream)
+        if self._relaying and self.up is not None:
+            self.up.wake()
+        return ending if not self._relaying else None
+
+    def _relay(self, sock: Any, stream: Stream) -> Ending | None:
         front, down = self._front, self.down
         opening = self._opening
-        way = HttpFilter(opening, self._refuse_request) if isinstance(opening, HttpOpening) else None
-        self.up = up = End(sock, front.poller, self, PLAIN, way)
+        way = None
+        if opening is not None and isinstance(opening, HttpOpening):  # isinstance alone takes longer to say no
+            way = HttpFilter(opening, self._refuse_request)
+        self.up = up = End(sock, front.poller, self, stream, way)
         watch = front.watch(self)
         if watch is not None:
             down.tap, up.tap = _shows(watch, "client"), _shows(watch, "server")
         self._relaying = True
         down.start(up)
         up.start(down)
+        if front.settings.accept_proxy != "off" and not self._announced and way is None:
+            proxy.guard(down, self._refuse_header)
+        if (shaper := front.limits.shaper) is not None:
+            shaper.attach(down, up)
         if opening is not None:
             self._ask(opening)
-        elif front.settings.accept_proxy != "off" and not self._announced:
-            proxy.guard(down, self._refuse_header)
         if self._protocol.server_speaks_first:
+            if self._protocol.is_followed:
+                self._protocol = Follower(self._protocol, down, up)
             up.ready(EPOLLIN)  # from now on the client has a server: nothing comes in between
         if self._relaying and down.stream is not PLAIN:
             down.wake()
@@ -374,11 +484,17 @@ class Session(Seeker):
 
     def _ask(self, opening: Opening) -> None:
         """Give a server what the client said before it had one."""
-        assert self.up is not None and isinstance(self.up.filter, HttpFilter) and isinstance(opening, HttpOpening)
-        if self.down.tap is not None:
-            self.down.tap(self.down, memoryview(opening.heard))
-        self.up.filter.begin(opening)
+        down, up = self.down, self.up
+        assert up is not None
+        heard = memoryview(bytes(opening.heard))
         self._opening = None  # it is large
+        if down.tap is not None:
+            down.tap(down, heard)
+        if isinstance(opening, HttpOpening):
+            assert isinstance(up.filter, HttpFilter)
+            up.filter.begin(opening)
+        elif not up.deaf:  # as it is where the tap has refused it
+            up.begin(heard)
 
     def _refuse_request(self, status: int, reason: str) -> None:
         """HTTP's word that the client's request gets this status instead of an answer."""
@@ -388,11 +504,16 @@ class Session(Seeker):
         """Note what the client is to be told; how the session ends."""
         log.debug("session %d: request of %s refused (%d): %s", self.id, self.peername, status, reason)
         self._status = status
-        return Ending.REQUEST_TIMEOUT if status == TIMEOUT else Ending.BAD_REQUEST
+        return self._protocol.ending_of(status)
 
     def _refuse_header(self) -> None:
         log.info("session %d: a PROXY protocol header of %s, who may not send one", self.id, self.peername)
         self.stop(Ending.PROXY_HEADER)
+
+    def shape(self, shaper: Shaper) -> None:
+        """Its bytes move no faster than they may from now on."""
+        if self._relaying and self.up is not None:
+            shaper.attach(self.down, self.up)
 
     def settle(self, end: End) -> None:
         """An End's word that it has ended, or has delivered its last byte: is the session over?"""
@@ -430,6 +551,8 @@ class Session(Seeker):
         rest = sum(len(end.pending or b"") + end.unacknowledged() for end in ends)
         if rest != self.stalled[0]:
             self.stalled = (rest, now)
+        if (shaper := self._front.limits.shaper) is not None and shaper.delays(*ends):
+            return
         if any(end.deaf or end.reset for end in ends):
             if not rest or now - self.stalled[1] > STALLED_SECONDS:
                 self.stop(self.ending or (Ending.CLIENT_RESET if self.down.reset else Ending.SERVER_RESET))
@@ -495,7 +618,14 @@ class Session(Seeker):
     @property
     def _is_one_of_many(self) -> bool:
         """Whether so many of one address are turned away that they would fill conn_max while they linger."""
+        if self.ending is Ending.CLIENT_RATE:
+            return self._others >= _FEW
         return self.ending is Ending.CLIENT_MAX and self._others >= 2 * self._front.settings.client_max
+
+    def _seconds_away(self) -> int:
+        """For how long its address is not let in, where that begins sessions too often."""
+        guard = self._front.limits.guard
+        return guard.seconds_told(self.address) if guard is not None else 0
 
     def _last_words(self) -> bytes:
         """What a client is told that gets no server, or asked for what it can't have."""
@@ -505,12 +635,13 @@ class Session(Seeker):
         if self._is_unknown and self._front.tls is not None:
             return b""  # it would take them for TLS
         waited = self.finished - self._held if self._held else 0.0
+        away = self._seconds_away() if ending is Ending.CLIENT_RATE else 0
         return self._protocol.farewell(Farewell(ending, self.address, self._others, waited, self._problem,
-                                                self._is_crowded, self._status))
+                                                self._is_crowded, self._status, away))
 
     def _is_crowded(self) -> bool:
         """Whether all servers that could serve are full."""
-        return self._front.selector.is_crowded()
+        return self._selector.is_crowded()
 
     def _leave_client(self) -> None:
         try:
@@ -546,5 +677,5 @@ def _is_last(end: End) -> bool:
 def _ending_of(end: End, is_client: bool) -> Ending:
     """How a side ended that did not just close."""
     if not end.reset:
-        return Ending.TRUNCATED
+        return Ending.TRUNCATED if is_client else Ending.SERVER_TRUNCATED
     return Ending.CLIENT_RESET if is_client else Ending.SERVER_RESET

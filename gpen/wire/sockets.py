@@ -40,7 +40,7 @@ LOCAL_ERRORS = SHORTAGES | {errno.EADDRNOTAVAIL, errno.EADDRINUSE}
 PROHIBITIONS = frozenset({errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENETDOWN})
 _RETRY_SECONDS = 0.05
 _TURNS = Turns()  # of addresses that connections come from
-_IP_BIND_ADDRESS_NO_PORT = 24
+IP_BIND_ADDRESS_NO_PORT = 24
 _IP_FREEBIND, _IPV6_FREEBIND = 15, 78  # linux/in.h, linux/in6.h; Python has no names for them before 3.15
 _SO_RCVBUFFORCE = 33  # socket(7)
 _RECEIVE_BUFFER = 4 << 20  # bytes: some 5,000 small datagrams
@@ -348,7 +348,7 @@ def connect(endpoint: Endpoint, settings: Settings, poller: Poller, seconds: flo
             # loop that a server elsewhere needs anyway.
             result = kernel.progress(sock)
         if result == EINPROGRESS:
-            result = _outcome(sock, poller, seconds)
+            result = outcome(sock, poller, seconds)
         elif result == EAGAIN:
             result = _insist(sock, endpoint, seconds)
         if result not in (0, EISCONN):
@@ -368,7 +368,7 @@ def _leave_half_open(sock: Socket) -> None:
     sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_LINGER, _RESET_AT_CLOSE)
 
 
-def _outcome(sock: Socket, poller: Poller, seconds: float) -> int:
+def outcome(sock: Socket, poller: Poller, seconds: float) -> int:
     """Wait for a connect to end. A wake-up may have been meant for an earlier socket of the same number."""
     deadline = time.monotonic() + seconds
     result = EINPROGRESS
@@ -443,7 +443,7 @@ def _bind_source(sock: Socket, endpoint: Endpoint, settings: Settings) -> None:
 
 def _bind_without_port(sock: Socket, source: str) -> None:
     # the port is chosen at connect; in TCP it need be unique for each server only (ip(7))
-    sock.setsockopt(_socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+    sock.setsockopt(_socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
     try:
         sock.bind((source, 0))
     except OSError as error:
@@ -461,7 +461,7 @@ def _connect_from_others(sock: Socket, endpoint: Endpoint, settings: Settings, p
             _bind_without_port(sock, source)
             result = kernel.connect(sock, endpoint)
         if result == EINPROGRESS:
-            result = _outcome(sock, poller, seconds)
+            result = outcome(sock, poller, seconds)
         if result != errno.EADDRNOTAVAIL:
             break
     if result:

@@ -20,11 +20,16 @@ cdef class Channel:
 
 
 cdef class Terminator:
-    cdef object _context, _by_name, _protocols
+    cdef object _context, _by_name, _own_names, _protocols
+    cdef bint _asks, _separates
     cpdef Channel accept(self, Socket sock, Poller poller, double seconds)
     @cython.locals(is_done=bint)
     cdef object _shake_hands(self, Channel channel, Socket sock, _Pauses pauses)
-    cdef object _choose(self, Channel channel, str name)
+    cdef bint _choose(self, Channel channel, str name) except -1
+    cdef object _context_of(self, str name)
+
+
+cpdef object shake_hands(Channel channel, Socket sock, Poller poller, double seconds)
 
 
 cdef class _Pauses(Handler):

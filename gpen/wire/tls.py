@@ -9,8 +9,10 @@ A close_notify is passed on as a half-close, and a half-close as a close_notify.
 taken away by a command or a limit, gets none said in its name: its client can tell that the end is missing. A client
 that ends without one is `truncated`; what it sent is delivered.
 
-Sessions are resumed by ticket, or by number where ssl_option has no_ticket. All names lead to the same servers, so
-there is no harm in resuming under one name what began under another.
+Sessions are resumed by ticket, or by number where ssl_option has no_ticket; also under one name what began under
+another. But not where clients are asked for certificates: each name may have an authority of its own, and who was let
+in by one would be let in everywhere (CVE-2025-23419 was that, in nginx). There each name's context is used from the
+start, and not from when OpenSSL asks for it: what it remembers of sessions, and the keys of tickets, are the context's.
 
 What Python does for a handshake is little beside what OpenSSL does, but OpenSSL has each time driven it out of the
 processor's caches: about 200,000 instructions of 2.9 million took 250 us of 700 (P-256). So this is compiled (tls.pxd),
@@ -33,22 +35,24 @@ from greenlet import getcurrent
 
 from gpen.model.settings import Settings
 from gpen.model.text import shortened
-from gpen.proto.client_hello import protocols_in
+from gpen.proto.client_hello import HelloReader, protocols_in
+from gpen.proto.subject import subject_in
 from gpen.wire import kernel
 from gpen.wire.conversation import Secured
 from gpen.wire.kernel import AGAIN, EPOLLIN, EPOLLOUT, LOST, MORE, Handler, Socket
 from gpen.wire.pacing import gently
 from gpen.wire.poller import Poller
 from gpen.wire.relay import End, Stream
-from gpen.wire.tls_contexts import Pace, TlsError, contexts_by_name, main_context, reason_of
+from gpen.wire.tls_contexts import Pace, TlsError, contexts_by_name, main_context, names_of, reason_of
 
-__all__ = ["Channel", "HandshakeError", "Terminator", "TlsError", "TlsStream"]
+__all__ = ["Channel", "HandshakeError", "Terminator", "TlsError", "TlsStream", "shake_hands"]
 
 _RECORD = 16384  # most plain bytes of a record
 _PIECE = 32768  # most bytes read from a client at once, for they stay in OpenSSL's memory until the session ends
 _UNIX = int(_socket.AF_UNIX)
 _TICKETS_BEHIND = "TLSv1.3"  # the version whose tickets come behind its handshake
 _ODD = re.compile(r"[^A-Za-z0-9.:_*-]")  # what in a client's word could confuse a log
+_UNRECOGNIZED_NAME = 112  # the alert of RFC 6066
 _NO_APPLICATION_PROTOCOL = 120  # the alert of RFC 7301, which Python's ssl does not name
 _NOT_YET = Secured("", "", "")
 _WIRE = memoryview(bytearray(_PIECE))  # what has just been received, before it is in OpenSSL's memory
@@ -85,6 +89,10 @@ class Channel:
         self.sent = b""
         self.objection = ""
 
+    def begin_anew(self, context: Any) -> None:
+        """Be a server with another context, of which nothing is known yet but what has come."""
+        self.tls = context._wrap_bio(self.incoming, self.outgoing, True, None, owner=self)
+
     def step(self) -> bool:
         """Go on with the handshake as far as what has come allows; whether it is done. Raises ssl.SSLError."""
         hook, sys.unraisablehook = sys.unraisablehook, _not_raised
@@ -114,12 +122,19 @@ class Terminator:
         self._context: Any = main_context(settings, path)
         self._by_name = contexts_by_name(settings, path, pace)
         self._protocols = [name.encode() for name in settings.ssl_alpn or ()]
-        self._context.sni_callback = self._look
+        self._asks = self._context.verify_mode != ssl.CERT_NONE
+        # the names that are served with the certificate that all others get; None: all names are
+        self._own_names = names_of(settings, path) if settings.ssl_strict_sni else None
+        self._separates = self._asks and bool(self._by_name)
+        for context in (self._context, *(self._by_name.values() if self._separates else ())):
+            context.sni_callback = self._look
 
     def accept(self, sock: Socket, poller: Poller, seconds: float) -> Channel:
         """Do a client's handshake within so many seconds. Switches greenlets. Raises HandshakeError."""
         channel, pauses = Channel(self._context), _Pauses(sock, poller, seconds)
         try:
+            if self._separates:
+                self._read_hello(channel, sock, pauses)
             self._shake_hands(channel, sock, pauses)
         except TimeoutError:
             raise HandshakeError(f"not done in {seconds:g} s") from None
@@ -131,6 +146,8 @@ class Terminator:
         finally:
             pauses.end()
         channel.sent = b""
+        if self._asks:
+            channel.secured = channel.secured._replace(subject=subject_in(channel.tls.getpeercert(False)))
         return channel
 
     def _shake_hands(self, channel: Channel, sock: Socket, pauses: _Pauses) -> None:
@@ -139,20 +156,40 @@ class Terminator:
         Switches greenlets. Raises OSError, as which TimeoutError and ssl.SSLError are."""
         is_done = False
         while not is_done:
-            data = _WIRE[:_received(sock, pauses)]
-            if self._protocols:
-                channel.sent += data
-            channel.incoming.write(data)
+            if not channel.incoming.pending:
+                data = _WIRE[:_received(sock, pauses)]
+                if self._protocols:
+                    channel.sent += data
+                channel.incoming.write(data)
             is_done = channel.step()
             if not is_done or channel.secured.version != _TICKETS_BEHIND:
                 _send(sock, channel.outgoing.read(), pauses)
             elif not channel.incoming.pending and sock.family != _UNIX:
                 _acknowledge(sock)
 
+    def _read_hello(self, channel: Channel, sock: Socket, pauses: _Pauses) -> None:
+        """Begin with the context of the name that the client asks for. Switches greenlets. Raises OSError."""
+        reader = HelloReader()
+        while not reader.is_done:
+            data = bytes(_WIRE[:_received(sock, pauses)])
+            reader.take(data)
+            channel.incoming.write(data)
+            if self._protocols:
+                channel.sent += data
+        chosen = None if reader.hello is None else self._context_of(reader.hello.name)
+        if chosen is not None:
+            channel.begin_anew(chosen)
+
     def _look(self, channel: Any, name: str | None, context: ssl.SSLContext) -> int | None:
         """OpenSSL's question, at each hello, which certificate this name shall see; the answer may be an alert."""
-        if name is not None:
-            self._choose(channel, name)
+        if self._separates and channel.tls.context is not (self._context_of(name or "") or self._context):
+            channel.objection = "its hello is not to be read before its session is looked up"
+            return _UNRECOGNIZED_NAME
+        is_known = name is not None and self._choose(channel, name)
+        if not is_known and self._own_names is not None and not self._has(name):
+            asked = f"the name {shortened(name)}, which no certificate has" if name else "no name"
+            channel.objection = f"it asks for {asked} (ssl_strict_sni)"
+            return _UNRECOGNIZED_NAME
         if not self._protocols:
             return None
         offered = protocols_in(channel.sent)
@@ -162,13 +199,40 @@ class Terminator:
         channel.objection = f"it speaks none of the protocols of ssl_alpn, but {shortened(b', '.join(offered))}"
         return _NO_APPLICATION_PROTOCOL
 
-    def _choose(self, channel: Channel, name: str) -> None:
+    def _choose(self, channel: Channel, name: str) -> bool:
+        """Show the certificate that ssl_sni_path has for this name, if it has one; whether it has."""
         channel.sni = name
-        if self._by_name:
-            domain = name.lower()
-            chosen = self._by_name.get(domain) or self._by_name.get(f"*.{domain.partition('.')[2]}")
-            if chosen is not None:
-                channel.tls.context = chosen
+        chosen = self._context_of(name) if self._by_name else None
+        if chosen is not None:
+            channel.tls.context = chosen
+        return chosen is not None
+
+    def _context_of(self, name: str) -> Any:
+        """That of a name in ssl_sni_path, or None."""
+        domain = name.lower()
+        return self._by_name.get(domain) or self._by_name.get(f"*.{domain.partition('.')[2]}")
+
+    def _has(self, name: str | None) -> bool:
+        """Whether the certificate that all others get has this name."""
+        domain = (name or "").lower()
+        return self._own_names is not None and bool(domain) and (
+            domain in self._own_names or f"*.{domain.partition('.')[2]}" in self._own_names)
+
+
+def shake_hands(channel: Channel, sock: Socket, poller: Poller, seconds: float) -> None:
+    """Do the handshake with a server, as its client, within so many seconds; one that fails in it is told why. Switches
+    greenlets. Raises OSError, as which TimeoutError and ssl.SSLError are."""
+    pauses = _Pauses(sock, poller, seconds)
+    try:
+        while not channel.step():
+            _send(sock, channel.outgoing.read(), pauses)
+            channel.incoming.write(_WIRE[:_received(sock, pauses)])
+        _send(sock, channel.outgoing.read(), pauses)
+    except ssl.SSLError:
+        _reject(sock, channel.outgoing.read())
+        raise
+    finally:
+        pauses.end()
 
 
 class _Pauses(Handler):
@@ -211,7 +275,7 @@ class _Pauses(Handler):
 
 
 def _received(sock: Socket, pauses: _Pauses) -> int:
-    """How much a client has sent into _WIRE. Switches greenlets. Raises OSError, and TimeoutError."""
+    """How much the other side has sent into _WIRE. Switches greenlets. Raises OSError, and TimeoutError."""
     while (count := kernel.hear(sock, _WIRE)) == AGAIN:
         pauses.wait(EPOLLIN)
     if not count:
@@ -282,6 +346,11 @@ class TlsStream(Stream):
         self._incoming = channel.incoming
         self._outgoing = channel.outgoing
         self._tickets = channel.outgoing.pending  # bytes that wait for data to go with
+
+    @property
+    def protocol(self) -> str:
+        """The one that was agreed on (ALPN); empty where none was."""
+        return self._tls.selected_alpn_protocol() or ""
 
     def join(self, end: End) -> None:
         self._end, self._sock = end, end.sock

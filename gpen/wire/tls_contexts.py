@@ -6,6 +6,7 @@ and a chroot is entered, and no file is asked for in a handshake.
 
 from __future__ import annotations
 
+import _ssl
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ Pace = Callable[[Iterable[str]], Iterable[str]]  # gently, or what does not swit
 Path = Callable[[str], str]  # from a file's name to where it is found in a chroot
 
 _VERSIONS = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
-_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # what openssl rehash makes
+HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")  # what openssl rehash makes
 _TICKETS = 1  # behind a handshake of TLS 1.3: OpenSSL would send two, and each takes 20 us of 260 (P-256)
 _TIMES = {9: "is not valid yet", 10: "has expired"}  # verify codes of OpenSSL (x509_vfy.h)
 _OF_ANOTHER = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}  # the last: of another kind
@@ -30,7 +31,15 @@ _OF_ANOTHER = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIG
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 # The server's order, but for a client that wants ChaCha20 most: its processor has no instructions for AES.
 _SERVER_S_ORDER = ssl.OP_CIPHER_SERVER_PREFERENCE | 0x200000  # SSL_OP_PRIORITIZE_CHACHA, which ssl does not name
+_MOST_OF_PASSPHRASE = 1000  # bytes; Python's ssl takes 1,024
+_PASSPHRASE_OF = dict.fromkeys(("ssl_certificate", "ssl_key", "ssl_sni_path"), ", or give ssl_key_passphrase")
 _ALL_CIPHERS = "ALL:@SECLEVEL=0"
+
+
+class ServerContext(ssl.SSLContext):
+    """One with a certificate of ours. ``chain`` is its PEM, which OpenSSL would show to clients only."""
+
+    chain = ""
 
 
 class TlsError(Exception):
@@ -68,10 +77,10 @@ def _context(settings: Settings, path: Path, certificate: tuple[str, str], key: 
              authorities: Iterable[str]) -> ssl.SSLContext:
     """A context with this certificate; it and its key come with the name of the setting that named them.
 
-    Without ssl_require_peer nobody is asked for a certificate, as with pen: the authorities then but complete the chain
-    of our own.
+    Without ssl_require_peer and ssl_verify_client nobody is asked for a certificate, as with pen: the authorities then
+    but complete the chain of our own.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ServerContext(ssl.PROTOCOL_TLS_SERVER)
     _choose_versions(context, settings)
     context.num_tickets = _TICKETS
     context.options |= _SERVER_S_ORDER | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
@@ -84,13 +93,29 @@ def _context(settings: Settings, path: Path, certificate: tuple[str, str], key: 
                        "openssl ciphers -v") from None
     if settings.ssl_alpn:
         context.set_alpn_protocols(list(settings.ssl_alpn))
-    chain = load_pair(context, path, certificate, key)
+    context.chain = chain = load_pair(context, path, certificate, key, settings.ssl_key_passphrase)
     for text in authorities:
         context.load_verify_locations(cadata=text)
     _rehearse(context, *certificate, chain)
-    if settings.ssl_require_peer:
-        context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_mode = _verification(settings)
     return context
+
+
+def _verification(settings: Settings) -> ssl.VerifyMode:
+    """Whether clients are asked for a certificate, and must have one."""
+    if settings.ssl_require_peer or settings.ssl_verify_client == "required":
+        return ssl.CERT_REQUIRED
+    return ssl.CERT_OPTIONAL if settings.ssl_verify_client == "optional" else ssl.CERT_NONE
+
+
+def names_of(settings: Settings, path: Path) -> set[str]:
+    """The names that ssl_certificate has, in small letters: alternative ones, or, where it has none, its common name.
+    Its file has been read."""
+    assert settings.ssl_certificate is not None
+    decoded = _ssl._test_decode_cert(path(settings.ssl_certificate))  # type: ignore[attr-defined]
+    others = [name for kind, name in decoded.get("subjectAltName", ()) if kind == "DNS"]
+    common = [value for part in decoded["subject"] for kind, value in part if kind == "commonName"]
+    return {name.lower() for name in others or common}
 
 
 def _choose_versions(context: ssl.SSLContext, settings: Settings) -> None:
@@ -106,9 +131,10 @@ def _choose_versions(context: ssl.SSLContext, settings: Settings) -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def load_pair(context: ssl.SSLContext, path: Path, certificate: tuple[str, str], key: tuple[str, str | None]) -> str:
+def load_pair(context: ssl.SSLContext, path: Path, certificate: tuple[str, str], key: tuple[str, str | None],
+              passphrase: str | None = None) -> str:
     """Load a certificate and its key, which is in the same file unless it has its own; returns the certificate's PEM.
-    Raises TlsError."""
+    ``passphrase`` is the file with that of an encrypted key. Raises TlsError."""
     setting, file = certificate
     key_setting, key_file = key[0] if key[1] else setting, key[1] or file
     chain = _text(setting, file, path)
@@ -118,13 +144,22 @@ def load_pair(context: ssl.SSLContext, path: Path, certificate: tuple[str, str],
         remedy = "" if key[1] else ": put it there, or in a file of its own"
         raise TlsError(f"{key_setting}: '{key_file}' holds no private key in PEM{remedy}")
 
-    def encrypted() -> str:
-        raise TlsError(f"{key_setting}: '{key_file}' is encrypted, and nobody is there to give the password: "
-                       "decrypt it with openssl pkey")
+    is_encrypted = False
+
+    def give_passphrase() -> bytes:
+        nonlocal is_encrypted
+        is_encrypted = True
+        if passphrase is None:
+            raise TlsError(f"{key_setting}: '{key_file}' is encrypted, and nobody is there to give the password: "
+                           "decrypt it with openssl pkey" + _PASSPHRASE_OF.get(key_setting, ""))
+        return _passphrase(passphrase, path)
 
     try:
-        context.load_cert_chain(path(file), path(key_file), encrypted)
+        context.load_cert_chain(path(file), path(key_file), give_passphrase)
     except ssl.SSLError as error:
+        if is_encrypted and error.reason not in _OF_ANOTHER:
+            raise TlsError(f"ssl_key_passphrase: '{passphrase}' does not hold the passphrase of the key '{key_file}'"
+                           ) from None
         if error.reason in _OF_ANOTHER:
             which = "the key in it" if key_file == file else f"'{key_file}'"
             raise TlsError(f"{key_setting}: {which} does not belong to the certificate '{file}'") from None
@@ -134,12 +169,30 @@ def load_pair(context: ssl.SSLContext, path: Path, certificate: tuple[str, str],
     return chain
 
 
+def _passphrase(file: str, path: Path) -> bytes:
+    """The first line of the file of ssl_key_passphrase. Raises TlsError."""
+    try:
+        with open(path(file), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise TlsError(f"ssl_key_passphrase: '{file}' is not a regular file")
+            if mode & stat.S_IROTH:
+                raise TlsError(f"ssl_key_passphrase: everybody can read '{file}': chmod o-r")
+            line = opened.readline(_MOST_OF_PASSPHRASE + 2).rstrip(b"\r\n")
+    except OSError as error:
+        raise TlsError(f"ssl_key_passphrase: can't read '{file}': {error.strerror}") from None
+    if not 0 < len(line) <= _MOST_OF_PASSPHRASE:
+        raise TlsError(f"ssl_key_passphrase: '{file}' has no passphrase in its first line, of at most "
+                       f"{_MOST_OF_PASSPHRASE} bytes")
+    return line
+
+
 def _authorities(settings: Settings, path: Path) -> list[str]:
     """The PEM of ssl_ca_file and of all hashed files of ssl_ca_path. Raises TlsError."""
     texts = [authority("ssl_ca_file", settings.ssl_ca_file, path)] if settings.ssl_ca_file else []
     directory = settings.ssl_ca_path
     if directory:
-        hashed = [name for name in _listed("ssl_ca_path", directory, path) if _HASHED.fullmatch(name)]
+        hashed = [name for name in _listed("ssl_ca_path", directory, path) if HASHED.fullmatch(name)]
         if not hashed:
             raise TlsError(f"ssl_ca_path: '{directory}' has no certificates under hashed names: run openssl rehash")
         texts += [authority("ssl_ca_path", os.path.join(directory, name), path) for name in sorted(hashed)]

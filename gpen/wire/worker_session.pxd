@@ -14,7 +14,7 @@ cdef class RemoteLease(Lease):
 
 
 cdef class WorkerSession(Session):
-    cdef object _admission, _last_failure, _main, _place, _place_endpoints
+    cdef object _admission, _last_failure, _main, _place, _place_endpoints, _place_name
     cdef bint _introduces_itself, _is_limited, _is_news, _is_watched, _servers_are_full
     cpdef bint _admit(self) except -1
     cpdef Lease _reserve(self, bint denied, Client client, list tried)

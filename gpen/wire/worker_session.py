@@ -13,17 +13,19 @@ from gevent.hub import get_hub
 from gpen.model.client import Client
 from gpen.model.ending import BY_WORD, Ending
 from gpen.model.lease import Lease
+from gpen.model.route import Key
 from gpen.model.selector import Selector
 from gpen.model.server import Member, Server
 from gpen.wire import kernel
 from gpen.wire.conversation import Condemned, Front, Stop
 from gpen.wire.relay import End
 from gpen.wire.remote import Admission, Failure
+from gpen.wire.server_tls import ServerStream
 from gpen.wire.session import Session
 from gpen.wire.sockets import cause_of
 from gpen.wire.tls import Terminator
 
-_DENIED, _CLIENT_MAX = Ending.DENIED.value, Ending.CLIENT_MAX.value
+_DENIED = Ending.DENIED.value
 
 Place = tuple[Any, ...]
 
@@ -63,7 +65,7 @@ class WorkerSession(Session):
     """One TCP client with its server, whose place the main process chooses."""
 
     __slots__ = ("_admission", "_introduces_itself", "_is_limited", "_is_news", "_is_watched", "_last_failure", "_main",
-                 "_place", "_place_endpoints", "_servers_are_full")
+                 "_place", "_place_endpoints", "_place_name", "_servers_are_full")
 
     def __init__(self, id: int, front: Front, sock: Any, address: str, port: int, main: Main) -> None:
         Session.__init__(self, id, front, sock, address, port)
@@ -72,6 +74,7 @@ class WorkerSession(Session):
         self._admission: Admission | None = None
         self._place: Place | None = None
         self._place_endpoints: tuple[Any, ...] = ()
+        self._place_name: str | None = None
         self._last_failure: Failure | None = None
         self._is_limited = False  # whether somebody may wait for its place
         self._is_news = False  # when its server is reached
@@ -113,13 +116,20 @@ class WorkerSession(Session):
             self._main.hurry()  # with what was but mentioned: that it is connected
             self.leave(lease, ending)
 
+    def part_from(self, place: int, ending: Ending) -> None:
+        """End when it is quiet, if it has this place still, or is about to get it."""
+        lease = self.lease
+        coming = self._place[0] if self._place is not None else 0
+        if place == (lease.number if isinstance(lease, RemoteLease) else coming):
+            self.end_when_quiet(ending)
+
     # --- its life -------------------------------------------------------------------------------------------------
 
     def _announce(self) -> bool:
         return not self._introduces_itself or super()._announce()
 
-    def _secure(self, tls: Terminator) -> bool:
-        is_secured = super()._secure(tls)
+    def _shake_hands(self, tls: Terminator) -> bool:
+        is_secured = super()._shake_hands(tls)
         if self.secured is not None:
             self._main.tell("has_secured", self.id, *self.secured)
         return is_secured
@@ -127,11 +137,18 @@ class WorkerSession(Session):
     def _admit(self) -> bool:
         Session._admit(self)
         if self._admission is None:
-            self._admission = self._ask_main("admit", self.address, self._port)
+            self._admission = self._ask_main("admit", self.address, self._port, tuple(self.tlvs))
         return bool(self._admission[0] == _DENIED)
 
-    def _exceeds_client_max(self) -> bool:
-        return self._admission is not None and self._admission[0] == _CLIENT_MAX
+    def _limit(self) -> Ending | None:
+        word = self._admission[0] if self._admission is not None else ""
+        return BY_WORD[word] if word and word != _DENIED else None
+
+    def _seconds_away(self) -> int:
+        return self._admission[2] if self._admission is not None else 0
+
+    def _follow(self, key: Key) -> None:
+        self._main.tell("routed", self.id, *key)
 
     @property
     def _others(self) -> int:
@@ -151,9 +168,18 @@ class WorkerSession(Session):
         if not place[0]:
             _, ending, self._servers_are_full = place
             raise Stop(BY_WORD[ending])
-        number, self._is_limited, self._is_news, name, label, self._place_endpoints = place
+        number, self._is_limited, self._is_news, name, label, self._place_endpoints, self._place_name = place
         return RemoteLease(self._front.selector, self._main.member(name, label, self._place_endpoints), number,
                            self._has_connected)
+
+    def _name_for(self, lease: Lease) -> str | None:
+        return self._place_name
+
+    def _count_handshake(self, stream: ServerStream) -> None:
+        self._main.mention("server_secured", self.id, stream.is_resumed, *stream.secured)
+
+    def _refused_by_server(self, cause: str) -> None:
+        self._main.tell("refused", self.id, cause)
 
     def _has_connected(self) -> None:
         index = self._place_endpoints.index(tuple(self.endpoint or ()))

@@ -25,6 +25,7 @@ from gpen.galera import completion as galera
 from gpen.galera.cluster import POLICIES
 from gpen.galera.usage import OVERVIEW, USAGES
 from gpen.gpenctl import main as ctl
+from gpen.model.settings import SETTINGS
 from gpen.netlog import completion as netlog
 from tests.contrib.service import CONTRIB, PATIENCE, ROOT
 from tests.gpenctl.daemon import Daemon, unix_daemon
@@ -139,6 +140,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 ON_SOME_MACHINES = re.compile(r"/etc/passwd.+|roo(?!t$).*")  # files and users beside those that all have
+SERVER_TLS = " ".join(sorted(name for name in SETTINGS if name.startswith("server_tls")))
 
 
 def complete(line: str, programs: str = "", file: Path = BASH, **environment: str) -> list[str]:
@@ -162,8 +164,8 @@ def complete(line: str, programs: str = "", file: Path = BASH, **environment: st
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("gpenctl X ser", "server servers"),
-        ("gpenctl 127.0.0.1:8888 ser", "server servers"),
+        ("gpenctl X ser", f"server {SERVER_TLS} servers"),
+        ("gpenctl 127.0.0.1:8888 ser", f"server {SERVER_TLS} servers"),
         ("gpenctl [::1]:8888 server 0 state ", "drain maint ready"),
         ("gpenctl X server 0 max 5 we", "weight"),
         ("gpenctl X server 0 weight ", ""),
@@ -171,13 +173,23 @@ def complete(line: str, programs: str = "", file: Path = BASH, **environment: st
         ("gpenctl X no leas", "leastconn"),
         ("gpenctl X no servers", ""),
         ("gpenctl X wat", "watch"),
-        ("gpenctl X help sess", "sessions"),
+        ("gpenctl X help rece", "recent"),
         ("gpenctl X acl 1 ", "deny permit"),
         ("gpenctl X close ", "server"),
-        ("gpenctl X drain 1 30 ", "close"),
+        ("gpenctl X drain 1 30 ", "close quiet"),
+        ("gpenctl X drain 1 30 quiet ", "close"),
+        ("gpenctl X drain 1 30 quiet close ", ""),
+        ("gpenctl X close server 1 quiet ", ""),
+        ("gpenctl X route ", "alpn default host sni"),
+        ("gpenctl X route sni ", ""),
+        ("gpenctl X route sni www.example ", "reject servers"),
+        ("gpenctl X route sni www.example servers ", "all"),
+        ("gpenctl X route default ", "reject servers"),
+        ("gpenctl X route default reject ", ""),
+        ("gpenctl X listener web route alpn h2 ", "reject servers"),
         ("gpenctl X server 0 health ", "down drain up"),
         ("gpenctl X server 0 health up st", "state"),
-        ("gpenctl X check ", "connect exec greeting off send"),
+        ("gpenctl X check ", "agent connect exec greeting off send"),
         ("gpenctl X tcp_fastclose ", "both down off up"),
         ("gpenctl X recent 60 ", "json"),
         ("gpenctl X listener web rec", "recent"),
@@ -187,7 +199,7 @@ def complete(line: str, programs: str = "", file: Path = BASH, **environment: st
         ("gpenctl X listener web server 1 ", "max port prio weight"),
         ("gpenctl X listener web server 1 max ", ""),
         ("gpenctl X listener web server 1 max 5 po", "port"),
-        ("gpenctl X listener web inherit ser", "server"),
+        ("gpenctl X listener web inherit ser", f"server {SERVER_TLS}"),
         ("gpenctl X listener web inherit idle", "idle_timeout"),
         ("gpenctl X listener web inherit deb", ""),
         ("gpenctl X listener web tcp_fastclose ", "both down off up"),
@@ -305,7 +317,7 @@ def zsh() -> Iterator[Zsh]:
         ("gpenctl X leas", "gpenctl X leastconn"),
         ("gpenctl X no round", "gpenctl X no roundrobin"),
         ("gpenctl 127.0.0.1:8888 server 0 state dr", "server 0 state drain"),
-        ("gpenctl X help sess", "gpenctl X help sessions"),
+        ("gpenctl X help rece", "gpenctl X help recent"),
         ("gpenctl X acl 1 pe", "gpenctl X acl 1 permit"),
         ("gpenctl X wat", "gpenctl X watch"),
         ("gpenctl X listener web server 1 we", "listener web server 1 weight"),

@@ -20,6 +20,7 @@ from tests.control.test_difference import Running
 
 PROCESS = {"conn_max_total", "clients_max", "blacklist", "check", "check_interval", "check_timeout", "check_rise",
            "check_fall", "health_ttl", "name_refresh", "idlers", "geoip_db", "web_stats", "debug", "ascii",
+           "check_port", "check_tls", "on_event",
            "abort_on_error", "control", "control_acl", "control_mode", "control_access", "exit_enabled", "foreground",
            "pid_file", "user", "chroot", "drain_timeout", "workers",
            "metrics", "metrics_acl", "metrics_control", "metrics_token",

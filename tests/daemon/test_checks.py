@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gpen.daemon.checks import next_slot
+from gpen.daemon.slots import next_slot
 from tests.daemon.conftest import has_ended
 from tests.daemon.test_verdicts import events, verdict
 from tests.harness import (

@@ -54,7 +54,7 @@ def session_of(balancer: Gpen, server: int) -> int:
     ("listen 192.0.2.77:0", "192.0.2.77"), ("explain", "ADDRESS"), ("explain nobody", "'nobody'"),
     ("events 0", "'0'"), ("events x", "'x'"), ("recent x", "'x'"), ("include NONE", "NONE"),
     ("write NONE/x", "NONE/x"), ("write", "FILE"), ("help nothing", "'nothing'"), ("exit_enabled", "start"),
-    ("transparent", "Transparent"), ("dsr_ip 10.0.0.1", "Direct server return"), ("ssl_ocsp_response /x", "OCSP"),
+    ("transparent", "CAP_NET_RAW"), ("dsr_ip ::1", "'::1'"), ("ssl_ocsp_response /x", "OCSP"),
     ("ssl_option no_such", "'no_such'"), ("geoip_db NONE", "'NONE'"),
     ("foreground", "start"), ("control /tmp/x", "start"), ('timeout "5', "quote"),
     ("control_mode 999", "'999'"), ("source nowhere", "'nowhere'"), ("roundrobin yes", "'yes'"),

@@ -81,7 +81,7 @@ def test_a_session_that_can_not_be_closed(faulty: Start, servers: Serve, place: 
 @pytest.mark.parametrize("place", [
     "model.client:ClientTable.touch", "model.client:ClientTable.stick", "model.selector:Selector.permits",
     "model.selector:Selector.reserve", "wire.conversation:Conversation._settle_accounts", "wire.session:Session._relay",
-    "wire.session:Session._leave_client", "wire.session:Session._exceeds_client_max", "daemon.front:Front.ended"])
+    "wire.session:Session._leave_client", "wire.session:Session._limit", "daemon.front:Front.ended"])
 def test_a_session_that_fails_counts_no_more(faulty: Start, servers: Serve, place: str) -> None:
     """A client may have as many as before."""
     balancer = faulty(place, "-O", "client_max 3", LOCAL, servers(naming("A")).address)

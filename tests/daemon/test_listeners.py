@@ -306,7 +306,7 @@ def test_what_is_of_the_whole_gpen(wrong: Gpen, line: str) -> None:
     ("listener w close server 9", "9"), ("listener w server 0 port nosuch", "listener w: server 0: 'nosuch'"),
     ("listener w emergency 127.0.0.1:nosuch", "listener w: emergency: 'nosuch'"),
     ("listener w explain nobody", "'nobody'"), ("listener w events 0", "'0'"), ("listener w recent x", "'x'"),
-    ("listener w ssl_require_peer", "certificate"), ("listener w transparent", "Transparent"),
+    ("listener w ssl_require_peer", "certificate"), ("listener w transparent", "CAP_NET_RAW"),
     ("listeners x", "'x'"), ("inherit timeout", "inherit"), ("servers 0", "'0'"), ("conn_max_total x", "'x'"),
     ("listener w log /no/such/directory/x", "/no/such/directory/x"), ("listener w geoip_db /x", "whole gpen"),
     ("listener w client_acl 12", "'12'"), ("listener w emergency 1:2:3:4:5:6:7", "1:2"),

@@ -91,7 +91,9 @@ def test_no_log_at_one(balancer: Gpen) -> None:
 def test_listeners(balancer: Gpen) -> None:
     rows = balancer.json("listeners")
     assert list(rows[0]) == ["name", "address", "transport", "protocol", "sessions", "conn_max", "held", "total",
-                             "clients", "sx", "rx", "endings", "handshakes", "rule", "servers", "tracking_with"]
+                             "waiting", "delayed", "dropped", "bandwidth", "bandwidth_total", "shortages",
+                             "clients", "sx", "rx", "endings", "handshakes", "server_handshakes", "server_resumed",
+                             "dsr", "rule", "servers", "tracking_with", "routes"]
     assert [[row[key] for key in ("name", "protocol", "transport", "sessions", "conn_max", "held", "total", "rule",
                                   "servers", "tracking_with")] for row in rows] == [
         [None, "TCP", "tcp", 2, 500, 0, 2, "round robin", None, None],

@@ -55,7 +55,8 @@ def test_json(gpen: Start, servers: Serve) -> None:
     port = visit(balancer)
     row = json.loads(log_of(balancer))
     assert list(row) == ["client", "started", "listener", "server", "server_address", "choose", "connect", "total",
-                         "up", "down", "ending", "tls", "cipher", "sni"]
+                         "up", "down", "ending", "tls", "cipher", "sni", "subject", "server_tls",
+                         "server_cipher", "tls_name", "route", "unique_id", "proxy"]
     assert (row["client"], row["server"], row["server_address"], row["up"], row["down"], row["ending"]) == (
         f"127.0.0.2:{port}", 0, server.address, 4, 4, "client-closed")
 

@@ -15,6 +15,8 @@ KINDS = (
     Kind("requests", "HTTP requests, written anew", http.streams, pure(http.check_requests), 400),
     Kind("responses", "HTTP responses, watched", http.responses, pure(http.check_responses), 400),
     Kind("http", "HTTP through a gpen", http.conversations, http.http_trial, 100),
+    Kind("names", "TLS hellos, read", tls.streams, pure(tls.check_reading), 400),
+    Kind("routes", "TLS hellos passed on by a gpen", tls.streams, tls.routed_trial, 100),
     Kind("hellos", "TLS hellos to a gpen", tls.streams, tls.tls_trial, 100),
     Kind("greetings", "MySQL greetings to a gpen", mysql.conversations, mysql.greeting_trial, 100),
     Kind("datagrams", "UDP through a gpen", datagrams.floods, datagrams.datagram_trial, 100, len),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from gpen.proto.proxy_header import HeaderError
+from gpen.proto.proxy_header import HeaderError, header
 from gpen.wire.proxy import read_header
 from tests.fuzz.kind import Balanced, Trial
 from tests.fuzz.lines import serves
@@ -38,8 +38,15 @@ v1_headers = st.one_of(
               st.sampled_from((b"\r\n", b"\r\n", b"\n", b"\r", b"", b"\r\r\n"))),
     st.just(b"PROXY UNKNOWN\r\n"))
 CHECKSUM, TLS, TLS_BYTES = 0x03, 0x20, 5
+UNIQUE_ID, MOST_OF_ID = 0x05, 128
+ONCE = {0x01, 0x02, UNIQUE_ID, TLS}  # of these, the first counts
+STAYING = {CHECKSUM, 0x04, 0x30}  # a checksum, padding, the name of a network namespace: these do not go on
+few_bytes = st.binary(max_size=9)
+within_tls = st.lists(st.tuples(st.integers(0x20, 0x26), few_bytes), max_size=3).map(
+    lambda parts: b"abcde" + b"".join([struct.pack("!BH", kind, len(value)) + value for kind, value in parts]))
 fields = st.builds(lambda kind, value: struct.pack("!BH", kind, len(value)) + value,
-                   st.one_of(st.integers(0, 255), st.sampled_from((CHECKSUM, TLS))), st.binary(max_size=9))
+                   st.one_of(st.integers(0, 255), st.sampled_from((CHECKSUM, *STAYING, *ONCE))), st.one_of(
+                       few_bytes, few_bytes, within_tls, st.integers(127, 130).map(lambda size: b"i" * size)))
 SIZES = {0: 0, 1: 12, 2: 36, 3: 216}  # bytes of the addresses, by the family
 
 
@@ -47,7 +54,7 @@ SIZES = {0: 0, 1: 12, 2: 36, 3: 216}  # bytes of the addresses, by the family
 def v2_headers(draw: st.DrawFn) -> bytes:
     family = draw(st.sampled_from((0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32)))
     size = SIZES[family >> 4]
-    body = draw(st.binary(min_size=size, max_size=size)) + b"".join(draw(st.lists(fields, max_size=2)))
+    body = draw(st.binary(min_size=size, max_size=size)) + b"".join(draw(st.lists(fields, max_size=3)))
     command, summed = draw(st.sampled_from((0x21, 0x21, 0x21, 0x20))), draw(st.booleans())
     place = struct.pack("!BHI", CHECKSUM, 4, 0) if summed else b""
     header = SIGNATURE + struct.pack("!BBH", command, family, len(body + place)) + body + place
@@ -131,7 +138,20 @@ def are_well(extensions: bytes, before: bytes) -> bool:
     blanked = before + b"".join(head + (bytes(len(value)) if head[0] == CHECKSUM else value) for head, value in fields)
     return (all(len(value) >= TLS_BYTES and split(value[TLS_BYTES:]) is not None
                 for head, value in fields if head[0] == TLS)
+            and all(len(value) <= MOST_OF_ID for head, value in fields if head[0] == UNIQUE_ID)
             and all(value == checksum(blanked) for head, value in fields if head[0] == CHECKSUM))
+
+
+def going_on(header: bytes) -> bytes:
+    """What of a whole header's extensions goes on to a server, as it does."""
+    if not header.startswith(SIGNATURE):
+        return b""
+    found, seen = b"", set[int]()
+    for head, value in split(header[16 + SIZES[header[13] >> 4]:]) or []:
+        if head[0] not in STAYING and not (head[0] in ONCE and head[0] in seen):
+            found += head + value
+        seen.add(head[0])
+    return found
 
 
 def split(data: bytes) -> list[tuple[bytes, bytes]] | None:
@@ -185,6 +205,9 @@ def check_reading(case: tuple[bytes, Sequence[int]]) -> None:
         return
     family = socket.AF_INET if len(expected.source[0]) == 4 else socket.AF_INET6
     assert (socket.inet_pton(family, route.source), route.source_port) == expected.source
+    passed_on = header("v2", route, is_summed=True)
+    assert meaning(passed_on) == Meaning(True, len(passed_on), expected.source)
+    assert going_on(passed_on) == going_on(stream[:expected.length])
 
 
 class ProxyTrial(Balanced):

@@ -98,6 +98,7 @@ NOWHERE = b"\x00\x0c" + bytes(12)  # twelve bytes of addresses
     (V2 + b"\x00\x00\x07\x03\x00\x04" + checksum(V2 + b"\x00\x00\x07\x03\x00\x04" + bytes(4)), True),
     (V2 + b"\x00\x00\x07\x03\x00\x04abcd", False), (V2 + b"\x00\x00\x03\x03\x00\x00", False),
     (V2 + b"\x00\x00\x04\x20\x00\x01a", False), (V2 + b"\x00\x00\x08\x20\x00\x05abcde", True),
+    (V2 + b"\x00\x00\x83\x05\x00\x80" + b"i" * 128, True), (V2 + b"\x00\x00\x84\x05\x00\x81" + b"i" * 129, False),
     (V2 + b"\x00\x00\x09\x20\x00\x06abcdef", False), (V2 + b"\x00\x00\x0b\x20\x00\x08abcde\x20\x00\x00", True),
 ])
 def test_proxy_headers(header: bytes, accepted: bool) -> None:

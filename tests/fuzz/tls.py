@@ -12,6 +12,8 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from gpen.model.route import bare
+from gpen.proto.client_hello import HelloReader
 from tests.certificates import make_certificates
 from tests.fuzz.kind import Balanced, Trial
 from tests.fuzz.mutations import BYTES, cuts, pieces, spoiled
@@ -21,6 +23,7 @@ from tests.tlsclient import TlsClient, trusting
 NAMES = ("localhost", "www.example.org", "x" * 63, "127.0.0.1", None)
 PROTOCOLS = ((), ("h2",), ("http/1.1",), ("h2", "http/1.1"), ("spdy/3",))
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+ALERT = b"\x15\x03\x03\x00\x02\x02\x70"  # unrecognized_name
 RECORDS = range(20, 25)  # what the first byte of a record of TLS may be
 
 
@@ -57,6 +60,64 @@ streams = st.tuples(spoiled(st.one_of(hellos, hellos, st.builds(in_records, hell
     *BYTES, b"\x16\x03\x01", b"\x15\x03\x03\x00\x02\x02\x28", b"\x14\x03\x03\x00\x01\x01", b"\x17\x03\x03\x00\x03abc",
     b"\x00\x00\x00\x0e\x00\x0c\x00\x00\x09\xff\x1b[31mabc", b"\x00\x10\x00\x03\x00\x02\x00", b"\xff\xff", b"a" * 20000,
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\x80\x2e\x01\x00\x02"), 4), cuts)
+
+
+def check_reading(case: tuple[bytes, Sequence[int]]) -> None:
+    """In pieces the same is read as at once; and of a hello that OpenSSL takes, the name that OpenSSL finds."""
+    whole, piecewise = HelloReader(), HelloReader()
+    whole.take(case[0])
+    for piece in pieces(*case):
+        piecewise.take(piece)
+    assert (whole.is_done, whole.hello) == (piecewise.is_done, piecewise.hello)
+    found = asked_name(case[0])
+    assert found is None or whole.hello is None or bare(whole.hello.name) == bare(found), (found, whole.hello)
+
+
+def asked_name(sent: bytes) -> str | None:
+    """The name that OpenSSL's server finds in this; None where it finds none."""
+    asked: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sni_callback = lambda tls, name, context: asked.append(name)
+    incoming = ssl.MemoryBIO()
+    incoming.write(sent)
+    tls = context.wrap_bio(incoming, ssl.MemoryBIO(), server_side=True)
+    with suppress(ssl.SSLError):
+        tls.do_handshake()
+    return asked[0] if asked else None
+
+
+class RoutedTrial(Balanced):
+    """Clients whose hello is read and passed on: what they send comes back, from whichever server, or they are turned
+    away by an alert or an end."""
+
+    def attempt(self, case: tuple[bytes, Sequence[int]]) -> None:
+        logged = self.balancer.log.count("\n")
+        with self.balancer.connect() as sock:
+            with suppress(OSError):
+                for piece in pieces(*case):
+                    sock.sendall(piece)
+                sock.shutdown(socket.SHUT_WR)
+            answer = read_all(sock)
+        assert answer in (case[0], ALERT, b""), f"neither all that was sent nor a refusal: {answer!r}"
+        wait_until(lambda: self.balancer.log.count("\n") > logged, what="a line in the log")
+
+    def settle(self) -> None:
+        super().settle()
+        self.balancer.log_file.write_bytes(b"")
+
+
+def is_passed_on(balancer: Gpen) -> None:
+    sent = hello("localhost", (), 1)
+    assert balancer.ask(sent) == sent, "a healthy client is not served"
+
+
+@contextmanager
+def routed_trial(directory: Path) -> Iterator[Trial]:
+    """A gpen with routes that passes TLS on."""
+    with ExitStack() as stack, Server(echo) as one, Server(echo) as other:
+        yield RoutedTrial(stack, lambda: Gpen(
+            directory, "-r", "-l", "gpen.log", "-O", "route sni localhost servers 0", "-O", "route alpn h2 servers 1",
+            "-O", f"route sni {NAMES[1]} reject", "127.0.0.1:0", one.address, other.address), is_passed_on)
 
 
 class TlsTrial(Balanced):

@@ -17,12 +17,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pymysql
 from pymysql.connections import Connection
 
 from tests.harness import PATIENCE, ROOT, wait_until
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 USER = PASSWORD = "app"
 READ = "SELECT word FROM app.word WHERE id = 1"
@@ -210,6 +213,22 @@ class Client:
                 self.connect()
             self.ask(query)
 
+    def transact(self, pings: bool, writes: bool = True) -> None:
+        """A transaction on a connection of the pool, which tries it before (``pings``), or believes in it."""
+        with self.attempt():
+            from sqlalchemy.exc import DBAPIError  # which takes a second to load, and only pools need
+
+            self._note(phase=QUERY, asked=time.monotonic())
+            try:
+                with self._clients.pool(pings).begin() as connection:
+                    (node,) = connection.exec_driver_sql("SELECT @@wsrep_node_name").one()
+                    self._note(node=node)
+                    if writes:
+                        connection.exec_driver_sql(WRITE)
+                    connection.exec_driver_sql(READ)
+            except DBAPIError as error:
+                raise error.orig or error from error
+
     @contextlib.contextmanager
     def attempt(self) -> Iterator[None]:
         self._note(Attempt(time.monotonic(), 0.0, 0.0, self._node, CONNECT, 0, ""))
@@ -265,6 +284,9 @@ KINDS: dict[str, Callable[[Client], None]] = {
     "readers": lambda client: client.visit(READ),
     "writers": lambda client: client.visit(WRITE),
     "kept": lambda client: client.stay(READ),
+    "pooled": lambda client: client.transact(True),
+    "pooled readers": lambda client: client.transact(True, writes=False),
+    "pooled blindly": lambda client: client.transact(False),
 }
 
 
@@ -279,6 +301,7 @@ class Clients:
         self._act = KINDS[options.kind]
         self._period = options.threads / options.rate
         self._clients = [Client(self) for _ in range(options.threads)]
+        self._pool: Engine | None = None
 
     def run(self) -> None:
         """Until SIGTERM."""
@@ -290,6 +313,18 @@ class Clients:
         self._join(threads)
         for client in self._clients:
             client.write(text="hangs")
+
+    def pool(self, pings: bool) -> Engine:
+        """The pool of all, with a connection for each."""
+        with self._lock:
+            if self._pool is None:
+                from sqlalchemy import create_engine
+
+                self._pool = create_engine(
+                    f"mysql+pymysql://{USER}:{PASSWORD}@{self.host}:{self.port}/", pool_size=len(self._clients),
+                    max_overflow=0, pool_pre_ping=pings, connect_args={
+                        "ssl_disabled": True, "connect_timeout": HANGING, "read_timeout": HANGING})
+            return self._pool
 
     def _repeat(self, client: Client, number: int) -> None:
         """Act at even intervals; one that took longer than the interval does not catch up."""

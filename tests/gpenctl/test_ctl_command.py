@@ -556,14 +556,15 @@ def test_what_is_no_table_is_shown_as_it_is(gpenctl: Run, daemon: Daemon) -> Non
 @pytest.mark.parametrize(
     ("command", "answer", "fields"),
     [
-        ("sessions", "[]\n", "id,client,server,server_address,state,age,idle,up,down,tls,cipher,sni,"
-         "listener\n"),
+        ("sessions", "[]\n", "id,client,server,server_address,state,age,idle,up,down,tls,cipher,sni,subject,server_tls,"
+         "server_cipher,tls_name,listener,route,unique_id,proxy\n"),
         ("recent", "[]\n", "address,connects,sx,rx,server,idle,sessions\n"),
         ("recent", "", "address,connects,sx,rx,server,idle,sessions\n"),  # of a pen
         ("events 5", "[]\n", "time,server,event,cause,listener\n"),
         ("listener x events", "[]\n", "time,server,event,cause,listener\n"),
-        ("listeners", "[]\n", "name,address,transport,protocol,sessions,conn_max,held,total,clients,sx,rx,endings,"
-         "handshakes,rule,servers,tracking_with\n"),
+        ("listeners", "[]\n", "name,address,transport,protocol,sessions,conn_max,held,total,waiting,delayed,dropped,"
+         "bandwidth,bandwidth_total,shortages,clients,sx,rx,endings,handshakes,server_handshakes,server_resumed,"
+         "dsr,rule,servers,tracking_with,routes\n"),
     ],
 )
 def test_csv_without_rows(gpenctl: Run, daemon: Daemon, command: str, answer: str, fields: str) -> None:

@@ -19,11 +19,15 @@ WORD = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF)).filter(str.
     ('send "" expect 220', Check("send", expect="220")),
     ("exec /usr/bin/true", Check("exec", program="/usr/bin/true")),
     ('exec "/bin/sh -c \'exit 0\'"', Check("exec", program="/bin/sh -c 'exit 0'")),
+    ("agent 9777", Check(agent=9777)), ("connect agent 1", Check("connect", agent=1)), ("off agent 1", Check(agent=1)),
+    ("send x expect agent agent 65535", Check("send", send="x", expect="agent", agent=65535)),
+    ("exec /bin/true agent 2", Check("exec", program="/bin/true", agent=2)),
 ])
 def test_what_is_read(line: str, check: Check) -> None:
     assert parse_check(words_of(line)) == check
     call = parse_line(f"check {line}")
     assert call is not None and call["value"] == check
+    assert parse_check(words_of(str(check))) == check
     call = parse_line(f"server 3 max 7 check {line} prio 2")
     assert call is not None and call["changes"] == {"max": 7, "check": check, "prio": 2}
 
@@ -56,6 +60,9 @@ def test_a_program_is_read_back(argument: str) -> None:
 
 @pytest.mark.parametrize(("words", "says"), [
     ("ping", "'ping' is not a check: expected off|connect|"), ("connect now", "'now' is too much"),
+    ("agent", "expected agent PORT"), ("agent 0", "'0' is not a port: expected 1 to 65535"),
+    ("connect agent http", "'http' is not a port"), ("connect agent 1 agent 2", "'agent' is too much"),
+    ("agent 1 agent 2", "'agent' is too much"),
     ("send x", "expected send STRING expect STRING"), ("send x expects y", "expected send STRING expect STRING"),
     ('send x expect ""', "expected send STRING expect STRING"), (r"send \q expect y", r"'\q' is none of"),
     (r"send x expect \x4", r"'\x' is none of"), ("exec", "expected exec PROGRAM"),

@@ -181,6 +181,17 @@ def test_random_takes_the_better_of_two() -> None:
     assert min(counts.values()) > 90 and max(counts.values()) < 110, "near the best choice"
 
 
+@pytest.mark.parametrize("rule", ["weight", "leastconn", "random"])
+def test_shares_of_weights_are_no_whole_numbers(rule: str) -> None:
+    """What agents leave of weights of 1: each has its part, however small they all are."""
+    world = World(4, **{rule: True})
+    world.selector.turns.random = random.Random(7)
+    for number, says in enumerate(("30%", "30%", "15%", "0%")):
+        world.pool.heed(world.server(number), says)
+    kept = Counter(world.reserve().server.number for _ in range(100))
+    assert kept[3] == 0 and all(abs(kept[number] - part) <= 3 for number, part in enumerate((40, 40, 20)))
+
+
 def test_random_with_one_server() -> None:
     assert World(1, random=True).numbers(2) == [0, 0]
 

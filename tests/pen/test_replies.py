@@ -244,7 +244,7 @@ DIFFERENCES = [
     ("clients_max 100", "2048\n", "100"),  # pen only grows them
     ("conn_max 100", "500\n", "100"),
     ("include NONE", "", r"error: can't read the file 'NONE'.*"),  # pen: only in its log
-    ("transparent", "", "error: transparent: .* not in this version of gpen"),  # no silence about what is missing
+    ("transparent", "", "error: transparent: needs the capability CAP_NET_RAW .*"),  # which it has given up
     ("ssl_ocsp_response /x", "", "error: ssl_ocsp_response: OCSP stapling is not possible .*"),
 ]
 

@@ -17,7 +17,7 @@ FULL = "greeted with error 1040: Too many connections"
 
 
 def why(ending: Ending, crowded: bool = False, problem: str = "", waited: float = 0.0, status: int = 0) -> Farewell:
-    return Farewell(ending, "192.0.2.7", 3, waited, problem, lambda: crowded, status)
+    return Farewell(ending, "192.0.2.7", 3, waited, problem, lambda: crowded, status, 4)
 
 
 def number_and_text(packet: bytes) -> tuple[int, str]:
@@ -47,6 +47,7 @@ def test_who_speaks_first() -> None:
     (Ending.CONNECT_FAILED, {"problem": "refused"}, 1047, "gpen: no server is usable"),
     (Ending.DENIED, {}, 1130, "gpen: 192.0.2.7 may not connect here"),
     (Ending.CLIENT_MAX, {}, 1203, "gpen: 192.0.2.7 has 3 sessions already (client_max)"),
+    (Ending.CLIENT_RATE, {}, 1226, "gpen: 192.0.2.7 connects too often (client_rate), try again in 4 s"),
     (Ending.LOCAL, {}, 1040, "gpen: no server can be reached from here for now"),
     (Ending.SHUTDOWN, {}, 1053, "gpen: shutting down"),
 ])
@@ -85,6 +86,8 @@ def test_greetings_of_mysql(number: int, is_refused: bool) -> None:
         if not MySQL().is_whole(packet[:count]):
             assert MySQL().refusal(packet[:count]) is None
     assert MySQL().refusal(packet) == (f"greeted with error {number}: some words" if is_refused else None)
+    its_own = number in (1040, 1053)  # where servers know who the client is, the others are against that one's host
+    assert bool(MySQL(knows_clients=True).refusal(packet)) is its_own
 
 
 def test_an_opening_is_whole_at_the_end_of_its_head() -> None:

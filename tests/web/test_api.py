@@ -49,7 +49,8 @@ def test_each_command_that_looks_is_there(gpen: Start, servers: Servers) -> None
         wait_until(lambda: balancer.json("sessions"))
         given = {"address": "127.0.0.1", "n": "0", "seconds": "60", "listener": "-"}
         for command in LOOKING:
-            arguments = {name: given[name] if command.name != "events" else "5" for name in arguments_of(command)}
+            arguments = {name: given[name] if command.name != "events" else "5" for name in arguments_of(command)
+                         if name in given}
             line = " ".join([command.name, *arguments.values()])
             query = "&".join(f"{name}={word}" for name, word in arguments.items())
             answer = ask(balancer, f"/api/{command.name}?{query}")
@@ -60,7 +61,7 @@ def test_each_command_that_looks_is_there(gpen: Start, servers: Servers) -> None
 
 def test_what_there_is_is_told(gpen: Start, servers: Servers) -> None:
     index = ask(gpen(*DOOR, servers=[servers(echo)]), "/api").json
-    assert index["/api/explain"]["arguments"] == ["address", "listener"]
+    assert index["/api/explain"]["arguments"] == ["address", "sni", "alpn", "host", "listener"]
     assert index["/api/info"]["arguments"] == []
     assert all(entry["help"] for entry in index.values())
 
@@ -71,6 +72,11 @@ def test_of_one_listener(gpen: Start, servers: Servers) -> None:
     assert [row["number"] for row in ask(balancer, "/api/servers?listener=web").json] == [1]
     assert ask(balancer, "/api/explain?address=10.0.0.1&listener=web").json["server"] == 1
     assert ask(balancer, "/api/servers?listener=nowhere").status == 400
+    balancer.ctl("listener web route sni a.example reject", "listener web route alpn http/1.1 servers 0")
+    told = [ask(balancer, f"/api/explain?address=10.0.0.1&listener=web&{asked}").json
+            for asked in ("sni=a.example", "alpn=http/1.1", "host=x")]
+    assert [(row["route"], row["server"]) for row in told] == [
+        ("sni a.example", None), ("alpn http/1.1", 0), ("default", 1)]
 
 
 NONSENSE = (

@@ -82,7 +82,7 @@ class Relayed:
         """There is one already behind this socket."""
         stream = TlsStream(shaken(sock, self._trusting, "localhost")) if speaks == "tls" else PLAIN
         if request:
-            self._opening = HttpOpening(Forwarded("192.0.2.7", "https"), 8192)
+            self._opening = HttpOpening(Forwarded("192.0.2.7", "https"), 8192, False)
             self._opening.take(request)
             self.up = self._end(sock, stream, HttpFilter(self._opening, self._refuse))
         else:

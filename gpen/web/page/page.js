@@ -656,10 +656,15 @@ function serverColumns() {
     twoLines("Bytes", "n late", (row) => `↑ ${size(row.sx)}`, (row) => `↓ ${size(row.rx)}`,
       { hint: "to the server, and from it, so far" }),
     failuresColumn(),
-    textColumn("Weight / prio", "n late", (row) => `${row.weight} / ${row.prio}`, { label: "weight/prio",
-      isIdle: (row) => row.weight === 1 && !row.prio }),
+    textColumn("Weight / prio", "n late", (row) => `${weightOf(row)} / ${row.prio}`, { label: "weight/prio",
+      isIdle: (row) => row.weight === 1 && row.weight_now === 1 && !row.prio }),
     limitsColumn(),
   ];
+}
+
+/** A server's weight; and what its agent has left of it, where that is something else. */
+function weightOf(row) {
+  return row.weight_now === row.weight ? row.weight : `${row.weight_now} of ${row.weight}`;
 }
 
 function serverKey(row) {

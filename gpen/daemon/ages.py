@@ -1,0 +1,53 @@
+"""The setting session_max_age: sessions that have lasted for so long end when they are quiet."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+
+from gpen.daemon.front import Front
+from gpen.daemon.sessions import Sessions
+from gpen.model.ending import Ending
+from gpen.wire.conversation import Conversation
+from gpen.wire.pacing import gently
+
+JITTER = 0.1  # of the age, by which sessions end earlier, each by another part of it
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def age_limit(number: int, seconds: float) -> float:
+    """The age at which the session of this number ends, where the setting is so many seconds: of those that began one
+    after the other, as a pool's, the limits lie evenly."""
+    return seconds * (1 - JITTER * (number * _GOLDEN % 1.0))
+
+
+class Ages:
+    """Ends those that are too old."""
+
+    def __init__(self, listeners: Iterable[Front], sessions: Sessions) -> None:
+        self._listeners = listeners
+        self._sessions = sessions
+        self._old: set[Conversation] = set()  # that are to end
+
+    def tend(self) -> None:
+        """Look who is too old now; one that is no more, for the setting has changed, goes on. Switches greenlets when
+        they are many."""
+        if not self._old and not any(front.settings.session_max_age for front in self._listeners):
+            return
+        now = time.monotonic()
+        old = {session for session in gently(list(self._sessions)) if _is_old(session, now)}
+        for session in self._old - old:
+            if not session.finished:
+                session.spare()
+        for session in old & self._old:  # a drain that was given up may have spared it
+            session.end_when_quiet(Ending.MAX_AGE)
+        for session in old - self._old:
+            session.move_when_quiet(Ending.MAX_AGE)
+        self._old = old
+
+
+def _is_old(session: Conversation, now: float) -> bool:
+    settings = session.front.settings
+    return bool(settings.session_max_age and not settings.udp and session.connected and not session.finished
+                and session.age(now) >= age_limit(session.id, settings.session_max_age))

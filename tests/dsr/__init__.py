@@ -1,0 +1,1 @@
+"""Direct server return: a client, a balancer and servers at one switch."""
