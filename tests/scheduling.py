@@ -12,7 +12,7 @@ from xdist.workermanage import WorkerController
 # is compiled is compiled once for all that try it; a browser, a demo and 4,000 servers take long to begin. What happens
 # to two balancers is measured in tenths of a second.
 TOGETHER = {
-    "first": ("test_events.py", "test_clients.py", "test_chaos_galera.py", "test_one_gpen.py"),
+    "first": ("test_events.py", "test_clients.py", "test_chaos_galera.py", "test_one_gpen.py", "test_pools.py"),
     "second": ("test_writer.py", "test_watch_nodes.py", "test_watch_moves.py", "test_watch_one.py", "test_traces.py",
                "test_exporter.py"),
     "lone": ("test_blocking.py",),
