@@ -11,7 +11,7 @@ import logging
 import shlex
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
@@ -26,6 +26,7 @@ from gpen.model.server import Server, Target
 from gpen.model.text import counted
 from gpen.wire.check import passed_environment, place
 from gpen.wire.faults import Faults, Seldom
+from gpen.wire.pacing import gently
 from gpen.wire.poller import Poller
 from gpen.wire.subprocesses import Children, Flood, Program
 
@@ -107,10 +108,10 @@ class Alerts:
             self._has_news.wait()
             self._has_news.clear()
             news, self._news = self._news, []
-            self._faults.attempt("to tell what has happened to servers", lambda: self._take(news))  # noqa: B023
+            self._faults.attempt("to tell what has happened to servers", lambda: self._take(gently(news)))  # noqa: B023
             self._faults.attempt("to tell how listeners are", self._look_at_listeners)
 
-    def _take(self, news: list[tuple[Event, Target]]) -> None:
+    def _take(self, news: Iterable[tuple[Event, Target]]) -> None:
         for event, target in news:
             key, server = _key(target), target.server
             words = self._words.setdefault(server.name, {})
