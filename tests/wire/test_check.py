@@ -53,7 +53,7 @@ class Trial:
         self.poller = Poller()
         self.subject = Subject("7", 7)
         self.subject.target = Target(self.subject, TCP)
-        self.prober = Prober(self.subject, self.settings, self.poller, Children(), lambda path: path)
+        self.prober = Prober(self.subject, self.settings, self.poller, Children(), lambda path: path, lambda: None)
 
     def good(self, check: Check, *addresses: str) -> str:
         """What a check finds that succeeds."""
