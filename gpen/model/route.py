@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 SNI, ALPN, HOST, DEFAULT = "sni", "alpn", "host", "default"
 REJECT, ALL = "reject", "all"
-FORM = "(sni NAME|alpn PROTOCOL|host NAME|default) (servers LIST|reject)"
+KEY_FORM = "sni NAME|alpn PROTOCOL|host NAME|default"
+FORM = f"({KEY_FORM}) (servers LIST|reject)"
 
 Key = tuple[str, str]  # one of the kinds above, and what is asked for; empty for DEFAULT
 To = tuple[int, ...] | str  # numbers of servers, ALL or REJECT
@@ -119,7 +120,7 @@ def parse_key(words: Sequence[str]) -> Key:
             raise ValueError(f"'{rest[0]}' is too much: expected default alone")
         return NO_MATCH
     if kind not in (SNI, ALPN, HOST):
-        raise ValueError(f"'{kind}' is not sni, alpn, host or default: expected {FORM}")
+        raise ValueError(f"'{kind}' is not sni, alpn, host or default: expected {KEY_FORM}")
     if len(rest) != 1:
         what = "a PROTOCOL" if kind == ALPN else "a name"
         raise ValueError(f"'{rest[1]}' is too much: expected {what} behind {kind}" if rest else

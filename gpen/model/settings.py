@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from gpen.model.address import ServerSpec
 from gpen.model.check import OFF, Check
 from gpen.model.rates import NO_RATE, Rate
-from gpen.model.route import ROUTE, Key, To, parse_key
+from gpen.model.route import KEY_FORM, ROUTE, Key, To, parse_key
 from gpen.model.scheduler import ROUND_ROBIN, RULES, Rule
 from gpen.model.slowstart import eased
 from gpen.model.text import quote
@@ -224,7 +224,7 @@ _ALL: tuple[Setting | str, ...] = (
             "before a *. one; else the one that was said first counts. 'route default servers LIST|reject' is for all "
             "whom none matches; unless said, they get the listener's own servers. 'no route sni NAME' takes one "
             "away, 'no route' all.",
-            reply=None, adds=True, is_keyed=True, key="sni NAME|alpn PROTOCOL|host NAME|default", read_key=parse_key,
+            reply=None, adds=True, is_keyed=True, key=KEY_FORM, read_key=parse_key,
             example="route sni www.example.org servers 0-1"),
     _flag("roundrobin", "Round robin: do not look up the server that the client used last.", "-r"),
     *(_flag(rule.name, rule.help, rule.flag) for rule in RULES),
