@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from gpen.model.client import Client
-from gpen.model.lease import Lease, make_way
+from gpen.model.lease import Lease
 from gpen.model.route import ALL, NO_MATCH, Key, To, called
 from gpen.model.selector import Selector
 
@@ -30,7 +30,7 @@ class RouteLease(Lease):
 
     __slots__ = ("_client", "_listeners", "_route")
 
-    def __init__(self, route: RouteSelector, listeners: Selector, member: Member, client: Client) -> None:
+    def __init__(self, route: RouteSelector, listeners: Selector, member: Member, client: Client | None) -> None:
         Lease.__init__(self, route, member)
         self._route = route
         self._listeners = listeners
@@ -38,7 +38,8 @@ class RouteLease(Lease):
 
     def connected(self) -> None:
         Lease.connected(self)
-        self._route.remember(self._client.address, self.server)
+        if self._client is not None:
+            self._route.remember(self._client.address, self.server)
 
     def moved(self, sent: int, received: int) -> None:
         Lease.moved(self, sent, received)
@@ -59,15 +60,7 @@ class RouteSelector(Selector):
         self._listeners = listeners
         self._memory: OrderedDict[str, tuple[Server, float]] = OrderedDict()
 
-    def reserve(self, client: Client, port: int = 0, tried: Collection[Server] = ()) -> Lease | None:
-        """As Selector has it."""
-        member, rule, chosen = self.choose(client, self.pool.now(), port, tried)
-        if rule is not None and chosen is not None:
-            rule.advance(self.turns, chosen)
-        if member is None:
-            return None
-        if member.server.spares:
-            make_way(member)
+    def _leased(self, member: Member, client: Client | None) -> Lease:
         return RouteLease(self, self._listeners, member, client)
 
     def choose(self, client: Client, now: float, port: int = 0, tried: Collection[Server] = ()) -> Choice:

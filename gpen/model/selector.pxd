@@ -10,6 +10,7 @@ cdef class Selector:
     cdef public long long sent, received
     cdef public Member emergency, abuse
     cpdef object reserve(self, Client client, int port=*, object tried=*)
+    cpdef object _leased(self, Member member, Client client)
     cpdef object choose(self, Client client, double now, int port=*, object tried=*)
     cpdef object refusal(self, Member member, Client client, double now, bint impatient=*, bint desperate=*)
     cpdef object _unavailable(self, Member member, double now, bint impatient=*, bint desperate=*)

@@ -89,6 +89,10 @@ class Selector:
             return None
         if member.server.spares:
             make_way(member)
+        return self._leased(member, client)
+
+    def _leased(self, member: Member, client: Client | None) -> Lease:
+        """A place on this server, for this client if it is known; counted."""
         return Lease(self, member)
 
     def resume(self, label: int | str) -> Lease | None:
@@ -96,7 +100,7 @@ class Selector:
         none of this listener's."""
         server = self.pool.server(label)
         members = [] if server is None else self.members_of(server)
-        return Lease(self, members[0]) if members else None
+        return self._leased(members[0], None) if members else None
 
     def reserve_abuse(self) -> Lease | None:
         """A place on the abuse server, or None when there is none."""
@@ -104,7 +108,7 @@ class Selector:
         if abuse is None or _refuses_all(abuse.server):
             return None
         make_way(abuse)
-        return Lease(self, abuse)
+        return self._leased(abuse, None)
 
     def reserve_spare(self, client: Client, give_way: Callable[[], object]) -> Spare | None:
         """A place for an idler, which calls itself this client, on a server that has room for one more; see Spare."""

@@ -101,3 +101,12 @@ def test_behind_tls(gpen: Start, servers: Serve, certificates: Certificates, cre
         with TlsClient(balancer.address, context, name) as client:
             client.sendall(request(host))
             assert read_response(client).endswith(body)
+
+
+def test_the_abuse_server_is_none_of_a_route(balancer: Gpen, servers: Serve) -> None:
+    """Its bytes are the listener's, whatever route its client was on."""
+    balancer.ctl("acl 1 deny 127.0.0.1", "client_acl 1", f"abuse 127.0.0.1:{servers(answering('no')).port}")
+    assert said(balancer, request("a.example")) == [b"no"]
+    wait_until(lambda: balancer.log.count("\n") == 1)
+    row = balancer.json("listeners")[0]
+    assert row["sx"] > 0 and row["rx"] > 0
