@@ -263,8 +263,8 @@ def test_leases_end_where_they_began() -> None:
     ends = {(path.relative_to(PACKAGE).as_posix(), function.name) for path in FILES for function in functions(path)
             if any(re.search(r"lease\.(release|fail)$", call) for call in calls_in(function))}
     assert {(file, name) for file, name in ends if file != "wire/idlers.py"} == {
-        ("wire/conversation.py", "_unreached"), ("wire/flow.py", "_unreached"), ("wire/conversation.py", "_blame"),
-        ("dsr/flow.py", "_unreached"),
+        ("wire/conversation.py", "_unreached"), ("wire/conversation.py", "_turned_down"),
+        ("wire/conversation.py", "_blame"),
         ("wire/session.py", "parted"), ("wire/conversation.py", "_settle_accounts"),
         ("wire/remote.py", "parted"), ("wire/remote.py", "_give_back"), ("wire/worker_session.py", "_unreached")}
 

@@ -17,7 +17,7 @@ from gpen.model.address import Endpoint
 from gpen.model.ending import Ending
 from gpen.model.lease import Lease
 from gpen.model.server import Server
-from gpen.wire import kernel, sockets
+from gpen.wire import kernel
 from gpen.wire.conversation import Conversation, Front
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class DirectFlow(Conversation):
         lease = self.lease
         assert lease is not None
         self._leave_neighbour()
-        ending = self._dial(self._unreached(lease, error))
+        ending = self._dial(self._turned_down(lease, error, self._tried, self.sent, 0))
         if ending is not None:
             self.stop(ending)
 
@@ -192,7 +192,7 @@ class DirectFlow(Conversation):
                 return ending
             if self._take(lease):
                 return None
-            ending = self._unreached(lease, no_answer())
+            ending = self._turned_down(lease, no_answer(), self._tried, self.sent, 0)
 
     def _reserve(self) -> Lease | None:
         selector = self._front.selector
@@ -207,7 +207,7 @@ class DirectFlow(Conversation):
         self.server = server = lease.server
         self.dialed = now = kernel.monotonic()
         self.chosen = self.chosen or now
-        lease.moved(-self.sent, 0)  # all of them are added at each of its servers: _unreached
+        lease.moved(-self.sent, 0)  # all of them are added at each of its servers: _turned_down
         neighbour = self._listener.neighbour_of(lease.target, now)
         if neighbour is None or neighbour.is_gone:
             return False
@@ -221,22 +221,6 @@ class DirectFlow(Conversation):
         if neighbour.head and not (self.is_tcp and self.phase == CONNECTING):
             lease.connected()
         return True
-
-    def _unreached(self, lease: Lease, error: OSError | None) -> Ending:
-        """Pass the verdict on a server that is not there; none without an error."""
-        self.lease = None
-        if not lease.is_outdated:
-            self._tried.append(lease.server)
-        lease.moved(self.sent, 0)
-        if error is None:
-            lease.release()
-            return Ending.NO_SERVER
-        target = lease.target
-        level = logging.DEBUG if target.is_down else logging.WARNING
-        ending = self._blame(lease, error)
-        if ending is Ending.CONNECT_FAILED:
-            log.log(level, "server %s %s: %s", target.name, target.shown, sockets.cause_of(error))
-        return ending
 
     # --- passing to another gpen ------------------------------------------------------------------------------------
 

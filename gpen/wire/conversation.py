@@ -396,6 +396,25 @@ class Conversation:
         self._front.troubles.tell(f"{whom}: {reason}{self._consequence}")
         return Ending.LOCAL
 
+    def _turned_down(self, lease: Lease, error: OSError | None, tried: list[Server], sent: int,
+                     received: int) -> Ending:
+        """Leave the place of a flow, of which so many bytes were moved there, and pass the verdict on the server that
+        refused: its fault, or this machine's; none without an error. It is one of those that were ``tried`` then."""
+        self.lease = None
+        if not lease.is_outdated:  # else the client may have it where it is now
+            tried.append(lease.server)
+        lease.moved(sent, received)
+        if error is None:
+            lease.release()
+            return Ending.NO_SERVER
+        target = lease.target
+        level = logging.DEBUG if target.is_down else logging.WARNING
+        ending = self._blame(lease, error)
+        if ending is Ending.CONNECT_FAILED:
+            place = "where it was" if lease.is_outdated else target.shown
+            log.log(level, "server %s %s: %s", target.name, place, sockets.cause_of(error))
+        return ending
+
     def _admit(self) -> bool:
         """Look the client up; True when the access list denies it."""
         settings = self._front.settings

@@ -150,7 +150,7 @@ class Flow(Conversation):
     def _go_elsewhere(self, lease: Lease) -> None:
         waiting = self._unanswered()
         self._disconnect()
-        ending = self._dial(self._unreached(lease, None))
+        ending = self._dial(self._turned_down(lease, None, self._tried, self._sent, self._received))
         if ending is not None:
             self.stop(ending)
             return
@@ -334,7 +334,7 @@ class Flow(Conversation):
             self.server = server = lease.server
             self._dialed = kernel.monotonic()
             self.chosen = self.chosen or self._dialed
-            lease.moved(-self._sent, -self._received)  # all of them are added at each of its servers: _unreached
+            lease.moved(-self._sent, -self._received)  # all of them are added at each of its servers: _turned_down
             self._untried = list(lease.target.endpoints)
             error = self._connect()
             if error is None:
@@ -342,7 +342,7 @@ class Flow(Conversation):
                 if server.number is not None and self._front.settings.rule.remembers:
                     self.clients.stick(client, server)
                 return None
-            ending = self._unreached(lease, error)
+            ending = self._turned_down(lease, error, self._tried, self._sent, self._received)
             if error.errno in sockets.SHORTAGES:
                 return ending
 
@@ -401,7 +401,7 @@ class Flow(Conversation):
             assert lease is not None
             self._disconnect()
             if lease.is_outdated or self._connect() is not None:
-                ending = self._dial(self._unreached(lease, problem))
+                ending = self._dial(self._turned_down(lease, problem, self._tried, self._sent, self._received))
                 if ending is not None:
                     self.stop(ending)
                     return
@@ -439,24 +439,6 @@ class Flow(Conversation):
                 if error.errno not in _HARMLESS:
                     return error
         return None
-
-    def _unreached(self, lease: Lease, error: OSError | None) -> Ending:
-        """Pass the verdict on a server that refused: its fault, or this machine's; none without an error."""
-        server = lease.server
-        self.lease = None
-        if not lease.is_outdated:  # else the client may have it where it is now
-            self._tried.append(server)
-        lease.moved(self._sent, self._received)
-        if error is None:
-            lease.release()
-            return Ending.NO_SERVER
-        target = lease.target
-        level = logging.DEBUG if target.is_down else logging.WARNING
-        ending = self._blame(lease, error)
-        if ending is Ending.CONNECT_FAILED:
-            place = "where it was" if lease.is_outdated else target.shown
-            log.log(level, "server %s %s: %s", target.name, place, sockets.cause_of(error))
-        return ending
 
     def _close(self) -> None:
         self.finished = kernel.monotonic()
