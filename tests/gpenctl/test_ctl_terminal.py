@@ -326,7 +326,7 @@ def test_candidates() -> None:
     assert following("listener dns server 1") == ["max", "weight", "prio", "port"]
     assert following("listener dns server 1 max 5 port 53") == ["weight", "prio"]
     assert following("listener dns close") == ["server", "address"]
-    assert following("listener dns close server 1") == ["at"]
+    assert following("listener dns close server 1") == ["at", "quiet"]
     assert following("close address") == following("listener dns close address") == KNOWN["recent"]
     assert following("listener dns tcp_fastclose") == ["off", "up", "down", "both"]
     assert following("listener dns no server") == following("listener dns nosuch") == []
