@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -37,10 +38,13 @@ class Site:
         self.directory = directory
 
     def root(self, query: str) -> None:
-        """Run a query as root, over the server's own socket."""
-        place = f"{self.directory}/sql"
-        with Connection(user="root", unix_socket=place, autocommit=True) as own, own.cursor() as cursor:
-            cursor.execute(query)
+        """Run a query as root, over the server's own socket. Raises OSError and pymysql.MySQLError while it starts."""
+        own: Connection[Any] = Connection(user="root", autocommit=True, defer_connect=True)
+        with socket.socket(socket.AF_UNIX) as sock:  # by ourselves: PyMySQL leaves open what it could not connect
+            sock.connect(f"{self.directory}/sql")
+            own.connect(sock)
+            with own, own.cursor() as cursor:
+                cursor.execute(query)
 
     def user(self, address: tuple[str, int], source: str, **more: Any) -> str:
         """Whom the server takes a client for that comes from there. Raises pymysql.err.OperationalError."""
@@ -70,7 +74,7 @@ def site() -> Iterator[Site]:
 
             def serves() -> bool:
                 assert process.poll() is None, (directory / "error.log").read_text()
-                with contextlib.suppress(pymysql.MySQLError):
+                with contextlib.suppress(OSError, pymysql.MySQLError):
                     site.root("SELECT 1")
                     return True
                 return False
