@@ -45,7 +45,7 @@ def test_what_somebody_does_by_hand_is_mended(gpen: Start, tmp_path: Path, file:
     write(file, f"{B} weight 3", C)
     with Discoverer(tmp_path, "file", str(file), gpens=(balancer,)) as discoverer:
         wait_servers(balancer, f"{B} weight 3", C)
-        balancer.ctl("server 1 weight 7", "no server 2", f"server 9 address {C}")
+        balancer.ctl("server 1 weight 7", f"server 9 address {C}", "no server 2")  # last, or it would be made again
         discoverer.wait_told(f"{C} is server 9, which nobody owns: it is left as it is, and not made again")
         wait_servers(balancer, f"{B} weight 3")
         balancer.ctl("server 1 address 127.0.0.9:4009")
