@@ -15,6 +15,7 @@ import hypothesis
 import pytest
 
 from gpen.core import CORE
+from tests import preload
 from tests.built import complaint
 from tests.certificates import Certificates, make_certificates
 from tests.harness import LOCAL, ROOT, WORKERS, Gpen, Server, family_of
@@ -74,6 +75,7 @@ def pytest_configure() -> None:
         if name not in OURS:
             del os.environ[name]
     os.environ["LC_ALL"] = "C.UTF-8"
+    preload.usual.begin()
     if problem := complaint(ROOT):
         raise pytest.UsageError(problem)
 
@@ -109,3 +111,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_unconfigure() -> None:
+    preload.usual.end()

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests import preload
 from tests.servers import (
     PATIENCE,
     Serve,
@@ -41,8 +42,9 @@ __all__ = ["COMMAND", "LOCAL", "PATIENCE", "PROGRAM", "ROOT", "WORKERS", "Gpen",
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = int(os.environ.get("GPEN_TEST_WORKERS", "0"))  # that each gpen of the tests has, unless a test says otherwise
-PROGRAM = str(ROOT / "bin" / "gpen")
-COMMAND = [sys.executable, "-W", "error", PROGRAM, *(("-O", f"workers {WORKERS}") if WORKERS else ())]
+PROGRAM = str(preload.PROGRAM)
+USUAL = ("-O", f"workers {WORKERS}") if WORKERS else ()
+COMMAND = [sys.executable, *preload.FLAGS, PROGRAM, *USUAL]
 LOCAL = "127.0.0.1:0"
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
@@ -105,18 +107,17 @@ class Gpen:
     """A gpen in the foreground with a control socket, started with these arguments; use it in a ``with``."""
 
     def __init__(self, directory: Path, *arguments: str, name: str = "gpen", control: str = "",
-                 wrapper: Sequence[str] = (), fds: Sequence[int] = ()) -> None:
+                 wrapper: Sequence[str] = (), fds: Sequence[int] = (), is_executed: bool = False) -> None:
         """``directory`` takes its files, which are called ``name``; ``control`` is the control socket, if it shall not
-        be a file there; ``wrapper`` is a command that starts commands, and these descriptors are open to it."""
+        be a file there; ``wrapper`` is a command that starts commands, and these descriptors are open to it. Without
+        them it is forked by what has loaded gpen already, unless it has to be ``is_executed`` as a user's."""
         self.directory = directory
         self.arguments = arguments
         self.control = control or str(directory / f"{name}.ctl")
         self.log_file = directory / f"{name}.log"
         self._stderr = directory / f"{name}.err"
-        with self._stderr.open("w") as stderr:
-            self.process = subprocess.Popen(
-                [*wrapper, *COMMAND, "-f", "-C", self.control, *arguments], stdin=subprocess.DEVNULL,
-                stdout=stderr, stderr=stderr, cwd=directory, pass_fds=fds)
+        self._is_executed = is_executed
+        self.process = self._started(wrapper, fds)
         self.pid = self.process.pid
         try:
             wait_until(self._answers, what=f"an answer of {self.control}")
@@ -125,6 +126,16 @@ class Gpen:
             self.process.wait()
             print(self.stderr)
             raise
+
+    def _started(self, wrapper: Sequence[str], fds: Sequence[int]) -> subprocess.Popen[Any] | preload.PreloadedGpen:
+        arguments = [*USUAL, "-f", "-C", self.control, *self.arguments]
+        loader = None if wrapper or fds or self._is_executed else preload.usual.loader()
+        if loader:
+            return preload.PreloadedGpen(loader, arguments, self.directory, self._stderr)
+        with self._stderr.open("w") as stderr:
+            return subprocess.Popen([*wrapper, sys.executable, *preload.FLAGS, PROGRAM, *arguments],
+                                    stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, cwd=self.directory,
+                                    pass_fds=fds)
 
     def _answers(self) -> bool:
         if self.process.poll() is not None:

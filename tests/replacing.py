@@ -57,7 +57,7 @@ class Pretender:
 
     def listen(self) -> list[Message]:
         """All that comes up to the end of it; descriptors are closed."""
-        assert self.channel is not None
+        assert self.channel is not None, self.reply
         messages = []
         for message in self.channel.all_until("end", PATIENCE):
             message.close()
@@ -65,7 +65,7 @@ class Pretender:
         return messages
 
     def say(self, kind: str, **fields: Any) -> None:
-        assert self.channel is not None
+        assert self.channel is not None, self.reply
         self.channel.send(kind, **fields)
 
     def ready(self, *listeners: str) -> None:

@@ -49,7 +49,7 @@ class Started(NamedTuple):
 def started(directory: Path, text: str, server: Server) -> Started:
     (directory / "large.cfg").write_text(text)
     began = time.monotonic()
-    balancer = Gpen(directory, "-F", f"{directory}/large.cfg", HERE, server.address)
+    balancer = Gpen(directory, "-F", f"{directory}/large.cfg", HERE, server.address, is_executed=True)
     return Started(balancer, time.monotonic() - began, balancer.cpu)
 
 

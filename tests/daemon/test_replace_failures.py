@@ -179,12 +179,14 @@ def test_it_dies_on_the_way(balancer: Gpen, tmp_path: Path, place: str, action: 
 
 
 def test_who_asks_and_leaves(balancer: Gpen) -> None:
+    parting = "does not take over: it has ended; this gpen goes on"
     with Pretender(balancer):
         pass
+    wait_until(lambda: balancer.stderr.count(parting) == 1)
     with Pretender(balancer) as other:
         assert {message.kind for message in other.listen()} == {
             "start", "running", "listener", "control", "pid", "end"}
-    wait_until(lambda: balancer.stderr.count("does not take over: it has ended; this gpen goes on") == 2)
+    wait_until(lambda: balancer.stderr.count(parting) == 2)
 
 
 def test_who_is_ready_and_leaves(balancer: Gpen) -> None:

@@ -198,7 +198,7 @@ def test_what_a_worker_costs(gpen: Start, servers: Serve) -> None:
     """When each has served 50 sessions."""
     used = []
     for count in (2, 6):
-        balancer = gpen(*workers(count), servers=[servers(echo)])
+        balancer = gpen(*workers(count), servers=[servers(echo)], is_executed=True)
         with talking(balancer, 50 * count):
             pass
         balancer.wait_idle()
