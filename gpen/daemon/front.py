@@ -50,6 +50,7 @@ from gpen.wire.session import Session
 from gpen.wire.throttle import Ways
 from gpen.wire.tls import Terminator, TlsError
 from gpen.wire.tls_contexts import Pace
+from gpen.wire.transparent import is_allowed
 
 log = logging.getLogger("gpen")
 
@@ -608,3 +609,11 @@ def make_terminator(settings: Settings, locate: Locate, pace: Pace = gently) -> 
         return Terminator(settings, locate, pace) if tls_settings(settings) else None
     except TlsError as error:
         raise ScriptError(str(error)) from None
+
+
+def check_transparent(settings: Settings) -> None:
+    """Raises ScriptError when this process may not have the addresses of clients, as these settings want."""
+    if settings.transparent and settings.listen and not is_allowed():
+        raise ScriptError("transparent: needs the capability CAP_NET_RAW or CAP_NET_ADMIN, which gpen keeps only if "
+                          "this is set when it starts: start it as root (with -u USER), or with "
+                          "AmbientCapabilities=CAP_NET_RAW in its unit")

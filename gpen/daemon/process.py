@@ -348,11 +348,12 @@ def user_to_be(settings: Settings) -> Account | None:
     return account if account.pw_uid != 0 else None
 
 
-def lasting_rights(every: Sequence[Settings]) -> tuple[int, ...]:
-    """The capabilities that gpen goes on to need whoever it becomes, if listeners have these settings."""
-    if any(settings.dsr_if for settings in every):
+def lasting_rights(every: Sequence[Settings], of_workers: bool = False) -> tuple[int, ...]:
+    """The capabilities that gpen goes on to need whoever it becomes, if listeners have these settings; those
+    ``of_workers`` are less, for frames and datagrams are the main process's."""
+    if not of_workers and any(settings.dsr_if for settings in every):
         return (rights.NET_RAW,)
-    if any(settings.transparent for settings in every):
+    if any(settings.transparent and not (of_workers and settings.udp) for settings in every):
         return (rights.NET_RAW if rights.holds(rights.NET_RAW) else rights.NET_ADMIN,)
     return ()
 

@@ -29,7 +29,7 @@ from gpen.model.server import Server, Target
 from gpen.model.settings import Settings
 from gpen.wire import kernel
 from gpen.wire.conversation import Front
-from gpen.wire.faults import Faults
+from gpen.wire.faults import Faults, Seldom
 from gpen.wire.kernel import Handler
 from gpen.wire.poller import EPOLLIN
 from gpen.wire.sockets import Socket, cause_of, has_address
@@ -89,6 +89,7 @@ class DirectListener(Handler):
         self._announcements = 0
         self._started = self._suspended = False
         self._faults = Faults()
+        self._claims = Seldom()  # of others, that the address is theirs
 
     @property
     def socket(self) -> Socket:
@@ -209,7 +210,8 @@ class DirectListener(Handler):
             return
         if self._announcements:
             self._announcements -= 1
-            self._send(frames.arp(frames.REQUEST, self.interface.mac, self.address, frames.BROADCAST, self.address))
+            for sender in (frames.NO_ADDRESS, self.address):  # is it anybody's? it is ours
+                self._send(frames.arp(frames.REQUEST, self.interface.mac, sender, frames.BROADCAST, self.address))
         addresses = (self._address_of(member.target) for member in self.front.selector.all_members())
         needed = {address for address in addresses if address is not None}
         own = self.interface.own_address()
@@ -465,9 +467,9 @@ class DirectListener(Handler):
             return
         operation, mac, sender, asked = told
         if sender == self.address:
-            if mac != self.interface.mac:
-                self.front.troubles.tell(f"dsr_ip: {self.endpoint.host} is claimed by {mac.hex(':')} too: on servers, "
-                                         "set net.ipv4.conf.all.arp_ignore=1 and arp_announce=2")
+            if mac != self.interface.mac and (more := self._claims.comes()) is not None:
+                log.warning("dsr_ip: %s is claimed by %s too: on servers, set net.ipv4.conf.all.arp_ignore=1 and "
+                            "arp_announce=2%s", self.endpoint.host, mac.hex(":"), more)
             return
         if operation == frames.REQUEST and (asked == self.address or (
                 self._tarpit is not None and sender not in (frames.NO_ADDRESS, asked) and self._tarpit.has(asked))):

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from gpen.dsr import frames
+from gpen.rights import NET_RAW, OF_ROOT
+from tests.daemon.test_rights import bits, rights_of
 from tests.datagrams import client
 from tests.dsr.conftest import BALANCER, CLIENT, PORT, SERVERS, SERVICE, Lan, Start
 from tests.harness import Gpen, Server, free_port, naming, needs_root, open_to_all, run_gpen, wait_until
@@ -111,13 +113,30 @@ def test_errors_about_what_servers_send(direct: Start, lan: Lan) -> None:
         assert got == len(data)
 
 
-def test_a_server_that_claims_the_address(direct: Start, lan: Lan) -> None:
-    """Somebody forgot arp_announce there: that is told."""
+@pytest.mark.parametrize("forgotten", ["arp_announce", "arp_ignore"])
+def test_a_server_that_claims_the_address(direct: Start, lan: Lan, forgotten: str) -> None:
+    """Somebody forgot this there: that is told, at the start or when it happens, and once a minute, however many do."""
+    for each in ("all", "cable"):
+        lan.servers[0].run(f"sysctl -qw net.ipv4.conf.{each}.{forgotten}=0")
     balancer = direct("-r")
-    lan.servers[0].run("sysctl -qw net.ipv4.conf.all.arp_announce=0")
     with lan.servers[0].entered(), client((CLIENT, 9), SERVICE) as sock:
         sock.send(b"who is there?")
-    wait_until(lambda: f"dsr_ip: {SERVICE} is claimed by" in balancer.stderr)
+    wait_until(lambda: f"dsr_ip: {SERVICE} is claimed by {_mac(lan.servers[0]).hex(':')} too" in balancer.stderr)
+    with lan.client.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as other:
+        other.bind(("cable", 0))
+        service = socket.inet_aton(SERVICE)
+        for number in range(20):
+            mac = bytes((2, 0, 0, 0, 0, number))
+            other.send(frames.arp(frames.REPLY, mac, service, frames.BROADCAST, service)[frames.VIRTIO:])
+    assert lan.name() in SERVERS
+    assert balancer.stderr.count("is claimed by") == 1
+
+
+def test_servers_of_other_families(direct: Start, lan: Lan) -> None:
+    """Are passed over, and it is told why."""
+    balancer = direct("-r", servers=("[fd00::1]:80", SERVERS[1], "/run/nobody.sock"))
+    assert {lan.name() for _ in range(4)} == {SERVERS[1]}
+    assert [balancer.server(number)["reason"] for number in (0, 2)] == ["it has no IPv4 address"] * 2
 
 
 def test_what_makes_this_machine_answer_is_told(direct: Start, lan: Lan) -> None:
@@ -161,10 +180,19 @@ OPTIONS = pytest.mark.parametrize("options", [(), ("-u", "nobody")], ids=["root"
 
 @OPTIONS
 def test_a_user_goes_on(direct: Start, lan: Lan, tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Keeps the right to take frames, where they were taken from the start: of another address, say."""
+    """Keeps the right to take frames, where they were taken from the start: of another address, say. Workers, which
+    take none, do not."""
     open_to_all(tmp_path)
-    balancer = direct("-r", *options)
+    balancer = direct("-r", *options, "-O", "workers 2")
     assert lan.name() == SERVERS[0]
+    lasting = int(bits(*(() if options else OF_ROOT)), 16)
+    effective = [int(rights_of(pid)["CapEff"], 16)
+                 for pid in (balancer.pid, *(row["pid"] for row in balancer.json("workers")))]
+    assert effective == [lasting | int(bits(NET_RAW), 16), lasting, lasting]
+    told = balancer.ctl(f"listener plain listen {BALANCER}:{PORT}", "listener plain no dsr_if",
+                        "listener plain transparent")
+    assert "listener plain: transparent: needs the capability CAP_NET_RAW" in told and "set when it starts" in told
+    assert balancer.ctl("listener plain no transparent") == ""
     for machine in lan.servers:
         machine.run("ip address add 192.0.2.101/32 dev lo")
     assert balancer.ctl("dsr_ip 192.0.2.101") == ""
