@@ -121,7 +121,7 @@ def test_a_server_that_claims_the_address(direct: Start, lan: Lan, forgotten: st
     balancer = direct("-r")
     with lan.servers[0].entered(), client((CLIENT, 9), SERVICE) as sock:
         sock.send(b"who is there?")
-    wait_until(lambda: f"dsr_ip: {SERVICE} is claimed by {_mac(lan.servers[0]).hex(':')} too" in balancer.stderr)
+    wait_until(lambda: f"dsr_ip: {SERVICE} is claimed by {mac_of(lan.servers[0]).hex(':')} too" in balancer.stderr)
     with lan.client.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as other:
         other.bind(("cable", 0))
         service = socket.inet_aton(SERVICE)
@@ -215,7 +215,7 @@ def test_frames_of_all_kinds(gpen: Start) -> None:
     with two_machines() as (near, far):
         balancer = gpen("-r", "-O", "dsr_if cable", "-O", "acl 3 permit 192.0.2.64/28", "-O", "tarpit_acl 3",
                         servers=[FAR], listen=f"{SERVICE}:{PORT}", wrapper=near.wrapper)
-        mac = _mac(near)
+        mac = mac_of(near)
         with far.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
             sock.bind(("cable", 0))
             own = sock.getsockname()[4]
@@ -237,7 +237,8 @@ def _packet(dice: random.Random) -> bytes:
     return b"\x08\x00" + (head + dice.randbytes(2) + PORT.to_bytes(2, "big") + dice.randbytes(90))[:size]
 
 
-def _mac(machine: Machine) -> bytes:
+def mac_of(machine: Machine) -> bytes:
+    """Of its interface."""
     done = subprocess.run([*machine.wrapper, "ip", "-j", "link", "show", "cable"], capture_output=True, text=True,
                           check=True)
     return bytes.fromhex(json.loads(done.stdout)[0]["address"].replace(":", ""))
