@@ -261,7 +261,8 @@ def test_what_is_refused(arguments: tuple[str, ...], expected: str) -> None:
 def test_what_is_told(direct: Start, lan: Lan) -> None:
     """In metrics, and in notes of what has no effect."""
     port = free_port()
-    balancer = direct("-r", "-O", f"metrics 127.0.0.1:{port}", "-O", "tcp_nodelay", "-O", "tarpit_acl 4")
+    balancer = direct("-r", "-O", f"metrics 127.0.0.1:{port}", "-O", "tcp_nodelay", "-O", "tarpit_acl 4",
+                      "-x", "2000000")
     lan.name()
     with lan.balancer.entered():
         sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
@@ -274,6 +275,7 @@ def test_what_is_told(direct: Start, lan: Lan) -> None:
     assert len(series) == 5
     assert "tcp_nodelay has no effect: servers answer clients themselves" in balancer.stderr
     assert "tarpit_acl 4 has no effect: the access list is empty" in balancer.stderr
+    assert "conn_max" not in balancer.stderr  # flows take neither descriptors nor ports
 
 
 def test_without_an_interface(gpen: Start) -> None:
