@@ -311,10 +311,13 @@ class Front(Base):
 
     @property
     def address(self) -> str:
-        """The address that clients connect to, as it was given; with the real port where 0 was given."""
+        """The address that clients connect to, as it was given; with the real port where 0 was given, and that of the
+        service where servers answer clients themselves."""
         given = self.settings.listen or ""
         if self.listener is None or not given:
             return given
+        if isinstance(self.listener, DirectListener):
+            return self.listener.bound_to
         return self.listener.bound_to if parse_listen(given).port == 0 and "/" not in given else given
 
     def _new_listener(self, address: Address, endpoint: Endpoint, settings: Settings, leaving: Sequence[AnyListener],

@@ -84,7 +84,7 @@ class DirectListener(Handler):
         self._yielding: dict[bytes, DirectFlow] = {}  # that have no connection yet, or no more
         self._ended: OrderedDict[bytes, _Ended] = OrderedDict()
         self._fragments: OrderedDict[bytes, DirectFlow] = OrderedDict()
-        self._real: set[bytes] = set()  # addresses of servers, and of the interface
+        self._real: set[bytes] = set()  # addresses of servers, and of this machine
         self.admits: Callable[[], bool] | None = None  # whether one more flow may begin, where they are limited
         self._announcements = 0
         self._started = self._suspended = False
@@ -214,8 +214,7 @@ class DirectListener(Handler):
                 self._send(frames.arp(frames.REQUEST, self.interface.mac, sender, frames.BROADCAST, self.address))
         addresses = (self._address_of(member.target) for member in self.front.selector.all_members())
         needed = {address for address in addresses if address is not None}
-        own = self.interface.own_address()
-        self._real = needed | ({own} if own is not None else set())
+        self._real = needed | self.interface.own_addresses()
         for neighbour in self.neighbours.tend(kernel.monotonic(), needed):
             self._is_gone(neighbour)
 
@@ -289,7 +288,7 @@ class DirectListener(Handler):
         if size < start + _UDP_HEADER:
             return
         key = frames.key_of(self._view, start, client)
-        flow = self._tcp_flow(size, start, key) if self.is_tcp else self.flows.get(key) or self._begin(key, OPEN)
+        flow = self._tcp_flow(size, start, key) if self.is_tcp else self._udp_flow(key)
         if flow is None:
             return
         if fragment & frames.MORE:
@@ -330,6 +329,14 @@ class DirectListener(Handler):
         if flow is not None:
             return flow
         return None if flags & frames.SYN else self._resumed(size, start, key, flags)
+
+    def _udp_flow(self, key: bytes) -> DirectFlow | None:
+        """The flow of a datagram, or None where it goes nowhere."""
+        flow = self.flows.get(key)
+        if flow is None:
+            return self._begin(key, OPEN)
+        self.flows.move_to_end(key)
+        return flow
 
     def _resumed(self, size: int, start: int, key: bytes, flags: int) -> DirectFlow | None:
         """The flow of a segment of a connection that has none: it is over, or began before this gpen."""

@@ -38,6 +38,7 @@ def tarpitted(balancer: Gpen) -> int:
 
 def test_the_tarpit(direct: Start, lan: Lan) -> None:
     """There is somebody at each address that the list permits, who says nothing; those that are real are left alone."""
+    lan.balancer.run("ip address add 192.0.2.77/24 dev cable")  # beside BALANCER
     balancer = direct("-r", "-O", "acl 3 deny 192.0.2.66", "-O", "acl 3 permit 192.0.2.0/24", "-O", "tarpit_acl 3")
     with knocks(lan, "192.0.2.55") as sock, knocks(lan, "192.0.2.56", 443):
         sock.sendall(b"hello?")
@@ -50,8 +51,9 @@ def test_the_tarpit(direct: Start, lan: Lan) -> None:
         assert {lan.name() for _ in SERVERS} == set(SERVERS)
         with pytest.raises(OSError):
             knocks(lan, "192.0.2.66")
-        with pytest.raises(ConnectionRefusedError):
-            knocks(lan, BALANCER)
+        for own in (BALANCER, "192.0.2.77"):
+            with pytest.raises(ConnectionRefusedError):
+                knocks(lan, own)
         assert lan.connect(SERVERS[0])[0].close() is None
         assert tarpitted(balancer) in (0, 2)
         assert balancer.ctl("tarpit_acl -1") == "tarpit_acl = off\n"
@@ -148,9 +150,13 @@ def test_what_makes_this_machine_answer_is_told(direct: Start, lan: Lan) -> None
 
 
 def test_an_interface_that_goes_and_comes(direct: Start, lan: Lan) -> None:
-    """With another number, and another MAC."""
+    """Down and up; and anew, with another number and another MAC."""
     balancer = direct("-r")
     assert lan.name() == SERVERS[0]
+    lan.balancer.run("ip link set cable down")
+    wait_until(lambda: "dsr_if: can't receive from 'cable': network is down" in balancer.stderr)
+    lan.balancer.run("ip link set cable up")
+    wait_until(lambda: _is_served(lan), what="service again")
     lan.balancer.run("ip link del cable")
     wait_until(lambda: "dsr_if: 'cable': no such device" in balancer.stderr)
     lan.switch.plug(lan.balancer, f"{BALANCER}/24")
