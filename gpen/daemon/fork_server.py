@@ -69,8 +69,7 @@ class Services:
         for name, settings in changed.items():
             key, server_key = tls_settings(settings), server_tls_settings(settings, wants_server_tls)
             try:
-                if not settings.udp:
-                    check_transparent(settings)
+                check_transparent(settings)
                 if key not in known:
                     known[key] = make_terminator(settings, self._chroot.path, pace)
                 if server_key not in of_servers:

@@ -360,10 +360,10 @@ def user_to_be(settings: Settings) -> Account | None:
 
 def lasting_rights(every: Sequence[Settings], of_workers: bool = False) -> tuple[int, ...]:
     """The capabilities that gpen goes on to need whoever it becomes, if listeners have these settings; those
-    ``of_workers`` are less, for frames and datagrams are the main process's."""
+    ``of_workers`` are less, for frames are the main process's."""
     if not of_workers and any(settings.dsr_if for settings in every):
         return (rights.NET_RAW,)
-    if any(settings.transparent and not (of_workers and settings.udp) for settings in every):
+    if any(settings.transparent for settings in every):
         return (rights.NET_RAW if rights.holds(rights.NET_RAW) else rights.NET_ADMIN,)
     return ()
 
