@@ -41,10 +41,11 @@ class Cable:
         self._sock = sock
         self._head = mac_of(near) + mac_of(far) + b"\x08\0"
 
-    def send(self, *packets: bytes) -> None:
-        """To gpen."""
+    def send(self, *packets: bytes, tag: int | None = None) -> None:
+        """To gpen, with this tag of IEEE 802.1Q."""
+        middle = b"" if tag is None else struct.pack("!HH", 0x8100, tag)
         for each in packets:
-            self._sock.send(self._head + each)
+            self._sock.send(self._head[:12] + middle + self._head[12:] + each)
 
     def answer(self) -> tuple[int, int]:
         """Flags and number of the next segment that NOBODY gets from the service."""
@@ -77,6 +78,15 @@ def test_headers_of_other_lengths(cable: Cable, flags: int) -> None:
     cable.send(*odd, packet(segment(flags)), *odd, packet(segment(ACK)))
     cable.has_passed_on(2)
     assert len(cable.balancer.json("sessions")) == 1
+
+
+def test_tags(cable: Cable) -> None:
+    """What is tagged for a VLAN is another network's; a tag with a priority alone is none of a VLAN."""
+    cable.send(packet(segment(SYN)), tag=100)
+    cable.send(packet(segment(SYN)), packet(segment(ACK)), tag=5 << 13)
+    cable.send(packet(segment(ACK)), tag=5 << 13 | 100)
+    cable.send(packet(segment(ACK)))
+    cable.has_passed_on(3)
 
 
 def test_frames_that_are_cut_off(cable: Cable) -> None:
