@@ -138,10 +138,14 @@ def _contact(row: Row) -> str:
 
 def _listeners(rows: Sequence[Row]) -> str:
     return "".join(
-        f"{row['name'] or UNNAMED} listen {row['address']} protocol {row['protocol'].replace(' over ', '/')} "
+        f"{row['name'] or UNNAMED} listen {row['address']} protocol {_word(row['protocol'])} "
         f"conn {row['sessions']} max {row['conn_max']} held {row['held']} total {row['total']} "
         f"rule {row['rule'].replace(' ', '-')} servers {numbers_words(row['servers'])}"
         f"{_tracking(row['tracking_with'])}{_routes(row['routes'])}\n" for row in rows)
+
+
+def _word(protocol: str) -> str:
+    return protocol.replace(" over ", "/").replace(" ", "")
 
 
 def _tracking(other: str | None) -> str:

@@ -27,8 +27,9 @@ from gpen.daemon.checks import unusable
 from gpen.daemon.chroot import Chroot
 from gpen.daemon.countries import Countries, open_countries
 from gpen.daemon.door import HttpDoor, check_token
+from gpen.daemon.front import check_transparent
 from gpen.daemon.hostnames import Hostnames, Place
-from gpen.daemon.listeners import Change, Listeners
+from gpen.daemon.listeners import Change, Listeners, named
 from gpen.daemon.logs import Logs
 from gpen.daemon.notify import Notifier
 from gpen.daemon.peers import Peers
@@ -46,7 +47,6 @@ from gpen.start import PackageError, check_optional
 from gpen.wire import sockets
 from gpen.wire.pacing import gently
 from gpen.wire.resolver import ResolveError
-from gpen.wire.transparent import is_allowed
 
 log = logging.getLogger("gpen")
 
@@ -405,10 +405,8 @@ def check_extras(draft: Draft) -> None:
 def check_transparency(draft: Draft) -> None:
     """Raises ScriptError when gpen may not have the addresses of clients, as a listener would."""
     for name, settings in draft.all_settings().items():
-        if settings.transparent and settings.listen and not is_allowed():
-            raise ScriptError(f"{listener_prefix(name)}transparent: needs the capability CAP_NET_RAW or CAP_NET_ADMIN, "
-                              "which gpen keeps only if this is set when it starts: start it as root (with -u USER), "
-                              "or with AmbientCapabilities=CAP_NET_RAW in its unit")
+        with named(name):
+            check_transparent(settings)
 
 
 def check_listening(draft: Draft) -> None:

@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 from gpen.control.script import ScriptError
 from gpen.daemon import process
 from gpen.daemon.chroot import Chroot
-from gpen.daemon.front import make_server_tls, make_terminator, tls_settings
+from gpen.daemon.front import check_transparent, make_server_tls, make_terminator, tls_settings
 from gpen.model.settings import Settings
 from gpen.model.value_types import listener_prefix
 from gpen.wire.channel import Closed, Frames, framed, pair
@@ -69,6 +69,7 @@ class Services:
         for name, settings in changed.items():
             key, server_key = tls_settings(settings), server_tls_settings(settings, wants_server_tls)
             try:
+                check_transparent(settings)
                 if key not in known:
                     known[key] = make_terminator(settings, self._chroot.path, pace)
                 if server_key not in of_servers:
@@ -165,7 +166,7 @@ class ForkServer:
         every = [settings for settings, *_ in self._services.current.values()]
         settings = self._services.current[""][0]
         try:
-            process.confine(settings, (), self._chroot, process.lasting_rights(every))
+            process.confine(settings, (), self._chroot, process.lasting_rights(every, of_workers=True))
         except process.StartError as error:
             self._tell("confined", str(error))
         else:

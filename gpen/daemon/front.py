@@ -50,6 +50,7 @@ from gpen.wire.session import Session
 from gpen.wire.throttle import Ways
 from gpen.wire.tls import Terminator, TlsError
 from gpen.wire.tls_contexts import Pace
+from gpen.wire.transparent import is_allowed
 
 log = logging.getLogger("gpen")
 
@@ -310,10 +311,13 @@ class Front(Base):
 
     @property
     def address(self) -> str:
-        """The address that clients connect to, as it was given; with the real port where 0 was given."""
+        """The address that clients connect to, as it was given; with the real port where 0 was given, and that of the
+        service where servers answer clients themselves."""
         given = self.settings.listen or ""
         if self.listener is None or not given:
             return given
+        if isinstance(self.listener, DirectListener):
+            return self.listener.bound_to
         return self.listener.bound_to if parse_listen(given).port == 0 and "/" not in given else given
 
     def _new_listener(self, address: Address, endpoint: Endpoint, settings: Settings, leaving: Sequence[AnyListener],
@@ -608,3 +612,11 @@ def make_terminator(settings: Settings, locate: Locate, pace: Pace = gently) -> 
         return Terminator(settings, locate, pace) if tls_settings(settings) else None
     except TlsError as error:
         raise ScriptError(str(error)) from None
+
+
+def check_transparent(settings: Settings) -> None:
+    """Raises ScriptError when this process may not have the addresses of clients, as these settings want."""
+    if settings.transparent and settings.listen and not is_allowed():
+        raise ScriptError("transparent: needs the capability CAP_NET_RAW or CAP_NET_ADMIN, which gpen keeps only if "
+                          "this is set when it starts: start it as root (with -u USER), or with "
+                          "AmbientCapabilities=CAP_NET_RAW in its unit")

@@ -32,7 +32,7 @@ def shortages(scopes: Iterable[Scope]) -> Iterator[str]:
         wanted = min(settings.conn_max, settings.conn_max_total or settings.conn_max)
         if not settings.listen or wanted <= ports:  # all may go to one server: thousands need not be looked at
             continue
-        if settings.transparent:  # each client has ports of its own
+        if settings.transparent or settings.dsr_if:  # each client has ports of its own
             continue
         key = roster, settings.source
         if key not in known:

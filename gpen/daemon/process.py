@@ -288,27 +288,37 @@ def _most_descriptors() -> int:
 def descriptors_wanted(every: Sequence[Settings]) -> int:
     """How many descriptors the conn_max of all listeners, which have these settings, need."""
     total, kept = every[0].conn_max_total, RESERVED_DESCRIPTORS + len(every) - 1
+    if _are_direct(every):
+        return kept
     if 0 < total < sum(settings.conn_max for settings in every):
         return max(map(_each, every)) * total + kept
     return sum(_each(settings) * settings.conn_max for settings in every) + kept
 
 
 def _each(settings: Settings) -> int:
-    """Descriptors of a session, or of a flow; those of direct server return have none, and count for one."""
+    """Descriptors of a session, or of a flow; those of direct server return have none, and count for one beside
+    others."""
     return 1 if settings.udp or settings.dsr_if else 2
+
+
+def _are_direct(every: Sequence[Settings]) -> bool:
+    """Whether all that they have are flows of direct server return."""
+    return all(settings.dsr_if for settings in every)
 
 
 def sessions_within_limit(every: Sequence[Settings]) -> int:
     """How many sessions, or flows, of listeners with these settings RLIMIT_NOFILE and conn_max_total allow now. With
     workers the limit is each one's; flows are the main process's, with a descriptor each."""
     most, count = sessions_of_each(every), workers_of(every[0])
-    if count:
+    if count and not _are_direct(every):
         most = min(most * count, _spare(every)) if any(settings.udp for settings in every) else most * count
     return min(most, every[0].conn_max_total or most)
 
 
 def sessions_of_each(every: Sequence[Settings]) -> int:
     """How many of them one process may have."""
+    if _are_direct(every):
+        return sum(settings.conn_max for settings in every)
     return max(_spare(every) // max(map(_each, every)), 1)
 
 
@@ -348,9 +358,10 @@ def user_to_be(settings: Settings) -> Account | None:
     return account if account.pw_uid != 0 else None
 
 
-def lasting_rights(every: Sequence[Settings]) -> tuple[int, ...]:
-    """The capabilities that gpen goes on to need whoever it becomes, if listeners have these settings."""
-    if any(settings.dsr_if for settings in every):
+def lasting_rights(every: Sequence[Settings], of_workers: bool = False) -> tuple[int, ...]:
+    """The capabilities that gpen goes on to need whoever it becomes, if listeners have these settings; those
+    ``of_workers`` are less, for frames are the main process's."""
+    if not of_workers and any(settings.dsr_if for settings in every):
         return (rights.NET_RAW,)
     if any(settings.transparent for settings in every):
         return (rights.NET_RAW if rights.holds(rights.NET_RAW) else rights.NET_ADMIN,)

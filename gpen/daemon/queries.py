@@ -45,6 +45,7 @@ from gpen.wire.listener import Listener
 from gpen.wire.loops import Loops
 from gpen.wire.pacing import gently
 from gpen.wire.server_tls import tls_name
+from gpen.wire.transparent import objection
 
 if TYPE_CHECKING:
     from gpen.model.selector import Choice
@@ -160,7 +161,9 @@ class Queries:
             choice = selector.choose(client, now)
             selector.turns.random.setstate(dice)
             member, why = choice[0], self._why(choice, client, now, scope)
-            why += self._delay(scope) + (self._pace(settings) if member is not None else "")
+            why += self._delay(scope)
+            if member is not None:
+                why += self._pace(settings) + (_seen_as(address, member.target) if settings.transparent else "")
         others = [other for other in self._candidates(scope, selector)
                   if member is None or other.server is not member.server]
         return {
@@ -437,7 +440,8 @@ def _listener_row(front: Front, sessions: Sequence[Conversation]) -> Row:
             "rx": selector.received + sum(session.from_server for session in live),
             "endings": {word: count for word, count in front.endings.items() if count},
             "handshakes": front.handshakes.of_clients, "server_handshakes": front.handshakes.of_servers,
-            "server_resumed": front.handshakes.resumed, "dsr": front.direct_row(), "rule": selector.rule.name,
+            "server_resumed": front.handshakes.resumed, "dsr": front.direct_row(),
+            "transparent": settings.transparent, "rule": selector.rule.name,
             "servers": scope.config.servers and list(scope.config.servers), "tracking_with": settings.tracking_with,
             "routes": [_route_row(route, scope.config.servers) for route in scope.routes]}
 
@@ -450,14 +454,11 @@ def _route_row(route: RouteSelector, own: tuple[int, ...] | None) -> Row:
 
 
 def _protocol(settings: Settings) -> str:
-    """What clients speak."""
-    if settings.dsr_if:
-        return "UDP (dsr)" if settings.udp else "TCP (dsr)"
-    if settings.udp:
-        return "UDP"
-    names = [name for name, is_on in (("HTTP", settings.http), ("MySQL", settings.mysql),
+    """What clients speak, and with whom, where servers answer them by themselves or seem to."""
+    names = [name for name, is_on in (("UDP", settings.udp), ("HTTP", settings.http), ("MySQL", settings.mysql),
                                       ("TLS", settings.ssl_certificate)) if is_on]
-    return " over ".join(names or ["TCP"])
+    more = " (dsr)" if settings.dsr_if else " (transparent)" if settings.transparent else ""
+    return " over ".join(names or ["TCP"]) + more
 
 
 def _slow_start(target: Target, settings: Settings, now: float) -> int | None:
@@ -471,6 +472,13 @@ def _newcomer(target: Target, settings: Settings, now: float, prefix: str = "") 
     share = _slow_start(target, settings, now)
     return "" if share is None else (f"{prefix}it came back {now - target.returned:.0f} s ago, and has {share} % of "
                                      f"its share (slowstart {settings.slowstart:g})")
+
+
+def _seen_as(address: str, target: Target) -> str:
+    """Whom a server sees that a client of this address gets, where gpen is transparent."""
+    why = objection(address, target.endpoints[0]) if target.endpoints else ""
+    return "; " + (f"it sees gpen's own address, for the client's is {why}" if why else f"it sees {address}"
+                   ) + " (transparent)"
 
 
 def _host(server: Server) -> str:

@@ -282,16 +282,16 @@ PROXY = """
 proxy_protocol has gpen tell the servers who a client is, in a header in front of its first byte; accept_proxy believes
 other balancers who tell gpen so. A header that is malformed ends the session: in version 2 also an extension (TLV) that
 is longer than the header or the extension that it is in, a unique id of more than 128 bytes, a checksum (CRC32c) that
-is wrong, and a family or protocol that is none.
+is wrong, a family or protocol that is none, and more than 16 KiB.
 
 In version 2, proxy_v2_options says what servers are told besides: of the client's TLS with gpen, which version it is
-(ssl), its cipher (ssl-cipher), the common name of the client's certificate (cert-cn), and of gpen's own certificate
-how it is signed (cert-sig: RSA-SHA256) and its key (cert-key: EC256); the name that the client asked for (authority)
-and the protocol that was agreed on (alpn); an id (unique-id), by which lines of the log, at whose end it stands then,
-rows of sessions json and the servers' logs can be joined; and a checksum (crc32c). Each of the words of TLS brings
-what ssl tells. A client that speaks no TLS with gpen has nothing of that. haproxy shows what it gets as
-fc_pp_authority and fc_pp_unique_id, nginx as $proxy_protocol_tlv_NAME. MariaDB takes short headers only, some 200
-bytes: leave certificates and long names out there.
+(ssl), its cipher (ssl-cipher), the common name of the client's certificate (cert-cn), and of gpen's own certificate how
+it is signed (cert-sig: RSA-SHA256) and its key (cert-key: EC256); the name that the client asked for (authority), where
+a route reads it also of TLS that is not ended here, and the protocol that was agreed on (alpn); an id (unique-id), by
+which lines of the log, at whose end it stands then, rows of sessions json and the servers' logs can be joined; and a
+checksum (crc32c). Each of the words of TLS brings what ssl tells. A client that speaks no TLS with gpen has nothing of
+that. haproxy shows what it gets as fc_pp_authority and fc_pp_unique_id, nginx as $proxy_protocol_tlv_NAME. MariaDB
+takes short headers only, some 200 bytes: leave certificates and long names out there.
 
     gpen -E www.pem -O 'proxy_protocol v2' -O 'proxy_v2_options ssl,authority,unique-id' 443 www1:8443 www2:8443
 
@@ -334,7 +334,8 @@ the server's, those of unix sockets, loopback clients of servers elsewhere, and 
 is told when that begins. A server that does not answer a client is asked again from gpen's own address, and only if it
 does not answer that either has it failed. So a client whose answers go another way, as of one in the servers' own
 network, is turned away, and takes no server from others; the diagnostics tell it. With mysql, what a server has against
-the client's host (1129, 1130) is no failure of the server either, and the client's to hear. idlers are refused.
+the client's host (1129, 1130) is no failure of the server either, and the client's to hear. idlers are refused. explain
+ADDRESS says whom a server sees, and listeners which listeners are transparent.
 """
 
 UDP = """
@@ -556,11 +557,11 @@ and peers_ca each side shows a certificate, and takes one of that authority only
 RIGHTS = """
 Once it serves, no program that gpen starts can gain rights (no_new_privs), and the capability bounding set is empty;
 where gpen stays root, it and its programs keep CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_NET_BIND_SERVICE and
-CAP_SYS_RESOURCE, and nothing else (with transparent or dsr_if, gpen itself also keeps CAP_NET_RAW). So in a program of
-check exec or on_event sudo, su, ping with file capabilities and whatever else is set-user-ID do not work. What a check
-needs to have rights for, let a service or a timer do, and tell gpen: gpenctl TARGET server N health down because
-REASON. Such a program gets PATH, LANG and GPEN_* of gpen's environment, and nothing else: no HOME either, so name files
-such as ~/.my.cnf by their paths.
+CAP_SYS_RESOURCE, and nothing else (with transparent or dsr_if, gpen itself also keeps CAP_NET_RAW, its workers with
+transparent alone). So in a program of check exec or on_event sudo, su, ping with file capabilities and whatever else is
+set-user-ID do not work. What a check needs to have rights for, let a service or a timer do, and tell gpen: gpenctl
+TARGET server N health down because REASON. Such a program gets PATH, LANG and GPEN_* of gpen's environment, and nothing
+else: no HOME either, so name files such as ~/.my.cnf by their paths.
 
 A log, pid file, status page, saved configuration or unix socket may be in a directory that others than root and gpen's
 own user may write, by owner, group or mode. There gpen follows no symbolic link, whoever made it, nor one on the way

@@ -33,8 +33,8 @@ CUT = frozenset({Ending.KILLED, Ending.SERVER_DOWN, Ending.SERVER_RESET, Ending.
 
 Told = dict[str, Any]  # what is told of a flow that passes to another gpen
 
-
 NO_ANSWER = "no answer to ARP"
+NO_PLACE = "it has no IPv4 address"  # of a server
 
 
 def no_answer() -> OSError:
@@ -192,7 +192,9 @@ class DirectFlow(Conversation):
                 return ending
             if self._take(lease):
                 return None
-            ending = self._turned_down(lease, no_answer(), self._tried, self.sent, 0)
+            has_place = endpoint_of(lease.target.endpoints) is not None
+            ending = self._turned_down(lease, no_answer() if has_place else OSError(errno.EPROTO, NO_PLACE),
+                                       self._tried, self.sent, 0)
 
     def _reserve(self) -> Lease | None:
         selector = self._front.selector

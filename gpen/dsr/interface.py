@@ -23,7 +23,9 @@ _SOL_PACKET = 263
 _PACKET_STATISTICS, _PACKET_VNET_HDR = 6, 15  # linux/if_packet.h
 _ATTACH_FILTER, _RCVBUFFORCE = 26, 33  # socket(7)
 _ROOM = 16 << 20  # bytes of frames, with what the kernel adds to each
-_SIOCGIFADDR = 0x8915
+_SIOCGIFCONF = 0x8912  # netdevice(7)
+_IFREQ = 16 + (24 if struct.calcsize("P") == 8 else 16)  # bytes of a struct ifreq
+_MOST_ADDRESSES = 1024
 
 
 class Interface:
@@ -94,13 +96,15 @@ class Interface:
         except OSError:
             return False
 
-    def own_address(self) -> bytes | None:
-        """The interface's own IPv4 address, if it has one."""
-        request = struct.pack("16sH22x", self.name.encode(), _socket.AF_INET)
+    def own_addresses(self) -> set[bytes]:
+        """This machine's IPv4 addresses, at whatever interface."""
+        room = ctypes.create_string_buffer(_MOST_ADDRESSES * _IFREQ)
+        request = struct.pack("iP", len(room), ctypes.addressof(room))
         try:
-            return fcntl.ioctl(self.socket.fileno(), _SIOCGIFADDR, request)[20:24]
+            size, _ = struct.unpack("iP", fcntl.ioctl(self.socket.fileno(), _SIOCGIFCONF, request))
         except OSError:
-            return None
+            return set()
+        return {room.raw[at + 20:at + 24] for at in range(0, size, _IFREQ)}
 
 
 def _index_of(name: str) -> int:

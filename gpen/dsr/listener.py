@@ -29,7 +29,7 @@ from gpen.model.server import Server, Target
 from gpen.model.settings import Settings
 from gpen.wire import kernel
 from gpen.wire.conversation import Front
-from gpen.wire.faults import Faults
+from gpen.wire.faults import Faults, Seldom
 from gpen.wire.kernel import Handler
 from gpen.wire.poller import EPOLLIN
 from gpen.wire.sockets import Socket, cause_of, has_address
@@ -84,11 +84,12 @@ class DirectListener(Handler):
         self._yielding: dict[bytes, DirectFlow] = {}  # that have no connection yet, or no more
         self._ended: OrderedDict[bytes, _Ended] = OrderedDict()
         self._fragments: OrderedDict[bytes, DirectFlow] = OrderedDict()
-        self._real: set[bytes] = set()  # addresses of servers, and of the interface
+        self._real: set[bytes] = set()  # addresses of servers, and of this machine
         self.admits: Callable[[], bool] | None = None  # whether one more flow may begin, where they are limited
         self._announcements = 0
         self._started = self._suspended = False
         self._faults = Faults()
+        self._claims = Seldom()  # of others, that the address is theirs
 
     @property
     def socket(self) -> Socket:
@@ -209,11 +210,11 @@ class DirectListener(Handler):
             return
         if self._announcements:
             self._announcements -= 1
-            self._send(frames.arp(frames.REQUEST, self.interface.mac, self.address, frames.BROADCAST, self.address))
+            for sender in (frames.NO_ADDRESS, self.address):  # is it anybody's? it is ours
+                self._send(frames.arp(frames.REQUEST, self.interface.mac, sender, frames.BROADCAST, self.address))
         addresses = (self._address_of(member.target) for member in self.front.selector.all_members())
         needed = {address for address in addresses if address is not None}
-        own = self.interface.own_address()
-        self._real = needed | ({own} if own is not None else set())
+        self._real = needed | self.interface.own_addresses()
         for neighbour in self.neighbours.tend(kernel.monotonic(), needed):
             self._is_gone(neighbour)
 
@@ -287,7 +288,7 @@ class DirectListener(Handler):
         if size < start + _UDP_HEADER:
             return
         key = frames.key_of(self._view, start, client)
-        flow = self._tcp_flow(size, start, key) if self.is_tcp else self.flows.get(key) or self._begin(key, OPEN)
+        flow = self._tcp_flow(size, start, key) if self.is_tcp else self._udp_flow(key)
         if flow is None:
             return
         if fragment & frames.MORE:
@@ -328,6 +329,14 @@ class DirectListener(Handler):
         if flow is not None:
             return flow
         return None if flags & frames.SYN else self._resumed(size, start, key, flags)
+
+    def _udp_flow(self, key: bytes) -> DirectFlow | None:
+        """The flow of a datagram, or None where it goes nowhere."""
+        flow = self.flows.get(key)
+        if flow is None:
+            return self._begin(key, OPEN)
+        self.flows.move_to_end(key)
+        return flow
 
     def _resumed(self, size: int, start: int, key: bytes, flags: int) -> DirectFlow | None:
         """The flow of a segment of a connection that has none: it is over, or began before this gpen."""
@@ -465,9 +474,9 @@ class DirectListener(Handler):
             return
         operation, mac, sender, asked = told
         if sender == self.address:
-            if mac != self.interface.mac:
-                self.front.troubles.tell(f"dsr_ip: {self.endpoint.host} is claimed by {mac.hex(':')} too: on servers, "
-                                         "set net.ipv4.conf.all.arp_ignore=1 and arp_announce=2")
+            if mac != self.interface.mac and (more := self._claims.comes()) is not None:
+                log.warning("dsr_ip: %s is claimed by %s too: on servers, set net.ipv4.conf.all.arp_ignore=1 and "
+                            "arp_announce=2%s", self.endpoint.host, mac.hex(":"), more)
             return
         if operation == frames.REQUEST and (asked == self.address or (
                 self._tarpit is not None and sender not in (frames.NO_ADDRESS, asked) and self._tarpit.has(asked))):

@@ -299,8 +299,8 @@ FIELDS = {  # the headings of a CSV without rows
     "workers": "number pid sessions total cpu started silent",
     "peers": "name address state since for sent received unknown pending error",
     "listeners": "name address transport protocol sessions conn_max held total waiting delayed dropped bandwidth "
-    "bandwidth_total shortages clients sx rx endings handshakes server_handshakes server_resumed dsr rule servers "
-    "tracking_with routes",
+    "bandwidth_total shortages clients sx rx endings handshakes server_handshakes server_resumed dsr transparent rule "
+    "servers tracking_with routes",
 }
 
 

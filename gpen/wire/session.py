@@ -32,7 +32,7 @@ from gpen.model.server import Server
 from gpen.proto import proxy_header
 from gpen.proto.http import HttpOpening
 from gpen.proto.protocol import Farewell, Opening, Refused
-from gpen.proto.proxy_tlvs import Tlv
+from gpen.proto.proxy_tlvs import AUTHORITY, Tlv
 from gpen.wire import kernel, proxy, sockets
 from gpen.wire.conversation import FIRST_PAUSE, Condemned, Conversation, Front, Seeker, Stop, Watch
 from gpen.wire.dial import dial
@@ -322,6 +322,9 @@ class Session(Seeker):
         if self.secured is not None:
             protocol = self.down.stream.protocol
             asked = asked._replace(sni=self.secured.sni, alpn=(protocol,) if protocol else ())
+        elif asked.sni and "authority" in self._front.settings.proxy_v2_options:
+            route = self._route or self._own_route()
+            self._route = route._replace(own=((AUTHORITY, asked.sni.encode()),))
         key = routes.find(asked)
         self._follow(key)
         if routes.rejects(key):

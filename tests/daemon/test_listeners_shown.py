@@ -93,7 +93,7 @@ def test_listeners(balancer: Gpen) -> None:
     assert list(rows[0]) == ["name", "address", "transport", "protocol", "sessions", "conn_max", "held", "total",
                              "waiting", "delayed", "dropped", "bandwidth", "bandwidth_total", "shortages",
                              "clients", "sx", "rx", "endings", "handshakes", "server_handshakes", "server_resumed",
-                             "dsr", "rule", "servers", "tracking_with", "routes"]
+                             "dsr", "transparent", "rule", "servers", "tracking_with", "routes"]
     assert [[row[key] for key in ("name", "protocol", "transport", "sessions", "conn_max", "held", "total", "rule",
                                   "servers", "tracking_with")] for row in rows] == [
         [None, "TCP", "tcp", 2, 500, 0, 2, "round robin", None, None],

@@ -20,6 +20,7 @@ import pytest
 from gpen.proto.certificate import algorithms_of
 from tests.certificates import Certificates, openssl
 from tests.harness import Gpen, Server, connect, echo, free_port, wait_until
+from tests.proto.test_client_hello import hello
 from tests.proxied import (
     ALPN,
     AUTHORITY,
@@ -148,6 +149,18 @@ def test_a_client_of_tls_without_a_certificate(gpen: Start, servers: Serve, cert
         assert client.recv(1) == b"!"
     header = recorder.headers[0]
     assert set(header.tlvs) == {SSL} and header.ssl == (0x01, 1, {VERSION: "TLSv1.3"})
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_client_of_tls_that_passes_on(gpen: Start, servers: Serve, recorder: Recorder, workers: int) -> None:
+    """Where a route reads its hello: servers hear of the name, as nobody else has ended its TLS."""
+    balancer = gpen(*V2, *ALL, "-O", f"workers {workers}", "-O", "route sni *.example servers 0",
+                    servers=[servers(recorder)])
+    for name in ("www.example", None):
+        assert ask(balancer, hello([], name)) == b"!"
+    first, second = recorder.headers
+    assert set(first.tlvs) == {AUTHORITY, UNIQUE_ID, CRC32C} and set(second.tlvs) == {UNIQUE_ID, CRC32C}
+    assert first.tlvs[AUTHORITY] == b"www.example" and is_summed(first)
 
 
 @pytest.mark.parametrize(("options", "expected"), [

@@ -91,6 +91,10 @@ def test_the_server_sees_the_client(net: Routed, front: Start, server: Server) -
         assert (host, port) == (source, own)
     wait_until(lambda: balancer.log.count("\n") == 3)
     assert f"{CLIENT}:" in balancer.log and SERVER in balancer.log
+    assert balancer.json(f"explain {CLIENT}")["why"] == f"round robin; it sees {CLIENT} (transparent)"
+    row = balancer.json("listeners")[0]
+    assert (row["transparent"], row["protocol"]) == (True, "TCP (transparent)")
+    assert " protocol TCP(transparent) conn 0 " in balancer.ctl("listeners")
 
 
 def test_over_ipv6(net: Routed, front: Start, server6: Server) -> None:
@@ -106,6 +110,8 @@ def test_a_client_of_the_other_family_comes_from_gpen_s_own(net: Routed, front: 
     balancer = front(*AS_CLIENT, listen=f"{near}:{free_port()}", servers=[target])
     assert [seen(net, balancer, source)[0] for _ in range(2)] == [own, own]
     assert balancer.stderr.count(f"clients come to {target.address} from gpen's own address, for theirs is of IPv") == 1
+    assert balancer.json(f"explain {source}")["why"].endswith(
+        f"; it sees gpen's own address, for the client's is of IPv{4 if is_ipv6 else 6} (transparent)")
 
 
 def test_a_port_that_is_taken(net: Routed, front: Start, server: Server) -> None:

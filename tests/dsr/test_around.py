@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from gpen.dsr import frames
+from gpen.rights import NET_RAW, OF_ROOT
+from tests.daemon.test_rights import bits, rights_of
 from tests.datagrams import client
 from tests.dsr.conftest import BALANCER, CLIENT, PORT, SERVERS, SERVICE, Lan, Start
 from tests.harness import Gpen, Server, free_port, naming, needs_root, open_to_all, run_gpen, wait_until
@@ -36,6 +38,7 @@ def tarpitted(balancer: Gpen) -> int:
 
 def test_the_tarpit(direct: Start, lan: Lan) -> None:
     """There is somebody at each address that the list permits, who says nothing; those that are real are left alone."""
+    lan.balancer.run("ip address add 192.0.2.77/24 dev cable")  # beside BALANCER
     balancer = direct("-r", "-O", "acl 3 deny 192.0.2.66", "-O", "acl 3 permit 192.0.2.0/24", "-O", "tarpit_acl 3")
     with knocks(lan, "192.0.2.55") as sock, knocks(lan, "192.0.2.56", 443):
         sock.sendall(b"hello?")
@@ -48,8 +51,9 @@ def test_the_tarpit(direct: Start, lan: Lan) -> None:
         assert {lan.name() for _ in SERVERS} == set(SERVERS)
         with pytest.raises(OSError):
             knocks(lan, "192.0.2.66")
-        with pytest.raises(ConnectionRefusedError):
-            knocks(lan, BALANCER)
+        for own in (BALANCER, "192.0.2.77"):
+            with pytest.raises(ConnectionRefusedError):
+                knocks(lan, own)
         assert lan.connect(SERVERS[0])[0].close() is None
         assert tarpitted(balancer) in (0, 2)
         assert balancer.ctl("tarpit_acl -1") == "tarpit_acl = off\n"
@@ -111,13 +115,30 @@ def test_errors_about_what_servers_send(direct: Start, lan: Lan) -> None:
         assert got == len(data)
 
 
-def test_a_server_that_claims_the_address(direct: Start, lan: Lan) -> None:
-    """Somebody forgot arp_announce there: that is told."""
+@pytest.mark.parametrize("forgotten", ["arp_announce", "arp_ignore"])
+def test_a_server_that_claims_the_address(direct: Start, lan: Lan, forgotten: str) -> None:
+    """Somebody forgot this there: that is told, at the start or when it happens, and once a minute, however many do."""
+    for each in ("all", "cable"):
+        lan.servers[0].run(f"sysctl -qw net.ipv4.conf.{each}.{forgotten}=0")
     balancer = direct("-r")
-    lan.servers[0].run("sysctl -qw net.ipv4.conf.all.arp_announce=0")
     with lan.servers[0].entered(), client((CLIENT, 9), SERVICE) as sock:
         sock.send(b"who is there?")
-    wait_until(lambda: f"dsr_ip: {SERVICE} is claimed by" in balancer.stderr)
+    wait_until(lambda: f"dsr_ip: {SERVICE} is claimed by {mac_of(lan.servers[0]).hex(':')} too" in balancer.stderr)
+    with lan.client.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as other:
+        other.bind(("cable", 0))
+        service = socket.inet_aton(SERVICE)
+        for number in range(20):
+            mac = bytes((2, 0, 0, 0, 0, number))
+            other.send(frames.arp(frames.REPLY, mac, service, frames.BROADCAST, service)[frames.VIRTIO:])
+    assert lan.name() in SERVERS
+    assert balancer.stderr.count("is claimed by") == 1
+
+
+def test_servers_of_other_families(direct: Start, lan: Lan) -> None:
+    """Are passed over, and it is told why."""
+    balancer = direct("-r", servers=("[fd00::1]:80", SERVERS[1], "/run/nobody.sock"))
+    assert {lan.name() for _ in range(4)} == {SERVERS[1]}
+    assert [balancer.server(number)["reason"] for number in (0, 2)] == ["it has no IPv4 address"] * 2
 
 
 def test_what_makes_this_machine_answer_is_told(direct: Start, lan: Lan) -> None:
@@ -129,9 +150,13 @@ def test_what_makes_this_machine_answer_is_told(direct: Start, lan: Lan) -> None
 
 
 def test_an_interface_that_goes_and_comes(direct: Start, lan: Lan) -> None:
-    """With another number, and another MAC."""
+    """Down and up; and anew, with another number and another MAC."""
     balancer = direct("-r")
     assert lan.name() == SERVERS[0]
+    lan.balancer.run("ip link set cable down")
+    wait_until(lambda: "dsr_if: can't receive from 'cable': network is down" in balancer.stderr)
+    lan.balancer.run("ip link set cable up")
+    wait_until(lambda: _is_served(lan), what="service again")
     lan.balancer.run("ip link del cable")
     wait_until(lambda: "dsr_if: 'cable': no such device" in balancer.stderr)
     lan.switch.plug(lan.balancer, f"{BALANCER}/24")
@@ -161,10 +186,19 @@ OPTIONS = pytest.mark.parametrize("options", [(), ("-u", "nobody")], ids=["root"
 
 @OPTIONS
 def test_a_user_goes_on(direct: Start, lan: Lan, tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Keeps the right to take frames, where they were taken from the start: of another address, say."""
+    """Keeps the right to take frames, where they were taken from the start: of another address, say. Workers, which
+    take none, do not."""
     open_to_all(tmp_path)
-    balancer = direct("-r", *options)
+    balancer = direct("-r", *options, "-O", "workers 2")
     assert lan.name() == SERVERS[0]
+    lasting = int(bits(*(() if options else OF_ROOT)), 16)
+    effective = [int(rights_of(pid)["CapEff"], 16)
+                 for pid in (balancer.pid, *(row["pid"] for row in balancer.json("workers")))]
+    assert effective == [lasting | int(bits(NET_RAW), 16), lasting, lasting]
+    told = balancer.ctl(f"listener plain listen {BALANCER}:{PORT}", "listener plain no dsr_if",
+                        "listener plain transparent")
+    assert "listener plain: transparent: needs the capability CAP_NET_RAW" in told and "set when it starts" in told
+    assert balancer.ctl("listener plain no transparent") == ""
     for machine in lan.servers:
         machine.run("ip address add 192.0.2.101/32 dev lo")
     assert balancer.ctl("dsr_ip 192.0.2.101") == ""
@@ -187,7 +221,7 @@ def test_frames_of_all_kinds(gpen: Start) -> None:
     with two_machines() as (near, far):
         balancer = gpen("-r", "-O", "dsr_if cable", "-O", "acl 3 permit 192.0.2.64/28", "-O", "tarpit_acl 3",
                         servers=[FAR], listen=f"{SERVICE}:{PORT}", wrapper=near.wrapper)
-        mac = _mac(near)
+        mac = mac_of(near)
         with far.entered(), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
             sock.bind(("cable", 0))
             own = sock.getsockname()[4]
@@ -209,7 +243,8 @@ def _packet(dice: random.Random) -> bytes:
     return b"\x08\x00" + (head + dice.randbytes(2) + PORT.to_bytes(2, "big") + dice.randbytes(90))[:size]
 
 
-def _mac(machine: Machine) -> bytes:
+def mac_of(machine: Machine) -> bytes:
+    """Of its interface."""
     done = subprocess.run([*machine.wrapper, "ip", "-j", "link", "show", "cable"], capture_output=True, text=True,
                           check=True)
     return bytes.fromhex(json.loads(done.stdout)[0]["address"].replace(":", ""))
@@ -232,7 +267,8 @@ def test_what_is_refused(arguments: tuple[str, ...], expected: str) -> None:
 def test_what_is_told(direct: Start, lan: Lan) -> None:
     """In metrics, and in notes of what has no effect."""
     port = free_port()
-    balancer = direct("-r", "-O", f"metrics 127.0.0.1:{port}", "-O", "tcp_nodelay", "-O", "tarpit_acl 4")
+    balancer = direct("-r", "-O", f"metrics 127.0.0.1:{port}", "-O", "tcp_nodelay", "-O", "tarpit_acl 4",
+                      "-x", "2000000")
     lan.name()
     with lan.balancer.entered():
         sock = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
@@ -245,6 +281,7 @@ def test_what_is_told(direct: Start, lan: Lan) -> None:
     assert len(series) == 5
     assert "tcp_nodelay has no effect: servers answer clients themselves" in balancer.stderr
     assert "tarpit_acl 4 has no effect: the access list is empty" in balancer.stderr
+    assert "conn_max" not in balancer.stderr  # flows take neither descriptors nor ports
 
 
 def test_without_an_interface(gpen: Start) -> None:

@@ -89,6 +89,18 @@ def test_flows_of_udp(direct: Start, lan: Lan) -> None:
     assert [(row["state"], row["server"]) for row in balancer.json("sessions")] == [("open", n) for n in (0, 1, 2)]
 
 
+def test_the_flow_that_was_idle_for_longest_gives_way(direct: Start, lan: Lan) -> None:
+    """Where there is room for two: datagrams in pieces are as good as others."""
+    balancer = direct("-U", "-r", "-x", "2")
+    with ExitStack() as stack:
+        first, idle, last = (stack.enter_context(lan.datagrams()) for _ in range(3))
+        for sock, data in ((first, b"1"), (idle, b"2"), (first, bytes(5000)), (last, b"3")):
+            sock.send(data)
+            assert sock.recv(100).decode() in SERVERS
+        ports = {int(row["client"].partition(":")[2]) for row in balancer.json("sessions")}
+        assert ports == {sock.getsockname()[1] for sock in (first, last)}
+
+
 def test_a_server_that_drains(direct: Start, lan: Lan) -> None:
     """Keeps what it has, and gets nothing new."""
     balancer = direct("-r")
@@ -272,6 +284,7 @@ def test_changes(direct: Start, lan: Lan) -> None:
     """At run time: what is wrong changes nothing; written and read again."""
     balancer = direct("-r", "-O", f"dsr_ip {SERVICE}", listen=str(PORT))
     assert lan.name() == SERVERS[0]
+    assert balancer.json("listeners")[0]["address"] == f"{SERVICE}:{PORT}"
     assert "there is none of that name" in balancer.ctl("dsr_if nowhere")
     assert "no interface of Ethernet" in balancer.ctl("dsr_if lo")
     assert "servers answer clients themselves" in balancer.ctl("http")
