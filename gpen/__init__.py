@@ -27,7 +27,8 @@ A tour of the sources, in the order in which they are best read:
    ``flow.py``, ``datagram.py``, ``loops.py``, ``flow_sockets.py`` and ``remnants.py`` are UDP; ``worker_session.py`` is
    a session in a worker, ``remote.py`` what the main process has of it, ``channel.py`` the way between them;
    ``quiet.py`` ends sessions between two exchanges, which ``follower.py`` knows of MySQL; ``pacing.py`` lets long work
-   leave others time, ``faults.py`` lets what goes on for ever survive what fails
+   leave others time, ``alarm.py`` is when something is to be done, ``faults.py`` lets what goes on for ever survive
+   what fails
 6. ``daemon/balancer.py`` makes all of these and tells each what it needs of the others: ``front.py`` is a listener,
    ``listeners.py`` all of them, ``logs.py`` where they log, ``sessions.py`` the register of their sessions;
    ``changes.py`` changes the configuration, ``executor.py`` runs commands, ``queries.py`` answers, ``readiness.py``

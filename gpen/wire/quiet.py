@@ -16,6 +16,7 @@ from typing import Any
 
 from gpen.model.ending import Ending
 from gpen.model.lease import Lease
+from gpen.wire.alarm import Alarm
 from gpen.wire.conversation import Conversation
 from gpen.wire.relay import End
 
@@ -28,8 +29,7 @@ class Quieter:
 
     def __init__(self, loop: Any) -> None:
         """``loop`` is gevent's."""
-        self._loop = loop
-        self._timer: Any = None
+        self._alarm = Alarm(loop, "to end sessions that are quiet", self._look)
         self._wanted: dict[Conversation, tuple[Lease | None, Ending]] = {}
 
     def __len__(self) -> int:
@@ -38,17 +38,13 @@ class Quieter:
 
     def take(self, session: Conversation, ending: Ending) -> None:
         """End this one when it is quiet, which is served by this process."""
-        if self._timer is None:
-            self._look_in(LOOK_SECONDS)
+        if not self._alarm.is_set:
+            self._alarm.set(LOOK_SECONDS)
         self._wanted[session] = session.lease, ending
 
     def drop(self, session: Conversation) -> None:
         """Let this one go on, which is served by this process."""
         self._wanted.pop(session, None)
-
-    def _look_in(self, seconds: float) -> None:
-        self._timer = self._loop.timer(seconds)
-        self._timer.start(self._look)
 
     def _look(self) -> None:
         """In the hub, as all that moves bytes: what is seen here is true until the session has ended."""
@@ -59,10 +55,8 @@ class Quieter:
             except Exception:
                 self._wanted.pop(session, None)
                 session.failed()
-        self._timer.close()
-        self._timer = None
         if self._wanted:
-            self._look_in(max(LOOK_SECONDS, _REST * (time.monotonic() - began)))
+            self._alarm.set(max(LOOK_SECONDS, _REST * (time.monotonic() - began)))
 
     def _see_to(self, session: Conversation, now: float) -> None:
         if session not in self._wanted:
