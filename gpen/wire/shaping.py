@@ -26,6 +26,7 @@ from gpen.wire.relay import End
 
 FROM_CLIENT, FROM_SERVER = 0, 1  # the directions
 PIECE_SECONDS = 0.05  # for so long a piece lasts, at the rate that is allowed
+LEAST_PART = 0.25  # of a piece, that is worth a read: to read each byte as soon as it may pass keeps a processor busy
 SOON = 0.002  # seconds between two looks at who may go on
 SEGMENT = 1448  # bytes that are worth a turn
 NO_LIMIT = 1 << 40  # bytes
@@ -37,6 +38,11 @@ Ask = Callable[[int, Grant], object]  # has them granted in this direction, late
 def piece_of(rate: int) -> int:
     """How many bytes pass at once at this rate."""
     return max(int(rate * PIECE_SECONDS), 1)
+
+
+def least_of(rate: int) -> int:
+    """How many bytes are worth a read at this rate."""
+    return max(int(piece_of(rate) * LEAST_PART), 1)
 
 
 class Meter:
@@ -229,7 +235,7 @@ class Lane:
             if bucket.rate != shaper.rate:
                 bucket = self._bucket = Bucket(shaper.rate, now)
             allowed = int(bucket.left(now))
-            if allowed < 1:
+            if allowed < least_of(shaper.rate):
                 self._wait()
                 shaper.wait(self, bucket.wait(piece_of(shaper.rate), now))
                 return 0
