@@ -37,14 +37,16 @@ class Ages:
             return
         now = time.monotonic()
         old = {session for session in gently(list(self._sessions)) if _is_old(session, now)}
-        for session in self._old - old:
-            if not session.finished:
+        before, self._old = self._old, old
+        for session in gently(before | old):
+            if session.finished:
+                continue
+            if session not in old:
                 session.spare()
-        for session in old & self._old:  # a drain that was given up may have spared it
-            session.end_when_quiet(Ending.MAX_AGE)
-        for session in old - self._old:
-            session.move_when_quiet(Ending.MAX_AGE)
-        self._old = old
+            elif session in before:  # a drain that was given up may have spared it
+                session.end_when_quiet(Ending.MAX_AGE)
+            else:
+                session.move_when_quiet(Ending.MAX_AGE)
 
 
 def _is_old(session: Conversation, now: float) -> bool:
