@@ -7,10 +7,10 @@ A tour of the sources, in the order in which they are best read:
    listener uses it); ``health.py`` says what is known of each, and what leads from one state to another; ``lease.py``
    counts places, ``silence.py`` is for UDP; ``selector.py`` says which server a client of one listener gets, out of
    its ``roster.py``, by a rule of ``scheduler.py`` (``client.py``, ``acl.py`` beside it), which ``slowstart.py`` eases
-   for servers that came back; ``rates.py`` what may come or
-   pass in a time; ``route.py`` says which route a client takes by what it asks for, ``routes.py`` has a
-   selector for each; ``listener.py`` is all that a listener has of these, ``shared.py`` what its peers are told of
-   clients, ``balance.py`` how sessions should be spread: plain Python, no socket, no clock of its own
+   for servers that came back; ``rates.py`` is what may come or pass in a time; ``route.py`` says which route a client
+   takes by what it asks for, ``routes.py`` has a selector for each; ``listener.py`` is all that a listener has of
+   these, ``shared.py`` what its peers are told of clients, ``balance.py`` how sessions should be spread: plain Python,
+   no socket, no clock of its own
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back; ``draft.py``
    is what they change as long as it does not count, ``validation.py`` whether that makes sense together, ``ways.py``
    over which transports and ports its listeners reach servers, ``configuration.py`` what counts, ``difference.py``
@@ -35,13 +35,13 @@ A tour of the sources, in the order in which they are best read:
    says whether clients can be served, ``ports.py`` whether there are ports for all; ``process.py`` makes it a daemon,
    ``fork_server.py`` forks workers, ``worker.py`` is one, ``workers.py`` what the main process has of them;
    ``checks.py`` has servers checked, ``agents.py`` asks what runs beside them, ``alerts.py`` tells a program of
-   changes; ``activation.py`` takes what systemd listens on (``wire/given.py``), ``notify.py`` tells it how gpen is;
+   changes; ``drain.py``, ``rebalance.py`` and ``ages.py`` have sessions end quietly; ``activation.py`` takes what
+   systemd listens on (``wire/given.py``), ``notify.py`` tells it how gpen is;
    ``handover.py`` and ``inheritance.py`` are the two sides when another gpen takes its place; ``door.py`` lets HTTP in
    (``wire/web_server.py``), ``metrics.py`` collects what is measured; ``peers.py`` are the other balancers
    (``wire/peers.py`` talks with one). Where servers answer clients themselves, ``dsr/`` is in the place of ``wire/``:
    ``listener.py`` reads frames, ``flow.py`` is what one client sends. What is answered there is ``web/``:
-   ``application.py``, ``metrics.py``, the table, ``exposition.py``, its text, and ``page/``.
-   ``rebalance.py`` and ``ages.py`` have pools spread again
+   ``application.py``, ``metrics.py``, the table, ``exposition.py``, its text, and ``page/``
 7. ``cli.py`` and ``gpenctl/``: the programs gpen and gpenctl; ``galera/`` and ``discover/``: gpen-galera and
    gpen-discover, each of which has a tour of its own; ``netlog/``: gpenlog and gpenlogd; ``docs/``: manuals, reference
    and completion
