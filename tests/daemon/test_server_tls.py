@@ -179,7 +179,8 @@ def test_a_server_that_speaks_first(gpen: Start, servers: Serve, secure: Secure,
 
 @each_crew
 def test_what_comes_with_the_handshake_and_is_no_tls_ends_the_session(
-        gpen: Start, servers: Serve, certificates: Certificates, trusted: tuple[str, ...], crew: tuple[str, ...]) -> None:
+        gpen: Start, servers: Serve, certificates: Certificates, trusted: tuple[str, ...], crew: tuple[str, ...],
+) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.server.certificate, certificates.server.key)
 
