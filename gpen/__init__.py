@@ -5,12 +5,12 @@ A tour of the sources, in the order in which they are best read:
 1. ``model/settings.py``   every setting, declared once, and whose it is: of the process or of each listener
 2. ``model/pool.py``       the servers, for all listeners (``server.py``: a server, the ways to reach it, and how a
    listener uses it); ``health.py`` says what is known of each, and what leads from one state to another; ``lease.py``
-   counts places, ``silence.py`` is for UDP; ``selector.py`` says which server a client of one listener gets, out of
-   its ``roster.py``, by a rule of ``scheduler.py`` (``client.py``, ``acl.py`` beside it), which ``slowstart.py`` eases
-   for servers that came back; ``rates.py`` is what may come or pass in a time; ``route.py`` says which route a client
-   takes by what it asks for, ``routes.py`` has a selector for each; ``listener.py`` is all that a listener has of
-   these, ``shared.py`` what its peers are told of clients, ``balance.py`` how sessions should be spread: plain Python,
-   no socket, no clock of its own
+   counts places, ``silence.py`` is for UDP; ``selector.py`` says which server a client of one listener gets, out of its
+   ``roster.py``, by a rule of ``scheduler.py`` (``client.py``, ``acl.py`` beside it), which ``slowstart.py`` eases for
+   servers that came back (``evenly.py`` says whose turn it is); ``rates.py`` is what may come or pass in a time;
+   ``route.py`` says which route a client takes by what it asks for, ``routes.py`` has a selector for each;
+   ``listener.py`` is all that a listener has of these, ``shared.py`` what its peers are told of clients, ``balance.py``
+   how sessions should be spread: plain Python, no socket, no clock of its own
 3. ``control/commands.py`` every command, declared once; ``script.py`` turns lines into calls and back; ``draft.py``
    is what they change as long as it does not count, ``validation.py`` whether that makes sense together, ``ways.py``
    over which transports and ports its listeners reach servers, ``configuration.py`` what counts, ``difference.py``

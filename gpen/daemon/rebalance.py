@@ -34,6 +34,7 @@ LOOK_SECONDS = 0.1
 PATIENCE = 3.0  # seconds that are left, behind the time that was given, to sessions that are not quiet
 SETTLE_SECONDS = 1.0  # in which clients whose session was ended are expected again
 WAIT_SECONDS = 2.0  # until another session is tried in the place of one that is not quiet; twice ``quiet`` at least
+
 ByServer = dict[Server, list[Conversation]]
 
 
