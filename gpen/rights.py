@@ -79,7 +79,8 @@ def passing_on(numbers: Collection[int]) -> Iterator[None]:
 
 
 def _held() -> ctypes.Array[ctypes.c_uint32]:
-    """Effective, permitted, inheritable of the first 32; of the others. None where the kernel does not tell."""
+    """Effective, permitted and inheritable ones of the first 32, and of the others; all 0 where the kernel does not
+    tell."""
     held = (ctypes.c_uint32 * 6)()
     if _libc().capget((ctypes.c_uint32 * 2)(_VERSION, 0), held) != 0:
         _tell("ask for capabilities")

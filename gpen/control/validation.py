@@ -224,8 +224,7 @@ VAIN_AT_SERVERS = (
         member.server.acl and not selector.pool.acls[member.server.acl].entries), _PERMITS_ALL),
     VainAtServer("tls_name", lambda settings, selector, member: (
         member.server.tls_name and (member.server.tls or settings.server_tls) == "off"), "no TLS is spoken to it"),
-    VainAtServer("tls", lambda settings, selector, member: member.server.tls and settings.udp,
-                 "it is for TCP, and this is UDP (udp, -U)"),
+    VainAtServer("tls", lambda settings, selector, member: member.server.tls and settings.udp, _FOR_TCP),
     VainAtServer("check_port", lambda settings, selector, member: (
         settings.check_port and member.server.address.path), "it is a unix socket, which has no port"),
     VainAtServer("check", lambda settings, selector, member: (

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 
 from gpen.daemon.front import Front
 from gpen.daemon.sessions import Sessions
 from gpen.model.ending import Ending
+from gpen.model.evenly import evenly
 from gpen.wire.conversation import Conversation
 from gpen.wire.pacing import gently
 
 JITTER = 0.1  # of the age, by which sessions end earlier, each by another part of it
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def age_limit(number: int, seconds: float) -> float:
     """The age at which the session of this number ends, where the setting is so many seconds: of those that began one
     after the other, as a pool's, the limits lie evenly."""
-    return seconds * (1 - JITTER * (number * _GOLDEN % 1.0))
+    return seconds * (1 - JITTER * evenly(number))
 
 
 class Ages:
@@ -37,14 +36,16 @@ class Ages:
             return
         now = time.monotonic()
         old = {session for session in gently(list(self._sessions)) if _is_old(session, now)}
-        for session in self._old - old:
-            if not session.finished:
+        before, self._old = self._old, old
+        for session in gently(before | old):
+            if session.finished:
+                continue
+            if session not in old:
                 session.spare()
-        for session in old & self._old:  # a drain that was given up may have spared it
-            session.end_when_quiet(Ending.MAX_AGE)
-        for session in old - self._old:
-            session.move_when_quiet(Ending.MAX_AGE)
-        self._old = old
+            elif session in before:  # a drain that was given up may have spared it
+                session.end_when_quiet(Ending.MAX_AGE)
+            else:
+                session.move_when_quiet(Ending.MAX_AGE)
 
 
 def _is_old(session: Conversation, now: float) -> bool:

@@ -24,11 +24,10 @@ from gpen.model.events import Event
 from gpen.model.listener import called
 from gpen.model.server import Server, Target
 from gpen.model.text import counted
-from gpen.wire.check import passed_environment, place
 from gpen.wire.faults import Faults, Seldom
 from gpen.wire.pacing import gently
 from gpen.wire.poller import Poller
-from gpen.wire.subprocesses import Children, Flood, Program
+from gpen.wire.subprocesses import Children, Flood, Program, how_it_ended, passed_environment, place_of
 
 log = logging.getLogger("gpen")
 
@@ -198,8 +197,7 @@ class Alerts:
             return f"it took more than {LIMIT:g} s, and was killed"
         finally:
             program.end()
-        ending = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
-        return "" if not status else f"{ending}: {line}" if line else ending
+        return how_it_ended(status, line) if status else ""
 
     def _tell(self, kind: str, words: str) -> None:
         """Say it now, or, where something of the kind was said a moment ago, not."""
@@ -218,7 +216,7 @@ _NOWHERE = {"GPEN_ADDRESS": "", "GPEN_HOST": "", "GPEN_PORT": ""}
 
 def _where(target: Target) -> Environment:
     if target.endpoints:
-        return place(target.endpoints[0])
+        return place_of(target.endpoints[0])
     address = target.address
     return {"GPEN_ADDRESS": str(address), "GPEN_HOST": address.host, "GPEN_PORT": str(address.port)}
 

@@ -14,6 +14,7 @@ from gpen.model.pool import Pool
 from gpen.model.server import Server
 from gpen.model.text import counted
 from gpen.wire.conversation import Conversation
+from gpen.wire.pacing import gently
 
 TELL_SECONDS = 1.0
 LOOK_SECONDS = 0.1  # 10,000 sessions take about a millisecond
@@ -96,7 +97,7 @@ class _Drain:
                               if _is_on(session, server) and session.lease and not session.lease.is_elsewhere)
             self._left = list(self._seen)
             if self._call["quiet"]:
-                for session in self._left:
+                for session in gently(self._left):
                     session.leave_quietly(Ending.DRAINED)
         self._left = [session for session in self._left if _is_on(session, server)]
         return bool(self._left)

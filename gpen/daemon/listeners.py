@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from gpen.control.configuration import Configuration
@@ -101,7 +101,7 @@ class Listeners:
     def open(self, given: GivenSockets | None = None) -> None:
         """Bind all, but those whose sockets are given, and read certificates; nobody is accepted yet. Switches
         greenlets. Raises ScriptError, ListenError or OSError."""
-        change = Change(self._configuration.with_own_tls())
+        change = Change(bool(self._configuration.with_own_tls()))
         for front in self:
             prepared = Prepared(has_tls=True, has_server_tls=True)
             with named(front.name), ExitStack() as undo:
@@ -145,7 +145,7 @@ class Listeners:
         change = Change()
         if not (draft.values or draft.listeners or any("tls" in fields for fields in draft.servers.values())):
             return change
-        change = Change(draft.with_own_tls())
+        change = Change(bool(draft.with_own_tls()))
         every = draft.all_settings()
         leaving = list(self._leaving_with(every))
         change.ended = [name for name in self._fronts if name not in every]
@@ -175,7 +175,7 @@ class Listeners:
         if key != tls_settings(front.settings):
             prepared.has_tls, prepared.tls = True, self._terminator(key, new, change)
         prepared.has_mode = new.listen_mode != front.settings.listen_mode
-        if prepared.has_mode and new.listen_mode[1:] > ("",):
+        if prepared.has_mode and new.listen_mode and new.listen_mode[1]:
             owner_of(new.listen_mode[1])  # if there is none of this name, it is said now
         if _has_new_server_tls(front, new, change):
             prepared.has_server_tls, prepared.server_tls = True, self._server_tls(new, change)
@@ -312,8 +312,8 @@ class Change:
     """What was prepared for a draft: ``fronts`` that are new or have other settings, ``scopes`` of those that are new,
     and the names of those that are ``ended``. ``wants_server_tls``: some server speaks TLS of its own."""
 
-    def __init__(self, with_own_tls: Collection[int] = ()) -> None:
-        self.wants_server_tls = bool(with_own_tls)
+    def __init__(self, wants_server_tls: bool = False) -> None:
+        self.wants_server_tls = wants_server_tls
         self.scopes: dict[str, Scope] = {}
         self.fronts: dict[str, tuple[Front, Prepared]] = {}
         self.ended: list[str] = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import ceil
 
 import gevent
@@ -27,12 +27,15 @@ from gpen.model.server import Server
 from gpen.model.text import counted
 from gpen.model.value_types import listener_prefix
 from gpen.wire.conversation import Conversation
+from gpen.wire.pacing import gently
 
 TELL_SECONDS = 1.0
 LOOK_SECONDS = 0.1
 PATIENCE = 3.0  # seconds that are left, behind the time that was given, to sessions that are not quiet
 SETTLE_SECONDS = 1.0  # in which clients whose session was ended are expected again
 WAIT_SECONDS = 2.0  # until another session is tried in the place of one that is not quiet; twice ``quiet`` at least
+
+ByServer = dict[Server, list[Conversation]]
 
 
 class Rebalancing:
@@ -63,7 +66,7 @@ class Rebalancing:
 
     def _run(self, call: Call, fronts: list[Front]) -> Iterator[str]:
         self._busy.update(fronts)
-        spreads = [_Spread(front, selector, self._sessions, call["percent"], call["seconds"])
+        spreads = [_Spread(front, selector, call["percent"], call["seconds"])
                    for front in fronts for selector in front.scope.selectors()]
         try:
             yield from self._wait(spreads, call["seconds"])
@@ -81,7 +84,8 @@ class Rebalancing:
         """Until all have their share or time is up."""
         started = tells = time.monotonic()
         while True:
-            left, now = sum(spread.look() for spread in spreads), time.monotonic()
+            theirs = self._by_selector()
+            left, now = sum(spread.look(theirs.get(spread.selector, {})) for spread in spreads), time.monotonic()
             if not left and all(spread.is_settled(now) for spread in spreads):
                 return
             if now - started >= seconds + PATIENCE:
@@ -93,18 +97,27 @@ class Rebalancing:
                        f"{max(seconds - (now - started), 0):.0f} s\n")
             gevent.sleep(LOOK_SECONDS)
 
+    def _by_selector(self) -> Mapping[Selector, ByServer]:
+        """The sessions that are at a server, by what has chosen that. Switches greenlets when they are many."""
+        found: dict[Selector, ByServer] = {}
+        for session in gently(list(self._sessions)):
+            lease = session.lease
+            if session.connected and not session.finished and (
+                    lease is not None and lease.is_open and not lease.is_elsewhere):
+                found.setdefault(session.selector, {}).setdefault(lease.server, []).append(session)
+        return found
+
 
 class _Spread:
-    """The sessions of one listener, or of one of its routes. ``left`` is how many servers have beyond their share,
-    ``ended`` how many were ended."""
+    """The sessions of one listener, or of one of its routes, for which ``selector`` has chosen. ``left`` is how many
+    servers have beyond their share, ``ended`` how many were ended."""
 
-    def __init__(self, front: Front, selector: Selector, sessions: Sessions, percent: int, seconds: float) -> None:
+    def __init__(self, front: Front, selector: Selector, percent: int, seconds: float) -> None:
         route = f"route {selector.route}: " if selector.route else ""
         self.name = f"{listener_prefix(front.name)}{route}"
+        self.selector = selector
         self.left = 0
         self._front = front
-        self._selector = selector
-        self._sessions = sessions
         self._percent = percent
         self._seconds = seconds
         self._total = 0  # sessions, at the beginning: who leaves and does not come again makes nobody's share less
@@ -132,10 +145,11 @@ class _Spread:
         """Whether those whose sessions were ended last have come again, or have had the time."""
         return self._counts.total() >= self._total or now - self._last >= SETTLE_SECONDS
 
-    def look(self) -> int:
-        """See who has too much, and end what is due. How many sessions are left to end."""
+    def look(self, theirs: ByServer) -> int:
+        """See who has too much of these sessions, and end what is due. How many are left to end."""
         now = time.monotonic()
-        theirs = self._by_server()
+        theirs = {server: [session for session in sessions if not session.finished]  # some may have ended since
+                  for server, sessions in theirs.items()}
         self._counts = Counter({server: len(sessions) for server, sessions in theirs.items()})
         self._tend_asked(now)
         excess = self._excess()
@@ -153,15 +167,6 @@ class _Spread:
             session.move_when_quiet(Ending.REBALANCED)
         return self.left
 
-    def _by_server(self) -> dict[Server, list[Conversation]]:
-        found: dict[Server, list[Conversation]] = {}
-        for session in self._sessions:
-            lease = session.lease
-            if session.selector is self._selector and session.connected and not session.finished and (
-                    lease is not None and lease.is_open and not lease.is_elsewhere):
-                found.setdefault(lease.server, []).append(session)
-        return found
-
     def _tend_asked(self, now: float) -> None:
         """Those that have ended, and those that keep us waiting, whose place another takes."""
         patience = max(WAIT_SECONDS, 2 * self._front.settings.quiet)
@@ -176,7 +181,7 @@ class _Spread:
 
     def _excess(self) -> dict[Server, int]:
         """How many sessions servers have beyond their share, if that was more than is tolerated."""
-        counts, selector = self._counts, self._selector
+        counts, selector = self._counts, self.selector
         placed = sum(counts[server] for server in shares(selector, counts, 0))
         self._total = max(self._total, placed)
         share = shares(selector, counts, self._total)
@@ -191,7 +196,7 @@ class _Spread:
             self._pause = self._seconds / sum(excess.values()) * landing(selector, counts, share)
         return excess
 
-    def _pick(self, theirs: dict[Server, list[Conversation]], over: dict[Server, int]) -> Conversation | None:
+    def _pick(self, theirs: ByServer, over: dict[Server, int]) -> Conversation | None:
         """The session that ends next: one of the server that has most too much."""
         for server in sorted(over, key=lambda server: -over[server]):
             free = [session for session in theirs.get(server, ()) if session not in self._asked]
@@ -209,7 +214,7 @@ class _Spread:
 
     def result(self) -> str:
         """What was done, and how it stands."""
-        share = shares(self._selector, self._counts, self._total)
+        share = shares(self.selector, self._counts, self._total)
         stand = ", ".join(f"{server.name} has {self._counts[server]}" for server in share)
         return (f"{counted(self.ended, 'session')} ended when {'it was' if self.ended == 1 else 'they were'} quiet; "
                 f"{f'server {stand}' if stand else 'no server can take clients'}")

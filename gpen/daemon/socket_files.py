@@ -33,8 +33,8 @@ class SocketFiles:
     def listen(self, address: Address, mode: int | None = None,
                leaving: Mapping[str, sockets.Socket] | None = None, owner: str = "") -> sockets.Socket:
         """A socket with a file of this mode, which belongs to this owner (listen_mode), or unless there is one to the
-        user that gpen becomes. Of those that are ``leaving``
-        theirs, by the names of their files, one may be there: then it is the same socket. Raises ListenError."""
+        user that gpen becomes. Of those that are ``leaving`` theirs, by the names of their files, one may be there:
+        then it is the same socket. Raises ListenError."""
         for name, sock in (leaving or {}).items():
             made = self._made.get(name)
             if made is not None and _is_at(address.path, made):

@@ -112,7 +112,6 @@ class Lease:
         health.blame(self.target, cause)
         return True
 
-
     def refused(self, cause: str) -> None:
         """The server was reached, and takes nobody: hold that against it. The place may be free already."""
         if not self.is_outdated:

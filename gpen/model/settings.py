@@ -75,8 +75,8 @@ class Setting:
     command line, ``reply`` how its value is answered (None: pen answers nothing when it is set), ``startup`` that it
     counts only when the daemon starts, ``adds`` that setting it adds to its words, ``is_keyed`` that these are pairs of
     which the first is a name, that a new one has the place of the one of its name, and 'no NAME' takes one away
-    (``key`` is how such a name is written, ``read_key`` reads it), ``missing`` why it can't be switched
-    on, ``is_ignored`` that it has no effect, ``is_listed`` that without a value it is answered with rows. ``on`` and
+    (``key`` is how such a name is written, ``read_key`` reads it), ``missing`` why it can't be switched on,
+    ``is_ignored`` that it has no effect, ``is_listed`` that without a value it is answered with rows. ``on`` and
     ``off`` are the values of one that NAME without a value switches on, and ``no NAME`` off. ``topic`` is the one that
     it stands under in the table.
     """

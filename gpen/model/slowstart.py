@@ -6,8 +6,7 @@ clients the part that this weight is of all; where the rule gives all clients to
 them. The others get the rest, as if it were not there. Where the rule thinks it worse than them, as leastconn one that
 has more sessions, it gets none. Where nobody else can take a client it does: nobody is turned away for it.
 
-Whose turn it is is no matter of chance: the fractional parts of the multiples of the golden ratio lie so evenly that
-each interval gets its part of them, but for one or two (Weyl's sequence). So nothing is remembered but how many choices
+Whose turn it is is no matter of chance: choices are spread evenly (evenly.py), and nothing is remembered but how many
 there were.
 """
 
@@ -18,13 +17,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from gpen.model.evenly import evenly
 from gpen.model.scheduler import Rule, Turns, Usable
 from gpen.model.server import Member, Server, Target
 
 VIEW_SECONDS = 0.05  # between two looks at all servers
 MOST_VIEWS = 100
 LEAST = 0.01  # of its weight, that a server has as soon as it is back
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class Returns:
@@ -116,7 +115,7 @@ class Easing:
             return rule.pick(members, usable, turns, key)
         view = self._view(members, returns, now)
         other = rule.pick(members, lambda member: member not in view.parts and usable(member), turns, key)
-        for member in self._newcomers(view, turns.choices * _GOLDEN % 1.0):
+        for member in self._newcomers(view, evenly(turns.choices)):
             if member in members and usable(member) and (other is None or rule.rank(member) <= rule.rank(other)):
                 return member
         return other if other is not None else rule.pick(members, usable, turns, key)

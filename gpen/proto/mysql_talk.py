@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 
-_MYSQL, _CONNECT_WITH_DB = 1, 8
+_MYSQL = 1
 COMPRESS, PROTOCOL_41, SSL = 1 << 5, 1 << 9, 1 << 11
 DEPRECATE_EOF, ZSTD = 1 << 24, 1 << 26
 NO_METADATA = 1 << 25  # MySQL's results begin with a byte that says whether definitions follow

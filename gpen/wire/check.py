@@ -6,9 +6,7 @@ this machine, which says nothing about the server, stays an OSError.
 
 from __future__ import annotations
 
-import _socket
 import contextlib
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,14 +24,13 @@ from gpen.wire.dial import await_greeting, reach
 from gpen.wire.poller import EPOLLIN, EPOLLOUT, FOR_EVER, Poller
 from gpen.wire.server_tls import SecuredSocket, ServerTls, tls_name
 from gpen.wire.sockets import LOCAL_ERRORS, PROHIBITIONS, cause_of, connect
-from gpen.wire.subprocesses import Children, Flood, Program
+from gpen.wire.subprocesses import Children, Flood, Program, how_it_ended, passed_environment, place_of
 
 _GREETING = ServerFirst()  # all that check greeting knows: it is refused with mysql
 _MOST = 65536  # bytes of an answer that are looked at
 _PIECE = 16384
 _SHOWN = 40  # characters
 _PARTING_SECONDS = 0.25  # for a server's answer to our goodbye in TLS
-_PASSED, _PASSED_PREFIX = ("PATH", "LANG"), "GPEN_"  # of our environment, to a program
 
 
 class CheckFailed(Exception):
@@ -168,7 +165,7 @@ class Prober:
         if self._program is not None and not self._program.is_over:
             raise CheckFailed("its program can't be killed")
         path, *arguments = check.command
-        environment = passed_environment() | place(endpoint) | {"GPEN_SERVER": self._server.name}
+        environment = passed_environment() | place_of(endpoint) | {"GPEN_SERVER": self._server.name}
         self._program = program = Program([self._locate(path), *arguments, str(endpoint)],
                                           environment, self._poller, self._children)
         try:
@@ -177,22 +174,9 @@ class Prober:
             raise CheckFailed("its program wrote more than 1 MiB") from None
         finally:
             program.end()
-        ending = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
         if status:
-            raise CheckFailed(f"{ending}: {line}" if line else ending)
-        return line or ending
-
-
-def passed_environment() -> dict[str, str]:
-    """Of our own what is meant for a program that we run: no secret, no LD_PRELOAD, no socket of systemd's."""
-    return {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIX)}
-
-
-def place(endpoint: Endpoint) -> dict[str, str]:
-    """Where a server is, for such a program."""
-    is_path = endpoint.family == _socket.AF_UNIX
-    return {"GPEN_ADDRESS": str(endpoint), "GPEN_HOST": "" if is_path else endpoint.host,
-            "GPEN_PORT": "" if is_path else str(endpoint.port)}
+            raise CheckFailed(how_it_ended(status, line))
+        return line or how_it_ended(status)
 
 
 # by the kinds of model/check.py

@@ -18,6 +18,7 @@ from contextlib import suppress
 
 from gpen.proto.mysql_talk import Login, Talk
 from gpen.proto.protocol import Farewell, Protocol, ServerFirst
+from gpen.wire.alarm import Alarm
 from gpen.wire.quiet import has_fallen_quiet, is_still
 from gpen.wire.relay import End, Move
 
@@ -202,18 +203,15 @@ class Question:
     def _wait(self) -> None:
         """Look in a while whether that was all."""
         held, up = self._held, self._up
-        timer = up.poller.loop.timer(_LATE_SECONDS)
 
         def look() -> None:
-            timer.stop()
-            timer.close()
             try:
                 if self._held is held and up.fd >= 0:
                     self._forget()
             except Exception:
                 up.failed()
 
-        timer.start(look)
+        Alarm(up.poller.loop, "to look for a server's late answer", look).set(_LATE_SECONDS)
 
     def _forget(self) -> None:
         """What is held is the answer; the client may speak again."""

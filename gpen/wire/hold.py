@@ -131,7 +131,8 @@ class Hold:
                 try:
                     lease = selector.reserve(place.client, place.port)
                 except Exception as error:  # it is that client's, and keeps none behind it waiting
-                    self._places.pop(order).greenlet.throw(error)
+                    self._forget(order)
+                    place.greenlet.throw(error)
                     continue
                 if lease is not None or selector.has_decided():
                     self._release(order, lease)

@@ -53,7 +53,7 @@ class Limits:
                 old.end()
             if settings.connection_rate:
                 self.throttle = Throttle(settings.connection_rate, listener_prefix(self._front.name),
-                                         self._front.troubles, self.held_back)
+                                         self._front.poller.loop, self._front.troubles, self.held_back)
         listener = self._front.listener
         if self.throttle is not old or listener is not self._held:
             self._hold_back(listener, ways)

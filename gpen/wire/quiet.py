@@ -16,7 +16,9 @@ from typing import Any
 
 from gpen.model.ending import Ending
 from gpen.model.lease import Lease
+from gpen.wire.alarm import Alarm
 from gpen.wire.conversation import Conversation
+from gpen.wire.pacing import PAUSE, TURN
 from gpen.wire.relay import End
 
 LOOK_SECONDS = 0.02  # to the next look at all of them
@@ -28,9 +30,10 @@ class Quieter:
 
     def __init__(self, loop: Any) -> None:
         """``loop`` is gevent's."""
-        self._loop = loop
-        self._timer: Any = None
+        self._alarm = Alarm(loop, "to end sessions that are quiet", self._look)
         self._wanted: dict[Conversation, tuple[Lease | None, Ending]] = {}
+        self._left: list[Conversation] = []  # that this look has yet to come to
+        self._spent = 0.0  # seconds that it has taken
 
     def __len__(self) -> int:
         """How many sessions are yet to end."""
@@ -38,31 +41,32 @@ class Quieter:
 
     def take(self, session: Conversation, ending: Ending) -> None:
         """End this one when it is quiet, which is served by this process."""
-        if self._timer is None:
-            self._look_in(LOOK_SECONDS)
+        if not self._alarm.is_set:
+            self._alarm.set(LOOK_SECONDS)
         self._wanted[session] = session.lease, ending
 
     def drop(self, session: Conversation) -> None:
         """Let this one go on, which is served by this process."""
         self._wanted.pop(session, None)
 
-    def _look_in(self, seconds: float) -> None:
-        self._timer = self._loop.timer(seconds)
-        self._timer.start(self._look)
-
     def _look(self) -> None:
-        """In the hub, as all that moves bytes: what is seen here is true until the session has ended."""
+        """In the hub, as all that moves bytes: what is seen here is true until the session has ended. In turns, for
+        others wait meanwhile: to end 2,000 sessions takes 100 ms."""
         began = time.monotonic()
-        for session in list(self._wanted):
+        if not self._left:
+            self._left, self._spent = list(self._wanted), 0.0
+        while self._left and time.monotonic() - began < TURN:
+            session = self._left.pop()
             try:
                 self._see_to(session, began)
             except Exception:
                 self._wanted.pop(session, None)
                 session.failed()
-        self._timer.close()
-        self._timer = None
-        if self._wanted:
-            self._look_in(max(LOOK_SECONDS, _REST * (time.monotonic() - began)))
+        self._spent += time.monotonic() - began
+        if self._left:
+            self._alarm.set(PAUSE)
+        elif self._wanted:
+            self._alarm.set(max(LOOK_SECONDS, _REST * self._spent))
 
     def _see_to(self, session: Conversation, now: float) -> None:
         if session not in self._wanted:

@@ -13,6 +13,7 @@ from typing import Any
 
 from gpen.model.lease import Lease
 from gpen.wire import kernel, sockets
+from gpen.wire.alarm import Alarm
 from gpen.wire.kernel import Datagrams, Handler
 from gpen.wire.poller import EPOLLIN, Poller
 
@@ -29,7 +30,7 @@ class Remnants:
         self._poller = poller
         self._clients = clients
         self._all: OrderedDict[Remnant, float] = OrderedDict()  # until when each is kept
-        self._timer: Any = None
+        self._alarm = Alarm(poller.loop, "to close sockets of flows that are over", self._tend)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -46,8 +47,8 @@ class Remnants:
         self._all[remnant] = kernel.monotonic() + SECONDS
         if len(self._all) > MOST:
             self.drop(next(iter(self._all)))
-        if self._timer is None:
-            self._look_in(SECONDS)
+        if not self._alarm.is_set:
+            self._alarm.set(SECONDS)
 
     def pass_on(self, data: bytes, key: Any) -> None:
         """A reply, to the client of this key."""
@@ -64,25 +65,14 @@ class Remnants:
         """Drop all."""
         for remnant in list(self._all):
             self.drop(remnant)
-        self._stop()
-
-    def _look_in(self, seconds: float) -> None:
-        self._timer = self._poller.loop.timer(seconds)
-        self._timer.start(self._tend)
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
+        self._alarm.stop()
 
     def _tend(self) -> None:
-        self._stop()
         now = kernel.monotonic()
         while self._all:
             remnant, end = next(iter(self._all.items()))
             if end > now:
-                self._look_in(end - now)
+                self._alarm.set(end - now)
                 return
             self.drop(remnant)
 

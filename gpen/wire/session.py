@@ -453,10 +453,11 @@ class Session(Seeker):
         return proxy_header.Route(self.address, self._port, normalize(name[0]), name[1])
 
     def _relay_secured(self, stream: ServerStream) -> Ending | None:
-        ending = self._relay(stream.sock, stream)
+        """As ``_relay``, with what has come with the handshake already."""
+        self._relay(stream.sock, stream)
         if self._relaying and self.up is not None:
             self.up.wake()
-        return ending if not self._relaying else None
+        return None if self._relaying else self.ending
 
     def _relay(self, sock: Any, stream: Stream) -> Ending | None:
         front, down = self._front, self.down

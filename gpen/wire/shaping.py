@@ -19,12 +19,14 @@ from typing import Any
 
 from gpen.model.rates import Bucket
 from gpen.wire import kernel
+from gpen.wire.alarm import Alarm
 from gpen.wire.kernel import AGAIN
 from gpen.wire.poller import Poller
 from gpen.wire.relay import End
 
 FROM_CLIENT, FROM_SERVER = 0, 1  # the directions
 PIECE_SECONDS = 0.05  # for so long a piece lasts, at the rate that is allowed
+LEAST_PART = 0.25  # of a piece, that is worth a read: to read each byte as soon as it may pass keeps a processor busy
 SOON = 0.002  # seconds between two looks at who may go on
 SEGMENT = 1448  # bytes that are worth a turn
 NO_LIMIT = 1 << 40  # bytes
@@ -38,50 +40,41 @@ def piece_of(rate: int) -> int:
     return max(int(rate * PIECE_SECONDS), 1)
 
 
+def least_of(rate: int) -> int:
+    """How many bytes are worth a read at this rate."""
+    return max(int(piece_of(rate) * LEAST_PART), 1)
+
+
 class Meter:
     """The bytes of one direction of all sessions of a listener: who asks gets a piece, in turn. ``short`` is called
     when there is none at once."""
 
     def __init__(self, loop: Any, short: Callable[[], object]) -> None:
-        self._loop = loop
         self._short = short
         self._bucket = Bucket(0, kernel.monotonic())
         self._waiting: deque[Grant] = deque()
-        self._timer: Any = None
+        self._alarm = Alarm(loop, "to share out bandwidth_total", self._give)
 
     def change(self, rate: int) -> None:
         """So many bytes a second from now on; 0 for no limit."""
         if rate != self._bucket.rate:
             self._bucket = Bucket(rate, kernel.monotonic())
-            self._look(0.0)
+            self._alarm.set(0.0)
 
     def ask(self, grant: Grant) -> None:
         """Have a piece granted; never before this has returned."""
         self._waiting.append(grant)
-        if self._timer is None:
-            self._look(0.0)
-
-    def _look(self, seconds: float) -> None:
-        """Look, after a while, who can get one."""
-        self._stop()
-        self._timer = self._loop.timer(seconds)
-        self._timer.start(self._give)
-
-    def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
+        if not self._alarm.is_set:
+            self._alarm.set(0.0)
 
     def _give(self) -> None:
-        self._stop()
         bucket = self._bucket
         piece = piece_of(bucket.rate) if bucket.rate else NO_LIMIT
         while self._waiting:
             wait = bucket.wait(piece, kernel.monotonic()) if bucket.rate else 0.0
             if wait:
                 self._short()
-                self._look(wait)
+                self._alarm.set(wait)
                 return
             bucket.take(piece)
             self._waiting.popleft()(piece)
@@ -97,7 +90,7 @@ class Shaper:
         self._turns = tuple(_Turn(partial(ask, direction)) for direction in (FROM_CLIENT, FROM_SERVER))
         self._due: list[tuple[float, int, Lane]] = []  # a heap of those that wait for time to pass
         self._numbers = count()
-        self._timer: Any = None
+        self._alarm = Alarm(poller.loop, "to let sessions go on that bandwidth has held", self._go_on)
 
     def change(self, rate: int, total: int) -> None:
         """The limits are these from now on, for those that wait as well."""
@@ -125,25 +118,19 @@ class Shaper:
     def wait(self, lane: Lane, seconds: float) -> None:
         """This one may go on in so many seconds."""
         heapq.heappush(self._due, (kernel.monotonic() + seconds, next(self._numbers), lane))
-        if self._timer is None or self._due[0][2] is lane:
-            self._look()
+        if not self._alarm.is_set or self._due[0][2] is lane:
+            self._look_again()
 
-    def _look(self) -> None:
-        """Look again when the first may go on."""
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-        self._timer = self.poller.loop.timer(max(self._due[0][0] - kernel.monotonic(), SOON))
-        self._timer.start(self._go_on)
+    def _look_again(self) -> None:
+        """When the first may go on."""
+        self._alarm.set(max(self._due[0][0] - kernel.monotonic(), SOON))
 
     def _go_on(self) -> None:
-        self._timer.close()
-        self._timer = None
         now, due = kernel.monotonic(), self._due
         while due and due[0][0] <= now:
             heapq.heappop(due)[2].go_on(0)
-        if due and self._timer is None:
-            self._look()
+        if due and not self._alarm.is_set:
+            self._look_again()
 
 
 class _Turn:
@@ -248,7 +235,7 @@ class Lane:
             if bucket.rate != shaper.rate:
                 bucket = self._bucket = Bucket(shaper.rate, now)
             allowed = int(bucket.left(now))
-            if allowed < 1:
+            if allowed < least_of(shaper.rate):
                 self._wait()
                 shaper.wait(self, bucket.wait(piece_of(shaper.rate), now))
                 return 0

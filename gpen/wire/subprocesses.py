@@ -7,6 +7,7 @@ children are not used beside it: they would reap it (waitpid(-1)).
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 
 import gevent
 
+from gpen.model.address import Endpoint
 from gpen.model.text import shortened
 from gpen.wire.poller import EPOLLIN, FOR_EVER, Call, Poller
 
@@ -25,6 +27,25 @@ _GRACE = 0.5
 _FALSE_ALARM_PAUSE = 0.01
 _REAP_PERIOD = 1.0
 _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
+_PASSED, _PASSED_PREFIX = ("PATH", "LANG"), "GPEN_"  # of our environment, to a program
+
+
+def passed_environment() -> dict[str, str]:
+    """Of our own what is meant for a program that we run: no secret, no LD_PRELOAD, no socket of systemd's."""
+    return {name: value for name, value in os.environ.items() if name in _PASSED or name.startswith(_PASSED_PREFIX)}
+
+
+def place_of(endpoint: Endpoint) -> dict[str, str]:
+    """Where a server is, in the environment of a program."""
+    is_path = endpoint.family == _socket.AF_UNIX
+    return {"GPEN_ADDRESS": str(endpoint), "GPEN_HOST": "" if is_path else endpoint.host,
+            "GPEN_PORT": "" if is_path else str(endpoint.port)}
+
+
+def how_it_ended(status: int, line: str = "") -> str:
+    """How a program has ended, and the first line that it said."""
+    ending = f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+    return f"{ending}: {line}" if line else ending
 
 
 class Flood(Exception):

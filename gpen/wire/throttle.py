@@ -14,6 +14,7 @@ from typing import Any
 
 from gpen.model.rates import Arrivals, Rate, Window
 from gpen.wire import kernel
+from gpen.wire.alarm import Alarm
 from gpen.wire.faults import Troubles
 
 log = logging.getLogger("gpen")
@@ -35,7 +36,7 @@ class HeldBack:
 class Throttle:
     """Lets clients of a listener in, no more than ``rate`` says; the others are counted."""
 
-    def __init__(self, rate: Rate, whose: str, troubles: Troubles, counts: HeldBack) -> None:
+    def __init__(self, rate: Rate, whose: str, loop: Any, troubles: Troubles, counts: HeldBack) -> None:
         """``whose`` stands in front of what is told."""
         self.rate = rate
         self._window = Window(rate)
@@ -43,12 +44,14 @@ class Throttle:
         self._troubles = troubles
         self._counts = counts
         self._due = 0.0  # when the next of those that wait may come; 0 while none does
-        self._timer: Any = None  # while nobody is let in
+        self._listener: Any = None  # whose clients wait
+        self._alarm = Alarm(loop, "to let clients in that connection_rate has held", self._go_on)
 
     def stands_before(self, ways: Ways, listener: Any) -> Ways:
         """The ways of a listener, as they are with this; from now on it is that listener's."""
         begin, no_room = ways
         self.end()
+        self._listener = listener
 
         def begin_one(sock: Any, address: str, port: int) -> Any:
             self._comes(kernel.monotonic())
@@ -59,7 +62,7 @@ class Throttle:
                 return True
             wait = self._wait(kernel.monotonic())
             if wait:
-                self._pause(wait, listener)
+                self._pause(wait)
             return wait > 0
 
         return begin_one, has_no_room
@@ -85,10 +88,7 @@ class Throttle:
 
     def end(self) -> None:
         """It is not needed any more."""
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer.close()
-            self._timer = None
+        self._alarm.stop()
 
     def _wait(self, now: float) -> float:
         if self._due and now - self._due > STALE:
@@ -103,15 +103,14 @@ class Throttle:
             self._due += self.rate.spacing
             self._troubles.tell(f"{self._whose}connections wait in the kernel: connection_rate is {self.rate}")
 
-    def _pause(self, wait: float, listener: Any) -> None:
-        if self._timer is None:
+    def _pause(self, wait: float) -> None:
+        if not self._alarm.is_set:
             if not self._due:
                 self._due = kernel.monotonic() + wait
-            self._timer = listener.loop.timer(wait)
-            self._timer.start(self._go_on, listener)
+            self._alarm.set(wait)
 
-    def _go_on(self, listener: Any) -> None:
-        self.end()
+    def _go_on(self) -> None:
+        listener = self._listener
         if not listener.is_open:
             return
         if not listener.has_waiting():

@@ -209,6 +209,14 @@ def test_a_slow_reader_gets_all(gpen: Start, servers: Serve) -> None:
         assert hashlib.sha256(read_all(client)).digest() == hashlib.sha256(data).digest()
 
 
+@pytest.mark.one_process
+def test_who_waits_takes_no_processor(gpen: Start, servers: Serve) -> None:
+    balancer = gpen("-r", "-O", "bandwidth 1m", servers=[servers(giving)])
+    before = balancer.cpu
+    seconds, _ = got(balancer.connect)
+    assert balancer.cpu - before < seconds / 4
+
+
 # --- ends -------------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests import datagrams
 from tests.faulty import Faulty
-from tests.harness import LOCAL, Server, connect, hold, naming, wait_until
+from tests.harness import LOCAL, Server, connect, echo, hold, naming, read_all, sending, wait_until
 
 pytestmark = pytest.mark.one_process
 
@@ -35,6 +35,32 @@ def test_the_janitor_goes_on(faulty: Start, servers: Serve, place: str) -> None:
         assert balancer.tracebacks == 1
     with balancer.gpen.connect() as sock:
         assert sock.recv(1) == b""
+
+
+@pytest.mark.parametrize(("place", "setting"), [
+    ("wire.shaping:Shaper._go_on", "bandwidth 100k"), ("wire.shaping:Meter._give", "bandwidth_total 100k"),
+    ("wire.throttle:Throttle._go_on", "connection_rate 1/0.3")])
+def test_who_waits_for_time_to_pass_waits_no_longer_than_it_fails(faulty: Start, servers: Serve, place: str,
+                                                                  setting: str) -> None:
+    balancer = faulty(place, "-O", setting, LOCAL, servers(sending(b"x" * 20_000)).address)
+    with balancer.failing(), balancer.gpen.connect() as first, balancer.gpen.connect() as second:
+        balancer.has_failed(2)
+        balancer.trigger.rename(f"{balancer.trigger}.gone")
+        assert len(read_all(first)) == len(read_all(second)) == 20_000
+        balancer.trigger.touch()
+    assert balancer.tracebacks == 1
+
+
+def test_sessions_become_quiet_behind_a_fault(faulty: Start, servers: Serve) -> None:
+    balancer = faulty("wire.quiet:Quieter._look", "-O", "quiet 0.05", LOCAL, servers(echo).address)
+    with balancer.gpen.connect() as sock:
+        sock.sendall(b"x")
+        assert sock.recv(1) == b"x"
+        with balancer.failing():
+            balancer.gpen.ctl("close server 0 quiet")
+            balancer.has_failed(2)
+        assert sock.recv(1) == b""
+    assert balancer.tracebacks == 1
 
 
 def test_one_session_that_can_not_be_tended_costs_no_other(faulty: Start, servers: Serve) -> None:

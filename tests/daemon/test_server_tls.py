@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from signal import SIGHUP
 
@@ -174,6 +175,28 @@ def test_a_server_that_speaks_first(gpen: Start, servers: Serve, secure: Secure,
     balancer = gpen("-r", *trusted, "-O", "greeting 1", servers=[silent, well])
     assert balancer.ask() == b"hello"
     assert balancer.server(0)["reason"] == "no first byte within 1 s"
+
+
+@each_crew
+def test_what_comes_with_the_handshake_and_is_no_tls_ends_the_session(
+        gpen: Start, servers: Serve, certificates: Certificates, trusted: tuple[str, ...], crew: tuple[str, ...],
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.server.certificate, certificates.server.key)
+
+    def serve(sock: socket.socket) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        incoming.write(sock.recv(1 << 16))
+        with suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        sock.sendall(outgoing.read() + b"\x17\3\3\0\x40" + bytes(0x40))
+        read_all(sock)
+
+    balancer = gpen("-r", *trusted, *crew, servers=[servers(serve)])
+    assert balancer.ask() == b""
+    balancer.wait_idle()
+    assert " server-reset to TLSv1.3 " in balancer.log
 
 
 def test_idlers(gpen: Start, secure: Secure, certificates: Certificates, trusted: tuple[str, ...]) -> None:
