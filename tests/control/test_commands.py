@@ -69,12 +69,15 @@ def test_usage(name: str) -> None:
 
 @each_command
 def test_example(name: str) -> None:
-    command = COMMANDS[name]
+    command, setting = COMMANDS[name], COMMANDS[name].setting
+    is_told = setting is None or setting.is_flag or setting.missing or setting.is_ignored
+    assert command.example or is_told, "whoever asks for help wants to see a value"
     if command.example:
         call = parse_line(command.example)
         assert call is not None and call.command is (COMMANDS["listen"] if name == "listener" else command)
         words = command.example.split()
         assert call.listener == (words[1] if words[0] == "listener" else "")
+        assert setting is None or call.arguments["value"] != setting.default
 
 
 @each_command
