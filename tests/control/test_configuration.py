@@ -73,7 +73,8 @@ VALUES: dict[int, SearchStrategy[str]] = {
     id(types.RATE): st.builds("{}/{}".format, st.integers(1, 10**6), st.decimals("0.001", 86400, places=3)),
     id(types.BANDWIDTH): st.builds("{}{}".format, st.integers(1, 10**6), st.sampled_from(["", "k", "m", "g"])),
     id(types.TLS_NAME): st.ip_addresses().map(str) | st.sampled_from(["db.example.com", "localhost"]),
-    id(types.PROGRAM): words.map(lambda text: f"/bin/{shlex.quote(text)}").filter(lambda text: fits(types.PROGRAM, text)),
+    id(types.PROGRAM): words.map(lambda text: f"/bin/{shlex.quote(text)}").filter(
+        lambda text: fits(types.PROGRAM, text)),
 }
 peers = st.builds("{} {}".format, st.sampled_from(["lb1", "lb2", "web.example:b"]), st.builds(
     lambda host, port: f"{bracketed(host)}:{port}", hosts, st.integers(1, 65535)))
