@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from gpen.cli import main
 from gpen.control.commands import COMMANDS, OPTIONS
 from gpen.control.script import parse_line
 from gpen.docs.reference import page
@@ -89,6 +91,40 @@ def test_gpen_takes_the_examples(line: str, tmp_path: Path) -> None:
     done = subprocess.run(["sh", "-c", f"{sys.executable} {ROOT}/bin/{line.replace('gpen', 'gpen --check', 1)}"],
                           capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("configuration is valid\n", "", 0)
+
+
+NAMED = re.compile(r"(?<= )(www|mirror|db|node)\d(\.example\.org)?\b")
+ABSENT = re.compile("configuration is valid|.*: (can't read '/|.*there is no such program|there is no user|"
+                    "conn_max .* needs )")
+
+
+def test_gpen_takes_the_examples_of_all_documents(capsys: pytest.CaptureFixture[str]) -> None:
+    """But for files, users and programs that are not here."""
+    lines = [line for document in DOCUMENTS for line in re.findall(
+        r"^ {4}(?:\$ )?(gpen -[^-].*)", re.sub(r"\\\n\s*", " ", document.read_text()), re.MULTILINE)]
+    assert len(lines) > 30
+    for line in lines:
+        words = shlex.split(NAMED.sub("10.0.0.9", line), comments=True)
+        main(["--check", *(re.sub("^[a-z.]+$", r"/absent/\g<0>", word) if word.endswith(".pem") else word
+                          for word in words[1:])])
+        told = capsys.readouterr()
+        assert [row for row in (told.out + told.err).splitlines() if not ABSENT.match(row)] == [], line
+
+
+@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items()
+                                  if not setting.missing and not setting.is_ignored])
+def test_each_setting_stands_in_a_chapter(name: str) -> None:
+    """By its name, or its option: where it is told when it is wanted, and not only what it does."""
+    flag = SETTINGS[name].flag
+    way = rf"(?<!\w){name}(?!\w)" + (rf"|(?<![\w-]){flag}(?![\w-])" if flag else "")
+    assert any(re.search(way, text) for text in chapters())
+
+
+@cache
+def chapters() -> tuple[str, ...]:
+    """The documents that people have written."""
+    made = ("REFERENCE.md", "METRICS.md")
+    return tuple(path.read_text() for path in DOCUMENTS if path.parent.name == "docs" and path.name not in made)
 
 
 def test_gpenctl_s_examples_are_commands() -> None:

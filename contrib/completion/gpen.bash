@@ -37,13 +37,13 @@ _gpen_after() {
         "events "*" json") ;;
         "events "*) echo "json" ;;
         "explain 0 "*) ;;
-        "explain "*" sni") echo "NAME" ;;
+        "explain "*" sni") ;;
         "explain "*" alpn") ;;
-        "explain "*" host") echo "NAME" ;;
+        "explain "*" host") ;;
         "explain "*" json") ;;
         "explain "*) echo "sni alpn host json" ;;
         "geoip_db 0 "*) echo "FILE" ;;
-        "help 0 "*) echo "NAME" ;;
+        "help 0 "*) echo "COMMAND" ;;
         "help "*" json") ;;
         "help "*) echo "json" ;;
         "include 0 "*) echo "FILE" ;;
@@ -59,8 +59,8 @@ _gpen_after() {
         "mode "*" json") ;;
         "mode "*) echo "json" ;;
         "on_down 0 "*) echo "keep close" ;;
-        "peer 0 "*) echo "NAME" ;;
-        "peers 0 "*) echo "NAME" ;;
+        "on_event 0 "*) echo "FILE" ;;
+        "peers 0 "*) ;;
         "peers 1 "*) ;;
         "peers "*" json") ;;
         "peers "*) echo "json" ;;
@@ -68,6 +68,7 @@ _gpen_after() {
         "peers_certificate 0 "*) echo "FILE" ;;
         "pid_file 0 "*) echo "FILE" ;;
         "proxy_protocol 0 "*) echo "off v1 v2" ;;
+        "proxy_v2_options 0 "*) echo "ssl cert-cn ssl-cipher cert-sig cert-key authority alpn crc32c unique-id" ;;
         "ready 0 "*) echo "LISTENER" ;;
         "ready "*" json") ;;
         "ready "*) echo "json" ;;
@@ -95,7 +96,7 @@ _gpen_after() {
         "server "*" check_port") echo "default" ;;
         "server "*" owner") echo "default" ;;
         "server "*" tls") echo "on off default" ;;
-        "server "*" tls_name") echo "NAME" ;;
+        "server "*" tls_name") echo "default" ;;
         "server "*" health") echo "up drain down" ;;
         "server "*" returned") ;;
         "server "*" failed") ;;
@@ -106,7 +107,6 @@ _gpen_after() {
         "server_tls_ca 0 "*) echo "FILE" ;;
         "server_tls_certificate 0 "*) echo "FILE" ;;
         "server_tls_key 0 "*) echo "FILE" ;;
-        "server_tls_name 0 "*) echo "NAME" ;;
         "server_tls_verify 0 "*) echo "on off" ;;
         "servers "*" json") ;;
         "servers "*) echo "json" ;;
@@ -170,7 +170,7 @@ _gpen_value() {
         -b | -B | -c | -e | -m | -q | -T | -t | -x) ;;
         -C | -E | -F | -G | -K | -l | -p | -w) echo "FILE" ;;
         -L) echo "tls1.2 tls1.3" ;;
-        -O | -o) echo "NAME" ;;
+        -O | -o) echo "COMMAND" ;;
         -u) echo "USER" ;;
         *) return 1 ;;
     esac
@@ -200,7 +200,7 @@ _gpen_reply() {
         FILE) how=(-f) ;;
         DIR) how=(-d) ;;
         USER) how=(-u) ;;
-        NAME) how=(-W "$_gpen_names") ;;
+        COMMAND) how=(-W "$_gpen_names") ;;
         LISTENER) how=(-W "$(_gpen_listeners "${words[0]}" "${words[target]/#\~\//$HOME/}")") ;;
     esac
     [[ $1 == FILE || $1 == DIR ]] && compopt -o filenames 2>/dev/null

@@ -445,7 +445,7 @@ _COMMANDS: list[Command | str] = [
     Command("stay", "stay", "Keep this control connection open for lines that come later, until the client ends it or "
             "says nothing for 10 minutes. Without it, the connection is closed with the reply to the last line that "
             "has come.", nothing),
-    Command("help", "help [NAME] [json]", "List the commands, or explain one.", _help, json=True,
+    Command("help", "help [COMMAND] [json]", "List the commands, or explain one.", _help, json=True,
             example="help server"),
     "listeners",
     Command("listeners", "listeners [json]", "List the listeners: name (- is the one without), address, what clients "

@@ -24,6 +24,7 @@ MAX_INCLUDES = 8
 MAX_FILE = 1 << 20  # bytes of one file
 MAX_LINES = 100_000  # of all files together that are read at one time
 MAX_ERRORS = 100  # that are told
+LONGEST_TOLD = 200  # characters of a word in an error
 _WORD = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"(?=\s|$)|(#.*)|([^\s"]\S*)|(\S.*))')
 
 
@@ -242,11 +243,20 @@ def _parse(words: list[str], commands: Mapping[str, Command], origin: str, liste
     try:
         arguments = parse(words[1:-1] if json else words[1:])
     except ValueError as error:
-        problem = Call(command, no=no, origin=origin, listener=listener).error(str(error))
+        problem = Call(command, no=no, origin=origin, listener=listener).error(_told(error, words))
         if command.name == "server" and "address" in words[2:]:
             problem.server = words[1]
         raise problem from None
     return Call(command, arguments, no, json, origin, listener)
+
+
+def _told(error: ValueError, words: Iterable[str]) -> str:
+    """What is wrong with these words, of which those that nobody would read to their end are cut."""
+    text = str(error)
+    for word in words:
+        if len(word) > LONGEST_TOLD:
+            text = text.replace(word, f"{word[:LONGEST_TOLD]}...")
+    return text
 
 
 def parse_configuring(line: str, origin: str, hint: str = "") -> Call | None:

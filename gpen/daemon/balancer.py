@@ -142,7 +142,7 @@ class Balancer:
         pool = self.pool
         self.alerts = Alerts(self._configuration, self.listeners, readiness, self._poller, self._children,
                              self.chroot.path)
-        self._metrics.alerts = self.alerts.figures
+        self._queries.alerts = self.alerts.figures
         pool.health.on_condemned = self.sessions.condemned
         pool.health.on_unwell = self.names.refresh
         pool.on_moved = partial(self._moved, loops)

@@ -25,7 +25,6 @@ class Metrics:
                  refresh: Callable[[], object], peers: Callable[[], Iterable[Row]]) -> None:
         """``refresh`` learns what has become of the sessions of workers; ``peers`` gives the rows of those."""
         self.timings = Timings()
-        self.alerts: Callable[[], dict[str, int]] = dict  # how many have become what
         self._queries = queries
         self._readiness = readiness
         self._listeners = listeners
@@ -45,8 +44,7 @@ class Metrics:
         listeners = self._queries.listeners(parse_words(["listeners"]))
         servers = {row["name"]: row for row in gently(self._queries.servers(parse_words(["servers"])))}
         return {
-            "gpen": [info | {"python": platform.python_version(), "events": dict(self._events.counts),
-                             "alerts": self.alerts()}],
+            "gpen": [info | {"python": platform.python_version(), "events": dict(self._events.counts)}],
             "listener": (with_servers(row | self._more(row["name"] or ""), servers) for row in listeners),
             "server": servers.values(),
             "worker": info["workers"],

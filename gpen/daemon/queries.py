@@ -39,7 +39,7 @@ from gpen.model.selector import Selector
 from gpen.model.server import Member, Server, Target
 from gpen.model.settings import Settings
 from gpen.model.slowstart import fraction
-from gpen.model.text import counted
+from gpen.model.text import counted, shortened
 from gpen.wire.conversation import Conversation
 from gpen.wire.listener import Listener
 from gpen.wire.loops import Loops
@@ -76,6 +76,7 @@ class Queries:
         self._readiness = readiness
         self._stop = stop
         self._rebalancing = Rebalancing(listeners, sessions)
+        self.alerts: Callable[[], dict[str, int]] = dict  # how many of on_event have become what
 
     def _scope(self, call: Call) -> Scope:
         """The listener that a call is about; the one without a name where none is named."""
@@ -153,7 +154,7 @@ class Queries:
         client = clients.glimpse(address, now, settings.tracking)
         if isinstance(selector, RouteSelector):
             client = selector.recalled(client)
-        turned_away = self._turned_away(client, scope, selector)
+        turned_away = self._turned_away(client, scope, selector, call["asked"].sni)
         if turned_away is not None:
             member, why = turned_away
         else:
@@ -189,9 +190,11 @@ class Queries:
             yield selector.roster.get(server) or Member(server, server.target)
         yield from (member for member in selector.all_members() if scope.name or member.server.is_special)
 
-    def _turned_away(self, client: Client, scope: Scope, selector: Selector) -> tuple[Member | None, str] | None:
-        """Where a client goes that no server of number would get, whatever these can take, and why; None for others."""
-        settings = scope.settings
+    def _turned_away(self, client: Client, scope: Scope, selector: Selector, sni: str,
+                     ) -> tuple[Member | None, str] | None:
+        """Where a client goes that no server of number would get, whatever these can take, and why; None for others.
+        ``sni`` is the name that it asks for in TLS, if that is known."""
+        settings, tls = scope.settings, self._listeners[scope.name].tls
         denied, abuse = not self._pool.permits(settings.client_acl, client), selector.abuse
         sessions, most = scope.clients.sessions_of(client.address), settings.client_max
         if 0 < most <= sessions and (abuse is not None or not denied):
@@ -202,6 +205,8 @@ class Queries:
                           f"s, and client_rate is {guard.rate}: the next one may come in {wait:.1f} s")
         if denied:
             return abuse, f"access list {settings.client_acl} (client_acl) denies it"
+        if sni and tls is not None and tls.refuses(sni):
+            return None, f"no certificate has the name {shortened(sni)}, and ssl_strict_sni is on"
         return (None, "the route rejects it") if isinstance(selector, RouteSelector) and selector.to == REJECT else None
 
     def mode(self, call: Call) -> dict[str, bool]:
@@ -276,7 +281,8 @@ class Queries:
             "sessions": len(sessions), "conn_max": most, "total": sessions.total,
             "held": sum(len(front.hold) for front in listening), "looped": self._loops.dropped,
             "clients": len(unnamed.clients), "clients_max": settings.clients_max,
-            "endings": self._listeners.endings(), "errors": sorted(ERRORS), "workers": self._workers.rows(),
+            "endings": self._listeners.endings(), "errors": sorted(ERRORS), "alerts": self.alerts(),
+            "workers": self._workers.rows(),
             "control": settings.metrics_control == "on",
         }
 

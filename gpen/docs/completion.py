@@ -36,12 +36,12 @@ CTL_NAMES = {
     "watch": "Redraw the tables of servers and listeners until Ctrl-C.",
 }
 
-# What a shell offers for an option's argument: a kind that it can complete itself (NAME: a command, LISTENER: the name
-# of one of those there are) or words.
-KINDS = ("FILE", "DIR", "USER", "NAME", "LISTENER")
-ARGUMENTS = {kind: kind for kind in KINDS} | {
+# What a shell offers for an option's argument: a kind that it can complete itself (COMMAND: a command's name, LISTENER:
+# the name of one of those there are) or words.
+KINDS = ("FILE", "DIR", "USER", "COMMAND", "LISTENER")
+PLACES = {kind: kind for kind in KINDS} | {"PROGRAM": "FILE"}
+ARGUMENTS = PLACES | {
     "ADDRESS": "FILE",  # a unix socket
-    "COMMAND": "NAME",
     "CONTROL": "FILE",
     "WHICH": "FILE",
     "PATH": "FILE",
@@ -115,6 +115,8 @@ def rows(command: Command) -> Iterator[tuple[str, str]]:
                 flags |= set() if value else {word}
             elif offered := _offer("|".join(choice.split()[0] for choice in optional.split("|"))):
                 places[len(required)] = offered
+    if command.setting is not None and command.setting.kind.choices and not any(places.values()):
+        places[0] = _words(command.setting.kind.choices)  # which its usage does not list
     for place, words in places.items():
         if words or keywords:
             yield f'"{command.name} {place} "*', words
@@ -129,8 +131,8 @@ def rows(command: Command) -> Iterator[tuple[str, str]]:
 def _offer(word: str = "") -> str:
     """What a shell can offer for a word of a usage line; nothing where only the user knows."""
     choices = word.split("|")
-    if choices[0] in KINDS:
-        return choices[0]
+    if choices[0] in PLACES:
+        return PLACES[choices[0]]
     names = [name for name in SHARED_NAMES if _present(SETTINGS[name])] if choices[0] == "SETTING" else []
     return _words([*names, *filter(str.islower, choices)])
 
@@ -204,7 +206,7 @@ _gpen_reply() {
         FILE) how=(-f) ;;
         DIR) how=(-d) ;;
         USER) how=(-u) ;;
-        NAME) how=(-W "$_gpen_names") ;;
+        COMMAND) how=(-W "$_gpen_names") ;;
         LISTENER) how=(-W "$(_gpen_listeners "${words[0]}" "${words[target]/#\~\//$HOME/}")") ;;
     esac
     [[ $1 == FILE || $1 == DIR ]] && compopt -o filenames 2>/dev/null
@@ -336,7 +338,7 @@ _gpen_reply() {
         FILE) _files ;;
         DIR) _files -/ ;;
         USER) _users ;;
-        NAME) _gpen_names ;;
+        COMMAND) _gpen_names ;;
         LISTENER) compadd -- $(_gpen_listeners $gpenctl ${(Q)~line[1]}) ;;
         *) compadd -- ${=1} ;;
     esac
@@ -430,7 +432,7 @@ def specification(option: Option, indent: int = 12) -> str:
 
 def _action(argument: str) -> str:
     words = ARGUMENTS.get(argument, "")
-    known = {"FILE": "_files", "DIR": "_files -/", "USER": "_users", "NAME": "_gpen_names", "": " "}
+    known = {"FILE": "_files", "DIR": "_files -/", "USER": "_users", "COMMAND": "_gpen_names", "": " "}
     return known.get(words, f"({words})")
 
 

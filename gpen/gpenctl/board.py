@@ -105,6 +105,7 @@ SESSIONS = (
     Field("down", "to client", _size("down"), 5, is_figure=True),
     Field("server_address", "address", _plain("server_address"), 7),
     Field("listener", "listener", _plain("listener"), 6, is_long=True),
+    Field("route", "route", _plain("route"), 6, is_long=True),
     Field("tls", "tls", _plain("tls"), 8),
     Field("cipher", "cipher", _plain("cipher"), 9),
     Field("sni", "sni", _plain("sni"), 10, is_long=True),

@@ -113,7 +113,8 @@ def hint(line: str) -> None:
     if f"{scope}{usage}" != line:
         tell(f"usage: {scope}{usage.replace(' | ', f' | {scope}')}")
         if command.example:
-            tell(f"example: {scope}{command.example}")
+            is_scoped = command.example.startswith("listener ")
+            tell(f"example: {'' if is_scoped else scope}{command.example}")
 
 
 # Line editing

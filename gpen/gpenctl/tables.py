@@ -225,6 +225,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         text("cipher", "cipher", 8),
         text("sni", "sni", 7),
         text("certificate", "subject", 8),
+        text("server tls", "server_tls", 9),
         text("listener", "listener", 1),
         text("route", "route", 2),
     ),

@@ -118,9 +118,10 @@ def parse_program(text: str) -> str:
     except ValueError as error:
         raise ValueError(f"'{text}': {str(error).lower()}") from None
     if not text.isprintable():
-        raise ValueError(f"{text!r} has characters that can't be printed")
+        raise ValueError(f"{text[:100]!r} has characters that can't be printed")
     if not program or not program[0].startswith("/"):
-        raise ValueError(f"'{text}' does not begin with the absolute path of a program")
+        raise ValueError(f"'{text}' does not begin with the absolute path of a program: expected /PATH, and what it "
+                         "is given")
     return text
 
 

@@ -30,7 +30,9 @@ class Rate:
         return self.count > 0
 
     def __str__(self) -> str:
-        return str(self.count) if self.seconds == 1 or not self.count else f"{self.count}/{self.seconds:g}"
+        if self.seconds == 1 or not self.count:
+            return str(self.count)
+        return f"{self.count}/{f'{self.seconds:.3f}'.rstrip('0').rstrip('.')}"  # exactly: it is read back
 
     @property
     def spacing(self) -> float:

@@ -171,7 +171,7 @@ _ALL: tuple[Setting | str, ...] = (
             example="listen [::]:3306", scope=OWN),
     Setting("conn_max", whole(1), 500, "Most sessions at one time of a listener. The excess waits in the kernel's "
             "backlog; a new flow of UDP takes the place of the one that was idle for longest, and flows beyond a "
-            "lowered limit end.", "-x"),
+            "lowered limit end.", "-x", example="conn_max 10000"),
     Setting("conn_max_total", whole(0), 0, "Most sessions at one time of all listeners together. 0 = as many as the "
             "limit of descriptors allows.", reply=None, example="conn_max_total 10000", scope=PROCESS),
     Setting("client_max", whole(0), 0, "Most sessions, or flows, of one client address at one time; more are refused, "
@@ -193,7 +193,7 @@ _ALL: tuple[Setting | str, ...] = (
             "direction, as bandwidth has them. Those that have something to send take turns. 'no bandwidth_total' = "
             "no limit.", example="listener downloads bandwidth_total 100m"),
     Setting("backlog", whole(1), 500, "How many connections the kernel keeps waiting for us (listen(2)).", "-q",
-            reply=None),
+            reply=None, example="backlog 4000"),
     _flag("freebind", "Listen also on an address that this machine does not have yet, as the one that two balancers "
           "share (keepalived): who connects once it is here is served. The sockets of control and metrics, too. A "
           "mistyped address is no error then."),
@@ -204,14 +204,16 @@ _ALL: tuple[Setting | str, ...] = (
             "is there as it is.",
             reply=None, off=(), example="listen_mode 0660 www-data"),
     Setting("multi_accept", ONE_AT_LEAST, 100, "Most connections accepted, or datagrams read, at one wake-up; 0 is "
-            "1, as in pen.", "-m", reply=None),
+            "1, as in pen.", "-m", reply=None, example="multi_accept 10"),
     Setting("pending_max", whole(0), 0, "Most connections to servers under way at one time; while there are more, no "
-            "client is accepted. 0 = no limit.", reply=None),
-    Setting("client_acl", ACL, 0, "The access list that clients are checked against."),
+            "client is accepted. 0 = no limit.", reply=None, example="pending_max 50"),
+    Setting("client_acl", ACL, 0, "The access list that clients are checked against.",
+            example="listener admin client_acl 9"),
     "choosing a server",
     Setting("clients_max", whole(1), 2048, "Most clients that a listener remembers; the least recently seen is "
-            "forgotten first.", "-c", scope=PROCESS),
-    Setting("tracking", seconds(), 0, "How long a client's last server is remembered. 0 = for ever.", "-T"),
+            "forgotten first.", "-c", scope=PROCESS, example="clients_max 100000"),
+    Setting("tracking", seconds(), 0, "How long a client's last server is remembered. 0 = for ever.", "-T",
+            example="tracking 3600"),
     Setting("tracking_with", LISTENER, None, "The listener whose memory of clients, and whose turn, this one shares: "
             "that of port 80 for port 443, say. - is the one without a name. Unset: each has its own.", reply=None,
             example="listener 443 tracking_with -", scope=OWN),
@@ -238,7 +240,7 @@ _ALL: tuple[Setting | str, ...] = (
             "share at once.", reply=None, example="slowstart 60"),
     Setting("blacklist", seconds(), 30, "How long a server that could not be reached is left alone. While no other can "
             "take a client, one connection at a time tries it again a second after it failed (not with stubborn).",
-            "-b", scope=PROCESS),
+            "-b", scope=PROCESS, example="blacklist 5"),
     Setting("emergency", SPEC, None, "The server that is used when no other can serve.", "-e",
             example="emergency 10.0.0.9:80"),
     Setting("abuse", SPEC, None, "The server for clients that client_acl denies; without it they are closed.", "-B",
@@ -247,13 +249,15 @@ _ALL: tuple[Setting | str, ...] = (
     _flag("udp", "Balance UDP instead of TCP: a flow is what one client address and port sends; it has one server.",
           "-U"),
     Setting("udp_timeout", seconds(zero=False), 30, "A flow ends when it had no datagram for so long. Where "
-            "udp_replies says that replies are due, it also ends when none came for so long after a datagram."),
+            "udp_replies says that replies are due, it also ends when none came for so long after a datagram.",
+            example="listener dns udp_timeout 3"),
     Setting("udp_replies", whole(0), 0, "How many replies each datagram of a client gets: a flow ends with the last of "
-            "them; 1 suits DNS. 0 = replies aren't counted, and a server that sends none is well."),
+            "them; 1 suits DNS. 0 = replies aren't counted, and a server that sends none is well.",
+            example="listener dns udp_replies 1"),
     Setting("udp_unanswered", whole(0), 3, "A server that leaves so many flows in a row without any reply is "
             "blacklisted, where udp_replies says that replies are due, and nobody has had one from there since they "
             "asked; but never the last that answers. A client that goes on asking from one port begins its next flow "
-            "after each udp_timeout without a reply. 0 = never."),
+            "after each udp_timeout without a reply. 0 = never.", example="udp_unanswered 10"),
     Setting("udp_requests", whole(0), 0, "How many datagrams of a client a flow takes: the next one begins a new flow, "
             "whose server is chosen anew. 1 spreads what one client sends over all servers, as suits syslog and "
             "statsd. A flow that had them ends with the replies that are due (udp_replies); where none are, within a "
@@ -291,22 +295,23 @@ _ALL: tuple[Setting | str, ...] = (
             "sockets have none.",
             reply=None, example="check_port 9200", scope=PROCESS),
     Setting("check_interval", seconds(zero=False), 2, "How often a server is checked that is up; one that is down, or "
-            "about to change, is checked four times as often.", scope=PROCESS),
+            "about to change, is checked four times as often.", scope=PROCESS, example="check_interval 5"),
     Setting("check_timeout", seconds(zero=False), 1, "How long a check may take; a program that takes longer is "
-            "killed.", scope=PROCESS),
+            "killed.", scope=PROCESS, example="check_timeout 2.5"),
     Setting("check_rise", whole(1), 2, "How many checks in a row must be good before a server that "
-            "is down is up.", scope=PROCESS),
+            "is down is up.", scope=PROCESS, example="check_rise 3"),
     Setting("check_fall", whole(1), 3, "How many checks in a row must fail before a server that is "
-            "up is down.", scope=PROCESS),
+            "up is down.", scope=PROCESS, example="check_fall 2"),
     Setting("check_tls", one_of("default", "on", "off"), "default", "Whether checks speak TLS where the server does "
             "(server_tls as all share it, server N tls): check connect is a whole handshake then, that the server's "
             "program sees, greeting and send go through TLS. default: at the server's own port, and plainly at a "
             "check_port; on: at both; off: plainly at both. Where it is plain, connect is half a TCP handshake.",
-            scope=PROCESS, reply=None),
+            scope=PROCESS, reply=None, example="check_tls on"),
     Setting("health_ttl", seconds(), 0, "A verdict of 'server N health' that is not renewed for so long is "
-            "dropped. 0 = never.", scope=PROCESS),
+            "dropped. 0 = never.", scope=PROCESS, example="health_ttl 30"),
     Setting("on_down", one_of("keep", "close"), "keep", "What becomes of a server's sessions when a check, its agent "
-            "or 'server N health' takes it down. A failed connect closes none, nor does 'server N health drain'."),
+            "or 'server N health' takes it down. A failed connect closes none, nor does 'server N health drain'.",
+            example="listener writer on_down close"),
     Setting("on_event", PROGRAM, None, "The program that is run when the state of a server changes, or whether a "
             "listener can serve: once for each change, one at a time, for 30 seconds at most. Its environment tells "
             "what happened: GPEN_EVENT (as events calls it), GPEN_SERVER, GPEN_OLD, GPEN_NEW, GPEN_REASON and more, "
@@ -315,16 +320,18 @@ _ALL: tuple[Setting | str, ...] = (
             "port.", reply=None, example="on_event /etc/gpen/alert", scope=PROCESS),
     "connections",
     Setting("timeout", seconds(zero=False), 3, "How long a connection to a server, or the lookup of a name, may take.",
-            "-t"),
+            "-t", example="timeout 1.5"),
     Setting("name_refresh", seconds(), 30, "How often the name of a server, or of a log elsewhere, is looked up again "
             "by itself. Whatever says that a server is not well (a failed connect or check, a verdict, HUP) has its "
-            "name looked up at once, but not more than once in 5 seconds. 0 = only then.", scope=PROCESS),
+            "name looked up at once, but not more than once in 5 seconds. 0 = only then.", scope=PROCESS,
+            example="name_refresh 10"),
     Setting("idle_timeout", seconds(), 0, "Close sessions that moved no byte for so long. 0 = never. Flows of UDP have "
             "udp_timeout instead.",
-            reply="Idle timeout: {} seconds"),
+            reply="Idle timeout: {} seconds", example="idle_timeout 3600"),
     Setting("half_closed_timeout", seconds(), 300, "End a session of which one side has ended, the client's or the "
             "server's, when no byte moved for so long behind that. 0 = never; an idle_timeout that is shorter counts "
-            "as well. Its place on a server is free as soon as the server's side has ended."),
+            "as well. Its place on a server is free as soon as the server's side has ended.",
+            example="half_closed_timeout 60"),
     Setting("quiet", seconds(), 0.2, "How long nothing has come behind bytes of the server's when a session is taken "
             "to be between two exchanges, where 'drain N quiet' or 'close server N quiet' waits for that to end it. "
             "With mysql also no command is under way and no transaction open; behind COMMIT and ROLLBACK a tenth of "
@@ -347,10 +354,11 @@ _ALL: tuple[Setting | str, ...] = (
             "order of arrival. 0 = it is closed at once; so is one whose choice has been made by stubborn.",
             example="hold 10"),
     Setting("hold_max", whole(1), 200, "Most clients that hold keeps waiting; more are closed, if no server can "
-            "take them within a moment."),
+            "take them within a moment.", example="hold_max 1000"),
     Setting("proxy_protocol", one_of("off", "v1", "v2"), "off", "Tell the servers the client's address in a header of "
             "the PROXY protocol, of version 1 or 2. MariaDB understands it from the addresses in its "
-            "proxy_protocol_networks, and then blocks who leaves without a login, not gpen."),
+            "proxy_protocol_networks, and then blocks who leaves without a login, not gpen.",
+            example="proxy_protocol v2"),
     Setting("proxy_v2_options", V2_OPTIONS, (), "What proxy_protocol v2 tells the servers besides, by haproxy's words: "
             "ssl (whether the client speaks TLS with gpen, and which version), cert-cn (the name in the client's "
             "certificate), ssl-cipher, cert-sig and cert-key (how gpen's certificate is signed, and its key), "
@@ -374,13 +382,13 @@ _ALL: tuple[Setting | str, ...] = (
             "at a time, which are some 28,000 from one address (net.ipv4.ip_local_port_range).", reply=None,
             example="source 10.0.0.1,10.0.0.5-10.0.0.9"),
     Setting("tcp_fastclose", one_of("off", "up", "down", "both"), "off", "End the session as soon as one side closes: "
-            "the server's (up), the client's (down), or either.", reply=None),
+            "the server's (up), the client's (down), or either.", reply=None, example="tcp_fastclose up"),
     _flag("tcp_nodelay", "Send small pieces at once, on both sides (TCP_NODELAY)."),
     Setting("keepalive", KEEPALIVE, _ASKING, "Let the kernel find peers that are gone, on both sides, in "
             "connections that begin from now on, once they have lasted a moment (SO_KEEPALIVE): when nothing has come "
             "for IDLE seconds it asks each INTERVAL seconds, and a peer that leaves COUNT questions in a row "
             "unanswered has reset its connection. 'keepalive' alone is 60 10 6, 'no keepalive' switches it off.",
-            reply=None, on=_ASKING, off=()),
+            reply=None, on=_ASKING, off=(), example="keepalive 30 5 4"),
     Setting("user_timeout", seconds(high=MOST // 1000), 0, "A peer that acknowledges nothing of what it was sent for "
             "so long has reset its connection, on both sides, in connections that begin from now on "
             "(TCP_USER_TIMEOUT); so has one that has no room for what waits for it, and, with keepalive, one that "
@@ -391,28 +399,30 @@ _ALL: tuple[Setting | str, ...] = (
             "so that a server that is gone is noticed before a client comes. Limits don't count them: a client who "
             "needs the place or the descriptor of one gets it. Refused with mysql: see there. Answers how many are "
             "open, and how many are wanted.",
-            reply="Idlers: {}", scope=PROCESS),
+            reply="Idlers: {}", scope=PROCESS, example="idlers 5"),
     "HTTP",
     _flag("http", "The clients speak HTTP/1: add X-Forwarded-For and X-Forwarded-Proto to every request, refuse "
           "requests that are ambiguous (400), too large (431) or too slow (408), and say so when no server can be had "
           "(503). A server is chosen when the head of the first request is here. Needs the package "
           "httptools (Debian: python3-httptools).", "-H"),
     Setting("http_header_max", whole(256, 1 << 20), 16384, "Most bytes of a request's header, its first line included.",
-            reply=None),
+            reply=None, example="http_header_max 32768"),
     Setting("http_head_timeout", seconds(), 10, "How long the head of a request may take, from its first byte (that of "
             "a connection's first request: from the connection, or the TLS handshake); then the client gets 408. "
-            "Between two requests idle_timeout counts. 0 = for ever."),
+            "Between two requests idle_timeout counts. 0 = for ever.", example="http_head_timeout 5"),
     "TLS",
     Setting("ssl_certificate", FILE, None, "The certificate, with its chain behind it, in PEM: clients speak TLS.",
             "-E", example="ssl_certificate /etc/gpen/www.pem"),
-    Setting("ssl_key", FILE, None, "The private key of the certificate, in PEM; unset: in the same file.", "-K"),
+    Setting("ssl_key", FILE, None, "The private key of the certificate, in PEM; unset: in the same file.", "-K",
+            example="ssl_key /etc/gpen/www.key"),
     Setting("ssl_key_passphrase", FILE, None, "The file with the passphrase of keys that are encrypted, ssl_key and "
             "those of ssl_sni_path, in its first line. It is read with the keys: at the start, at HUP, and when a "
             "setting of TLS changes.",
             reply=None, example="ssl_key_passphrase /etc/gpen/www.pass"),
-    Setting("ssl_ca_file", FILE, None, "The authorities that clients' certificates are checked against, in PEM.", "-G"),
+    Setting("ssl_ca_file", FILE, None, "The authorities that clients' certificates are checked against, in PEM.", "-G",
+            example="ssl_ca_file /etc/gpen/people-ca.pem"),
     Setting("ssl_ca_path", DIRECTORY, None, "The authorities that clients' certificates are checked "
-            "against, as a directory of hashed files (openssl rehash).", "-A"),
+            "against, as a directory of hashed files (openssl rehash).", "-A", example="ssl_ca_path /etc/ssl/certs"),
     _flag("ssl_require_peer", "Turn clients away, in the handshake, that have no valid certificate of ssl_ca_file or "
           "ssl_ca_path.", "-R"),
     Setting("ssl_verify_client", one_of("off", "optional", "required"), "off", "Whether clients are asked for a "
@@ -421,7 +431,7 @@ _ALL: tuple[Setting | str, ...] = (
             "json', as subject.", reply=None, example="ssl_verify_client optional"),
     Setting("ssl_protocol", one_of("tls1.2", "tls1.3", *_PENS_PROTOCOLS, metavar="tls1.2|tls1.3"), None, "The only "
             "version of TLS that is spoken, tls1.2 or tls1.3; unset: both. pen's old names (ssl23, ssl3, ssl2, tls1) "
-            "mean both: those versions are broken and gone.", "-L", reply=None),
+            "mean both: those versions are broken and gone.", "-L", reply=None, example="ssl_protocol tls1.3"),
     Setting("ssl_ciphers", TEXT, None, "Which ciphers TLS 1.2 may use, the best first, in OpenSSL's notation; unset: "
             "ECDHE+AESGCM:ECDHE+CHACHA20, those with forward secrecy and authenticated encryption. A client that wants "
             "ChaCha20 most gets it. TLS 1.3 has ciphers of its own.", reply=None,
@@ -433,14 +443,15 @@ _ALL: tuple[Setting | str, ...] = (
             example="ssl_option no_tlsv1.2"),
     Setting("ssl_sni_path", DIRECTORY, None, "A directory with certificates for names that clients ask for (SNI): "
             "DOMAIN.crt, DOMAIN.key, and DOMAIN.ca if it has an authority of its own; *.DOMAIN.crt is for all names "
-            "one level below. Other names get ssl_certificate.", reply=None),
+            "one level below. Other names get ssl_certificate.", reply=None, example="ssl_sni_path /etc/gpen/names"),
     _flag("ssl_strict_sni", "Refuse clients, in the handshake (alert unrecognized_name), that ask for a name which "
           "neither ssl_sni_path nor ssl_certificate has, or for none."),
     Setting("ssl_alpn", ALPN, None, "The protocols that clients may choose in the handshake (ALPN), the best first; "
             "h2 only where the servers speak it. A client that offers others only is refused; one that offers none is "
             "not.",
             reply=None, example="ssl_alpn http/1.1"),
-    Setting("ssl_handshake", seconds(zero=False), 10, "How long a client may take for its TLS handshake."),
+    Setting("ssl_handshake", seconds(zero=False), 10, "How long a client may take for its TLS handshake.",
+            example="ssl_handshake 5"),
     _flag("ssl_compat", "Accepted for pen's sake: OpenSSL's workarounds for other programs' faults are always on.",
           "-Z", is_ignored=True),
     Setting("ssl_client_renegotiation_interval", seconds(), 3600, "Accepted for pen's sake, without effect: no client "
@@ -455,15 +466,16 @@ _ALL: tuple[Setting | str, ...] = (
             "such a certificate itself; unset: those of the system. Read again at signal HUP.", reply=None,
             example="server_tls_ca /etc/gpen/servers-ca.pem"),
     Setting("server_tls_verify", one_of("on", "off"), "on", "Whether a server's certificate has to be valid, and for "
-            "its name. off takes whoever answers at the server's address for it, and is warned of.", reply=None),
+            "its name. off takes whoever answers at the server's address for it, and is warned of.", reply=None,
+            example="server_tls_verify off"),
     Setting("server_tls_name", TLS_NAME, None, "The name that servers are asked for (SNI), and that their certificates "
             "have to be for; unset: of each server the host of its address, of which a number is no SNI, but has to "
             "stand in the certificate (iPAddress), and of a unix socket localhost. 'server N tls_name NAME' is for one "
             "server.", reply=None, example="server_tls_name db.example.com"),
     Setting("server_tls_certificate", FILE, None, "The certificate that servers are shown which ask for one, with its "
-            "chain behind it, in PEM.", reply=None),
+            "chain behind it, in PEM.", reply=None, example="server_tls_certificate /etc/gpen/gpen.pem"),
     Setting("server_tls_key", FILE, None, "The private key of server_tls_certificate, in PEM; unset: in the same "
-            "file.", reply=None),
+            "file.", reply=None, example="server_tls_key /etc/gpen/gpen.key"),
     Setting("server_tls_alpn", ALPN, None, "The protocols that servers are offered in the handshake (ALPN), the best "
             "first. What a client has chosen by ssl_alpn is not passed on: where both are set, one protocol should be "
             "all that either has.", reply=None, example="server_tls_alpn http/1.1"),
@@ -478,10 +490,11 @@ _ALL: tuple[Setting | str, ...] = (
             "penlogd).",
             "-l", example="log /var/log/gpen.log"),
     Setting("log_format", one_of("session", "pen", "json"), "session", "What the log holds: a line at each session's "
-            "end, as text or JSON, or pen's line for each request."),
-    Setting("web_stats", FILE, None, "The file that gets the HTML status page at signal USR1.", "-w", scope=PROCESS),
+            "end, as text or JSON, or pen's line for each request.", example="log_format json"),
+    Setting("web_stats", FILE, None, "The file that gets the HTML status page at signal USR1.", "-w", scope=PROCESS,
+            example="web_stats /var/www/html/gpen.html"),
     Setting("debug", whole(0, 9), 0, "How much is told: 0 events, 1 every session, 2 every step and the bytes.",
-            "-d", scope=PROCESS),
+            "-d", scope=PROCESS, example="debug 1"),
     _flag("ascii", "Show the bytes of sessions as text, not as hex, at debug 2.", "-a", scope=PROCESS),
     _flag("abort_on_error", "Abort with a core file when gpen itself fails.", scope=PROCESS),
     "peers",
@@ -499,17 +512,20 @@ _ALL: tuple[Setting | str, ...] = (
             example="peer lb2 10.0.0.2:1024", scope=PROCESS),
     Setting("peers_certificate", FILE, None, "The certificate of this gpen for connections with peers, with its key, "
             "in PEM: with peers_ca, they speak TLS, and each side takes certificates of that authority only. Without "
-            "TLS, only the addresses of peers may connect.", scope=PROCESS),
+            "TLS, only the addresses of peers may connect.", scope=PROCESS,
+            example="peers_certificate /etc/gpen/lb1.pem"),
     Setting("peers_ca", FILE, None, "The authority that has signed the certificates of all peers, and of nobody else, "
-            "in PEM.", scope=PROCESS),
+            "in PEM.", scope=PROCESS, example="peers_ca /etc/gpen/peers-ca.pem"),
     "the control socket",
     Setting("control", CONTROL, None, "The control socket: /PATH or HOST:PORT. As root, HOST:PORT needs a user to "
-            "change to.", "-C", startup=True, scope=PROCESS),
+            "change to.", "-C", startup=True, scope=PROCESS, example="control /run/gpen.ctl"),
     Setting("control_acl", ACL, None, "The access list for the control port (0 unless set). As long as it isn't set, "
-            "loopback addresses are not locked out.", scope=PROCESS),
-    Setting("control_mode", MODE, 0o600, "The file mode of a control socket that is a file.", scope=PROCESS),
+            "loopback addresses are not locked out.", scope=PROCESS, example="control_acl 8"),
+    Setting("control_mode", MODE, 0o600, "The file mode of a control socket that is a file.", scope=PROCESS,
+            example="control_mode 0660"),
     Setting("control_access", one_of("admin", "operate", "view"), "admin", "What a client of a TCP control port may "
-            "do: all, change servers, or look. A control socket that is a file always allows all.", scope=PROCESS),
+            "do: all, change servers, or look. A control socket that is a file always allows all.", scope=PROCESS,
+            example="control_access view"),
     _flag("exit_enabled", "Allow the command exit.", "-X", startup=True, scope=PROCESS),
     "metrics and the page",
     Setting("metrics", DOOR, None, "Where programs and browsers ask over HTTP: HOST:PORT (without a HOST, 127.0.0.1) "
@@ -517,7 +533,7 @@ _ALL: tuple[Setting | str, ...] = (
             "and the like answer in JSON. It has no TLS, and shows all to whoever can connect.",
             example="metrics 127.0.0.1:9180", scope=PROCESS),
     Setting("metrics_acl", ACL_OR_OFF, "off", "The access list for the HTTP clients of metrics; off = nobody is turned "
-            "away.", scope=PROCESS),
+            "away.", scope=PROCESS, example="metrics_acl 8"),
     Setting("metrics_control", one_of("off", "on"), "off", "Whether the page of metrics may also drain servers, put "
             "them in maint or take them back, and close sessions, for those who know the token of metrics_token.",
             example="metrics_control on", scope=PROCESS),
@@ -526,13 +542,15 @@ _ALL: tuple[Setting | str, ...] = (
             example="metrics_token /etc/gpen/token", scope=PROCESS),
     "the process",
     Setting("drain_timeout", seconds(), 0, "How long a gpen that another has replaced (--replace, upgrade) goes on "
-            "with the sessions that it has; then they end. 0 = as long as they last.", scope=PROCESS),
+            "with the sessions that it has; then they end. 0 = as long as they last.", scope=PROCESS,
+            example="drain_timeout 3600"),
     _flag("foreground", "Stay in the foreground and tell on stderr.", "-f", startup=True, scope=PROCESS),
     Setting("pid_file", FILE, None, "The file that holds the process id, and the lock against a second instance.",
-            "-p", startup=True, scope=PROCESS),
-    Setting("user", USER, None, "The user to run as once the sockets are open.", "-u", startup=True, scope=PROCESS),
+            "-p", startup=True, scope=PROCESS, example="pid_file /run/gpen.pid"),
+    Setting("user", USER, None, "The user to run as once the sockets are open.", "-u", startup=True, scope=PROCESS,
+            example="user gpen"),
     Setting("chroot", DIRECTORY, None, "The directory to be confined to once the files are open.", "-j",
-            startup=True, scope=PROCESS),
+            startup=True, scope=PROCESS, example="chroot /var/lib/gpen"),
     Setting("workers", WORKERS, 0, "How many processes serve the sessions of TCP, TLS and HTTP: a number, or auto, one "
             "for each processor that gpen may use. One more process chooses servers, counts, checks, answers commands "
             "and relays UDP. 0 = that one does all. Without a value, lists them: pid, sessions now and in all (total), "

@@ -70,7 +70,7 @@ class Turns:
 def _range(text: str) -> tuple[ipaddress.IPv4Address, ipaddress.IPv4Address] | tuple[
         ipaddress.IPv6Address, ipaddress.IPv6Address]:
     start, is_range, end = text.partition("-")
-    if not is_range or "%" in text:  # the name of an interface may hold one
+    if not (start and is_range and end) or "%" in text:  # the name of an interface may hold one
         start = end = text
     first, last = _address(start), _address(end)
     if isinstance(first, ipaddress.IPv4Address) and isinstance(last, ipaddress.IPv4Address) and first <= last:

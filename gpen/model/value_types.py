@@ -68,7 +68,8 @@ def seconds(zero: bool = True, high: int = 0) -> Kind:
     def parse(text: str) -> float:
         digits = text.replace(".", "", 1)
         if not (digits.isascii() and digits.isdigit()) or len(digits) > 12 or (not zero and float(text) == 0):
-            raise ValueError(f"'{text}' is not a number of seconds{'' if zero else ' above 0'}")
+            raise ValueError(f"'{text}' is not a number of seconds{'' if zero else ' above 0'}: expected one such as "
+                             "30 or 0.5")
         value = float(text)
         if high and value > high:
             raise ValueError(f"'{text}' is not a number of seconds up to {high}")
@@ -128,7 +129,7 @@ def _access(words: Sequence[str]) -> tuple[int, str]:
 
 def _text(text: str) -> str:
     if not text or not text.isprintable():
-        raise ValueError(f"{text!r} is empty or has characters that can't be printed")
+        raise ValueError(f"{text[:100]!r} is empty or has characters that can't be printed")
     return text
 
 
@@ -266,7 +267,7 @@ def _pair(example: str, default_host: str) -> Callable[[Sequence[str]], tuple[st
 
     def parse(words: Sequence[str]) -> tuple[str, str]:
         if len(words) != 2:
-            raise ValueError(f"expected {example}")
+            raise ValueError(f"'{' '.join(words)}' is not a name and an address: expected {example}")
         address = parse_listen(words[1], default_host)
         if address.path or not address.host:
             raise ValueError(f"'{words[1]}' is no address for peers: expected {example}")

@@ -129,6 +129,10 @@ class Terminator:
         for context in (self._context, *(self._by_name.values() if self._separates else ())):
             context.sni_callback = self._look
 
+    def refuses(self, name: str) -> bool:
+        """Whether ssl_strict_sni turns away who asks for this name."""
+        return self._own_names is not None and self._context_of(name) is None and not self._has(name)
+
     def accept(self, sock: Socket, poller: Poller, seconds: float) -> Channel:
         """Do a client's handshake within so many seconds. Switches greenlets. Raises HandshakeError."""
         channel, pauses = Channel(self._context), _Pauses(sock, poller, seconds)

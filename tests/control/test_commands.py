@@ -8,8 +8,9 @@ import pytest
 
 from gpen.control import help, reply
 from gpen.control.commands import ACCESS, COMMANDS, OPTIONS, START, suggestion
-from gpen.control.script import UnknownCommand, parse_line
+from gpen.control.script import ScriptError, UnknownCommand, parse_line, parse_words
 from gpen.daemon.queries import Queries
+from gpen.model.rates import Rate
 from gpen.model.settings import SETTINGS
 
 PEN_COMMANDS = {
@@ -69,12 +70,35 @@ def test_usage(name: str) -> None:
 
 @each_command
 def test_example(name: str) -> None:
-    command = COMMANDS[name]
+    command, setting = COMMANDS[name], COMMANDS[name].setting
+    is_told = setting is None or setting.is_flag or setting.missing or setting.is_ignored
+    assert command.example or is_told, "whoever asks for help wants to see a value"
     if command.example:
         call = parse_line(command.example)
         assert call is not None and call.command is (COMMANDS["listen"] if name == "listener" else command)
         words = command.example.split()
         assert call.listener == (words[1] if words[0] == "listener" else "")
+        assert setting is None or call.arguments["value"] != setting.default
+
+
+ODD = ("", "-1", "9" * 20, "1e999", "nan", "inf", "10ms", "\xbd", "\u0663", "0x10", "1_000", "+5", "x" * 5000, "\u202e",
+       "\x1b" * 5000)
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_what_is_no_value_is_refused_in_a_line(name: str) -> None:
+    """Which names the setting, and is not longer than a screen whatever was said."""
+    taken = []
+    for text in ODD:
+        try:
+            parse_words([name, text])
+            taken.append(text)
+        except ScriptError as error:
+            told = str(error)
+            assert told.startswith(f"{name}: ") and "\n" not in told and len(told) < 700 and "literal" not in told
+            assert text[:20] in told or not text.isprintable() or SETTINGS[name].missing
+    is_figure = type(SETTINGS[name].default) in (int, float, Rate) and not SETTINGS[name].is_ignored
+    assert not (is_figure and taken)
 
 
 @each_command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from gpen.model.server import STATES
 from gpen.model.settings import SETTINGS, Setting, quote
 from tests.scripts import all_of, parse_lines
 
-SERVER_FIELDS = ("number", "name", "address", "max", "hard", "weight", "prio", "acl", "state", "owner")
+SERVER_FIELDS = ("number", "name", "address", "max", "hard", "weight", "prio", "acl", "state", "owner", "check",
+                 "check_port", "tls", "tls_name")
 
 
 def configured(*lines: str) -> Configuration:
@@ -68,21 +70,38 @@ VALUES: dict[int, SearchStrategy[str]] = {
     id(types.LISTEN): listens, id(types.CONTROL): listens, id(types.SPEC): specs,
     id(types.ACL): st.integers(0, 9).map(str), id(types.LOG): words | st.just("[::1]:514"),
     id(types.ALPN): st.sampled_from(["h2", "h2,http/1.1"]),
+    id(types.RATE): st.builds("{}/{}".format, st.integers(1, 10**6), st.decimals("0.001", 86400, places=3)),
+    id(types.BANDWIDTH): st.builds("{}{}".format, st.integers(1, 10**6), st.sampled_from(["", "k", "m", "g"])),
+    id(types.TLS_NAME): st.ip_addresses().map(str) | st.sampled_from(["db.example.com", "localhost"]),
+    id(types.PROGRAM): words.map(lambda text: f"/bin/{shlex.quote(text)}").filter(
+        lambda text: fits(types.PROGRAM, text)),
 }
 peers = st.builds("{} {}".format, st.sampled_from(["lb1", "lb2", "web.example:b"]), st.builds(
     lambda host, port: f"{bracketed(host)}:{port}", hosts, st.integers(1, 65535)))
-keepalives = st.tuples(st.integers(1, 32767), st.integers(1, 32767), st.integers(1, 127))
+checks = st.sampled_from(["connect", 'send "a b" expect \\x00', "agent 9777", "connect agent 9777",
+                          'exec "/bin/true \\"a b\\""'])
+# of several words; and the example of its help is a value of each setting
+WORDS: dict[str, SearchStrategy[str]] = {
+    "peers": peers, "peer": peers, "check": checks,
+    "route": st.builds(
+        "{} {}".format, st.sampled_from(["sni www.example", "sni *.example", "alpn h2", "host [::1]", "default"]),
+        st.sampled_from(["reject", "servers all", "servers 0", "servers 0-2,5"])),
+    "keepalive": st.tuples(st.integers(1, 32767), st.integers(1, 32767), st.integers(1, 127)).map(
+        lambda each: " ".join(map(str, each))),
+    "listen_mode": st.sampled_from(["0660", "600 www-data", "0666 :www", "0640 1000:1000"]),
+}
 
 
 def line_of(setting: Setting) -> SearchStrategy[str]:
     unset = st.just(f"no {setting.name}")
     if setting.is_flag:
         return st.one_of(unset, st.just(setting.name))
-    if setting.name in ("peers", "peer"):
-        return st.one_of(unset, peers.map(lambda peer: f"{setting.name} {peer}"))
-    if setting.name == "keepalive":
-        return st.one_of(unset, st.just("keepalive"), keepalives.map(lambda each: "keepalive {} {} {}".format(*each)))
-    return st.one_of(unset, value_of(setting).map(lambda value: f"{setting.name} {quote(value)}"))
+    told = [st.just(setting.example[setting.example.index(f"{setting.name} "):])] if setting.example else []
+    if setting.on is not None:
+        told.append(st.just(setting.name))
+    if setting.name in WORDS:
+        return st.one_of(unset, *told, WORDS[setting.name].map(lambda words: f"{setting.name} {words}"))
+    return st.one_of(unset, *told, value_of(setting).map(lambda value: f"{setting.name} {quote(value)}"))
 
 
 def value_of(setting: Setting) -> SearchStrategy[str]:
@@ -116,7 +135,9 @@ acl_lines = st.builds(lambda number, action, network: f"acl {number} {action} {n
 options = st.fixed_dictionaries({}, optional={
     "port": ports, "max": numbers, "hard": numbers, "weight": numbers, "prio": numbers,
     "acl": st.integers(0, 9).map(str), "state": st.sampled_from(STATES), "blacklist": durations,
-    "owner": st.sampled_from(["discover", "default", "x.y_z-1"])})
+    "owner": st.sampled_from(["discover", "default", "x.y_z-1"]), "check": checks | st.sampled_from(["off", "default"]),
+    "check_port": st.sampled_from(["1", "65535", "default"]), "tls": st.sampled_from(["on", "off", "default"]),
+    "tls_name": st.sampled_from(["db.example.com", "192.0.2.1", "default"])})
 server_lines = st.builds(
     lambda number, place, more: " ".join([f"server {number} address {quote(place)}", *(f"{k} {v}" for k, v in
                                                                                        more.items())]),

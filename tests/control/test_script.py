@@ -114,8 +114,8 @@ def test_json_is_the_last_word() -> None:
 
 
 @pytest.mark.parametrize(("line", "message"), [
-    ("timeout abc", "timeout: 'abc' is not a number of seconds above 0"),
-    ("timeout 0", "timeout: '0' is not a number of seconds above 0"),
+    ("timeout abc", "timeout: 'abc' is not a number of seconds above 0: expected one such as 30 or 0.5"),
+    ("timeout 0", "timeout: '0' is not a number of seconds above 0: expected one such as 30 or 0.5"),
     ("timeout 1e3", "timeout: '1e3' is not"),
     ("timeout -1", "timeout: '-1' is not"),
     ("timeout 1 2", "timeout: '2' is too much"),

@@ -117,7 +117,8 @@ def test_many_silent_clients_lock_nobody_out(balancer: Gpen) -> None:
     (b"timeout\nblacklist", b"3\n30\n"),
     (b"timeout", b"3\n"),
     (b"\n\n  # a comment\n  timeout  # another\n", b"3\n"),
-    (b"timeout abc\ntimeout\n", b"error: timeout: 'abc' is not a number of seconds above 0\n3\n"),
+    (b"timeout abc\ntimeout\n",
+     b"error: timeout: 'abc' is not a number of seconds above 0: expected one such as 30 or 0.5\n3\n"),
     (b"\xff\xfe\n", "do_cmd: ignoring command starting with '\ufffd\ufffd'\n".encode()),
     (b"", b""),
 ])

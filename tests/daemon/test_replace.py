@@ -433,7 +433,7 @@ def test_upgrade_that_fails(servers: Servers, tmp_path: Path) -> None:
     with Gpen(tmp_path, "-F", str(file)) as balancer:
         file.write_text("timeout never\n")
         assert balancer.ctl("upgrade") == (f"error: upgrade: {file}:1: timeout: 'never' is not a number of seconds "
-                                           "above 0\n")
+                                           "above 0: expected one such as 30 or 0.5\n")
         assert balancer.ask(b"x") == b"x"
         assert balancer.ctl("pid") == f"{balancer.pid}\n"
 

@@ -140,7 +140,8 @@ def test_a_file_with_a_typo(tmp_path: Path) -> None:
     file = tmp_path / "gpen.cfg"
     file.write_text("# first\n\ntimeout abc\n")
     done = run_gpen("-f", "-F", str(file), "127.0.0.1:0", SERVER)
-    assert (done.returncode, done.stderr) == (2, f"gpen: {file}:3: timeout: 'abc' is not a number of seconds above 0\n")
+    assert (done.returncode, done.stderr) == (
+        2, f"gpen: {file}:3: timeout: 'abc' is not a number of seconds above 0: expected one such as 30 or 0.5\n")
 
 
 def test_check_tells_all_that_is_wrong(tmp_path: Path) -> None:

@@ -17,7 +17,13 @@ spans = st.integers(0, 192).map(lambda number: number / 64)  # seconds that add 
     ("0/7", NO_RATE)])
 def test_rates_are_read_and_written(text: str, rate: Rate) -> None:
     assert parse_rate(text) == rate == parse_rate(str(rate))
+
     assert bool(rate) is (rate != NO_RATE)
+
+
+@pytest.mark.parametrize("text", ["5/86399.999", "1/12345.678", "7/0.001", "600/60", "100/10"])
+def test_a_rate_is_written_as_it_was_said(text: str) -> None:
+    assert str(parse_rate(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1/0", "1/", "/1", "1/2/3", "x", "1e3", "1000001", "1/86401", "\u0661",

@@ -497,6 +497,21 @@ function numbersInWords(numbers) {
   return words.join(", ") || "none";
 }
 
+/** The servers that a listener uses, and how many routes lead to some of them, or others. */
+function usedOf(row) {
+  const routes = row.routes.length ? `, ${counted(row.routes.length, "route")}` : "";
+  return numbersInWords(row.servers) + routes;
+}
+
+/** Clients that wait for a server, and those that have yet to be let in. */
+function waitingColumn() {
+  const paint = (cell) => (row) => {
+    setText(cell, count(row.held) + (row.waiting ? ` + ${count(row.waiting)} in the kernel` : ""));
+    cell.classList.toggle("zero", !row.held && !row.waiting);
+  };
+  return { title: "Waiting", kind: "n", label: "waiting", make: paint };
+}
+
 function sessionsColumn(mostOf, textOf) {
   const put = (cell) => {
     const words = make("span"), [bar, set] = makeBar();
@@ -530,11 +545,11 @@ function listenerColumns(choose) {
     textColumn("Address", "", (row) => row.address),
     textColumn("Clients speak", "tight", (row) => row.protocol),
     textColumn("Servers chosen by", "", (row) => row.rule, { label: "by" }),
-    textColumn("Servers", "", (row) => numbersInWords(row.servers), { label: "servers" }),
+    textColumn("Servers", "", usedOf, { label: "servers" }),
     textColumn("Memory shared with", "memory", (row) => row.tracking_with ?? "",
       { label: "memory shared with", isIdle: (row) => row.tracking_with === null }),
     sessionsColumn((row) => row.conn_max, (row) => `${count(row.sessions)} of ${count(row.conn_max)}`),
-    numberColumn("Waiting", "held", { label: "waiting" }),
+    waitingColumn(),
     textColumn("New/s", "n rate", (row) => rate(row.rates[0]), { label: "new/s" }),
     twoLines("Bytes/s", "n rate speed", (row) => `↑ ${speed(row.rates[1])}`, (row) => `↓ ${speed(row.rates[2])}`,
       { hint: "to servers, and to clients" }),
@@ -560,10 +575,12 @@ function nameOf(server) {
   return server.number === null ? server.name : `server ${server.number}`;
 }
 
-/** The reason for a server's health; of one that is up, what a check or a program has said of it. */
+/** The reason for a server's health; of one that is up, what a check or a program has said of it, and how far one is
+    that has come back. */
 function reasonOf(server) {
   const again = server.blacklisted ? ` (tried again in ${span(server.blacklisted)})` : "";
-  return (server.reason || server.verdict_reason || "") + again;
+  const start = server.slow_start === null ? "" : `slow start, ${server.slow_start} %`;
+  return [(server.reason || server.verdict_reason || "") + again, start].filter(Boolean).join(", ");
 }
 
 /** For how many seconds a server's health has been what it is. */
@@ -726,7 +743,8 @@ function serverInWords(label, address) {
 /** The answer of `explain` in words. */
 function explanation(row) {
   const chosen = row.server === null ? "no server" : serverInWords(row.server, row.server_address);
-  const parts = [make("p", { class: "answer" }, `${row.client} would get ${chosen}: ${row.why}.`)];
+  const route = row.route ? ` (route ${row.route})` : "";
+  const parts = [make("p", { class: "answer" }, `${row.client} would get ${chosen}: ${row.why}${route}.`)];
   if (row.sessions) parts.push(make("p", { class: "soft" }, `It has ${counted(row.sessions, "session")} now.`));
   const others = row.others.slice(0, MOST_ROWS).map((other) => make("li", {}, "not ",
     make("b", {}, serverInWords(other.server, other.address)), `: ${other.why_not}`));
@@ -734,9 +752,10 @@ function explanation(row) {
 }
 
 async function explain(listener) {
-  const address = $("explain-address").value.trim();
+  const address = $("explain-address").value.trim(), input = $("explain-name");
+  const name = input.hidden ? "" : input.value.trim(), asked = name ? { sni: name, host: name } : {};
   try {
-    const row = await api("explain", { address, ...listener });
+    const row = await api("explain", { address, ...asked, ...listener });
     $("explained").replaceChildren(...explanation(row));
   } catch (error) {
     $("explained").replaceChildren(make("p", { class: "error" }, problemOf(error)));
@@ -815,8 +834,17 @@ class Question {
 
 // --- sessions, clients, workers --------------------------------------------------------------------------------------
 
+/** What a session's TLS agreed on, with the client and with the server. */
 function securedOf(row) {
-  return [row.tls, row.cipher, row.sni].filter(Boolean).join(" ");
+  const inWords = (...words) => words.filter(Boolean).join(" ");
+  const there = inWords(row.server_tls, row.server_cipher, row.tls_name);
+  return inWords(row.tls, row.cipher, row.sni, row.subject, there && `to the server ${there}`);
+}
+
+/** A session as its row in the table has it. */
+function sessionRow(row) {
+  const way = [row.listener, row.route && `route ${row.route}`].filter(Boolean).join(", ");
+  return { ...row, way, secured: securedOf(row) };
 }
 
 function sessionInWords(row) {
@@ -828,7 +856,7 @@ function sessionColumns() {
   const text = (title, key, kind = "") => textColumn(title, kind, (row) => row[key] ?? "", { sortBy: key });
   const figures = (title, key, shown) => textColumn(title, "n", (row) => shown(row[key]), { sortBy: key });
   return [
-    text("Session", "id"), text("Listener", "listener"), text("Client", "client"), text("Server", "server"),
+    text("Session", "id"), text("Listener", "way"), text("Client", "client"), text("Server", "server"),
     text("Address", "server_address"), text("State", "state"), figures("Age", "age", span), figures("Idle", "idle", span),
     figures("To server", "up", size), figures("To client", "down", size), text("TLS", "secured"),
   ];
@@ -1036,6 +1064,7 @@ class Page {
     this.listenerGrid.show(shown);
     $("listeners").classList.toggle("alone", rows.every((row) => row.tracking_with === null));
     setText($("listeners-more"), shownOf(shown.length, rows.length, rows.length));
+    $("explain-name").hidden = rows.every((row) => !row.routes.length);
     $("all-servers").hidden = this.chosen === null;
     setText($("servers-title"), this.chosen === null ? "Servers" : `Servers as listener ${this.chosen} has them`);
     setText($("sessions-title"), this.chosen === null ? "Sessions" : `Sessions of listener ${this.chosen}`);
@@ -1078,7 +1107,7 @@ class Page {
   async loadSessions() {
     const rows = await api("sessions", this.ofListener());
     const its = this.chosen === "-" ? rows.filter((row) => row.listener === null) : rows;
-    return its.map((row) => ({ ...row, secured: securedOf(row) }));
+    return its.map(sessionRow);
   }
 
   /** Draw a snapshot: what was told once, and no more. */
@@ -1090,7 +1119,7 @@ class Page {
     $("live").title = when.toISOString();
     $("explain-section").hidden = true;
     for (const name of ["sessions", "recent"]) $(`${name}-section`).open = true;
-    this.sessions.show(data.sessions.map((row) => ({ ...row, secured: securedOf(row) })), moreOf(data, "sessions"));
+    this.sessions.show(data.sessions.map(sessionRow), moreOf(data, "sessions"));
     this.recent.show(data.recent, moreOf(data, "recent"));
     for (const name of ["servers", "listeners"]) if (data.cut.includes(name)) setText($(`${name}-more`), moreOf(data, name));
   }
