@@ -120,15 +120,15 @@ class Exchange:
 
     def learn(self, told: Iterable[tuple[str, str | None, int | None]], expiry: int, peer: str) -> int:
         """Remember clients as a peer has told of them: the address, where its server is, and for how many milliseconds
-        it is to be remembered, of ``expiry``; None: it has just been there. Returns how many were at servers that are
-        not here. Does not switch."""
+        it is to be remembered, of ``expiry``; None: it has just been there. One without a server is nothing to
+        remember. Returns how many were at servers that are not here. Does not switch."""
         servers, clients = self._known(), self.clients
         now, tracking, limit = self._clock(), self._scope.settings.tracking, self._settings.clients_max
         unknown = 0
         for address, place, left in told:
             server = servers.get(place)  # type: ignore[arg-type]  # None is none
             if server is None:
-                unknown += 1
+                unknown += place is not None
                 continue
             age = (expiry - left) / 1000 if left is not None and left < expiry else 0.0
             if not (tracking and age > tracking):

@@ -250,6 +250,16 @@ def test_what_is_said_to_a_peer(gpen: Start, circle: Circle, both: list[Server])
             mate.say(control(HEARTBEAT))
 
 
+def test_a_client_that_has_no_server_yet(gpen: Start, circle: Circle, both: list[Server]) -> None:
+    """haproxy tells of those whose connections it counts: nothing to remember, and no server that is unknown."""
+    a = gpen(*circle.options("a"), servers=both)
+    with stub(circle, "b", "a") as mate:
+        entry = bytes((10, 133, 13)) + bytes(8) + bytes((127, 1, 0, 9, 0))
+        mate.say(definition(Definition(1, "gpen", IPV4, 4)), entry)
+        wait_until(lambda: peer(a, "b")["received"] == 1)
+        assert (remembered(a), peer(a, "b")["unknown"]) == ({}, 0)
+
+
 def test_what_is_not_acknowledged_is_told_again(gpen: Start, circle: Circle, both: list[Server]) -> None:
     a = gpen(*circle.options("a"), servers=both)
     for _ in range(2):
