@@ -35,8 +35,8 @@ def shortages(scopes: Iterable[Scope]) -> Iterator[str]:
         told = [f"{listener_prefix(name)}conn_max {wanted}" for name, wanted in sessions.items() if wanted > room]
         servers = counted(len(those[0].selector.roster.members), "server")
         for what in told or [f"conn_max {together} (of {len(those)} listeners together)"]:
-            yield (f"{what} needs more ports than there are: {low} to {high} allow {room} connections to {servers}; let "
-                   f"source have more addresses, or widen net.ipv4.ip_local_port_range with sysctl")
+            yield (f"{what} needs more ports than there are: {low} to {high} allow {room} connections to {servers}; "
+                   f"let source have more addresses, or widen net.ipv4.ip_local_port_range with sysctl")
 
 
 def _most(sessions: int, scope: Scope) -> int:
