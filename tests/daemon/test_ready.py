@@ -113,8 +113,8 @@ def test_of_one_listener(tmp_path: Path, servers: Serve) -> None:
 def test_of_routes(gpen: Start, servers: Serve) -> None:
     """Servers count that a client can get: not the listener's own, where those that no route matches are rejected or go
     elsewhere."""
-    balancer = gpen("-O", "route default reject", *own("w", "servers 0", "route sni a.test servers 1"),
-                    *own("dns", "udp"), servers=[servers(hold), servers(hold)])
+    balancer = gpen(*own("w", "servers 0", "route sni a.test servers 1"), *own("dns", "udp"),
+                    "-O", "route default reject", servers=[servers(hold), servers(hold)])
     assert why_not(balancer, "dns") == "", "which heeds none"
     assert why_not(balancer, "-") == "listener -: its routes reject everybody"
     balancer.ctl("server 0 state maint")
