@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterable, Iterator
 
 from gpen.model.listener import Scope
-from gpen.model.roster import Roster
 from gpen.model.sources import sources_of
 from gpen.model.text import counted
 from gpen.model.value_types import listener_prefix
@@ -23,26 +22,37 @@ def tell_shortages(scopes: Iterable[Scope]) -> None:
 
 
 def shortages(scopes: Iterable[Scope]) -> Iterator[str]:
-    """What each listener can't reach, though all its servers took as many: one line, with the remedy."""
+    """What listeners can't reach, though all their servers took as many: a line, with the remedy, for each that can't
+    by itself, or else for all together that use the same servers in the same way."""
     low, high = ephemeral_ports()
     ports = high - low + 1
-    known: dict[tuple[Roster, object], int] = {}  # listeners for which nothing is different have one roster
+    for those in _in_groups(scopes):
+        sessions = {scope.name: _most(scope.settings.conn_max, scope) for scope in those}
+        together = _most(sum(sessions.values()), those[0])
+        room = ports * ways(those[0]) if together > ports else 0  # else all may go to one server: none is looked at
+        if not 0 < room < together:
+            continue
+        told = [f"{listener_prefix(name)}conn_max {wanted}" for name, wanted in sessions.items() if wanted > room]
+        servers = counted(len(those[0].selector.roster.members), "server")
+        for what in told or [f"conn_max {together} (of {len(those)} listeners together)"]:
+            yield (f"{what} needs more ports than there are: {low} to {high} allow {room} connections to {servers}; "
+                   f"let source have more addresses, or widen net.ipv4.ip_local_port_range with sysctl")
+
+
+def _most(sessions: int, scope: Scope) -> int:
+    return min(sessions, scope.settings.conn_max_total or sessions)
+
+
+def _in_groups(scopes: Iterable[Scope]) -> Iterable[list[Scope]]:
+    """Those that need ports, together where they share them: listeners for which nothing is different have one
+    roster."""
+    groups: dict[tuple[object, ...], list[Scope]] = {}
     for scope in scopes:
-        settings, roster = scope.settings, scope.selector.roster
-        wanted = min(settings.conn_max, settings.conn_max_total or settings.conn_max)
-        if not settings.listen or wanted <= ports:  # all may go to one server: thousands need not be looked at
-            continue
-        if settings.transparent or settings.dsr_if:  # each client has ports of its own
-            continue
-        key = roster, settings.source
-        if key not in known:
-            known[key] = ways(scope)
-        room = ports * known[key]
-        if 0 < room < wanted:
-            servers = counted(len(roster.members), "server")
-            yield (f"{listener_prefix(scope.name)}conn_max {wanted} needs more ports than there are: {low} to {high} "
-                   f"allow {room} connections to {servers}; let source have more addresses, or widen "
-                   f"net.ipv4.ip_local_port_range with sysctl")
+        settings = scope.settings
+        # of transparent, each client has ports of its own, and direct server return takes none
+        if settings.listen and not settings.transparent and not settings.dsr_if:
+            groups.setdefault((scope.selector.roster, settings.source), []).append(scope)
+    return groups.values()
 
 
 def ways(scope: Scope) -> int:

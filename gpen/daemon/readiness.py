@@ -52,6 +52,8 @@ class Readiness:
             return "it does not listen"
         if not (front.settings.udp or self._workers.serve):
             return "no worker process serves"
+        if front.scope.rejects_all:
+            return "its routes reject everybody"
         selector, now = front.selector, front.selector.pool.now()
         emergency = selector.emergency if not front.settings.stubborn else None
         if emergency is not None and not _cause(emergency, now, selector.rule):

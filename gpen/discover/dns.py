@@ -111,6 +111,8 @@ class _Question:
         except (dns.exception.DNSException, OSError) as error:
             raise SourceError(f"{name} {kind}: {' '.join(str(error).split()) or type(error).__name__}") from None
         self.expires = min(self.expires, answer.expiration)
+        # who has answered is asked first from now on: those before it have been silent
+        self._resolver.nameservers = sorted(self._resolver.nameservers, key=lambda it: str(it) != answer.nameserver)
         return list(answer)
 
 
@@ -171,9 +173,11 @@ def name_servers(text: str) -> dict[str, int]:
     for part in filter(None, text.split(",")):
         try:
             place = parse_host(part)
-            found[str(ip_address(place.host))] = int(place.port or 53)
+            host, port = str(ip_address(place.host)), int(place.port or 53)
         except ValueError:
             raise UsageError(f"--nameserver: '{part}' is not HOST[:PORT] with a numeric HOST") from None
+        if found.setdefault(host, port) != port:
+            raise UsageError(f"--nameserver: '{part}': {host} is there already, with port {found[host]}")
     return found
 
 
@@ -188,6 +192,7 @@ def resolver_of(servers: Mapping[str, int]) -> Resolver:
     if servers:
         resolver.nameservers = list(servers)
         resolver.nameserver_ports = dict(servers)
+    resolver.timeout = PATIENCE / (len(resolver.nameservers) + 1)  # so that each is asked in time, and the first again
     return resolver
 
 

@@ -149,6 +149,8 @@ def _news(old: Wanted | None, new: Wanted) -> str:
     """What there is now, and what came and went."""
     came = [f"+ {place}" for place in new if place not in (old or {})]
     gone = [f"- {place}" for place in old or {} if place not in new]
-    news = [*came, *gone] or ["other weights, prios or limits"]
+    news = [*came, *gone]
+    if not news:
+        return counted(0, "server") if old is None else f"{counted(len(new), 'server')}: other weights, prios or limits"
     more = f" and {len(news) - NAMED} more" if len(news) > NAMED else ""
     return f"{counted(len(new), 'server')}: {', '.join(news[:NAMED])}{more}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gpen.model.client import ClientTable
+from gpen.model.route import REJECT
 from gpen.model.routes import Routes
 from gpen.model.selector import Selector
 from gpen.model.server import TCP, UDP, Member, Server
@@ -62,11 +63,17 @@ class Scope:
         every = {member.server: member for selector in self.selectors() for member in selector.all_members()}
         return sorted(every.values(), key=lambda member: (member.server.is_special, member.server.number or 0))
 
-    def numbered_members(self) -> Sequence[Member]:
-        """The same without those that have no number."""
-        if not self.settings.route:
+    def numbered_members(self) -> Collection[Member]:
+        """Those that a client can get, without those that have no number, each once: where there are routes, those that
+        one leads to."""
+        if not self.settings.route or self.settings.udp:
             return self.selector.roster.members
-        return [member for member in self.all_members() if not member.server.is_special]
+        return {member.server: member for route in self.routes for member in route.roster.members}.values()
+
+    @property
+    def rejects_all(self) -> bool:
+        """Whether its routes let nobody in."""
+        return bool(self.settings.route) and not self.settings.udp and all(route.to == REJECT for route in self.routes)
 
     @property
     def shared(self) -> SharedTable | None:

@@ -6,9 +6,10 @@ Servers are named by where they are, ADDRESS:PORT, for their numbers are each ba
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from gpen.model.address import UNIX
+from gpen.model.address import UNIX, Endpoint
 from gpen.model.client import Client, ClientTable
 from gpen.model.server import Server, Target
 from gpen.model.settings import Settings
@@ -120,15 +121,15 @@ class Exchange:
 
     def learn(self, told: Iterable[tuple[str, str | None, int | None]], expiry: int, peer: str) -> int:
         """Remember clients as a peer has told of them: the address, where its server is, and for how many milliseconds
-        it is to be remembered, of ``expiry``; None: it has just been there. Returns how many were at servers that are
-        not here. Does not switch."""
+        it is to be remembered, of ``expiry``; None: it has just been there. One without a server is nothing to
+        remember. Returns how many were at servers that are not here. Does not switch."""
         servers, clients = self._known(), self.clients
         now, tracking, limit = self._clock(), self._scope.settings.tracking, self._settings.clients_max
         unknown = 0
         for address, place, left in told:
             server = servers.get(place)  # type: ignore[arg-type]  # None is none
             if server is None:
-                unknown += 1
+                unknown += place is not None
                 continue
             age = (expiry - left) / 1000 if left is not None and left < expiry else 0.0
             if not (tracking and age > tracking):
@@ -154,7 +155,7 @@ class Exchange:
 def _place(target: Target) -> str:
     """Where a server is, as haproxy writes it (srvkey addr): an IPv6 address has no brackets."""
     endpoint = target.endpoints[0]
-    return f"{endpoint.host}:{endpoint.port}" if endpoint.port else endpoint.host
+    return f"{_host(endpoint)}:{endpoint.port}" if endpoint.port else endpoint.host
 
 
 def _places(target: Target) -> Iterator[str]:
@@ -162,3 +163,11 @@ def _places(target: Target) -> Iterator[str]:
     for endpoint in target.endpoints:
         yield str(endpoint)
         yield f"{endpoint.host}:{endpoint.port}"
+        yield f"{_host(endpoint)}:{endpoint.port}"
+
+
+def _host(endpoint: Endpoint) -> str:
+    """The host; an IPv4 address as such, also where it is written as one of IPv6."""
+    if not endpoint.host.startswith("::ffff:"):
+        return endpoint.host
+    return str(getattr(ip_address(endpoint.host), "ipv4_mapped", None) or endpoint.host)

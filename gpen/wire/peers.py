@@ -170,11 +170,11 @@ class PeerConnection:
         self._table: tuple[str, int, int] | None = None  # what is written is of: name, type of key, and expiry
         self._widened: set[str] = set()  # tables where the peer has all clients under IPv6 addresses
         self._said: list[bytes] = []  # what is to be written first
-        self._acknowledged: dict[int, int] = {}  # updates of theirs, by table, that are to be acknowledged
+        self._acknowledged: dict[tuple[str, int], tuple[int, int]] = {}  # table and update of theirs to be acknowledged
         self._is_asked = False  # for all that we know
         self._asks = False
         self._has_told_all = False
-        self._horizons: dict[int, int] = {}  # the newest of their updates that were told with their time, by table
+        self._horizons: dict[tuple[str, int], int] = {}  # the newest of their updates that were told with their time
         self._news = Event()
         self._is_over = Event()
         self._pacer = Pacer()
@@ -270,19 +270,19 @@ class PeerConnection:
         entries = updates.entries
         if not self._has_told_all:
             self._note_horizon(updates)
-        horizon = self._horizons.get(table.number)
+        horizon = self._horizons.get((table.name, table.kind))
         self._figures.unknown += exchange.learn(
             ((text(key), server, left if left is not None else self._left_untold(update, horizon))
              for key, server, left, update in entries), table.expiry, self.name)
         self._figures.received += len(entries)
-        self._acknowledged[table.number] = updates.last
+        self._acknowledged[table.name, table.kind] = table.number, updates.last  # its number may be another each time
 
     def _note_horizon(self, updates: Updates) -> None:
         """Remember the newest update of which the peer says when it was."""
-        number = updates.table.number
+        table = updates.table.name, updates.table.kind
         for _, _, left, update in updates.entries:
-            if left is not None and _is_newer(update, self._horizons.get(number)):
-                self._horizons[number] = update
+            if left is not None and _is_newer(update, self._horizons.get(table)):
+                self._horizons[table] = update
 
     def _left_untold(self, update: int, horizon: int | None) -> int | None:
         """What an entry has left of which the peer does not say it. So haproxy tells what is new, and also what was new
@@ -346,7 +346,7 @@ class PeerConnection:
         """Whether there was something to say beside entries."""
         said, self._said = self._said, []
         acknowledged, self._acknowledged = self._acknowledged, {}
-        said += [peers.acknowledgement(table, update) for table, update in acknowledged.items()]
+        said += [peers.acknowledgement(table, update) for table, update in acknowledged.values()]
         if said:
             self._send(b"".join(said))
         return bool(said)

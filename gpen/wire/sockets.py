@@ -449,6 +449,7 @@ def _bind_without_port(sock: Socket, source: str) -> None:
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
             _TURNS.miss(source, kernel.monotonic())
+            raise OSError(error.errno, f"{error.strerror}: source names one that this machine does not have") from None
         raise
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import WORKERS, Gpen, free_port, needs_root, run_gpen, wait_until
+from tests.listeners import own
 from tests.networks import Machine
 
 Start = Callable[..., Gpen]
@@ -53,16 +54,29 @@ def test_descriptors_that_nobody_may_have(gpen: Start) -> None:
     (("-x", "500", "-U", "-O", "source 127.0.0.2-127.0.0.4"), ("127.0.0.1:9",), 300),
     (("-x", "500", "-O", "source 127.0.0.2-127.0.0.6"), ("127.0.0.1:9",), 0),
     (("-x", "500", "-O", "conn_max_total 100"), ("127.0.0.1:9",), 0),
+    (("-x", "500", "-O", "dsr_if lan", "-O", "dsr_ip 192.0.2.100"), ("192.0.2.1",), 0),
     (("-x", "500"), ("127.0.0.1:9", "/run/app.sock"), 0)])
 @needs_root
 def test_ports(options: tuple[str, ...], servers: tuple[str, ...], room: int) -> None:
     with Machine() as machine:
         machine.run("sysctl -qw", "net.ipv4.ip_local_port_range=40000 40099")
+        machine.run("ip link add lan type bridge")
         lines = [line for line in told(*options, wrapper=machine.wrapper, servers=servers) if "ports" in line]
         many = "1 server" if len(servers) == 1 else f"{len(servers)} servers"
         assert lines == ([] if not room else [
             f"conn_max 500 needs more ports than there are: 40000 to 40099 allow {room} connections to {many}; let "
             f"source have more addresses, or widen net.ipv4.ip_local_port_range with sysctl"])
+
+
+@needs_root
+def test_ports_of_several_listeners() -> None:
+    """With the same servers and source they have the same ports; with another source, and over UDP, others."""
+    with Machine() as machine:
+        machine.run("sysctl -qw", "net.ipv4.ip_local_port_range=40000 40099")
+        others = (*own("udp", "udp"), *own("b"), *own("elsewhere", "source 127.0.0.2"))
+        lines = [line for line in told("-x", "60", *others, wrapper=machine.wrapper) if "ports" in line]
+        assert [line.partition(" than")[0] for line in lines] == [
+            "conn_max 120 (of 2 listeners together) needs more ports"]
 
 
 @needs_root

@@ -30,7 +30,7 @@ from gpen.proto.peers import (
 from tests.certificates import Certificates
 from tests.daemon.crew import workers
 from tests.door import value
-from tests.harness import LOCAL, Gpen, Server, free_port, naming, run_gpen, wait_until
+from tests.harness import LOCAL, Gpen, Server, family_of, free_port, naming, run_gpen, wait_until
 from tests.peers import Circle, Stub, peer, remembered, stub, visitor, wait_connected, wait_remembered
 from tests.replacing import replacing
 
@@ -49,9 +49,10 @@ def both(servers: Callable[..., Server]) -> list[Server]:
 
 
 def test_a_client_goes_where_it_was_at_the_other_balancer(gpen: Start, circle: Circle, both: list[Server]) -> None:
-    """Both ways; though the other has the servers in another order."""
+    """Both ways; though the other has the servers in another order, and the address of one written as one of IPv6."""
+    family_of("::1")
     a = gpen(*circle.options("a"), servers=both)
-    b = gpen(*circle.options("b"), servers=both[::-1])
+    b = gpen(*circle.options("b"), servers=[f"[::ffff:127.0.0.1]:{both[1].port}", both[0]])
     wait_connected(a, "b")
     wait_connected(b, "a")
     at_a = {number: a.ask(source=f"127.1.0.{number}") for number in range(1, 5)}
@@ -248,6 +249,16 @@ def test_what_is_said_to_a_peer(gpen: Start, circle: Circle, both: list[Server])
         while Control(HEARTBEAT) not in mate.messages:
             mate.listen()
             mate.say(control(HEARTBEAT))
+
+
+def test_a_client_that_has_no_server_yet(gpen: Start, circle: Circle, both: list[Server]) -> None:
+    """haproxy tells of those whose connections it counts: nothing to remember, and no server that is unknown."""
+    a = gpen(*circle.options("a"), servers=both)
+    with stub(circle, "b", "a") as mate:
+        entry = bytes((10, 133, 13)) + bytes(8) + bytes((127, 1, 0, 9, 0))
+        mate.say(definition(Definition(1, "gpen", IPV4, 4)), entry)
+        wait_until(lambda: peer(a, "b")["received"] == 1)
+        assert (remembered(a), peer(a, "b")["unknown"]) == ({}, 0)
 
 
 def test_what_is_not_acknowledged_is_told_again(gpen: Start, circle: Circle, both: list[Server]) -> None:

@@ -134,3 +134,18 @@ def test_how_long_clients_are_remembered_changes(gpen: Start, circle: Circle, bo
     wait_until(lambda: len(remembered(b)) == 2, what="b to learn of the other")
     idle = next(line for line in b.ctl("state").splitlines() if "127.1.0.2" in line).split()[-1]
     assert float(idle) < 20
+
+
+def test_a_table_that_has_another_number_each_time(gpen: Start, circle: Circle, both: list[Server]) -> None:
+    """It is one table, and costs the memory of one."""
+    a = gpen(*circle.options("a"), servers=both)
+    with stub(circle, "b", "a") as mate:
+        for count in (3_000, 30_000):
+            before, received = a.rss, peer(a, "b")["received"]
+            for first in range(count, 2 * count, 1000):
+                mate.say(*(piece for number in range(first, first + 1000) for piece in (
+                    definition(Definition(number, "gpen", IPV4, 4)),
+                    Encoder().update(IPV4, 1, 10, bytes((127, 1, 0, 1)), both[0].address))))
+                mate.listen()
+            wait_until(lambda: peer(a, "b")["received"] == received + count)  # noqa: B023 (it is awaited here)
+    assert a.rss - before < MB

@@ -110,6 +110,27 @@ def test_of_one_listener(tmp_path: Path, servers: Serve) -> None:
         assert balancer.ctl("ready writer reader").startswith("error: ready: 'reader' is too much")
 
 
+def test_of_routes(gpen: Start, servers: Serve) -> None:
+    """Servers count that a client can get: not the listener's own, where those that no route matches are rejected or go
+    elsewhere."""
+    balancer = gpen(*own("w", "servers 0", "route sni a.test servers 1"), *own("dns", "udp"),
+                    "-O", "route default reject", servers=[servers(hold), servers(hold)])
+    assert why_not(balancer, "dns") == "", "which heeds none"
+    assert why_not(balancer, "-") == "listener -: its routes reject everybody"
+    balancer.ctl("server 0 state maint")
+    assert why_not(balancer, "w") == ""
+    balancer.ctl("server 0 state ready", "server 1 state maint")
+    assert why_not(balancer, "w") == ""
+    balancer.ctl("listener w route default reject")
+    assert why_not(balancer, "w") == "listener w: its only server can't be used: maint"
+    balancer.ctl("listener w route default servers 1")
+    assert why_not(balancer, "w") == "listener w: its only server can't be used: maint"
+    balancer.ctl("listener w emergency 127.0.0.1:9")
+    assert why_not(balancer, "w") == ""
+    balancer.ctl("listener w route default reject", "listener w route sni a.test reject")
+    assert why_not(balancer, "w") == "listener w: its routes reject everybody"
+
+
 def test_who_asks_changes_nothing(gpen: Start, servers: Serve) -> None:
     """No server's turn passes, and no trial ends; it is no session either."""
     balancer = gpen("-r", servers=[servers(hold) for _ in range(3)])

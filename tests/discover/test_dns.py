@@ -127,6 +127,17 @@ def test_a_name_server_that_is_silent() -> None:
         asked(silent, "web.test", port="80")
 
 
+def test_name_servers_that_are_silent_cost_little_where_another_answers(tmp_path: Path) -> None:
+    """Two of three: there is time for the third, which is asked first from then on, of an answer of many questions."""
+    hosts = [f"h{number}" for number in range(12)]
+    records = [*(f"_web._tcp SRV 0 1 80 {host}" for host in hosts), *(f"{host} A 127.0.0.1" for host in hosts)]
+    with Zone(tmp_path, *records) as zone, Silent("127.0.0.2") as one, Silent("127.0.0.3") as other:
+        began = time.monotonic()
+        servers = ",".join((one.server, other.server, zone.server))
+        assert len(asked(zone, "_web._tcp.gpen.test", nameserver=servers)) == 12
+        assert time.monotonic() - began < 6
+
+
 @pytest.mark.parametrize(("words", "why"), [
     ("web", "--port=PORT is missing"),
     ("_web._tcp.x --port=80", "--port: SRV records have ports of their own"),
@@ -134,6 +145,7 @@ def test_a_name_server_that_is_silent() -> None:
     ("web --port=80 --ipv4 --ipv6", "give one of them"),
     ("web --port=80 --nameserver=ns.example", "'ns.example' is not HOST[:PORT] with a numeric HOST"),
     ("web --port=80 --nameserver=127.0.0.1:x", "'127.0.0.1:x' is not HOST[:PORT]"),
+    ("web --port=80 --nameserver=[::1]:53,[0::1]:54", "'[0::1]:54': ::1 is there already, with port 53"),
     ("web --port=80 --ttl-min=9 --ttl-max=3", "--ttl-min: 9 is more than --ttl-max, 3"),
     (f"{'x' * 64}.test --port=80", "is no name in DNS"),
 ])

@@ -122,8 +122,10 @@ def test_an_answer_that_is_none_changes_nothing(gpen: Start, tmp_path: Path, fil
 
 def test_that_there_are_none_may_be_believed(gpen: Start, tmp_path: Path, file: Path) -> None:
     balancer = gpen(servers=[A])
-    write(file, B)
-    with Discoverer(tmp_path, "file", str(file), "--allow-empty", gpens=(balancer,)):
+    write(file, "# none yet")
+    with Discoverer(tmp_path, "file", str(file), "--allow-empty", gpens=(balancer,)) as discoverer:
+        discoverer.wait_told(": 0 servers\n")
+        write(file, B)
         wait_servers(balancer, B)
         write(file, "# none")
         wait_servers(balancer)

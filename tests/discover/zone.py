@@ -76,10 +76,10 @@ class Zone:
 class Silent:
     """A name server that takes questions, and answers none."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = HOST) -> None:
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._sock.bind((HOST, 0))
-        self.server = f"{HOST}:{self._sock.getsockname()[1]}"
+        self._sock.bind((host, 0))
+        self.server = f"{host}:{self._sock.getsockname()[1]}"
 
     def __enter__(self) -> Silent:
         return self

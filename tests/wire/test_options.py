@@ -131,7 +131,7 @@ def test_a_source_that_is_not_here_blames_no_server(gpen: Callable[..., Gpen], s
     assert balancer.ask() == b""
     assert (balancer.server(0)["health"], balancer.server(0)["failures"], server.served) == ("up", 0, 0)
     wait_until(lambda: balancer.log.endswith(" local-error\n"))
-    assert "annot assign requested address" in balancer.stderr
+    assert "annot assign requested address: source names one that this machine does not have" in balancer.stderr
     balancer.ctl("no source")
     balancer.ask()
     assert server.served == 1
