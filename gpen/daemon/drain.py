@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Container, Iterator
+from typing import ClassVar
 
 import gevent
 
@@ -43,6 +44,8 @@ def drain(pool: Pool, sessions: Sessions, call: Call) -> Iterator[str]:
 class _Drain:
     """The sessions that a server had when its drain began."""
 
+    _quiet_ones: ClassVar[set[_Drain]] = set()  # those that are under way, and end sessions when they are quiet
+
     def __init__(self, sessions: Sessions, server: Server, call: Call) -> None:
         self._sessions = sessions
         self._server = server
@@ -53,12 +56,14 @@ class _Drain:
 
     def report(self) -> Iterator[str]:
         name, seconds = self._call["number"], self._call["seconds"]
+        if self._call["quiet"]:
+            self._quiet_ones.add(self)
         try:
             yield from self._wait(seconds)
         finally:
             if self._call["quiet"]:
-                for session in self._left:
-                    session.spare()
+                self._quiet_ones.discard(self)
+                self._spare()
         if self._left and self._call["close"]:
             self._close()
         closed, ended = self._ended(_CLOSED), self._ended((Ending.DRAINED,))
@@ -101,6 +106,13 @@ class _Drain:
                     session.leave_quietly(Ending.DRAINED)
         self._left = [session for session in self._left if _is_on(session, server)]
         return bool(self._left)
+
+    def _spare(self) -> None:
+        """Let those go on that have not been quiet yet, unless another drain is to end them."""
+        others = {session for drain in self._quiet_ones for session in drain._left}
+        for session in self._left:
+            if session not in others:
+                session.spare()
 
     def _close(self) -> None:
         """End what is left, and wait until it has ended."""

@@ -21,7 +21,8 @@ COMPRESS, PROTOCOL_41, SSL = 1 << 5, 1 << 9, 1 << 11
 DEPRECATE_EOF, ZSTD = 1 << 24, 1 << 26
 NO_METADATA = 1 << 25  # MySQL's results begin with a byte that says whether definitions follow
 CACHE_METADATA = 1 << 36  # MariaDB's, which are counted from 32 on
-IN_TRANSACTION, AUTOCOMMIT, MORE_RESULTS, CURSOR = 0x0001, 0x0002, 0x0008, 0x0040  # of the status that OK and EOF tell
+# of the status that OK and EOF tell
+IN_TRANSACTION, AUTOCOMMIT, MORE_RESULTS, CURSOR = 0x0001, 0x0002, 0x0008, 0x0040
 
 _MOST = 0xFFFFFF  # bytes of a packet; of one that is so long, more follows
 _OK, _LOCAL_FILE, _EOF, _ERR = 0x00, 0xFB, 0xFE, 0xFF
@@ -33,12 +34,15 @@ _VERSION_10 = 10
 
 QUIT, QUERY, PING, CHANGE_USER, RESET = 0x01, 0x03, 0x0E, 0x11, 0x1F
 _FIELDS, _STATISTICS, _PREPARE, _EXECUTE, _FETCH = 0x04, 0x09, 0x16, 0x17, 0x1C
-_UNANSWERED = {0x18, 0x19}  # COM_STMT_SEND_LONG_DATA, COM_STMT_CLOSE
+_CLOSE, _STMT_RESET = 0x19, 0x1A
+_UNANSWERED = {0x18, _CLOSE}  # COM_STMT_SEND_LONG_DATA
 # COM_INIT_DB, CREATE_DB, DROP_DB, REFRESH, SHUTDOWN, PROCESS_KILL, DEBUG, PING, REGISTER_SLAVE, STMT_RESET, SET_OPTION,
 # RESET_CONNECTION
-_SIMPLE = {0x02, 0x05, 0x06, 0x07, 0x08, 0x0C, 0x0D, PING, 0x15, 0x1A, 0x1B, RESET}
+_SIMPLE = {0x02, 0x05, 0x06, 0x07, 0x08, 0x0C, 0x0D, PING, 0x15, _STMT_RESET, 0x1B, RESET}
 _RESULTS = {QUERY, 0x0A, _EXECUTE, 0xFA}  # COM_PROCESS_INFO, COM_STMT_BULK_EXECUTE
 _ENDS = (b"COMMIT", b"ROLLBACK")
+_STATEMENT = slice(1, 5)  # of a command, and of the answer to COM_STMT_PREPARE: the number of what was prepared
+_LAST_PREPARED = b"\xff\xff\xff\xff"  # in its place (MariaDB)
 
 
 class NotUnderstood(Exception):
@@ -185,7 +189,9 @@ class Talk:
         self.has_ended_transaction = False  # the last command
         self._client = Packets(self._hear_client)
         self._server = Packets(self._hear_server)
-        self._commands: deque[int] = deque()  # that have yet to be answered; the first is being answered
+        self._commands: deque[bytes] = deque()  # that have yet to be answered, their heads; the first is being answered
+        self._prepared_last = b""
+        self._cursors: set[bytes] = set()  # what was prepared and has rows that the client has yet to fetch
         self._awaits = Await.NOTHING
         self._columns = 0  # definitions that are yet to come
         self._blocks: list[int] = []  # further definitions, of what was prepared
@@ -201,6 +207,11 @@ class Talk:
     def is_in_transaction(self) -> bool:
         """Whether a transaction is open, or may be."""
         return self.status is None or bool(self.status & IN_TRANSACTION)
+
+    @property
+    def has_cursor(self) -> bool:
+        """Whether the client has yet to fetch rows, of a cursor that was opened or read since."""
+        return bool(self._cursors)
 
     @property
     def is_in_use(self) -> bool:
@@ -247,8 +258,12 @@ class Talk:
         if number or not length:
             raise NotUnderstood
         command = head[0]
+        if command in (_CLOSE, _STMT_RESET):
+            self._cursors.discard(head[_STATEMENT])
+        elif command in (CHANGE_USER, RESET):
+            self._cursors.clear()
         if command not in _UNANSWERED and command != QUIT:
-            self._commands.append(command)
+            self._commands.append(head)
             self.last = command
             self.has_ended_transaction = command == QUERY and head[1:length].strip(b" ;\r\n\t").upper() in _ENDS
             if len(self._commands) == 1:
@@ -275,7 +290,7 @@ class Talk:
         kind = head[0] if head else -1
         if self._awaits in (Await.NOTHING, Await.FILE) and kind != _ERR:
             raise NotUnderstood
-        if kind == _ERR and not (self._awaits is Await.ONE and self._commands[0] == _STATISTICS):
+        if kind == _ERR and not (self._awaits is Await.ONE and self._commands[0][0] == _STATISTICS):
             if int.from_bytes(head[1:3], "little") != _PROGRESS:
                 self._failed()
             return
@@ -286,10 +301,11 @@ class Talk:
         if not self._commands:
             raise NotUnderstood  # the server ends the session
         self.status = None
+        self._note_cursor(0)
         self._done()
 
     def _one(self, kind: int, length: int, head: bytes) -> None:
-        if self._commands[0] == _STATISTICS:
+        if self._commands[0][0] == _STATISTICS:
             self._done()
         elif kind == _OK:
             self._end(_status_of(head))
@@ -317,6 +333,7 @@ class Talk:
     def _prepared(self, kind: int, length: int, head: bytes) -> None:
         if kind != _OK or length < 12:
             raise NotUnderstood
+        self._prepared_last = head[_STATEMENT]
         columns, parameters = int.from_bytes(head[5:7], "little"), int.from_bytes(head[7:9], "little")
         self._blocks = [count for count in (parameters, columns) if count]
         self._is_prepared = True
@@ -377,14 +394,25 @@ class Talk:
             return
         if was is not None and was & IN_TRANSACTION and not status & IN_TRANSACTION:
             self.has_ended_transaction = True
+        self._note_cursor(status)
         self._done()
+
+    def _note_cursor(self, status: int) -> None:
+        """Behind the answer to a command that opens one, or reads it."""
+        head = self._commands[0]
+        if head[0] in (_EXECUTE, _FETCH):
+            number = self._prepared_last if head[_STATEMENT] == _LAST_PREPARED else head[_STATEMENT]
+            if status & CURSOR:
+                self._cursors.add(number)
+            else:
+                self._cursors.discard(number)
 
     def _done(self) -> None:
         """The answer is whole."""
         self._awaits = Await.NOTHING
         self._commands.popleft()
         if self._commands:
-            self._answer(self._commands[0])
+            self._answer(self._commands[0][0])
 
 
 _HEARD: dict[Await, Callable[[Talk, int, int, bytes], None]] = {

@@ -94,7 +94,8 @@ class Follower(ServerFirst):
                 self._question = Question(down, up, self._answered)
             return False
         pause = seconds / _SHORTER if talk.has_ended_transaction else seconds * _LONGER if talk.is_in_use else seconds
-        return talk.is_at_rest and not talk.is_in_transaction and is_still(down, up, pause, now)
+        return (talk.is_at_rest and not (talk.is_in_transaction or talk.has_cursor)
+                and is_still(down, up, pause, now))
 
     def follow(self) -> None:
         """The session is to end: follow it from now on, or from the end of its login on, if it can be."""

@@ -107,6 +107,18 @@ def test_a_drain_that_is_over_ends_nothing(balancer: Gpen, client: Clients, slow
     assert read_all(busy) == b""  # by the next one
 
 
+def test_a_drain_that_is_over_leaves_another_its_sessions(balancer: Gpen, client: Clients, slow: Slow) -> None:
+    busy = client()
+    busy.sendall(b"mute")
+    wait_until(lambda: balancer.server(0)["sessions"] == 1)
+    with Drain(balancer, "0 20 quiet") as long:
+        long.line()
+        assert "still has 1 session" in balancer.ctl("drain 0 0.2 quiet")
+        slow.go_on.set()
+        assert read_all(busy) == b"mute"
+        assert "1 ended when they were quiet" in long.last()
+
+
 def test_close_server(balancer: Gpen, client: Clients, slow: Slow) -> None:
     """It answers at once; the server keeps what state it has, and new sessions."""
     at_rest, busy = client(), client()

@@ -159,6 +159,30 @@ def test_who_is_about_to_say_more() -> None:
         assert talk.is_at_rest and talk.is_in_use == is_in_use, said
 
 
+@pytest.mark.parametrize("leave", [b"\5\0\0\0\x1a\1\0\0\0", b"\5\0\0\0\x19\1\0\0\0", b"\1\0\0\0\x1f", b"\1\0\0\0\x11"])
+def test_rows_that_are_yet_to_be_fetched(leave: bytes) -> None:
+    """A cursor stays open whatever is said between, until its last row was fetched or somebody lets go of it."""
+    execute, fetch = b"\x0a\0\0\0\x17%s\1\1\0\0\0", b"\x09\0\0\0\x1c\1\0\0\0\1\0\0\0"
+    ends = {which: b"\5\0\0\4\xfe\0\0%c\0" % status for which, status in (("more", 0x42), ("last", 0x82))}
+    opened = b"\1\0\0\1\1\4\0\0\2\3def" + ends["more"]
+    talk = Talk(login_of("statements, old").capabilities)
+
+    def say(command: bytes, answer: bytes) -> bool:
+        talk.client(command, True)
+        talk.server(answer)
+        assert talk.is_at_rest and not talk.is_lost
+        return talk.has_cursor
+
+    assert say(execute % b"\1\0\0\0", opened)
+    assert say(PING, OK) and say(fetch, b"\2\0\0\1\0\1" + ends["more"])
+    assert not say(fetch, ends["last"])
+    assert say(b"\7\0\0\0\x16DO 1 ?", b"\x0c\0\0\1\0\1\0\0\0" + bytes(7)) is False
+    assert say(execute % b"\xff\xff\xff\xff", opened)  # of what was prepared last
+    assert not say(leave, OK if leave[4] != 0x19 else b"")
+    assert say(fetch, ends["more"])  # had it been open before
+    assert not say(fetch, b"\x0d\0\0\1\xff\x28\4#42000oops")
+
+
 def test_a_packet_of_16_megabytes() -> None:
     talk = Talk(login_of("statements, old").capabilities)
     talk.client(b"\xff\xff\xff\0\3" + b"x" * 0xFFFFFE, True)
