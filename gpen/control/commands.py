@@ -222,8 +222,8 @@ def _server(words: Sequence[str]) -> Arguments:
     if not words:
         raise ValueError("expected the number of a server")
     if not words[0].isdecimal():
-        raise ValueError(f"'{shortened(words[0])}' is not a whole number: a server has a number, from 0 on, and no name: "
-                         "server 0 address HOST:PORT, say")
+        raise ValueError(f"'{shortened(words[0])}' is not a whole number: a server has a number, from 0 on, and no "
+                         "name: server 0 address HOST:PORT, say")
     number, changes = _NUMBER.parse(words[0]), {}
     at, rest = None, words[1:]
     if rest[:1] == ["at"]:
