@@ -18,7 +18,7 @@ import docopt
 
 from gpen import __version__, build
 from gpen.control import reply
-from gpen.control.commands import OPTIONS, Option
+from gpen.control.commands import OPTIONS, Option, suggestion
 from gpen.control.configuration import Configuration
 from gpen.control.draft import Draft
 from gpen.control.script import (
@@ -81,6 +81,7 @@ _NO_TEXT = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 DISCARD = 9  # the port of a server that stands without one, where all ports are forwarded: for its checks alone
 _STRANGE = re.compile(r"(?:[^/]*:)?[0-9]+/.*")  # behind a port in LISTEN, where the transport may stand
 _BY_FLAG = {option.flag: option for option in OPTIONS}
+_ASKED = {"-v": "--version", "-V": "--version", "-?": "--help"}  # of other programs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,14 +192,14 @@ def _options_in(word: str, words: Iterator[str]) -> Iterator[list[str]]:
     """The options in one word: a long one, or short ones glued together and to the last one's argument."""
     if word.startswith("--"):
         if word not in _BY_FLAG:
-            raise ScriptError(f"{word} is not an option; see gpen --help")
+            raise _no_option(word)
         yield [word]
         return
     for position, letter in enumerate(word[1:], 1):
         flag = f"-{letter}"
         option = _BY_FLAG.get(flag)
         if option is None:
-            raise ScriptError(f"{flag} is not an option; see gpen --help")
+            raise _no_option(flag)
         if not option.argument:
             yield [flag]
             continue
@@ -207,6 +208,12 @@ def _options_in(word: str, words: Iterator[str]) -> Iterator[list[str]]:
             raise ScriptError(f"{flag} needs {option.argument}; see gpen --help")
         yield [flag, argument]
         return
+
+
+def _no_option(flag: str) -> ScriptError:
+    """That this is no option, and what may be meant."""
+    meant = _ASKED.get(flag) or suggestion(flag, (name for name in _BY_FLAG if name.startswith("--")))
+    return ScriptError(f"{flag} is not an option; " + (f"did you mean {meant}?" if meant else "see gpen --help"))
 
 
 def configure(arguments: dict[str, Any]) -> tuple[Configuration, Sources]:
@@ -261,6 +268,9 @@ def _words_of_option(option: Option, value: Any) -> list[str]:
 def _steps_of_addresses(arguments: dict[str, Any]) -> Iterator[Step]:
     listen = arguments["LISTEN"]
     if not listen:
+        return
+    if os.path.isfile(listen):
+        yield ScriptError(f"listen: '{listen}' is a file: if it holds commands, -F {listen}")
         return
     try:
         doors = doors_in(listen)
@@ -348,6 +358,8 @@ def _doors_elsewhere(text: str, doors: Sequence[Door]) -> Iterator[Door]:
 
 
 def _server_call(number: int, text: str, default_port: int | str) -> Call:
+    if text.isdecimal():
+        raise ScriptError(f"server '{text}' is a number: LISTEN comes first, and servers behind it, each a HOST[:PORT]")
     try:
         spec = parse_server(text, default_port)
     except ValueError as error:

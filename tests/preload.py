@@ -39,19 +39,19 @@ class Loader:
             self._process = subprocess.Popen([sys.executable, *FLAGS, __file__, str(theirs.fileno())], cwd=ROOT,
                                              stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                              pass_fds=[theirs.fileno()])
-        self._file = ours.makefile("rw")
-        ours.close()
+        self._sock = ours
+        self._replies = ours.makefile("r")
 
     def end(self) -> None:
-        self._file.close()
+        self._replies.close()
+        self._sock.close()
         self._process.wait()
 
     def ask(self, *request: Any) -> Any:
         """The answer to a request. Raises EOFError when the process is gone."""
         with self._lock:
-            self._file.write(json.dumps(request) + "\n")
-            self._file.flush()
-            answer = self._file.readline()
+            self._sock.sendall(f"{json.dumps(request)}\n".encode())
+            answer = self._replies.readline()
         if not answer:
             raise EOFError("the process that has loaded gpen is gone")
         return json.loads(answer)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gpen.control.elsewhere import ELSEWHERE
 from gpen.model.acl import Entry, parse_country, parse_entry
 from gpen.model.address import UNIX, UNSPECIFIED, Address, parse_host, parse_port
 from gpen.model.agent import SILENT
@@ -220,6 +221,9 @@ def _which(what: str) -> Parse:
 def _server(words: Sequence[str]) -> Arguments:
     if not words:
         raise ValueError("expected the number of a server")
+    if not words[0].isdecimal():
+        raise ValueError(f"'{shortened(words[0])}' is not a whole number: a server has a number, from 0 on, and no "
+                         "name: server 0 address HOST:PORT, say")
     number, changes = _NUMBER.parse(words[0]), {}
     at, rest = None, words[1:]
     if rest[:1] == ["at"]:
@@ -244,8 +248,14 @@ def _meant(name: str) -> str:
     """What may be meant by a word where what is to be changed of a server belongs."""
     if re.search("[.:/]", name):
         return f"; if that is the address: address {shortened(name)}"
+    if name in STATES:
+        return f"; did you mean 'state {name}'?"
+    if name in VERDICTS:
+        return f"; did you mean 'health {name}'?"
     near = suggestion(name, SERVER_FIELDS)
-    return f"; did you mean '{near}'?" if near else ""
+    if near:
+        return f"; did you mean '{near}'?"
+    return f"; here that is {ELSEWHERE[name]}" if name in ELSEWHERE else ""
 
 
 def _check_port(changes: Arguments) -> None:
@@ -291,7 +301,7 @@ def _close(words: Sequence[str]) -> Arguments:
         return {"server": which["number"], "at": which["at"], "quiet": quietly}
     if words and words[0] == "address":
         return one("clients", _network, "close address ADDRESS[/LENGTH]")(words[1:])
-    return maybe("number", _NUMBER.parse, 0)(words)
+    return one("number", _NUMBER.parse, "N, server N or address ADDRESS")(words)
 
 
 def _network(text: str) -> Entry:
@@ -664,3 +674,14 @@ def suggestion(name: str, known: Iterable[str] = COMMANDS) -> str | None:
     """The name of those that are known, of the commands, which is nearest to an unknown one, if any is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return near[0] if near else None
+
+
+def advice(name: str, known: Iterable[str] = COMMANDS) -> str:
+    """What may be meant by an unknown command: a word of other balancers, what belongs behind 'server N', or a slip;
+    empty where nothing is near."""
+    if name in ELSEWHERE:
+        return f"here that is {ELSEWHERE[name]}"
+    if name in SERVER_FIELDS:
+        return f"that is said of a server: 'server N {name} ...'"
+    near = suggestion(name, known)
+    return f"did you mean '{near}'?" if near else ""

@@ -10,8 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gpen.control.commands import COMMANDS, OPTIONS, START, Command, Option
-from gpen.control.script import UnknownCommand
+from gpen.control.commands import COMMANDS, OPTIONS, START, Command, Option, advice
 from gpen.model.settings import OWN, PROCESS, SETTINGS
 
 Row = dict[str, Any]
@@ -59,8 +58,7 @@ def row(name: str) -> Row:
     """One command. Raises ValueError for a name that is none."""
     command = COMMANDS.get(name)
     if command is None:
-        hint = UnknownCommand(name).suggestion
-        raise ValueError(f"'{name}' is not a command" + (f"; did you mean '{hint}'?" if hint else ""))
+        raise ValueError(f"'{name}' is not a command; {advice(name) or 'help lists them'}")
     return _row(command)
 
 

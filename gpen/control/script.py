@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gpen.control.commands import ACCESS, COMMANDS, SCOPED, Arguments, Command, suggestion
+from gpen.control.commands import ACCESS, COMMANDS, SCOPED, Arguments, Command, advice
 from gpen.model.address import Address
 from gpen.model.text import shortened
 from gpen.model.value_types import UNNAMED, listener_prefix, parse_listener
@@ -110,15 +110,10 @@ class UnknownCommand(NotInOurLanguage):
         self.name = name
 
     def __str__(self) -> str:
-        near = self.suggestion
-        hint = f"; did you mean '{near}'?" if near else ": 'help' lists the commands"
         place = f"{self.origin}: " if self.origin else ""
-        return f"{place}unknown command '{shortened(self.name)}'{hint}"
-
-    @property
-    def suggestion(self) -> str | None:
-        """The command that may be meant. Looked for when it is asked: it takes 200 us."""
-        return suggestion(self.name)
+        told = advice(self.name)  # looked for when it is asked: it takes 200 us
+        meant = f"; {told}" if told else ": 'help' lists the commands, and so does gpenctl(1)"
+        return f"{place}unknown command '{shortened(self.name)}'{meant}"
 
 
 @dataclass(frozen=True)
@@ -220,9 +215,9 @@ def _why_not_scoped(name: str, listener: str) -> str:
     """Why this is no command behind ``listener NAME``."""
     if name in COMMANDS:
         return f"{name}: it is of the whole gpen, not of one listener: say it without 'listener {listener}'"
-    near = suggestion(name, SCOPED)
-    hint = f"; did you mean '{near}'?" if near else ": 'help listener' tells what may stand there"
-    return f"unknown command '{shortened(name)}'{hint}"
+    told = advice(name, SCOPED)
+    meant = f"; {told}" if told else ": 'help listener' tells what may stand there"
+    return f"unknown command '{shortened(name)}'{meant}"
 
 
 def _parse(words: list[str], commands: Mapping[str, Command], origin: str, listener: str) -> Call:

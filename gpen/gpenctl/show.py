@@ -108,12 +108,11 @@ def show_reply(reply: str, view: View) -> int:
 
 
 def suggest(name: str) -> None:
-    """Say which command is meant by the unknown `name`, if one is near."""
-    from gpen.control.commands import suggestion  # here, since it is seldom needed
+    """Say what is meant by the unknown command `name`, if anything is near."""
+    from gpen.control.commands import COMMANDS, advice  # here, since it is seldom needed
 
-    meant = suggestion(name)
-    if meant and meant != name:  # a pen does not know all that gpen knows
-        complain("gpenctl", f"did you mean '{meant}'?")
+    if name not in COMMANDS:  # a pen does not know all that gpen knows
+        complain("gpenctl", advice(name) or "'help' lists the commands")
 
 
 def out(text: str, view: View, ended: bool = True, painted: bool = False) -> None:

@@ -233,7 +233,7 @@ def _bind(sock: Socket, endpoint: Endpoint, settings: Settings) -> None:
 
 def _remedy(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return ": another program listens there, or another listener of this gpen"
+        return ": another program listens there, or another listener of this gpen; 'ss -lntup' shows it"
     if error.errno == errno.EACCES:
         return ": ports below 1024 need root or CAP_NET_BIND_SERVICE, a path a directory that the user (-u) may write"
     if error.errno == errno.EADDRNOTAVAIL:

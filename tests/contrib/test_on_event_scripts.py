@@ -96,9 +96,10 @@ def test_mail(gpen: Start, servers: Serve, tmp_path: Path) -> None:
     wait_until(lambda: "exit status 1: queue is full" in balancer.stderr)
 
 
+@pytest.mark.parametrize("asked", ["-h", "--help"])
 @pytest.mark.parametrize("name", ["mail", "webhook"])
-def test_usage(name: str) -> None:
-    done = subprocess.run([SCRIPTS / name, "-h"], capture_output=True, text=True, timeout=60, check=False)
+def test_usage(name: str, asked: str) -> None:
+    done = subprocess.run([SCRIPTS / name, asked], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(f"Usage: {name} ")
     assert max(map(len, done.stdout.splitlines())) <= 80
     for wrong in ([], ["-x"], ["/nowhere"]):

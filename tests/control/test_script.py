@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpen.control.commands import SERVER_FIELDS
+from gpen.control.commands import COMMANDS, SERVER_FIELDS
+from gpen.control.elsewhere import ELSEWHERE
 from gpen.control.script import (
     MAX_INCLUDES,
     Call,
@@ -158,6 +159,16 @@ def test_json_is_the_last_word() -> None:
     ("drain 0 5 quiet quiet", "drain: 'quiet' is too much: expected drain N [SECONDS] [quiet] [close]"),
     ("drain 0 quiet close", "drain: close: expected after how many SECONDS: drain N SECONDS close"),
     ("close x", "close: 'x' is not a whole number"),
+    ("close", "close: expected N, server N or address ADDRESS"),  # pen closes session 0
+    ("maxconn 5", "unknown command 'maxconn'; here that is conn_max N, of a listener, or 'server N max M'"),
+    ("no balance", "unknown command 'balance'; here that is roundrobin, leastconn, "),
+    ("listener web bind *:80", "listener web: unknown command 'bind'; here that is listen [HOST:]PORT"),
+    ("max 5", "unknown command 'max'; that is said of a server: 'server N max ...'"),
+    ("server 1 ready", f"server: 'ready' is not one of {', '.join(SERVER_FIELDS)}; did you mean 'state ready'?"),
+    ("server 1 down", f"server: 'down' is not one of {', '.join(SERVER_FIELDS)}; did you mean 'health down'?"),
+    ("server 1 backup", f"server: 'backup' is not one of {', '.join(SERVER_FIELDS)}; here that is prio "),
+    ("server www1 10.0.0.1:80 check", "server: 'www1' is not a whole number: a server has a number, from 0 on, and no "
+     "name: server 0 address HOST:PORT, say"),
     ("dsr_if eth0/1", "dsr_if: 'eth0/1' is not the name of an interface"),
     ("dsr_ip ::1", "dsr_ip: '::1' is not an IPv4 address"),
     ("tarpit_acl 10", "tarpit_acl: '10' is not a whole number from 0 to 9"),
@@ -191,6 +202,10 @@ def test_an_unknown_command() -> None:
         parse_line("xyzzy")
     with pytest.raises(UnknownCommand, match="'no'"):
         parse_line("no no hash")
+
+
+def test_no_word_of_other_balancers_is_a_command_here() -> None:
+    assert not ELSEWHERE.keys() & COMMANDS.keys() and ELSEWHERE.keys() == {word.lower() for word in ELSEWHERE}
 
 
 # --- scripts and files ----------------------------------------------------------------------------------------------

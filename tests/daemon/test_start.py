@@ -44,6 +44,9 @@ WRONG = [
     ("https://www1 127.0.0.1:80", "URL"), ("80 http://127.0.0.1:80/x", "URL"), ("127.0.0.1 127.0.0.1:80", "no port"),
     ("www.example.com 127.0.0.1:80", "www.example.com:PORT"), ("-e http://a:1 80 10.0.0.1", "URL"),
     ("-C tcp://a:1 80 10.0.0.1", "URL"), ("80 10.0.0.1 -- -r:", "'-r'"), ("-- -r:x:y 127.0.0.1", "-r:x:y"),
+    ("-v", "-v is not an option; did you mean --version?"), ("-version", "--version"), ("--hlep", "--help?"),
+    ("--chekc 80 10.0.0.1", "--check?"), ("-? 80 10.0.0.1", "--help?"), ("--nothing-like-it 80 x", "see gpen --help"),
+    ("10.0.0.1:80 8080", "server '8080' is a number: LISTEN comes first"), ("-f FILE", "-F FILE"),
     ("-O timeout\u00a0x 80 10.0.0.1", "timeout"), ("-O server 80 10.0.0.1", "server"),
 ]
 
@@ -105,7 +108,9 @@ def test_a_port_behind_the_address_of_a_server(gpen: Callable[..., Gpen]) -> Non
 
 @pytest.mark.parametrize("arguments, named", WRONG)
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: str, named: str) -> None:
-    arguments, named = (text.replace("NONE", str(tmp_path / "none")) for text in (arguments, named))
+    (tmp_path / "web.cfg").touch()
+    arguments, named = (text.replace("NONE", str(tmp_path / "none")).replace("FILE", str(tmp_path / "web.cfg"))
+                        for text in (arguments, named))
     status = main(["--check", *arguments.split(" ")] if arguments else ["--check"])
     told = capsys.readouterr()
     if named == "HOST":  # -t took 80 for its argument, and a server is missing

@@ -83,7 +83,8 @@ def test_an_error_goes_to_stderr(gpenctl: Run, daemon: Daemon, command: str, rep
     ("command", "hint"),
     [
         ("severs", "gpenctl: did you mean 'servers'?\n"),
-        ("xyzzy", ""),
+        ("show", "gpenctl: here that is said without that word: servers, sessions, info, events\n"),
+        ("xyzzy", "gpenctl: 'help' lists the commands\n"),
         ("events", ""),  # gpen's, unknown to a pen: nothing better to offer
     ],
 )
