@@ -160,21 +160,20 @@ def main() -> int:
 
     del cli
     gc.enable()
-    sock = socket.socket(fileno=int(sys.argv[1]))
-    requests = sock.makefile("r")
-    for line in requests:
-        word, *about = json.loads(line)
-        if word == "start":
-            pid = os.fork()
-            if not pid:
-                requests.close()
-                sock.close()
-                _begin(*about)
-                return start.gpen()
-            answer: int | None = pid
-        else:
-            answer = _status(*about)
-        sock.sendall(f"{json.dumps(answer)}\n".encode())
+    with socket.socket(fileno=int(sys.argv[1])) as sock, sock.makefile("r") as requests:
+        for line in requests:
+            word, *about = json.loads(line)
+            if word == "start":
+                pid = os.fork()
+                if not pid:
+                    requests.close()
+                    sock.close()
+                    _begin(*about)
+                    return start.gpen()
+                answer: int | None = pid
+            else:
+                answer = _status(*about)
+            sock.sendall(f"{json.dumps(answer)}\n".encode())
     return 0
 
 

@@ -565,7 +565,7 @@ def test_what_is_no_table_is_shown_as_it_is(gpenctl: Run, daemon: Daemon) -> Non
         ("listener x events", "[]\n", "time,server,event,cause,listener\n"),
         ("listeners", "[]\n", "name,address,transport,protocol,sessions,conn_max,held,total,waiting,delayed,dropped,"
          "bandwidth,bandwidth_total,shortages,clients,sx,rx,endings,handshakes,server_handshakes,server_resumed,"
-         "dsr,rule,servers,tracking_with,routes\n"),
+         "dsr,transparent,rule,servers,tracking_with,routes\n"),
     ],
 )
 def test_csv_without_rows(gpenctl: Run, daemon: Daemon, command: str, answer: str, fields: str) -> None:
