@@ -409,7 +409,8 @@ def _vain(row: Vain, configuration: Configuration, scopes: Sequence[Scope]) -> I
             is_vain = sharing and all(scope in vain for scope in sharing)
         if is_vain and _is_given(shared, name):
             yield _has_no_effect("", name, shared, why)
-        yield from (_has_no_effect(scope.name, name, scope.settings, why) for scope in vain if name in scope.config.own)
+        yield from (_has_no_effect(scope.name, name, scope.settings, why) for scope in vain
+                    if name in scope.config.own and _is_given(scope.settings, name))
 
 
 def _has_no_effect(listener: str, name: str, settings: Settings, why: str) -> tuple[str, str]:

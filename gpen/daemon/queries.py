@@ -113,7 +113,9 @@ class Queries:
             yield server, row | {"sessions": scope.selector.load_of(member) - old, "old": old,
                                  "max": member.max or server.max, "weight": member.configured,
                                  "weight_now": member.weight, "prio": member.prio,
-                                 "slow_start": _slow_start(member.target, scope.settings, now)}
+                                 "slow_start": _slow_start(member.target, scope.settings, now),
+                                 "server_tls": server.tls or scope.settings.server_tls,
+                                 "tls_name": tls_name(server, scope.settings)}
 
     def sessions(self, call: Call) -> Iterator[Row]:
         now = time.monotonic()
@@ -185,10 +187,15 @@ class Queries:
         return scope.selector if routes is None else scope.routes.get(routes.find(asked))
 
     def _candidates(self, scope: Scope, selector: Selector) -> Iterator[Member]:
-        """The servers that a client of this listener might get, were they well, there, and not kept from it."""
-        for server in self._pool.servers.values() if not scope.name else ():
+        """The servers that a client of this listener might get, were they well, there, and not kept from it by its
+        route."""
+        if scope.name:
+            ways = {member.server.label: member for member in (*scope.selector.all_members(), *selector.all_members())}
+            yield from ways.values()
+            return
+        for server in self._pool.servers.values():
             yield selector.roster.get(server) or Member(server, server.target)
-        yield from (member for member in selector.all_members() if scope.name or member.server.is_special)
+        yield from (member for member in selector.all_members() if member.server.is_special)
 
     def _turned_away(self, client: Client, scope: Scope, selector: Selector, sni: str,
                      ) -> tuple[Member | None, str] | None:

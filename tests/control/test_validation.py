@@ -103,7 +103,9 @@ def test_what_has_no_effect(lines: str, says: str) -> None:
 
 @pytest.mark.parametrize("lines", [
     "udp, udp_replies 1, udp_unanswered 5, udp_timeout 3", "hold 10, hold_max 5", "idle_timeout 5", "tracking 5",
-    "bandwidth 1k, bandwidth_total 2k", "udp, udp_requests 1, client_rate 9, connection_rate 9/2",
+    "bandwidth 1k, bandwidth_total 2k",
+    "listen 81, bandwidth_total 2k, listener u listen 82, listener u udp, listener u bandwidth off",
+    "udp, udp_requests 1, client_rate 9, connection_rate 9/2",
     "client_max 500", "listen /front, client_max 9, accept_proxy 1, acl 1 permit ::/0", "client_max 9, udp",
     "half_closed_timeout 0, idle_timeout 5", "half_closed_timeout 4, idle_timeout 5",
     "ssl_certificate /c, ssl_key /k, ssl_ca_file /ca, ssl_require_peer, ssl_ciphers X", "check connect, check_rise 5",

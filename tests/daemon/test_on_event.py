@@ -144,6 +144,7 @@ def test_one_that_fails(gpen: Start, servers: Serve, tmp_path: Path) -> None:
     balancer.ctl("server 0 health up")
     wait_until(lambda: samples(fetch(int(balancer.ctl("metrics").rpartition(":")[2])))[
         'gpen_alerts_total{result="failed"}'] == 4)
+    assert balancer.json("info")["alerts"] == {"done": 0, "failed": 4, "lost": 0}
 
 
 @pytest.mark.long

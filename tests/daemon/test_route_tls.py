@@ -241,7 +241,9 @@ def test_a_listener_of_its_own_and_servers_that_it_does_not_use(gpen: Start, ser
     assert balancer.ctl("listener w no route sni c.example") == (
         "error: listener w: no route: there is no route 'sni c.example' (known: sni b.example)\n")
     assert balancer.ctl("server 3 address 127.0.0.1 port 9", "listener w route sni b.example servers 3") == ""
-    assert balancer.json("listener w explain 127.0.0.1 sni b.example")["server"] == 3
+    told = balancer.json("listener w explain 127.0.0.1 sni b.example")
+    assert (told["server"], [(other["server"], other["why_not"]) for other in told["others"]]) == (
+        3, [(0, "it is none of this route")])
     assert balancer.ctl("listener w no route sni b.example") == ""
     assert greeted(balancer, "b.example", listener="w") == b"a"
 

@@ -322,6 +322,7 @@ def test_a_listener_has_its_own(gpen: Start, servers: Serve, secure: Secure, tru
         with socket.create_connection((host, int(port)), 20) as client:
             client.shutdown(socket.SHUT_WR)
             assert read_all(client) == name.encode()
+    assert [balancer.json(f"listener {name} servers")[0]["server_tls"] for name in ("plain", "secret")] == ["off", "on"]
 
 
 # --- servers that are no good -----------------------------------------------------------------------------------------

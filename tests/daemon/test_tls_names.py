@@ -96,6 +96,10 @@ def test_names_that_nobody_has(gpen: Start, servers: Serve, certificates: Certif
                 said(balancer, certificates, strange, version=version)
     wait_until(lambda: "it asks for the name c.example, which no certificate has (ssl_strict_sni)" in balancer.stderr
                and "it asks for no name (ssl_strict_sni)" in balancer.stderr)
+    assert balancer.ctl("explain 127.0.0.1 sni c.example").startswith(
+        "127.0.0.1 would get no server: no certificate has the name c.example, and ssl_strict_sni is on\n")
+    assert [balancer.json(f"explain 127.0.0.1 {asked}")["server"] for asked in ("sni y.b.example", "sni localhost", "")
+            ] == [0, 0, 0]
     balancer.ctl("no ssl_strict_sni")
     assert said(balancer, certificates, "c.example") == said(balancer, certificates, None) == b"x"
 

@@ -122,6 +122,15 @@ def test_explain(tab: Tab, paged: Start, servers: Serve) -> None:
     tab.click("#explain button")
     tab.until("#explained .error", "'nowhere' is not")
     forgive(tab, "status of 400")
+    assert tab.run("document.querySelector('#explain-name').hidden")
+    balancer.ctl("server 0 state ready", "slowstart 600", "route sni www.example servers 0")
+    tab.until(row(0), "slow start, ")
+    tab.until("#listeners", "all, 2 routes")
+    tab.run("document.querySelector('#explain-address').value = '10.0.0.7'")
+    tab.click("#explain-name")
+    tab.type("www.example")
+    tab.press("Enter")
+    tab.until("#explained", "(route sni www.example).")
 
 
 def test_listeners(tab: Tab, paged: Start, servers: Serve) -> None:
