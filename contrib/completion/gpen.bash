@@ -18,7 +18,8 @@ _gpen_after() {
         "client 1 "*) echo "server" ;;
         "client 2 "*) ;;
         "client "*" idle") ;;
-        "client "*) echo "idle" ;;
+        "client "*" route") echo "sni alpn host default" ;;
+        "client "*) echo "idle route" ;;
         "client_rate 0 "*) echo "off" ;;
         "close 0 "*) echo "server" ;;
         "close 1 "*) ;;

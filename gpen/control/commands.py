@@ -20,7 +20,7 @@ from gpen.model.address import UNIX, UNSPECIFIED, Address, parse_host, parse_por
 from gpen.model.agent import SILENT
 from gpen.model.check import parse_port_number, take_check
 from gpen.model.numbers import parse_numbers
-from gpen.model.route import Asked
+from gpen.model.route import Asked, parse_key
 from gpen.model.server import MEMBER_FIELDS, STATES, VERDICTS, Said
 from gpen.model.settings import OWN, PROCESS, SETTINGS, SHARED, Setting, by_topic
 from gpen.model.text import shortened
@@ -320,10 +320,21 @@ def _acl(words: Sequence[str]) -> Arguments:
 
 
 def _client(words: Sequence[str]) -> Arguments:
-    if len(words) not in (3, 5) or words[1] != "server" or words[3:4] not in ([], ["idle"]):
-        raise ValueError("expected client ADDRESS server N [idle SECONDS]")
-    return {"address": _client_address(words[0], unix=True), "server": _NUMBER.parse(words[2]),
-            "idle": seconds().parse(words[4]) if words[4:] else 0.0}
+    if len(words) < 3 or words[1] != "server":
+        raise ValueError(f"expected {_CLIENT}")
+    address, _, server, *rest = words
+    idle, route = 0.0, None
+    if rest[:1] == ["idle"] and len(rest) > 1:
+        idle, rest = seconds().parse(rest[1]), rest[2:]
+    if rest[:1] == ["route"]:
+        route, rest = parse_key(rest[1:]), []
+    if rest:
+        raise ValueError(f"'{rest[0]}' is not expected here: expected {_CLIENT}")
+    return {"address": _client_address(address, unix=True), "server": _NUMBER.parse(server), "idle": idle,
+            "route": route}
+
+
+_CLIENT = "client ADDRESS server N [idle SECONDS] [route sni|alpn|host|default [NAME]]"
 
 
 def _uses(words: Sequence[str]) -> Arguments:
@@ -508,8 +519,9 @@ _COMMANDS: list[Command | str] = [
             "number meanwhile.",
             _server, "operate", _which("no server N"), "no server N [at ADDRESS]", configures=True,
             example="server 2 address 10.0.0.3:3306 max 100"),
-    Command("client", "client ADDRESS server N [idle SECONDS]", "Remember that the client at ADDRESS was served by "
-            "server N, as if it had been seen so many SECONDS (0) ago. 'no client ADDRESS' forgets it: when it comes "
+    Command("client", _CLIENT, "Remember that the client at ADDRESS was served by "
+            "server N, as if it had been seen so many SECONDS (0) ago; with route, on this route alone, else on all "
+            "that there are. 'no client ADDRESS' forgets it: when it comes "
             "again, it is new. write does not save it; state prints it.", _client, "operate",
             one("address", lambda text: _client_address(text, unix=True), "no client ADDRESS"), "no client ADDRESS",
             configures=True, example="client 192.0.2.7 server 1"),

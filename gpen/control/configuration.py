@@ -224,17 +224,25 @@ class Configuration:
             member = None if server is None else _member(self.scopes[listener], server)
             if member is not None:
                 pool.act(member.server, {"failed": said}, member.target)
-        for (listener, address), place in draft.clients.items():
-            clients = self.scopes[listener].clients
-            remembered = None if place is None else pool.servers.get(place[0])  # it may have been deleted since
-            if place is None or remembered is None:
-                clients.forget(address)
+        for (listener, address, key), place in draft.clients.items():
+            scope = self.scopes[listener]
+            number, idle = place or (-1, 0.0)
+            remembered = pool.servers.get(number)  # it may have been deleted since
+            if key is not None:
+                route = scope.routes.find(key)
+                if route is not None and remembered is None:
+                    route.forget(address)
+                elif route is not None and remembered is not None:
+                    route.remember(address, remembered, pool.now() - idle)
+                continue
+            if remembered is None:
+                scope.clients.forget(address)
             else:
-                clients.remember(address, remembered, pool.now() - place[1], self.settings.clients_max)
-            for scope in self.scopes.values():
-                if scope.clients is clients:
-                    for route in scope.routes:  # which know it by themselves, and before the listener
-                        route.forget(address)
+                scope.clients.remember(address, remembered, pool.now() - idle, self.settings.clients_max)
+            for other in self.scopes.values():
+                if other.clients is scope.clients:
+                    for each in other.routes:  # which know it by themselves, and before the listener
+                        each.forget(address)
 
     # --- as commands --------------------------------------------------------------------------------------------------
 
@@ -273,6 +281,11 @@ class Configuration:
                     yield from (f"{prefix}server {member.number} {words}" for words in _failed_words(target, now))
             if scope.settings.tracking_with is None:
                 yield from (f"{prefix}{line}" for line in _client_lines(scope.clients, now))
+        for scope in self.scopes.values():  # behind all those: what is said of a listener's client, its routes forget
+            prefix = f"listener {scope.name} " if scope.name else ""
+            for route in scope.routes:
+                yield from (f"{prefix}client {address} {_place_words(server, now - last)} route {route.route}"
+                            for address, server, last in route.remembered() if not server.deleted)
 
 
 def _member(scope: Scope, server: Server) -> Member | None:
@@ -293,7 +306,12 @@ def _client_lines(clients: ClientTable, now: float) -> Iterator[str]:
     for client in reversed(list(clients)):
         server = client.server
         if server is not None and server.number is not None and not server.deleted:
-            yield f"client {client.address} server {server.number} idle {_seconds(now - client.last)}"
+            yield f"client {client.address} {_place_words(server, now - client.last)}"
+
+
+def _place_words(server: Server, idle: float) -> str:
+    """Where a client was, so many seconds ago."""
+    return f"server {server.number} idle {_seconds(idle)}"
 
 
 def _state_words(server: Server, now: float) -> Iterator[str]:

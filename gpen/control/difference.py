@@ -23,6 +23,7 @@ from gpen.control.draft import ACTIONS, Draft
 from gpen.model.acl import LISTS, Entry
 from gpen.model.listener import ListenerConfig
 from gpen.model.numbers import numbers_words
+from gpen.model.route import called
 from gpen.model.server import FIELDS, MEMBER_FIELDS, Said
 from gpen.model.settings import SETTINGS
 from gpen.model.text import quote
@@ -134,14 +135,14 @@ class Difference:
 
     def _clients(self) -> Iterator[str]:
         old, new = self._old.clients, self._new.clients
-        for listener, address in sorted(old.keys() | new.keys()):
-            key = listener, address
-            place = new.get(key)
+        for key in sorted(old.keys() | new.keys(), key=lambda key: (*key[:2], key[2] or ())):
+            (listener, address, route), place = key, new.get(key)
             if (key in old, old.get(key)) != (key in new, place) and (
                     not listener or self.draft.listener_of(listener) is not None):
                 self.draft.clients[key] = place
                 prefix = f"listener {listener} " if listener else ""
-                yield prefix + (f"no client {address}" if place is None else f"client {address} server {place[0]}")
+                yield prefix + (f"no client {address}" if place is None else f"client {address} server {place[0]}") + (
+                    f" route {called(route)}" if route is not None else "")
 
 
 def _listener(was: ListenerConfig, now: ListenerConfig, changed: ListenerConfig) -> Iterator[str]:

@@ -7,7 +7,7 @@ command line's, which is one over nothing. What the file says, and what it said 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from gpen.control.script import Call, Errors, ScriptError, ScriptErrors, Step
@@ -17,7 +17,7 @@ from gpen.model.address import Address, ServerSpec, parse_listen
 from gpen.model.check import Check
 from gpen.model.listener import ListenerConfig
 from gpen.model.pool import SPECIAL
-from gpen.model.route import called
+from gpen.model.route import NO_MATCH, Key, called
 from gpen.model.selector import special_name
 from gpen.model.server import FIELDS, MEMBER_FIELDS, Said
 from gpen.model.settings import Settings
@@ -72,8 +72,8 @@ class Draft:
     ``values`` are the settings that are given, ``servers`` the fields of the servers that are made or changed,
     ``deleted`` the base's servers that go, ``lists`` the access lists that differ, ``listeners`` those with a name that
     are made or changed, or go (None), ``actions`` what shall be done to servers, ``failed`` what a listener shall take
-    for found of one, and ``clients`` where clients of a listener shall be remembered: the number of a server, and for
-    how many seconds the client has been idle; None for one that shall be forgotten.
+    for found of one, and ``clients`` where clients of a listener, or of one of its routes, shall be remembered: the
+    number of a server, and for how many seconds the client has been idle; None for one that shall be forgotten.
     """
 
     def __init__(self, base: Base, settled: Iterable[str] = (), cause: str = "by a command") -> None:
@@ -89,7 +89,7 @@ class Draft:
         self.actions: dict[int, dict[str, Any]] = {}
         self.listeners: dict[str, ListenerConfig | None] = {}
         self.failed: dict[tuple[str, int], Said] = {}
-        self.clients: dict[tuple[str, str], tuple[int, float] | None] = {}
+        self.clients: dict[tuple[str, str, Key | None], tuple[int, float] | None] = {}
         self.ignored: set[str] = set()  # commands without effect that were run
         self._origins: dict[int | str, str] = {}
         self._every: dict[str, Settings] | None = None  # of all listeners, once somebody has asked
@@ -308,12 +308,17 @@ class Draft:
     def _remember(self, call: Call) -> None:
         if call.listener and self.listener_of(call.listener) is None:
             raise self._no_listener(call, call.listener)
-        if call.no:
-            self.clients[call.listener, call["address"]] = None
-            return
-        if self.address_of(call["server"]) is None:
-            raise self._no_server(call, call["server"])
-        self.clients[call.listener, call["address"]] = call["server"], call["idle"]
+        place = None if call.no else (call["server"], call["idle"])
+        route = None if call.no else call["route"]
+        if place is not None and self.address_of(place[0]) is None:
+            raise self._no_server(call, place[0])
+        if route is not None:
+            known = [key for key, _ in self.settings_of(call.listener).route]
+            if route not in known and not (known and route == NO_MATCH):
+                raise _no_key(call, "route", route, known)
+        client = call.listener, call["address"], route
+        self.clients.pop(client, None)  # the last word counts, in its place
+        self.clients[client] = place
 
     def _list(self, call: Call) -> None:
         number = call["number"]
@@ -386,12 +391,17 @@ def _refuse_unknown(call: Call, settings: Settings) -> None:
     if setting is not None and setting.is_keyed and call.no and value:
         known = [key for key, _ in settings.get(setting.name)]
         if value[0][0] not in known:
-            more = f" and {len(known) - _MOST_KNOWN} more" if len(known) > _MOST_KNOWN else ""
-            raise call.error(f"there is no {setting.name} '{_key_words(value[0][0])}' (known: "
-                             f"{', '.join(map(_key_words, known[:_MOST_KNOWN])) or 'none'}{more})")
+            raise _no_key(call, setting.name, value[0][0], known)
 
 
-def _key_words(key: str | tuple[str, str]) -> str:
+def _no_key(call: Call, name: str, key: str | Key, known: Sequence[str | Key]) -> ScriptError:
+    """A setting of this name has nothing under this key."""
+    more = f" and {len(known) - _MOST_KNOWN} more" if len(known) > _MOST_KNOWN else ""
+    return call.error(f"there is no {name} '{_key_words(key)}' (known: "
+                      f"{', '.join(map(_key_words, known[:_MOST_KNOWN])) or 'none'}{more})")
+
+
+def _key_words(key: str | Key) -> str:
     return key if isinstance(key, str) else called(key)
 
 

@@ -122,7 +122,7 @@ def owner_of(text: str) -> Account:
     user, _, group = text.partition(":")
     try:
         if user.isdecimal():
-            uid, gid = int(user), os.getegid()
+            uid, gid = int(user), _group_of(int(user))
         elif user:
             account = pwd.getpwnam(user)
             uid, gid = account.pw_uid, account.pw_gid
@@ -136,6 +136,14 @@ def owner_of(text: str) -> Account:
     except KeyError:
         raise sockets.ListenError(f"listen_mode: there is no group '{group}'") from None
     return Account((user or str(uid), "", uid, gid, "", "", ""))
+
+
+def _group_of(uid: int) -> int:
+    """A user's own group; ours where this machine has no such user."""
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return os.getegid()
 
 
 def _is_at(path: str, file: os.stat_result) -> bool:

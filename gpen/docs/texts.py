@@ -418,8 +418,10 @@ HUP.
 ssl_sni_path names a directory with certificates for other names; with ssl_strict_sni, a client that asks for a name
 which no certificate has, or for none, is refused by the alert unrecognized_name. With -R a client needs a certificate
 of the authorities of -G or -A; with ssl_verify_client optional one is asked for, and who has none is let in, while one
-that is not valid is refused. Whose it is (the subject, as RFC 4514 writes it) stands in the JSON log and in 'sessions
-json', and at the end of a line of the text log where ssl_verify_client is set. A key that is encrypted needs
+that is not valid is refused. DOMAIN.ca beside a certificate there has the authorities for those who ask for that name,
+in the place of these; in HTTP mode a request for a Host of other authorities is answered 421. Whose a certificate is
+(the subject, as RFC 4514 writes it) stands in the JSON log and in 'sessions json', and at the end of a line of the text
+log where ssl_verify_client is set. A key that is encrypted needs
 ssl_key_passphrase, a file that not everybody may read; nobody is ever asked on a terminal. ssl_ settings can be changed
 at runtime, and HUP reads the files again; sessions that run keep what they have, and a file that is broken leaves the
 old one in force. Keys are read before gpen becomes another user (-u), who must be able to read them at HUP: give that
@@ -518,8 +520,8 @@ where TLS is passed on, by 421 in HTTP mode, else by a close. The ending is no-r
 A route may lead to servers that the listener does not use otherwise. It has a turn of its own, and remembers which of
 its servers each client used last; the rule is the listener's, limits, verdicts and blacklists hold as everywhere, and
 so do emergency, abuse, hold and stubborn. The route stands in the log (route, in text behind the time), in 'sessions',
-in 'explain ADDRESS sni NAME', and 'listeners json' counts the sessions of each. The memory of routes is not passed on
-to another gpen, which begins with the server that each client used last on whichever route.
+in 'explain ADDRESS sni NAME', and 'listeners json' counts the sessions of each. What routes remember is passed on to a
+gpen that replaces this one; peers are told but the server that each client used last, on whichever route.
 """
 
 WORKERS = """

@@ -46,8 +46,8 @@ class Ending(Enum):
                         "missing")
     BAD_REQUEST = "bad-request", "the client's HTTP request was malformed, ambiguous or too large; it was told so"
     REQUEST_TIMEOUT = "request-timeout", "the head of an HTTP request was not whole in http_head_timeout seconds"
-    NO_ROUTE = "no-route", ("a route rejects what the client asked for; or, in HTTP, a later request was for a host of "
-                            "another route, and was told so")
+    NO_ROUTE = "no-route", ("a route rejects what the client asked for; or, in HTTP, a request was for a host of "
+                            "another route, or of other authorities for clients, and was told so")
     SILENT = "silent", "the flow had no datagram for udp_timeout seconds; with dsr_if, a connection none for 900 s"
     REPLIED = "replied", "the flow had its udp_replies replies"
     REQUESTED = "requested", "the flow had its udp_requests datagrams, and no reply was due"

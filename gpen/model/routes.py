@@ -39,7 +39,7 @@ class RouteLease(Lease):
     def connected(self) -> None:
         Lease.connected(self)
         if self._client is not None:
-            self._route.remember(self._client.address, self.server)
+            self._route.remember(self._client.address, self.server, self._route.pool.now())
 
     def moved(self, sent: int, received: int) -> None:
         Lease.moved(self, sent, received)
@@ -82,14 +82,19 @@ class RouteSelector(Selector):
         """As Selector has it: what this route remembers."""
         self._memory.pop(address, None)
 
-    def remember(self, address: str, server: Server) -> None:
-        """The client of this address has a connection with this server."""
+    def remember(self, address: str, server: Server, last: float) -> None:
+        """The client of this address got this server at the time ``last``. It is now the one seen last: who tells of
+        several begins with the one seen longest ago."""
         if server.number is None or not self.settings.rule.remembers:
             return
-        self._memory[address] = server, self.pool.now()
+        self._memory[address] = server, last
         self._memory.move_to_end(address)
         while len(self._memory) > self.settings.clients_max:
             self._memory.popitem(last=False)
+
+    def remembered(self) -> Iterator[tuple[str, Server, float]]:
+        """Clients, each with its server and when it got that, first the one seen longest ago."""
+        yield from ((address, *place) for address, place in self._memory.items())
 
 
 class Routes:
@@ -107,6 +112,10 @@ class Routes:
     def get(self, key: Key) -> RouteSelector:
         """That of a route; where it is gone by now, that of those whom none matches. There must be routes."""
         return self._selectors.get(key) or self._selectors[NO_MATCH]
+
+    def find(self, key: Key) -> RouteSelector | None:
+        """That of a route, if it is there."""
+        return self._selectors.get(key)
 
     def arrange(self, routes: Sequence[tuple[Key, To]], roster_of: RosterOf) -> None:
         """These hold from now on. ``roster_of`` makes the roster of some servers, of the one that there was."""

@@ -142,6 +142,12 @@ def _name(data: bytes) -> str:
 # --- of a hello that the library has found well-formed ----------------------------------------------------------------
 
 
+def name_in(sent: bytes) -> str:
+    """The name that a client asks for in its hello, or empty. ``sent`` is as protocols_in has it."""
+    hello = hello_of(_messages(sent))
+    return "" if hello is None else hello.name
+
+
 def protocols_in(sent: bytes) -> list[bytes] | None:
     """The protocols that a client names in its hello; None when it does not use ALPN. ``sent`` is what it had sent when
     the library took the hello for whole and well-formed."""

@@ -53,12 +53,13 @@ class HttpOpening(Opening):
     """The head of the first request, and all that came with it. So no server is troubled by who says nothing, or
     nothing that it may say."""
 
-    __slots__ = ("_host", "out", "requests", "responses", "rest")
+    __slots__ = ("_host", "_is_let_in", "out", "requests", "responses", "rest")
 
     def __init__(self, forwarded: Forwarded, most: int, is_routed: bool) -> None:
         """As Http has it."""
         super().__init__()
         self._host = ""
+        self._is_let_in: Callable[[str], bool] | None = None
         self.responses = Responses()
         self.requests = Requests(forwarded, most, self.responses)
         if is_routed:
@@ -78,13 +79,22 @@ class HttpOpening(Opening):
     def asked(self) -> Asked:
         return Asked(host=self._host)
 
+    def keep_to(self, is_let_in: Callable[[str], bool]) -> None:
+        """All requests are refused whose hosts its client was not let in for."""
+        self._is_let_in = is_let_in
+        self.requests.heed = self._note_host
+
     def _note_host(self, host: str) -> None:
+        if self._is_let_in is not None and not self._is_let_in(host):
+            raise Refused(MISDIRECTED, f"Host {shortened(host)} has other authorities for clients' certificates than "
+                                       "the name in the handshake")
         self._host = host
 
     def stay_with(self, is_same: Callable[[str], bool]) -> None:
         """Requests behind the first are refused unless their hosts lead to the same servers."""
 
         def heed(host: str) -> None:
+            self._note_host(host)
             if not is_same(host):
                 raise Refused(MISDIRECTED, f"Host {shortened(host)} is of another route than the first on this "
                                            "connection")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import gevent
@@ -305,6 +306,9 @@ class Session(Seeker):
         front, down = self._front, self.down
         if self._route is not None and (told := self.introduced) is not None and told.is_secure:
             self._opening = opening = self._protocol.opening(self.address, "https") or opening
+        if self.secured is not None and front.tls is not None and front.tls.has_doors and isinstance(
+                opening, HttpOpening):
+            opening.keep_to(partial(front.tls.is_let_in, self.secured.sni))
         try:
             if read_opening(opening, down, front.poller, opening.seconds(front.settings)):
                 return None if front.routes is None else self._take_route(front.routes, opening)

@@ -22,6 +22,7 @@ cdef class Channel:
 cdef class Terminator:
     cdef object _context, _by_name, _own_names, _protocols
     cdef bint _asks, _separates
+    cdef readonly bint has_doors
     cpdef Channel accept(self, Socket sock, Poller poller, double seconds)
     @cython.locals(is_done=bint)
     cdef object _shake_hands(self, Channel channel, Socket sock, _Pauses pauses)

@@ -10,9 +10,10 @@ taken away by a command or a limit, gets none said in its name: its client can t
 that ends without one is `truncated`; what it sent is delivered.
 
 Sessions are resumed by ticket, or by number where ssl_option has no_ticket; also under one name what began under
-another. But not where clients are asked for certificates: each name may have an authority of its own, and who was let
-in by one would be let in everywhere (CVE-2025-23419 was that, in nginx). There each name's context is used from the
-start, and not from when OpenSSL asks for it: what it remembers of sessions, and the keys of tickets, are the context's.
+another, but then the new one counts, for routes and where unknown ones are refused. But not where clients are asked for
+certificates: each name may have an authority of its own, and who was let in by one would be let in everywhere
+(CVE-2025-23419 was that, in nginx). There each name's context is used from the start, and not from when OpenSSL asks
+for it: what it remembers of sessions, and the keys of tickets, are the context's.
 
 What Python does for a handshake is little beside what OpenSSL does, but OpenSSL has each time driven it out of the
 processor's caches: about 200,000 instructions of 2.9 million took 250 us of 700 (P-256). So this is compiled (tls.pxd),
@@ -33,9 +34,10 @@ from typing import Any
 
 from greenlet import getcurrent
 
+from gpen.model.route import bare
 from gpen.model.settings import Settings
 from gpen.model.text import shortened
-from gpen.proto.client_hello import HelloReader, protocols_in
+from gpen.proto.client_hello import HelloReader, name_in, protocols_in
 from gpen.proto.subject import subject_in
 from gpen.wire import kernel
 from gpen.wire.conversation import Secured
@@ -72,8 +74,8 @@ class HandshakeError(Exception):
 class Channel:
     """The TLS of one connection, in its handshake and after it, and the memory that it reads from and writes into.
 
-    ``sni`` is the name that a client asked for, ``sent`` what it has sent since its last hello, if somebody wants to
-    see that, and ``objection`` what is wrong with it.
+    ``sni`` is the name that a client asked for, ``sent`` what it has sent since its last hello, and ``objection`` what
+    is wrong with it.
     """
 
     __slots__ = ("__weakref__", "incoming", "objection", "outgoing", "secured", "sent", "sni", "tls")
@@ -114,7 +116,8 @@ def _not_raised(problem: Any) -> None:
 
 
 class Terminator:
-    """What clients' handshakes are made with: certificates by name, keys, authorities, versions and ciphers."""
+    """What clients' handshakes are made with: certificates by name, keys, authorities, versions and ciphers.
+    ``has_doors``: who is let in under one name need not be under another."""
 
     def __init__(self, settings: Settings, path: Callable[[str], str], pace: Pace = gently) -> None:
         """Read all files that the settings name; ``path`` tells where a file is found in a chroot. Switches greenlets,
@@ -126,6 +129,8 @@ class Terminator:
         # the names that are served with the certificate that all others get; None: all names are
         self._own_names = names_of(settings, path) if settings.ssl_strict_sni else None
         self._separates = self._asks and bool(self._by_name)
+        self.has_doors = self._separates and any(
+            context.authorities != self._context.authorities for context in self._by_name.values())
         for context in (self._context, *(self._by_name.values() if self._separates else ())):
             context.sni_callback = self._look
 
@@ -162,8 +167,7 @@ class Terminator:
         while not is_done:
             if not channel.incoming.pending:
                 data = _WIRE[:_received(sock, pauses)]
-                if self._protocols:
-                    channel.sent += data
+                channel.sent += data
                 channel.incoming.write(data)
             is_done = channel.step()
             if not is_done or channel.secured.version != _TICKETS_BEHIND:
@@ -178,8 +182,7 @@ class Terminator:
             data = bytes(_WIRE[:_received(sock, pauses)])
             reader.take(data)
             channel.incoming.write(data)
-            if self._protocols:
-                channel.sent += data
+            channel.sent += data
         chosen = None if reader.hello is None else self._context_of(reader.hello.name)
         if chosen is not None:
             channel.begin_anew(chosen)
@@ -189,15 +192,17 @@ class Terminator:
         if self._separates and channel.tls.context is not (self._context_of(name or "") or self._context):
             channel.objection = "its hello is not to be read before its session is looked up"
             return _UNRECOGNIZED_NAME
+        if channel.tls.session_reused:  # OpenSSL tells the name that a session of TLS 1.2 began under
+            name = name_in(channel.sent) or None
         is_known = name is not None and self._choose(channel, name)
         if not is_known and self._own_names is not None and not self._has(name):
             asked = f"the name {shortened(name)}, which no certificate has" if name else "no name"
             channel.objection = f"it asks for {asked} (ssl_strict_sni)"
             return _UNRECOGNIZED_NAME
+        sent, channel.sent = channel.sent, b""
         if not self._protocols:
             return None
-        offered = protocols_in(channel.sent)
-        channel.sent = b""
+        offered = protocols_in(sent)
         if offered is None or any(protocol in self._protocols for protocol in offered):
             return None
         channel.objection = f"it speaks none of the protocols of ssl_alpn, but {shortened(b', '.join(offered))}"
@@ -213,12 +218,18 @@ class Terminator:
 
     def _context_of(self, name: str) -> Any:
         """That of a name in ssl_sni_path, or None."""
-        domain = name.lower()
+        domain = bare(name)
         return self._by_name.get(domain) or self._by_name.get(f"*.{domain.partition('.')[2]}")
+
+    def is_let_in(self, sni: str, name: str) -> bool:
+        """Whether a client that was let in when it asked for ``sni`` is under this name too: by the same authorities.
+        """
+        asked, meant = self._context_of(sni) or self._context, self._context_of(name) or self._context
+        return bool(asked.authorities == meant.authorities)
 
     def _has(self, name: str | None) -> bool:
         """Whether the certificate that all others get has this name."""
-        domain = (name or "").lower()
+        domain = bare(name or "")
         return self._own_names is not None and bool(domain) and (
             domain in self._own_names or f"*.{domain.partition('.')[2]}" in self._own_names)
 

@@ -37,8 +37,10 @@ _ALL_CIPHERS = "ALL:@SECLEVEL=0"
 
 
 class ServerContext(ssl.SSLContext):
-    """One with a certificate of ours. ``chain`` is its PEM, which OpenSSL would show to clients only."""
+    """One with a certificate of ours. ``chain`` is its PEM, which OpenSSL would show to clients only; ``authorities``
+    are those, in PEM, by whose word clients are let in."""
 
+    authorities: tuple[str, ...] = ()
     chain = ""
 
 
@@ -46,7 +48,7 @@ class TlsError(Exception):
     """Certificates, keys or settings that make no TLS: one line that names the setting, the file and the reason."""
 
 
-def main_context(settings: Settings, path: Path) -> ssl.SSLContext:
+def main_context(settings: Settings, path: Path) -> ServerContext:
     """The context of ssl_certificate. Raises TlsError."""
     certificate = settings.ssl_certificate
     assert certificate is not None
@@ -54,11 +56,11 @@ def main_context(settings: Settings, path: Path) -> ssl.SSLContext:
         settings, path))
 
 
-def contexts_by_name(settings: Settings, path: Path, pace: Pace) -> dict[str, ssl.SSLContext]:
+def contexts_by_name(settings: Settings, path: Path, pace: Pace) -> dict[str, ServerContext]:
     """The contexts of the certificates in ssl_sni_path, by domain in small letters. Where ``pace`` does, it switches
     greenlets, since there may be thousands. Raises TlsError."""
     directory = settings.ssl_sni_path
-    found: dict[str, ssl.SSLContext] = {}
+    found: dict[str, ServerContext] = {}
     if directory is None:
         return found
     files = set(_listed("ssl_sni_path", directory, path))
@@ -74,7 +76,7 @@ def contexts_by_name(settings: Settings, path: Path, pace: Pace) -> dict[str, ss
 
 
 def _context(settings: Settings, path: Path, certificate: tuple[str, str], key: tuple[str, str | None],
-             authorities: Iterable[str]) -> ssl.SSLContext:
+             authorities: Iterable[str]) -> ServerContext:
     """A context with this certificate; it and its key come with the name of the setting that named them.
 
     Without ssl_require_peer and ssl_verify_client nobody is asked for a certificate, as with pen: the authorities then
@@ -94,7 +96,8 @@ def _context(settings: Settings, path: Path, certificate: tuple[str, str], key: 
     if settings.ssl_alpn:
         context.set_alpn_protocols(list(settings.ssl_alpn))
     context.chain = chain = load_pair(context, path, certificate, key, settings.ssl_key_passphrase)
-    for text in authorities:
+    context.authorities = tuple(authorities)
+    for text in context.authorities:
         context.load_verify_locations(cadata=text)
     _rehearse(context, *certificate, chain)
     context.verify_mode = _verification(settings)

@@ -205,3 +205,14 @@ def test_what_is_written_starts_the_same(line: list[str], file: list[str], runti
     written = list(running.configuration.dump(running.sources.given))
     assert state_of(Running(line, written).configuration) == state_of(running.configuration)
     assert state_of(Running([], written).configuration) == state_of(running.configuration)
+
+
+def test_what_routes_remember() -> None:
+    """A line of a client is for its listener, or for one route; one that goes is forgotten there alone."""
+    lines = [*SERVERS, "route sni a.example servers 0-1"]
+    running = Running(file=lines)
+    said = ["client 192.0.2.1 server 0", "client 192.0.2.1 server 1 route sni a.example"]
+    assert running.reload(*lines, *said) == said
+    assert [line.replace(" idle 0.000", "") for line in running.configuration.state()] == said
+    assert running.reload(*lines, said[0]) == ["no client 192.0.2.1 route sni a.example"]
+    assert [line.replace(" idle 0.000", "") for line in running.configuration.state()] == said[:1]

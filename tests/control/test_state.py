@@ -92,6 +92,26 @@ def test_each_thing_that_write_does_not_save() -> None:
     assert world.again().seen() == world.seen()
 
 
+def test_what_routes_remember() -> None:
+    """Each by itself, behind what its listener does; another listener may share that's memory, but not these."""
+    world = World().run(*SERVERS, "route sni a.example servers 0-1", "listen 80", "listener web listen 81",
+                        "listener web tracking_with -", "listener web route alpn h2 servers 2-3",
+                        "client 192.0.2.1 server 1 idle 9", "client 192.0.2.1 server 0 idle 7 route sni A.example.",
+                        "client 192.0.2.1 server 3 idle 5 route default", "client 192.0.2.9 server 2 idle 4",
+                        "listener web client 192.0.2.1 server 3 route alpn h2",
+                        "client 192.0.2.9 server 1 route default", "client 192.0.2.9 server 2 idle 4")
+    lines = ["client 192.0.2.1 server 1 idle 9.000", "client 192.0.2.9 server 2 idle 4.000",
+             "client 192.0.2.1 server 0 idle 7.000 route sni a.example",
+             "client 192.0.2.1 server 3 idle 5.000 route default",
+             "listener web client 192.0.2.1 server 3 idle 0.000 route alpn h2"]
+    assert list(world.configuration.state()) == lines
+    assert [line.rpartition(".002")[0] + ".000" + line.rpartition(".002")[2]
+            for line in world.again().configuration.state()] == lines
+    assert list(world.run("no server 0", "no client 192.0.2.9").configuration.state()) == [lines[0], *lines[3:]]
+    for changes in (["client 192.0.2.1 server 2"], ["no listener web", "no route"]):
+        assert list(world.run(*changes).configuration.state()) == ["client 192.0.2.1 server 2 idle 0.000"]
+
+
 def test_times_as_long_as_can_be_said() -> None:
     """What is printed can be read, whoever means for ever by so many seconds."""
     most = "9" * 12
@@ -158,7 +178,12 @@ def errors_of(lines: Iterable[str]) -> str:
     ("client 192.0.2.1 server 9", "client: there is no server 9 (known: 0-3)"),
     ("client www.example.com server 1", "client: 'www.example.com' is not an IPv4 or IPv6 address"),
     ("client 192.0.2.1 at 1", "client: expected client ADDRESS server N [idle SECONDS]"),
-    ("client 192.0.2.1 server 1 idle", "client: expected client ADDRESS server N [idle SECONDS]"),
+    ("client 192.0.2.1 server 1 idle", "client: 'idle' is not expected here: expected client ADDRESS server N"),
+    ("client 192.0.2.1 server 1 idle 1 x", "client: 'x' is not expected here"),
+    ("client 192.0.2.1 server 1 route", "client: '' is not sni, alpn, host or default"),
+    ("client 192.0.2.1 server 1 route sni", "client: sni: expected a name"),
+    ("client 192.0.2.1 server 1 route sni a.example", "client: there is no route 'sni a.example' (known: none)"),
+    ("client 192.0.2.1 server 1 route default", "client: there is no route 'default' (known: none)"),
     ("no client", "no client: expected no client ADDRESS"),
     ("server 0 health down for", "server: health: for: expected SECONDS"),
     ("server 0 health down for ever", "server: health: 'ever' is not a number of seconds"),

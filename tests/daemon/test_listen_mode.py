@@ -36,6 +36,7 @@ def test_at_the_start_and_at_runtime(gpen: Start, servers: Serve, tmp_path: Path
     assert access(path) == (0o620, NOBODY.pw_uid, DAEMON)
     assert access(tmp_path / "w") == (0o600, 0, 0)
     for words, expected in (("0660 :daemon", (0o660, 0, DAEMON)), ("606 nobody", (0o606, NOBODY.pw_uid, NOBODY.pw_gid)),
+                            (f"0640 {NOBODY.pw_uid}", (0o640, NOBODY.pw_uid, NOBODY.pw_gid)),
                             ("0600 12:34", (0o600, 12, 34))):
         assert balancer.ctl(f"listen_mode {words}") == ""
         assert access(path) == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,36 @@ def test_behind_tls(gpen: Start, servers: Serve, certificates: Certificates, cre
         with TlsClient(balancer.address, context, name) as client:
             client.sendall(request(host))
             assert read_response(client).endswith(body)
+
+
+@each_crew
+def test_who_was_let_in_under_one_name_gets_no_other_by_host(
+        gpen: Start, servers: Serve, certificates: Certificates, tmp_path: Path, crew: tuple[str, ...]) -> None:
+    """Where names have authorities of their own, with and without routes; those that share one are alike."""
+    (names := tmp_path / "names").mkdir()
+    for name in ("a.example", "b.example", "*.a.example"):
+        pair = certificates.authority.issue(name, file=name.replace("*", "any"))
+        (names / f"{name}.crt").write_bytes(pair.certificate.read_bytes())
+        (names / f"{name}.key").write_bytes(pair.key.read_bytes())
+        if name != "b.example":
+            (names / f"{name}.ca").write_bytes(certificates.other.certificate.read_bytes())
+    balancer = gpen("-H", "-r", *crew, *certificates.server.options, "-G", str(certificates.authority.certificate),
+                    "-O", "ssl_verify_client optional", "-O", f"ssl_sni_path {names}",
+                    servers=[servers(answering("a"))])
+    context = trusting(certificates.authority.certificate)
+    context.check_hostname = False
+    context.load_cert_chain(certificates.client.certificate, certificates.client.key)
+    for route in ((), ("route host a.example servers 0", "route default servers 0")):
+        if route:
+            balancer.ctl(*route)
+        for name, hosts, statuses in (("b.example", ("a.example",), [b"421"]), (None, ("A.example.:80",), [b"421"]),
+                                      ("b.example", ("b.example", "zz", "x.a.example"), [b"200", b"200", b"421"])):
+            with TlsClient(balancer.address, context, name) as client:
+                assert [client.sendall(request(host)) or read_response(client)[9:12] for host in hosts] == statuses
+    balancer.ctl("ssl_verify_client off")
+    with TlsClient(balancer.address, context, "b.example") as client:
+        client.sendall(request("a.example"))
+        assert read_response(client)[9:12] == b"200"
 
 
 def test_the_abuse_server_is_none_of_a_route(balancer: Gpen, servers: Serve) -> None:

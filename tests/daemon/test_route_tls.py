@@ -155,6 +155,27 @@ def test_a_client_comes_back_to_its_server_of_each_route(gpen: Start, servers: S
     assert seen == {b"a", b"b"}
 
 
+@each_crew
+def test_it_comes_back_to_them_at_a_gpen_that_replaces_this_one(gpen: Start, servers: Serve, crew: tuple[str, ...],
+                                                              ) -> None:
+    """Each client, on each route, and by what was said of it at runtime."""
+    balancer = gpen(*crew, *routes("sni a.example servers 0-2", "sni b.example servers 0-2", "default servers 0-2"),
+                    servers=[servers(speaking(word)) for word in (b"a", b"b", b"c")])
+    names = ("a.example", "b.example", None)
+    sources = [f"127.0.0.{number}" for number in range(2, 7)]
+    for turn, name in enumerate(names):  # so that no two have the same, and none has what its listener remembers
+        for number, source in enumerate(sources):
+            balancer.ctl(f"client {source} server {(turn + number) % 3} route "
+                         f"{f'sni {name}' if name else 'default'}")
+    expected = {(source, name): greeted(balancer, name, source=source) for source in sources for name in names}
+    assert {expected[source, name] for source in sources[:1] for name in names} == {b"a", b"b", b"c"}
+    assert balancer.json("explain 127.0.0.2 sni b.example")["server"] == 1
+    with replacing(balancer) as new:
+        assert {each: greeted(new, each[1], source=each[0]) for each in expected} == expected
+        new.ctl("no client 127.0.0.2")
+        assert "used it last" not in new.ctl("explain 127.0.0.2 sni a.example")
+
+
 def test_a_client_that_is_forgotten_or_moved_by_a_command(gpen: Start, servers: Serve) -> None:
     balancer = gpen(*routes("sni a.example servers 0,1"), servers=[servers(speaking(word)) for word in (b"a", b"b")])
     first = greeted(balancer, "a.example")

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,7 @@ def test_names_that_nobody_has(gpen: Start, servers: Serve, certificates: Certif
         (names / f"{file}.key").write_bytes(pair.key.read_bytes())
     balancer = gpen("-d", *crew, *certificates.server.options, "-O", f"ssl_sni_path {names}", "-O", "ssl_strict_sni",
                     servers=[servers(naming("x"))])
-    for name in ("a.example", "A.EXAMPLE", "y.b.example", "localhost"):  # the last is that of ssl_certificate itself
+    for name in ("a.example", "A.EXAMPLE.", "y.b.example", "localhost"):  # the last is that of ssl_certificate itself
         assert said(balancer, certificates, name) == b"x"
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         for strange in ("c.example", "b.example", "x.y.b.example", None, "127.0.0.1"):
@@ -102,6 +103,37 @@ def test_names_that_nobody_has(gpen: Start, servers: Serve, certificates: Certif
             ] == [0, 0, 0]
     balancer.ctl("no ssl_strict_sni")
     assert said(balancer, certificates, "c.example") == said(balancer, certificates, None) == b"x"
+
+
+@each_crew
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["tls1.2", "tls1.3"])
+def test_a_session_that_goes_on_under_another_name(
+        gpen: Start, servers: Serve, certificates: Certificates, tmp_path: Path, version: ssl.TLSVersion,
+        crew: tuple[str, ...]) -> None:
+    """The name that is asked for now says which servers it gets, and whether any."""
+    (names := tmp_path / "names").mkdir()
+    for name in ("a.example", "b.example"):
+        pair = certificates.authority.issue(name)
+        (names / f"{name}.crt").write_bytes(pair.certificate.read_bytes())
+        (names / f"{name}.key").write_bytes(pair.key.read_bytes())
+    balancer = gpen(*crew, *certificates.server.options, "-O", f"ssl_sni_path {names}", "-O", "ssl_strict_sni", "-O",
+                    "route sni b.example servers 1", "-O", "route default servers 0",
+                    servers=[servers(naming("a")), servers(naming("b"))])
+    context = trusting(certificates.authority.certificate, version)
+    context.check_hostname = False
+
+    def visit(name: str | None, session: ssl.SSLSession | None = None) -> tuple[bytes, bool | None, Any]:
+        with context.wrap_socket(balancer.connect(), server_hostname=name, session=session) as sock:
+            return sock.recv(1), sock.session_reused, sock.session
+
+    _, _, session = visit("a.example")
+    assert visit("b.example", session)[:2] == (b"b", True)
+    for strange in ("c.example", None):
+        with pytest.raises(REFUSED):
+            visit(strange, session)
+    balancer.ctl("no ssl_strict_sni")
+    _, _, session = visit("b.example")
+    assert visit(None, session)[0] == b"a"
 
 
 @each_crew
