@@ -61,7 +61,7 @@ class Answer:
             elif word.endswith("%"):
                 answer = replace(answer, share=min(int(word[:-1]), _MOST_SHARE))
         why = printable(line.partition("#")[2].strip()[:_WHY_SHOWN])
-        return replace(answer, why=why) if why else answer
+        return replace(answer, why=why) if why and any(not word.startswith(_NOT_OURS) for word in known) else answer
 
     @property
     def is_notable(self) -> bool:

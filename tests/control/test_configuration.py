@@ -138,10 +138,15 @@ options = st.fixed_dictionaries({}, optional={
     "owner": st.sampled_from(["discover", "default", "x.y_z-1"]), "check": checks | st.sampled_from(["off", "default"]),
     "check_port": st.sampled_from(["1", "65535", "default"]), "tls": st.sampled_from(["on", "off", "default"]),
     "tls_name": st.sampled_from(["db.example.com", "192.0.2.1", "default"])})
-server_lines = st.builds(
-    lambda number, place, more: " ".join([f"server {number} address {quote(place)}", *(f"{k} {v}" for k, v in
-                                                                                       more.items())]),
-    st.integers(0, 5), st.one_of(hosts, paths), options)
+
+
+def server_line(number: int, place: str, more: dict[str, str]) -> str:
+    """Of a server; a unix socket is checked at no port."""
+    more = {**more, "check_port": "default"} if place.startswith("/") else more
+    return " ".join([f"server {number} address {quote(place)}", *(f"{key} {value}" for key, value in more.items())])
+
+
+server_lines = st.builds(server_line, st.integers(0, 5), st.one_of(hosts, paths), options)
 scripts = st.lists(st.one_of(settings_lines, acl_lines, server_lines), max_size=25)
 
 

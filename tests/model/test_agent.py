@@ -37,7 +37,8 @@ def heard(*lines: str) -> Answer:
     (["maint", "down", "up"], "down", "up maint"),
     (["0%", "up"], "drain", "up 0%"), (["0%", "up", "100%"], "up", "up 100%"),
     (["down #disk", "50%"], "down", "down 50% #disk"), (["down #disk", "down"], "down", "down"),
-    (["99999%"], "up", "25600%"),
+    (["99999%"], "up", "25600%"), (["maxconn:30 #busy"], "up", ""),
+    (["down #disk", "maxconn:30 #busy"], "down", "down #disk"),
 ])
 def test_what_it_comes_to(lines: list[str], verdict: str, says: str) -> None:
     assert (heard(*lines).verdict, str(heard(*lines))) == (verdict, says)
