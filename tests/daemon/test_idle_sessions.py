@@ -74,7 +74,7 @@ def idle(balancer: Gpen, count: int, stack: ExitStack) -> None:
 def test_an_idle_session_is_small(gpen: Start, many_descriptors: None) -> None:
     """So many KB, of memory that is its own, when gpen has been used a little before."""
     with Silent() as server:
-        balancer = gpen("-x", str(IDLE + 10), servers=[server.address])
+        balancer = gpen("-x", str(IDLE + 10), servers=[server.address], is_executed=True)
         with ExitStack() as stack:
             idle(balancer, WARM, stack)
         server.leave()

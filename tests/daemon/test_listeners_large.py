@@ -104,7 +104,8 @@ def test_commands(scene: Gpen, tmp_path: Path) -> None:
     """And reloads: of a file in which every listener has changed, and of one from which half of them are gone."""
     with Waits(scene) as waits:
         works = {line: work(scene, waits, line, COMMAND_SECONDS) for line in COMMANDS}
-        assert {line: seconds for line, seconds in works.items() if seconds > COMMAND_SECONDS} == {}
+        enough = {line: COMMAND_SECONDS * (2 if line.startswith("no ") else 1) for line in COMMANDS}  # no: once only
+        assert {line: seconds for line, seconds in works.items() if seconds > enough[line]} == {}
         for text in (listeners().replace("prio 2", "prio 3"), listeners(LISTENERS // 2), listeners()):
             (tmp_path / "large.cfg").write_text(text)
             assert waits_during(scene, waits, "reload", 1)[1] <= RELOAD_SECONDS * 2  # once only, where others run
