@@ -269,13 +269,15 @@ def _steps_of_addresses(arguments: dict[str, Any]) -> Iterator[Step]:
     listen = arguments["LISTEN"]
     if not listen:
         return
-    if os.path.isfile(listen):
-        yield ScriptError(f"listen: '{listen}' is a file: if it holds commands, -F {listen}")
-        return
+    problem, doors = "", []
     try:
         doors = doors_in(listen)
     except ValueError as error:
-        yield ScriptError(f"listen: {error}")
+        problem = str(error)
+    if (problem or parse_listen(doors[0].place).path) and os.path.isfile(listen):  # a port may be called as a file is
+        problem = f"'{listen}' is a file: if it holds commands, -F {listen}"
+    if problem:
+        yield ScriptError(f"listen: {problem}")
         return  # without it, what is the port of the servers?
     for door in doors:
         yield from (parse_words(words) for words in door.commands(doors[0].transport == UDP and not arguments["-U"]))

@@ -102,6 +102,13 @@ def test_a_stale_socket_is_removed_and_ours_goes_with_us(gpen: Start, three: lis
     assert not os.path.exists(balancer.control)
 
 
+@pytest.mark.parametrize("address", ["8080", "127.0.0.1:8080"])
+def test_a_file_that_is_called_as_an_address_is_no_reason(tmp_path: Path, address: str) -> None:
+    (tmp_path / address).touch()
+    done = run_gpen("--check", address, "127.0.0.1:1", directory=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("which", ["listen", "control"])
 @pytest.mark.parametrize("kind", ["live", "regular"])
 def test_what_is_not_ours_is_left_alone(three: list[Server], tmp_path: Path, which: str, kind: str) -> None:
