@@ -91,11 +91,17 @@ def test_the_rest_is_closed_when_time_is_up(balancer: Gpen, client: Clients) -> 
     assert read_all(at_rest) == read_all(busy) == b""
 
 
-def test_a_drain_that_is_over_ends_nothing(balancer: Gpen, client: Clients, slow: Slow) -> None:
-    """Neither when its server is taken back, nor when its time is up."""
+def asking(balancer: Gpen, client: Clients) -> socket.socket:
+    """The only client, whose command is under way."""
     busy = client()
     busy.sendall(b"mute")
     wait_until(lambda: balancer.server(0)["sessions"] == 1)
+    return busy
+
+
+def test_a_drain_that_is_over_ends_nothing(balancer: Gpen, client: Clients, slow: Slow) -> None:
+    """Neither when its server is taken back, nor when its time is up."""
+    busy = asking(balancer, client)
     with Drain(balancer, "0 quiet") as drain:
         drain.line()
         balancer.ctl("server 0 state ready")
@@ -108,9 +114,7 @@ def test_a_drain_that_is_over_ends_nothing(balancer: Gpen, client: Clients, slow
 
 
 def test_a_drain_that_is_over_leaves_another_its_sessions(balancer: Gpen, client: Clients, slow: Slow) -> None:
-    busy = client()
-    busy.sendall(b"mute")
-    wait_until(lambda: balancer.server(0)["sessions"] == 1)
+    busy = asking(balancer, client)
     with Drain(balancer, "0 20 quiet") as long:
         long.line()
         assert "still has 1 session" in balancer.ctl("drain 0 0.2 quiet")
